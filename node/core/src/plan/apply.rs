@@ -1,0 +1,322 @@
+//! What a change does to a plan: its new state, its delta and the elements it touched, made in one pass.
+//!
+//! Applying decides nothing: the facts were accepted on this very state. A fact that does not fit is proof that the
+//! history is not ours, and says so.
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use mille_shared::change::{Change, Fact};
+use mille_shared::delta::PatchOperation;
+use mille_shared::execution::ExecutionState;
+use mille_shared::log::{ChainHash, Head, LogEntry};
+use mille_shared::plan::{PlanEdge, PlanMetadata, PlanNode};
+use mille_shared::{PlanNodeId, Revision, RunId, Timestamp, limits};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{EdgeRecord, NodeRecord, Plan};
+use crate::applied::{Applied, Touch};
+use crate::chain;
+
+/// Why an entry is not the next change of this plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// It is not the one right behind the plan's head.
+    #[error("after {head} comes no {revision}")]
+    OutOfOrder {
+        /// The plan's head.
+        head: Revision,
+        /// The entry's place.
+        revision: Revision,
+    },
+    /// Its number fits and its hash does not: it belongs to another history.
+    #[error("{revision} belongs to another history")]
+    Fork {
+        /// The entry's place.
+        revision: Revision,
+    },
+    /// It is no change, or one of something that is not there.
+    #[error("{revision} can't be read: {why}")]
+    Corrupt {
+        /// The entry's place.
+        revision: Revision,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Plan {
+    /// The plan that a log's first entry begins.
+    ///
+    /// # Errors
+    /// [`ApplyError`] unless the entry has `seq` 0, its hash follows [`ChainHash::ROOT`], and it creates a plan.
+    pub fn begin(entry: &LogEntry) -> Result<Self, ApplyError> {
+        let revision = entry.revision;
+        let corrupt = |why: String| ApplyError::Corrupt { revision, why };
+        if revision.seq != 0 {
+            return Err(corrupt("a plan begins with seq 0".to_owned()));
+        }
+        if chain::link(ChainHash::ROOT, &entry.payload) != entry.hash {
+            return Err(ApplyError::Fork { revision });
+        }
+        let change: Change = serde_json::from_str(&entry.payload).map_err(|e| corrupt(e.to_string()))?;
+        let [Fact::Created { metadata }] = change.facts.as_slice() else {
+            return Err(corrupt("a plan begins with its creation".to_owned()));
+        };
+        Ok(Self {
+            head: Head { revision, hash: entry.hash },
+            nodes: IndexMap::new(),
+            edges: IndexMap::new(),
+            metadata: metadata.clone(),
+            metadata_revision: revision,
+            last_modified: change.at,
+        })
+    }
+
+    /// Applies the next entry of the log.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; the plan is then as it was, unless the error is [`ApplyError::Corrupt`].
+    pub fn apply(&mut self, entry: &LogEntry) -> Result<Applied, ApplyError> {
+        let revision = entry.revision;
+        if !self.head.revision.precedes(revision) {
+            return Err(ApplyError::OutOfOrder { head: self.head.revision, revision });
+        }
+        if chain::link(self.head.hash, &entry.payload) != entry.hash {
+            return Err(ApplyError::Fork { revision });
+        }
+        let change =
+            serde_json::from_str(&entry.payload).map_err(|e| ApplyError::Corrupt { revision, why: e.to_string() })?;
+        self.apply_change(change, Arc::clone(&entry.payload), entry.hash)
+    }
+
+    /// Applies a change that was accepted on this state, as the one right behind its head.
+    pub(crate) fn apply_change(
+        &mut self,
+        change: Change,
+        payload: Arc<str>,
+        hash: ChainHash,
+    ) -> Result<Applied, ApplyError> {
+        let previous = self.head.revision;
+        let head = Head { revision: previous.next(), hash };
+        let steps = self.apply_facts(&change.facts, head, change.at)?;
+        Ok(Applied { head, previous, change, payload, patch: steps.patch, touches: steps.touches })
+    }
+
+    /// Applies facts that together make the plan what it is at `head`.
+    pub(super) fn apply_facts(&mut self, facts: &[Fact], head: Head, at: Timestamp) -> Result<Steps, ApplyError> {
+        let mut steps = Steps::default();
+        for fact in facts {
+            self.apply_fact(fact, head.revision, at, &mut steps)
+                .map_err(|why| ApplyError::Corrupt { revision: head.revision, why: why.to_owned() })?;
+        }
+        self.head = head;
+        self.last_modified = at;
+        Ok(steps)
+    }
+
+    fn apply_fact(
+        &mut self,
+        fact: &Fact,
+        revision: Revision,
+        at: Timestamp,
+        steps: &mut Steps,
+    ) -> Result<(), &'static str> {
+        match fact {
+            Fact::Created { .. } => return Err("a plan is created once"),
+            Fact::NodeAdded { node } => {
+                let record = Arc::new(NodeRecord { node: (**node).clone(), revision, runs: Vec::new() });
+                steps.patch.push(PatchOperation::add("/nodes/-", value_of(&record.node)));
+                steps.touches.push(Touch::NodeAdded(Arc::clone(&record)));
+                if self.nodes.insert(node.id.clone(), record).is_some() {
+                    return Err("a plan node is added twice");
+                }
+            }
+            Fact::NodeUpdated { id, position, source_position, target_position, metadata, config } => {
+                let (path, record) = self.node_to_change(id)?;
+                let node = &mut record.node;
+                if let Some(position) = position {
+                    steps.replace(&path, "position", position);
+                    node.position = *position;
+                }
+                for (name, new, field) in [
+                    ("sourcePosition", source_position, &mut node.source_position),
+                    ("targetPosition", target_position, &mut node.target_position),
+                ] {
+                    if new.is_some() {
+                        steps.replace(&path, name, new);
+                        field.clone_from(new);
+                    }
+                }
+                if let Some(metadata) = metadata {
+                    steps.replace(&path, "metadata", metadata);
+                    node.metadata.clone_from(metadata);
+                }
+                if let Some(config) = config {
+                    steps.replace(&path, "config", config);
+                    node.config.clone_from(config);
+                }
+                steps.touched(&path, &mut node.updated_at, at);
+                record.revision = revision;
+                steps.touches.push(Touch::NodeUpdated(Arc::clone(&self.nodes[id])));
+            }
+            Fact::NodeRemoved { id } => {
+                let (index, _, record) = self.nodes.shift_remove_full(id).ok_or(MISSING_NODE)?;
+                steps.patch.push(PatchOperation::remove(format!("/nodes/{index}")));
+                steps.touches.push(Touch::NodeRemoved(record));
+            }
+            Fact::EdgeAdded { edge } => {
+                let record = Arc::new(EdgeRecord { edge: edge.clone(), revision });
+                steps.patch.push(PatchOperation::add("/edges/-", value_of(edge)));
+                steps.touches.push(Touch::EdgeAdded(Arc::clone(&record)));
+                if self.edges.insert(edge.id.clone(), record).is_some() {
+                    return Err("an edge is added twice");
+                }
+            }
+            Fact::EdgeUpdated { id, metadata } => {
+                let (index, _, record) = self.edges.get_full_mut(id).ok_or(MISSING_EDGE)?;
+                let path = format!("/edges/{index}");
+                let changed = Arc::make_mut(record);
+                steps.replace(&path, "metadata", metadata);
+                changed.edge.metadata.clone_from(metadata);
+                steps.touched(&path, &mut changed.edge.updated_at, at);
+                changed.revision = revision;
+                steps.touches.push(Touch::EdgeUpdated(Arc::clone(record)));
+            }
+            Fact::EdgeRemoved { id } => {
+                let (index, _, record) = self.edges.shift_remove_full(id).ok_or(MISSING_EDGE)?;
+                steps.patch.push(PatchOperation::remove(format!("/edges/{index}")));
+                steps.touches.push(Touch::EdgeRemoved(record));
+            }
+            Fact::MetadataUpdated { metadata } => self.set_metadata(metadata, revision, steps),
+            Fact::Replaced { nodes, edges, metadata } => self.replace(nodes, edges, metadata, revision, steps),
+            Fact::ExecutionChanged { id, run_id, state, datasource, graph } => {
+                let (path, record) = self.node_to_change(id)?;
+                if datasource.is_some() {
+                    steps.replace(&path, "datasourceExecution", datasource);
+                    record.node.datasource_execution.clone_from(datasource);
+                }
+                if graph.is_some() {
+                    steps.replace(&path, "graphExecution", graph);
+                    record.node.graph_execution.clone_from(graph);
+                }
+                steps.touched(&path, &mut record.node.updated_at, at);
+                record.revision = revision;
+                remember_run(&mut record.runs, run_id, *state);
+                let record = Arc::clone(&self.nodes[id]);
+                steps.touches.push(Touch::ExecutionChanged { record, run_id: run_id.clone(), state: *state });
+            }
+        }
+        Ok(())
+    }
+
+    fn node_to_change(&mut self, id: &PlanNodeId) -> Result<(String, &mut NodeRecord), &'static str> {
+        let (index, _, record) = self.nodes.get_full_mut(id).ok_or(MISSING_NODE)?;
+        Ok((format!("/nodes/{index}"), Arc::make_mut(record)))
+    }
+
+    fn set_metadata(&mut self, metadata: &PlanMetadata, revision: Revision, steps: &mut Steps) {
+        let old = &self.metadata;
+        for (name, before, after) in [
+            ("name", &old.name, &metadata.name),
+            ("description", &old.description, &metadata.description),
+            ("author", &old.author, &metadata.author),
+            ("created", &old.created, &metadata.created),
+        ] {
+            if before != after {
+                steps.replace("/metadata", name, after);
+            }
+        }
+        self.metadata.clone_from(metadata);
+        self.metadata_revision = revision;
+        steps.touches.push(Touch::MetadataUpdated(metadata.clone()));
+    }
+
+    /// The whole document at once. Typed listeners hear of the elements that differ, edges leaving before their plan
+    /// nodes and coming after them.
+    fn replace(
+        &mut self,
+        nodes: &[PlanNode],
+        edges: &[PlanEdge],
+        metadata: &PlanMetadata,
+        revision: Revision,
+        steps: &mut Steps,
+    ) {
+        let old_nodes = std::mem::take(&mut self.nodes);
+        let old_edges = std::mem::take(&mut self.edges);
+        for node in nodes {
+            let record = match old_nodes.get(&node.id) {
+                Some(old) if old.node == *node => Arc::clone(old),
+                Some(old) => Arc::new(NodeRecord { node: node.clone(), revision, runs: old.runs.clone() }),
+                None => Arc::new(NodeRecord { node: node.clone(), revision, runs: Vec::new() }),
+            };
+            self.nodes.insert(node.id.clone(), record);
+        }
+        for edge in edges {
+            let record = match old_edges.get(&edge.id) {
+                Some(old) if old.edge == *edge => Arc::clone(old),
+                _ => Arc::new(EdgeRecord { edge: edge.clone(), revision }),
+            };
+            self.edges.insert(edge.id.clone(), record);
+        }
+        let touches = &mut steps.touches;
+        let gone_edges = old_edges.values().filter(|old| !self.edges.contains_key(&old.edge.id));
+        touches.extend(gone_edges.map(|old| Touch::EdgeRemoved(Arc::clone(old))));
+        let gone_nodes = old_nodes.values().filter(|old| !self.nodes.contains_key(&old.node.id));
+        touches.extend(gone_nodes.map(|old| Touch::NodeRemoved(Arc::clone(old))));
+        for record in self.nodes.values().filter(|record| record.revision == revision) {
+            let known = old_nodes.contains_key(&record.node.id);
+            let touch = if known { Touch::NodeUpdated } else { Touch::NodeAdded };
+            touches.push(touch(Arc::clone(record)));
+        }
+        for record in self.edges.values().filter(|record| record.revision == revision) {
+            let known = old_edges.contains_key(&record.edge.id);
+            let touch = if known { Touch::EdgeUpdated } else { Touch::EdgeAdded };
+            touches.push(touch(Arc::clone(record)));
+        }
+        steps.patch.push(PatchOperation::replace("/nodes", value_of(nodes)));
+        steps.patch.push(PatchOperation::replace("/edges", value_of(edges)));
+        if *metadata != self.metadata {
+            self.set_metadata(metadata, revision, steps);
+        }
+    }
+}
+
+/// What applying a change left behind for its listeners.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    patch: Vec<PatchOperation>,
+    touches: Vec<Touch>,
+}
+
+impl Steps {
+    fn replace(&mut self, element: &str, field: &str, new: &(impl Serialize + ?Sized)) {
+        self.patch.push(PatchOperation::replace(format!("{element}/{field}"), value_of(new)));
+    }
+
+    fn touched(&mut self, element: &str, updated_at: &mut Timestamp, at: Timestamp) {
+        *updated_at = at;
+        self.replace(element, "updatedAt", &at);
+    }
+}
+
+const MISSING_NODE: &str = "it changes a plan node that is not there";
+const MISSING_EDGE: &str = "it changes an edge that is not there";
+
+fn remember_run(runs: &mut Vec<(RunId, ExecutionState)>, run_id: &RunId, state: ExecutionState) {
+    match runs.last_mut() {
+        Some((last, reached)) if last == run_id => *reached = state,
+        _ => {
+            if runs.len() >= limits::RUNS_REMEMBERED_MAX {
+                runs.remove(0);
+            }
+            runs.push((run_id.clone(), state));
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "only a bug can bring a document that is no JSON")]
+fn value_of(document: &(impl Serialize + ?Sized)) -> Value {
+    serde_json::to_value(document).expect("a plan's elements are JSON")
+}

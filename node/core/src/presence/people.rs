@@ -1,0 +1,324 @@
+//! What the people of this node do: join, open documents, change status, leave, vanish.
+
+use std::sync::Arc;
+
+use mille_shared::presence::client::Secret;
+use mille_shared::presence::record::{Place, Record};
+use mille_shared::presence::server::{Limits, Welcome};
+use mille_shared::presence::{DocumentId, DocumentType, ServerFrame, Status, Version};
+use mille_shared::{CloseCode, ConnectionId, ErrorCode, UserId, limits};
+
+use super::effects::{Effect, Moment, SeatId, To};
+use super::roster::{Entry, Hold};
+use super::{Presence, Timer, token};
+
+/// Somebody wants to be present.
+#[derive(Debug, Clone)]
+pub struct Join {
+    /// Where frames for them go.
+    pub seat: SeatId,
+    /// The connection's id, unless an earlier one is resumed. Never used before.
+    pub connection: ConnectionId,
+    /// Who they are, as the token says.
+    pub user: UserId,
+    /// Their name.
+    pub name: Arc<str>,
+    /// Their colour.
+    pub color: Arc<str>,
+    /// Whether they are a program.
+    pub agent: bool,
+    /// A document to open at once.
+    pub document: Option<DocumentId>,
+    /// The token of an earlier connection.
+    pub resume: Option<Secret>,
+    /// Random bytes for the new connection's token.
+    pub secret: [u8; token::SECRET_BYTES],
+}
+
+impl Presence {
+    /// Lets somebody in: the place of an earlier connection if they hold its token, else a new one. They get `welcome`
+    /// and `bulk_presence`, in this order and before anything else.
+    pub fn join(&mut self, now: Moment, join: Join) -> Vec<Effect> {
+        if self.roster.seated(join.seat).is_some() {
+            return self.join_again(now, &join);
+        }
+        let resumed = join.resume.as_ref().and_then(|token| self.resumable(token, &join.user));
+        let quiet = Some(join.seat);
+        let (connection, secret) = match resumed {
+            Some((connection, secret)) => {
+                self.take_over(now, &join, &connection);
+                (connection, secret)
+            }
+            None => {
+                let secret = token::hex(&join.secret);
+                let record = self.new_record(now, &join, &secret);
+                self.put(entry_at(now, record, join.seat), quiet);
+                self.announce(&join.connection);
+                (join.connection.clone(), secret)
+            }
+        };
+        self.arm_idle(&connection);
+        let consequences = self.effects();
+
+        let welcome = Welcome {
+            connection_id: connection.clone(),
+            node_id: self.node.clone(),
+            resume_token: token::write(&connection, &secret),
+            heartbeat_ms: milliseconds(limits::PING_INTERVAL),
+            cursor_interval_ms: milliseconds(self.cursors.interval()),
+            limits: Limits {
+                frame_bytes: limits::PRESENCE_FRAME_BYTES_MAX,
+                frames_per_second: limits::PRESENCE_FRAMES_PER_SECOND,
+            },
+        };
+        self.send(To::One(join.seat), &ServerFrame::Welcome { data: welcome });
+        // Opening the document comes before the roster, which is to show it, but its frames come after.
+        let roster_at = self.out.len();
+        if let Some(document) = &join.document {
+            let kind = self.roster.document_type(document).unwrap_or(DocumentType::Canvas);
+            self.enter(now, join.seat, &connection, document, kind);
+        }
+        let bulk = self.bulk();
+        let entering = self.out.split_off(roster_at);
+        self.out.push(Effect::Send { to: To::One(join.seat), frame: bulk });
+        self.out.extend(consequences);
+        self.out.extend(entering);
+        self.effects()
+    }
+
+    /// Opens a document and leaves the one before. A repetition changes and sends nothing.
+    pub fn switch_document(
+        &mut self,
+        now: Moment,
+        seat: SeatId,
+        document: &DocumentId,
+        kind: DocumentType,
+    ) -> Vec<Effect> {
+        if let Some(connection) = self.acting(now, seat) {
+            self.enter(now, seat, &connection, document, kind);
+        }
+        self.effects()
+    }
+
+    /// Says how present somebody is. `active` gives the choice back: from then on it follows their activity.
+    pub fn update_status(&mut self, now: Moment, seat: SeatId, status: Status) -> Vec<Effect> {
+        if let Some(connection) = self.acting(now, seat) {
+            let chosen = status != Status::Active;
+            let record = self.roster.get(&connection).map(|entry| (entry.record.status, entry.record.chosen));
+            if record != Some((status, chosen)) {
+                self.change(&connection, |entry| {
+                    entry.record.status = status;
+                    entry.record.chosen = chosen;
+                });
+            }
+            self.arm_idle(&connection);
+        }
+        self.effects()
+    }
+
+    /// Somebody goes, at once. The seat may join again.
+    pub fn leave(&mut self, now: Moment, seat: SeatId) -> Vec<Effect> {
+        match self.roster.seated(seat).cloned() {
+            Some(connection) => self.let_go(now, &connection),
+            None => self.refuse(seat, ErrorCode::NotJoined, "there is no session to leave"),
+        }
+        self.effects()
+    }
+
+    /// A seat's socket is gone. Its connection keeps its place for the grace; a seat that was superseded, or never
+    /// joined, is nobody's.
+    pub fn lose(&mut self, now: Moment, seat: SeatId) -> Vec<Effect> {
+        if let Some(connection) = self.roster.seated(seat).cloned()
+            && let Some(mut entry) = self.roster.get(&connection).cloned()
+        {
+            let until = now.at + self.settings.grace;
+            entry.hold = Hold::Grace { until };
+            self.put(entry, None);
+            self.timers.insert((until, Timer::Grace(connection)));
+        }
+        self.effects()
+    }
+
+    /// A user may be here no more: their sockets at this node are closed and they leave at once.
+    pub fn expel(&mut self, now: Moment, user: &UserId) -> Vec<Effect> {
+        let own = self.roster.of_user(user).filter(|entry| entry.hold.is_own());
+        let own: Vec<(ConnectionId, Hold)> = own.map(|entry| (entry.record.connection.clone(), entry.hold)).collect();
+        for (connection, hold) in own {
+            if let Hold::Seated(seat) = hold {
+                self.close(seat, CloseCode::Forbidden, "no longer a member of this project");
+            }
+            self.let_go(now, &connection);
+        }
+        self.effects()
+    }
+
+    /// The whole picture again, for a seat that was too slow for the changes.
+    pub fn refresh(&mut self, seat: SeatId) -> Vec<Effect> {
+        if let Some(connection) = self.roster.seated(seat).cloned() {
+            let frame = self.bulk();
+            self.out.push(Effect::Send { to: To::One(seat), frame });
+            let place = self.roster.get(&connection).and_then(|entry| entry.record.place.as_ref());
+            if let Some(document) = place.map(|place| place.document.clone()) {
+                self.send_activity(To::One(seat), &document);
+            }
+        }
+        self.effects()
+    }
+
+    /// Everyone with a seat at this node, each once.
+    pub fn seated_users(&self) -> impl Iterator<Item = &UserId> {
+        self.roster.users().filter(|user| self.roster.of_user(user).any(|entry| entry.hold.is_own()))
+    }
+
+    /// The connection of a seat, marked as active now. An error is sent when the seat has none.
+    pub(super) fn acting(&mut self, now: Moment, seat: SeatId) -> Option<ConnectionId> {
+        let Some(connection) = self.roster.seated(seat).cloned() else {
+            self.refuse(seat, ErrorCode::NotJoined, "send join_session first");
+            return None;
+        };
+        let entry = self.roster.get_mut(&connection)?;
+        entry.active_at = now.at;
+        entry.record.last_active = entry.record.last_active.max(now.wall);
+        if entry.record.status == Status::Idle && !entry.record.chosen {
+            self.change(&connection, |entry| entry.record.status = Status::Active);
+            self.arm_idle(&connection);
+        }
+        Some(connection)
+    }
+
+    /// Puts a connection into a document. Answers whether it is in it.
+    pub(super) fn enter(
+        &mut self,
+        now: Moment,
+        seat: SeatId,
+        connection: &ConnectionId,
+        document: &DocumentId,
+        kind: DocumentType,
+    ) -> bool {
+        let Some(entry) = self.roster.get(connection) else { return false };
+        let user = entry.record.user.clone();
+        let is_there = entry.record.place.as_ref().is_some_and(|place| place.document == *document);
+        let known = self.roster.document_type(document);
+        if known.is_some_and(|known| known != kind) {
+            let message = format!("the document {document} is open as another type than {kind}");
+            self.refuse(seat, ErrorCode::DocumentTypeMismatch, message);
+            return false;
+        }
+        if is_there {
+            return true;
+        }
+        if known.is_none() && self.roster.documents() >= limits::DOCUMENTS_PER_PROJECT_MAX {
+            self.refuse(seat, ErrorCode::LimitExceeded, "too many documents of this project are open");
+            return false;
+        }
+        let knew = self.roster.shown(&user).is_some_and(|shown| shown.documents.contains_key(document));
+        self.change(connection, |entry| entry.record.place = Some(new_place(now, document, kind)));
+        if knew {
+            // Nothing changed for others, but this tab needs the list.
+            self.send_activity(To::One(seat), document);
+        }
+        true
+    }
+
+    pub(super) fn arm_idle(&mut self, connection: &ConnectionId) {
+        let idle_after = self.settings.idle_after;
+        if let Some(entry) = self.roster.get_mut(connection)
+            && !entry.idle_armed
+            && !entry.record.chosen
+        {
+            entry.idle_armed = true;
+            self.timers.insert((entry.active_at + idle_after, Timer::Idle(connection.clone())));
+        }
+    }
+
+    /// A second `join_session` on one seat: the same connection, perhaps under another name or in another document.
+    fn join_again(&mut self, now: Moment, join: &Join) -> Vec<Effect> {
+        if let Some(connection) = self.acting(now, join.seat) {
+            let renamed = self.roster.get(&connection).is_some_and(|entry| {
+                let record = &entry.record;
+                (&record.name, &record.color, record.agent) != (&join.name, &join.color, join.agent)
+            });
+            if renamed {
+                self.change(&connection, |entry| rename(&mut entry.record, join));
+            }
+            if let Some(document) = &join.document {
+                let kind = self.roster.document_type(document).unwrap_or(DocumentType::Canvas);
+                self.enter(now, join.seat, &connection, document, kind);
+            }
+            let frame = self.bulk();
+            self.out.push(Effect::Send { to: To::One(join.seat), frame });
+        }
+        self.effects()
+    }
+
+    fn resumable(&self, resume: &Secret, user: &UserId) -> Option<(ConnectionId, String)> {
+        let (connection, secret) = token::read(resume)?;
+        let record = &self.roster.get(&connection)?.record;
+        let hash = token::hash(self.project, user, &connection, secret);
+        (record.user == *user && *record.resume_hash == *hash).then(|| (connection, secret.to_owned()))
+    }
+
+    fn take_over(&mut self, now: Moment, join: &Join, connection: &ConnectionId) {
+        let Some(mut entry) = self.roster.get(connection).cloned() else { return };
+        if let Hold::Seated(superseded) = entry.hold {
+            self.close(superseded, CloseCode::Normal, "resumed elsewhere");
+        }
+        let former = entry.record.version.node.clone();
+        entry.record.version = entry.record.version.taken_over(self.node.clone());
+        rename(&mut entry.record, join);
+        entry.record.last_active = entry.record.last_active.max(now.wall);
+        if !entry.record.chosen {
+            entry.record.status = Status::Active;
+        }
+        self.put(Entry { idle_armed: entry.idle_armed, ..entry_at(now, entry.record, join.seat) }, Some(join.seat));
+        self.announce(connection);
+        if former != self.node {
+            self.out.push(Effect::Forget { node: former, connection: connection.clone() });
+        }
+    }
+
+    fn new_record(&self, now: Moment, join: &Join, secret: &str) -> Record {
+        Record {
+            connection: join.connection.clone(),
+            version: Version::first(self.node.clone()),
+            user: join.user.clone(),
+            name: join.name.clone(),
+            color: join.color.clone(),
+            agent: join.agent,
+            joined: now.wall,
+            status: Status::Active,
+            chosen: false,
+            last_active: now.wall,
+            resume_hash: token::hash(self.project, &join.user, &join.connection, secret).into(),
+            moves: 0,
+            place: None,
+        }
+    }
+}
+
+fn rename(record: &mut Record, join: &Join) {
+    record.name = join.name.clone();
+    record.color = join.color.clone();
+    record.agent = join.agent;
+}
+
+fn entry_at(now: Moment, record: Record, seat: SeatId) -> Entry {
+    Entry { told_moves: record.moves, record, hold: Hold::Seated(seat), stamp: 0, active_at: now.at, idle_armed: false }
+}
+
+fn new_place(now: Moment, document: &DocumentId, kind: DocumentType) -> Place {
+    Place {
+        document: document.clone(),
+        kind,
+        entered: now.wall,
+        last_active: now.wall,
+        position: None,
+        selected: None,
+        viewport: None,
+        moved_at_ms: 0,
+    }
+}
+
+fn milliseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

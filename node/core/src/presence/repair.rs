@@ -1,0 +1,457 @@
+//! What other nodes say, what the store says, and how a lost word of either is made good.
+//!
+//! Every node says now and then how many connections it has, with a sum over their versions and told moves. Who counts
+//! otherwise asks it for everyone. A node whose people are here but that says nothing is looked up in the store, where
+//! its table ends with its life.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use mille_shared::presence::{Body, CursorMove, DocumentId, NodeMessage, Record};
+use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId};
+
+use super::effects::{Effect, Moment};
+use super::roster::{Entry, Hold};
+use super::{GONE_FOR, Presence, Timer};
+
+/// Digests that a node sends after its last connection left, in case that leave was lost.
+const FAREWELLS: u8 = 3;
+/// Digests of a node that may be missed before the store is asked whether it lives.
+const SILENT_DIGESTS: u32 = 3;
+
+/// What is known of the other nodes.
+#[derive(Debug)]
+pub(super) struct Peers {
+    known: IndexMap<NodeId, Peer>,
+    /// Nodes that are gone, and until when whatever still comes from them is not believed.
+    gone: BTreeMap<NodeId, Duration>,
+    /// A load under way: since when, and who told everything meanwhile and so knows better than the store.
+    loading: Option<(Duration, BTreeSet<NodeId>)>,
+    ready: bool,
+    /// Whether the last load failed, so that another is due with the next digest.
+    reload: bool,
+    /// When a full answer was last given.
+    answered_at: Option<Duration>,
+    farewells: u8,
+    pub(super) digest_at: Duration,
+    /// Whether somebody at this node watches without being present.
+    pub(super) watching: bool,
+}
+
+#[derive(Debug)]
+struct Peer {
+    stamp: u64,
+    /// Its stamp when it said that it goes. What it said before counts no more; what it says after, it says anew.
+    departed_at: u64,
+    heard_at: Duration,
+    watching: bool,
+}
+
+impl Peers {
+    pub(super) fn new(digest_at: Duration) -> Self {
+        Self {
+            known: IndexMap::new(),
+            gone: BTreeMap::new(),
+            loading: None,
+            ready: false,
+            reload: false,
+            answered_at: None,
+            farewells: 0,
+            digest_at,
+            watching: false,
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+}
+
+impl Presence {
+    /// A message of another node. Our own and those of the dead are not heard.
+    pub fn heard(&mut self, now: Moment, message: NodeMessage) -> Vec<Effect> {
+        let NodeMessage { from, stamp, body } = message;
+        if from == self.node || self.peers.gone.get(&from).is_some_and(|until| *until > now.at) {
+            return Vec::new();
+        }
+        let was_alone = !self.somebody_elsewhere(now);
+        let peer = self.peers.known.entry(from.clone()).or_insert(Peer {
+            stamp: 0,
+            departed_at: 0,
+            heard_at: now.at,
+            watching: false,
+        });
+        if stamp <= peer.departed_at {
+            return Vec::new();
+        }
+        let is_newest = stamp > peer.stamp;
+        peer.stamp = peer.stamp.max(stamp);
+        peer.heard_at = now.at;
+        match body {
+            Body::Here(record) if record.version.node == from => self.merge(now, *record, stamp),
+            Body::Left { connection, version } if version.node == from => self.hear_left(now, &connection, version),
+            Body::Cursors { moves } => moves.into_iter().for_each(|moved| self.hear_move(&from, moved)),
+            Body::Digest { connections, sum, watching } if is_newest => {
+                peer.watching = watching;
+                if self.sum_of(&from) != (connections, sum) {
+                    self.publish(Body::Ask { node: from });
+                }
+            }
+            Body::Ask { node } if node == self.node => self.answer(now),
+            Body::Everyone(records) => self.hear_everyone(now, &from, records, stamp),
+            Body::Departing => self.hear_departing(now, &from, stamp),
+            Body::Here(_) | Body::Left { .. } | Body::Digest { .. } | Body::Ask { .. } => {}
+        }
+        if was_alone && self.somebody_elsewhere(now) {
+            self.tell_untold_moves();
+        }
+        self.effects()
+    }
+
+    /// What the store has: all tables of the project, or `None` when it can't be read. Records of this node that are not
+    /// known here are those of its actor's earlier life; they get the grace.
+    pub fn loaded(&mut self, now: Moment, tables: Option<Vec<(NodeId, Vec<Record>)>>) -> Vec<Effect> {
+        let (since, told) = self.peers.loading.take().unwrap_or_default();
+        self.peers.ready = true;
+        self.peers.reload = tables.is_none();
+        let Some(tables) = tables else { return Vec::new() };
+        let mut owners = BTreeSet::new();
+        for (node, records) in tables {
+            owners.insert(node.clone());
+            if node == self.node {
+                records.into_iter().for_each(|record| self.adopt(now, record));
+            } else if !told.contains(&node) && !self.peers.gone.contains_key(&node) {
+                records
+                    .into_iter()
+                    .filter(|record| record.version.node == node)
+                    .for_each(|record| self.merge(now, record, 0));
+                // Positions in the store are those of the last other change; the node itself knows better.
+                self.publish(Body::Ask { node });
+            }
+        }
+        let heard = |peers: &Peers, node: &NodeId| peers.known.get(node).is_some_and(|peer| peer.heard_at >= since);
+        for node in self.owners_elsewhere() {
+            if !owners.contains(&node) && !heard(&self.peers, &node) {
+                self.drop_node(&node);
+            }
+        }
+        self.effects()
+    }
+
+    /// Messages may have been lost: the store is read again.
+    pub fn interrupted(&mut self, now: Moment) -> Vec<Effect> {
+        self.load(now);
+        self.effects()
+    }
+
+    /// Nodes whose lease ended. Their people are gone, except those a departing node handed over.
+    pub fn nodes_gone(&mut self, now: Moment, nodes: &[NodeId]) -> Vec<Effect> {
+        for node in nodes {
+            if *node == self.node {
+                continue;
+            }
+            self.peers.gone.insert(node.clone(), now.at + self.settings.grace);
+            self.drop_node(node);
+            self.peers.known.swap_remove(node);
+        }
+        self.effects()
+    }
+
+    /// Whether somebody at this node watches the project without being present; then others send their cursors here too.
+    pub fn set_watching(&mut self, now: Moment, watching: bool) -> Vec<Effect> {
+        if self.peers.watching != watching {
+            self.peers.watching = watching;
+            self.renew_farewells();
+            self.digest(now);
+        }
+        self.effects()
+    }
+
+    /// This node, or the project on it, stops. Its sockets are closed with the hint to come back; others keep its people
+    /// for the grace.
+    pub fn depart(&mut self) -> Vec<Effect> {
+        if !self.departed {
+            self.departed = true;
+            if self.roster.own() > 0 {
+                self.publish(Body::Departing);
+            }
+            let seats: Vec<_> = self.roster.seats().collect();
+            for seat in seats {
+                self.close(seat, CloseCode::ServiceRestart, "drain");
+            }
+        }
+        self.effects()
+    }
+
+    /// Everyone this node has, to be stored again when the store lost its table.
+    pub fn store_all(&mut self) -> Vec<Effect> {
+        let own = self.roster.entries().filter(|entry| entry.hold.is_own());
+        let store = |entry: &Entry| Effect::Store {
+            connection: entry.record.connection.clone(),
+            record: Box::new(entry.record.clone()),
+        };
+        own.map(store).collect()
+    }
+
+    // ---- used by the rest of the machine ---------------------------------------------------------------------------
+
+    pub(super) fn load(&mut self, now: Moment) {
+        // A load under way may be older than what was lost, so another one is asked for all the same.
+        self.peers.loading = Some((now.at, BTreeSet::new()));
+        self.out.push(Effect::Load);
+    }
+
+    /// Something of ours changed: others are to be sure of it, also if it was the last.
+    pub(super) fn renew_farewells(&mut self) {
+        self.peers.farewells = FAREWELLS;
+    }
+
+    pub(super) fn wants_digest(&self) -> bool {
+        !self.departed
+            && (self.roster.len() > 0 || self.peers.watching || self.peers.farewells > 0 || self.peers.reload)
+    }
+
+    pub(super) fn digest(&mut self, now: Moment) {
+        self.peers.digest_at = now.at + self.settings.digest_interval;
+        self.peers.gone.retain(|_, until| *until > now.at);
+        self.peers.known.retain(|_, peer| peer.heard_at + GONE_FOR > now.at);
+        if self.departed {
+            return;
+        }
+        let has_something = self.roster.own() > 0 || self.peers.watching;
+        if has_something || self.peers.farewells > 0 {
+            self.peers.farewells = if has_something { FAREWELLS } else { self.peers.farewells - 1 };
+            let (connections, sum) = self.sum_of(&self.node.clone());
+            self.publish(Body::Digest { connections, sum, watching: self.peers.watching });
+        }
+        let silence = self.settings.digest_interval * SILENT_DIGESTS;
+        let is_silent = |node: &NodeId| self.peers.known.get(node).is_none_or(|peer| peer.heard_at + silence < now.at);
+        let somebody_silent = self.owners_elsewhere().iter().any(is_silent);
+        if self.peers.loading.is_none() && (self.peers.reload || somebody_silent) {
+            self.load(now);
+        }
+    }
+
+    /// Moves are not told while nobody elsewhere is there to see them. Somebody is now.
+    fn tell_untold_moves(&mut self) {
+        for entry in self.roster.entries().filter(|entry| entry.hold.is_own() && entry.told_moves < entry.record.moves)
+        {
+            if let Some(place) = &entry.record.place {
+                self.cursors.mark(&place.document, &entry.record.connection);
+            }
+        }
+    }
+
+    pub(super) fn somebody_elsewhere(&self, now: Moment) -> bool {
+        let silence = self.settings.digest_interval * SILENT_DIGESTS;
+        self.roster.len() > self.roster.own()
+            || self.peers.known.values().any(|peer| peer.watching && peer.heard_at + silence >= now.at)
+    }
+
+    // ---- the single words ------------------------------------------------------------------------------------------
+
+    /// Takes another node's record unless what we have is newer, or it is of somebody who left.
+    fn merge(&mut self, now: Moment, mut record: Record, stamp: u64) {
+        let connection = record.connection.clone();
+        if self.buried.get(&connection).is_some_and(|(last, _)| record.version <= *last) {
+            return;
+        }
+        let mut moved = record.place.as_ref().is_some_and(|place| place.position.is_some());
+        if let Some(entry) = self.roster.get_mut(&connection) {
+            let known = &entry.record;
+            if known.user != record.user || known.version > record.version {
+                return;
+            }
+            // Stamps of different nodes can't be compared.
+            entry.stamp = if known.version.node == record.version.node { entry.stamp.max(stamp) } else { stamp };
+            if known.version == record.version && known.moves >= record.moves {
+                return;
+            }
+            let known = entry.record.clone();
+            let same_hand = known.version.node == record.version.node
+                && known.version.generation == record.version.generation
+                && known.moves > record.moves;
+            if same_hand {
+                record.moves = known.moves;
+                if let (Some(new), Some(old)) = (&mut record.place, known.place.clone())
+                    && new.document == old.document
+                {
+                    (new.position, new.selected) = (old.position, old.selected);
+                    (new.viewport, new.moved_at_ms) = (old.viewport, old.moved_at_ms);
+                    new.last_active = new.last_active.max(old.last_active);
+                }
+            }
+            moved = moved && record.place.as_ref().map(|p| &p.position) != known.place.as_ref().map(|p| &p.position);
+            let (hold, stamp) = (entry.hold, entry.stamp);
+            if let Hold::Seated(seat) = hold {
+                self.close(seat, CloseCode::Normal, "resumed elsewhere");
+            }
+            if hold.is_own() {
+                self.out.push(Effect::Forget { node: self.node.clone(), connection: connection.clone() });
+            }
+            self.put(elsewhere(record, stamp), None);
+        } else {
+            self.put(elsewhere(record, stamp), None);
+        }
+        let place = self.roster.get(&connection).and_then(|entry| entry.record.place.as_ref());
+        if let Some(document) = place.map(|place| place.document.clone()) {
+            if moved {
+                self.cursors.mark(&document, &connection);
+            }
+            self.settle_type(now, &document);
+        }
+    }
+
+    /// Two nodes may have let people into one document as two types at once. The first keeps it; ours who lost leave.
+    fn settle_type(&mut self, now: Moment, document: &DocumentId) {
+        let Some(kind) = self.roster.document_type(document) else { return };
+        let lost =
+            |entry: &&Entry| entry.hold.is_own() && entry.record.place.as_ref().is_some_and(|place| place.kind != kind);
+        let losers = self.roster.in_document(document).filter(lost);
+        let losers: Vec<_> = losers.map(|entry| (entry.record.connection.clone(), entry.hold)).collect();
+        for (connection, hold) in losers {
+            self.change(&connection, |entry| {
+                entry.record.place = None;
+                entry.record.last_active = entry.record.last_active.max(now.wall);
+            });
+            if let Hold::Seated(seat) = hold {
+                let message = format!("the document {document} was opened as {kind} by somebody else first");
+                self.refuse(seat, ErrorCode::DocumentTypeMismatch, message);
+            }
+        }
+    }
+
+    fn hear_left(&mut self, now: Moment, connection: &ConnectionId, version: mille_shared::presence::Version) {
+        match self.roster.get(connection).map(|entry| (&entry.record.version, entry.hold)) {
+            Some((known, _)) if *known > version => {}
+            Some((_, hold)) => {
+                if let Hold::Seated(seat) = hold {
+                    self.close(seat, CloseCode::Normal, "left elsewhere");
+                }
+                self.remove(now, connection, version);
+            }
+            None => self.bury(now, connection, version),
+        }
+    }
+
+    fn hear_move(&mut self, from: &NodeId, moved: CursorMove) {
+        let Some(entry) = self.roster.get_mut(&moved.connection) else { return };
+        let record = &mut entry.record;
+        let is_current = record.version.node == *from && record.version.generation == moved.generation;
+        if !is_current || moved.moves <= record.moves {
+            return;
+        }
+        let Some(place) = record.place.as_mut().filter(|place| place.document == moved.document) else { return };
+        place.position = moved.position;
+        place.selected = moved.selected;
+        place.viewport = moved.viewport;
+        place.moved_at_ms = moved.moved_at_ms;
+        place.last_active = place.last_active.max(moved.at);
+        record.moves = moved.moves;
+        record.last_active = record.last_active.max(moved.at);
+        self.cursors.mark(&moved.document, &moved.connection);
+    }
+
+    fn hear_everyone(&mut self, now: Moment, from: &NodeId, records: Vec<Record>, stamp: u64) {
+        if let Some((_, told)) = &mut self.peers.loading {
+            told.insert(from.clone());
+        }
+        let listed: BTreeSet<ConnectionId> = records.iter().map(|record| record.connection.clone()).collect();
+        records
+            .into_iter()
+            .filter(|record| record.version.node == *from)
+            .for_each(|record| self.merge(now, record, stamp));
+        let missing = |entry: &&Entry| {
+            let record = &entry.record;
+            record.version.node == *from && entry.stamp < stamp && !listed.contains(&record.connection)
+        };
+        let missing: Vec<_> =
+            self.roster.entries().filter(missing).map(|entry| entry.record.connection.clone()).collect();
+        missing.iter().for_each(|connection| self.strike(connection));
+    }
+
+    fn hear_departing(&mut self, now: Moment, from: &NodeId, stamp: u64) {
+        let until = now.at + self.settings.grace;
+        let theirs =
+            self.roster.entries().filter(|entry| entry.record.version.node == *from && entry.hold == Hold::Elsewhere);
+        let theirs: Vec<_> = theirs.map(|entry| entry.record.connection.clone()).collect();
+        for connection in theirs {
+            if let Some(entry) = self.roster.get_mut(&connection) {
+                entry.hold = Hold::Orphan { until };
+                self.timers.insert((until, Timer::Grace(connection)));
+            }
+        }
+        if let Some(peer) = self.peers.known.get_mut(from) {
+            (peer.departed_at, peer.watching) = (stamp, false);
+        }
+    }
+
+    fn answer(&mut self, now: Moment) {
+        // Many ask at once after an interruption; one answer is for all.
+        let just_now = self.peers.answered_at.is_some_and(|at| at + self.settings.digest_interval / 10 > now.at);
+        if just_now || self.departed {
+            return;
+        }
+        self.peers.answered_at = Some(now.at);
+        let own: Vec<_> =
+            self.roster.entries().filter(|entry| entry.hold.is_own()).map(|entry| entry.record.clone()).collect();
+        for record in &own {
+            if let Some(entry) = self.roster.get_mut(&record.connection) {
+                entry.told_moves = record.moves;
+            }
+        }
+        self.publish(Body::Everyone(own));
+    }
+
+    fn adopt(&mut self, now: Moment, record: Record) {
+        let connection = record.connection.clone();
+        let is_over = self.buried.get(&connection).is_some_and(|(last, _)| record.version <= *last);
+        if is_over || record.version.node != self.node || self.roster.get(&connection).is_some() {
+            return;
+        }
+        let until = now.at + self.settings.grace;
+        let told_moves = record.moves;
+        let hold = Hold::Grace { until };
+        self.put(Entry { record, hold, stamp: 0, told_moves, active_at: now.at, idle_armed: false }, None);
+        self.timers.insert((until, Timer::Grace(connection)));
+    }
+
+    fn drop_node(&mut self, node: &NodeId) {
+        let theirs =
+            self.roster.entries().filter(|entry| entry.record.version.node == *node && entry.hold == Hold::Elsewhere);
+        let theirs: Vec<_> = theirs.map(|entry| entry.record.connection.clone()).collect();
+        theirs.iter().for_each(|connection| self.strike(connection));
+    }
+
+    fn owners_elsewhere(&self) -> BTreeSet<NodeId> {
+        let elsewhere = self.roster.entries().filter(|entry| entry.hold == Hold::Elsewhere);
+        elsewhere.map(|entry| entry.record.version.node.clone()).collect()
+    }
+
+    /// How many connections a node has, and the sum over them, as far as it told.
+    fn sum_of(&self, node: &NodeId) -> (u32, u64) {
+        let theirs = self.roster.entries().filter(|entry| entry.record.version.node == *node);
+        theirs.fold((0, 0), |(count, sum), entry| {
+            let moves = if entry.hold.is_own() { entry.told_moves } else { entry.record.moves };
+            (count + 1, sum.wrapping_add(fingerprint(&entry.record, moves)))
+        })
+    }
+}
+
+fn elsewhere(record: Record, stamp: u64) -> Entry {
+    Entry { told_moves: 0, record, hold: Hold::Elsewhere, stamp, active_at: Duration::ZERO, idle_armed: false }
+}
+
+/// FNV-1a over what makes a record the newest. Its last bytes alone would move the sum by so little that two changes
+/// could cancel, so the bits are mixed once more. Every version of the program must compute the same.
+fn fingerprint(record: &Record, moves: u64) -> u64 {
+    let version = &record.version;
+    let numbers = [u64::from(version.generation), version.seq, moves].map(u64::to_be_bytes);
+    let bytes = record.connection.as_str().bytes().chain(numbers.into_iter().flatten());
+    let hash: u64 =
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    mixed ^ (mixed >> 33)
+}

@@ -1,0 +1,170 @@
+//! Logs and snapshots in memory.
+//!
+//! A log is dense, so a place is an index. What the retention lets go is decided by [`Retention`]'s rule as
+//! [`trim`](PlanLog::trim) tells it; the Redis library tells the same rule in Lua, and the contract suite holds both
+//! to it.
+
+use std::collections::{HashMap, VecDeque};
+
+use async_trait::async_trait;
+use mille_shared::limits::LOG_PAGE_ENTRIES;
+use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, OperationKey, Proposal, StoredSnapshot};
+use mille_shared::{PlanId, Revision};
+use tokio::time::Instant;
+
+use super::{Store, lock};
+use crate::backend::{Channel, EventLog, Result, Retention, SnapshotStore, envelope};
+
+/// All plans' logs.
+#[derive(Default)]
+pub(super) struct Logs {
+    plans: HashMap<PlanId, PlanLog>,
+}
+
+/// One plan's log; it has at least one entry.
+#[derive(Default)]
+struct PlanLog {
+    entries: VecDeque<Kept>,
+    operations: HashMap<OperationKey, Revision>,
+    /// Oldest first.
+    snapshots: Vec<KeptSnapshot>,
+}
+
+struct Kept {
+    entry: LogEntry,
+    key: OperationKey,
+}
+
+struct KeptSnapshot {
+    snapshot: StoredSnapshot,
+    since: Instant,
+}
+
+#[async_trait]
+impl EventLog for Store {
+    async fn create(&self, plan: PlanId, first: Proposal) -> Result<Head> {
+        let epoch = self.clock.unix_ms();
+        let mut logs = lock(&self.logs);
+        let log = logs.plans.entry(plan).or_insert_with(|| {
+            let mut log = PlanLog::default();
+            log.append(Revision { epoch, seq: 0 }, &first);
+            log
+        });
+        Ok(log.head())
+    }
+
+    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal]) -> Result<CommitOutcome> {
+        debug_assert!(!batch.is_empty(), "a commit adds something");
+        let mut logs = lock(&self.logs);
+        let Some(log) = logs.plans.get_mut(&plan) else { return Ok(CommitOutcome::Moved { head: None }) };
+        let repeats: Vec<_> = (batch.iter().enumerate())
+            .filter_map(|(index, proposal)| Some((index, *log.operations.get(&proposal.key)?)))
+            .collect();
+        if !repeats.is_empty() {
+            return Ok(CommitOutcome::Repeated { repeats });
+        }
+        if log.head() != expected {
+            return Ok(CommitOutcome::Moved { head: Some(log.head()) });
+        }
+        let mut place = expected.revision;
+        let mut published = Vec::with_capacity(batch.len());
+        for proposal in batch {
+            place = place.next();
+            published.push(log.append(place, proposal));
+        }
+        // Still under the logs' lock: the order of publishing is the order of the log.
+        lock(&self.hub).publish(Channel::Plan(plan), &envelope::encode(&published));
+        Ok(CommitOutcome::Committed)
+    }
+
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage> {
+        let limit = limit.clamp(1, LOG_PAGE_ENTRIES);
+        let logs = lock(&self.logs);
+        let Some(log) = logs.plans.get(&plan) else { return Ok(LogPage::default()) };
+        let from = log.entries.partition_point(|kept| Some(kept.entry.revision) <= after);
+        let entries: Vec<_> = log.entries.range(from..).take(limit).map(|kept| kept.entry.clone()).collect();
+        Ok(LogPage { has_more: entries.len() == limit, entries })
+    }
+
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<Head>>> {
+        let logs = lock(&self.logs);
+        Ok(plans.iter().map(|plan| logs.plans.get(plan).map(PlanLog::head)).collect())
+    }
+
+    async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>> {
+        Ok(lock(&self.logs).plans.get(&plan).and_then(|log| log.operations.get(key).copied()))
+    }
+
+    async fn delete(&self, plan: PlanId) -> Result<()> {
+        lock(&self.logs).plans.remove(&plan);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SnapshotStore for Store {
+    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>) -> Result<Option<StoredSnapshot>> {
+        let logs = lock(&self.logs);
+        let Some(log) = logs.plans.get(&plan) else { return Ok(None) };
+        let fits = |kept: &&KeptSnapshot| at_or_before.is_none_or(|place| kept.snapshot.head.revision <= place);
+        Ok(log.snapshots.iter().rev().find(fits).map(|kept| kept.snapshot.clone()))
+    }
+
+    async fn store(&self, plan: PlanId, snapshot: StoredSnapshot, retention: Retention) -> Result<bool> {
+        let mut logs = lock(&self.logs);
+        let Some(log) = logs.plans.get_mut(&plan) else { return Ok(false) };
+        let place = snapshot.head.revision;
+        let newer = log.snapshots.last().is_none_or(|newest| newest.snapshot.head.revision < place);
+        let matches = log.at(place).is_some_and(|entry| entry.hash == snapshot.head.hash);
+        if !(newer && matches) {
+            return Ok(false);
+        }
+        log.snapshots.push(KeptSnapshot { snapshot, since: Instant::now() });
+        log.trim(retention);
+        Ok(true)
+    }
+}
+
+impl PlanLog {
+    fn head(&self) -> Head {
+        let entry = &self.entries.back().expect("a log has at least one entry").entry;
+        Head { revision: entry.revision, hash: entry.hash }
+    }
+
+    fn at(&self, place: Revision) -> Option<&LogEntry> {
+        let index = self.entries.binary_search_by_key(&place, |kept| kept.entry.revision).ok()?;
+        Some(&self.entries[index].entry)
+    }
+
+    fn append(&mut self, place: Revision, proposal: &Proposal) -> LogEntry {
+        let entry = LogEntry { revision: place, hash: proposal.hash, payload: proposal.payload.clone() };
+        self.operations.insert(proposal.key.clone(), place);
+        self.entries.push_back(Kept { entry: entry.clone(), key: proposal.key.clone() });
+        entry
+    }
+
+    /// Lets the log begin behind a later snapshot, one after the other, as long as `changes` entries stay behind it
+    /// and the ones before it are either old (nothing in a snapshot is younger than the snapshot) or too many.
+    fn trim(&mut self, retention: Retention) {
+        let head = self.head().revision;
+        let mut reach = self.entries.len() as u64;
+        let mut base = None;
+        for (index, kept) in self.snapshots.iter().enumerate() {
+            let behind = head.seq - kept.snapshot.head.revision.seq;
+            let dispensable = kept.since.elapsed() >= retention.age || reach > retention.changes_max;
+            if behind < retention.changes || !dispensable {
+                break;
+            }
+            (base, reach) = (Some(index), behind);
+        }
+        let Some(base) = base else { return };
+        self.snapshots.drain(..base);
+        let begins_after = self.snapshots[0].snapshot.head.revision;
+        // The last entry stays even if the snapshot covers it: it is the head.
+        while self.entries.len() > 1 && self.entries[0].entry.revision <= begins_after {
+            if let Some(gone) = self.entries.pop_front() {
+                self.operations.remove(&gone.key);
+            }
+        }
+    }
+}

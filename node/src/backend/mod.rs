@@ -1,0 +1,291 @@
+//! The ports: what the rest of a node asks of the outside, and the two backends that answer.
+//!
+//! `redis` is the cluster; `embedded` is one node alone, in its own memory, with the same promises. One contract suite
+//! runs against both. Nothing above this module knows which one it has, and nothing here judges what it stores: texts go
+//! in and come out.
+
+pub mod embedded;
+pub mod envelope;
+mod incoming;
+pub mod redis;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mille_shared::directory::{Member, Plan, Project, Role};
+use mille_shared::log::{CommitOutcome, Head, LogPage, OperationKey, Proposal, StoredSnapshot};
+use mille_shared::{ConnectionId, NodeId, PlanId, ProjectId, Revision, Timestamp, UserId};
+use tokio::sync::mpsc;
+
+/// Everything a node needs from outside, behind ports.
+#[derive(Clone)]
+pub struct Backend {
+    /// The plans' logs.
+    pub log: Arc<dyn EventLog>,
+    /// The plans' snapshots.
+    pub snapshots: Arc<dyn SnapshotStore>,
+    /// Channels between nodes.
+    pub pubsub: Arc<dyn PubSub>,
+    /// Projects, plans and members.
+    pub directory: Arc<dyn Directory>,
+    /// Who is present where.
+    pub presence: Arc<dyn PresenceStore>,
+    /// Which nodes are alive.
+    pub leases: Arc<dyn Leases>,
+}
+
+/// Why the outside did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No answer in time, or no connection. What was asked may have happened all the same.
+    #[error("the backend does not answer: {0}")]
+    Unavailable(String),
+    /// Too many ask for the same at once; nothing happened.
+    #[error("the backend is busy: {0}")]
+    Busy(String),
+    /// It answered what we can't read. Somebody else writes our keys, or we have a mistake.
+    #[error("the backend's answer makes no sense: {0}")]
+    Corrupt(String),
+}
+
+/// What a port answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The logs: one per plan, numbered by the store, appended only behind the head that the writer names.
+#[async_trait]
+pub trait EventLog: Send + Sync + 'static {
+    /// Begins a plan's log with its first entry, `<epoch>-0`, the epoch being the store's time in milliseconds.
+    /// A log that exists already is left alone, and its head is the answer. A log that begins anew forgets the
+    /// snapshots and operations of an earlier life.
+    async fn create(&self, plan: PlanId, first: Proposal) -> Result<Head>;
+
+    /// In one step: looks up the operations, compares the head, appends, remembers the operations and publishes the
+    /// entries on [`Channel::Plan`] as an [`envelope`]. Whoever listens hears commits in the order of the log.
+    ///
+    /// `batch` is not empty and at most [`COMMIT_BATCH_MAX`](mille_shared::limits::COMMIT_BATCH_MAX) long, its keys
+    /// differ, its payloads are single lines, and its hashes continue `expected`.
+    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal]) -> Result<CommitOutcome>;
+
+    /// Up to `limit` entries (at least one, at most [`LOG_PAGE_ENTRIES`](mille_shared::limits::LOG_PAGE_ENTRIES)) after
+    /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage>;
+
+    /// The heads of several logs, in one call. `None` for a plan that has no log.
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<Head>>>;
+
+    /// Where an operation stands, if the log remembers it.
+    async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>>;
+
+    /// Removes a plan's log, its snapshots and what it remembers.
+    async fn delete(&self, plan: PlanId) -> Result<()>;
+}
+
+/// How much of a log stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Changes kept at least.
+    pub changes: u64,
+    /// Changes younger than this are kept too. A change is as old as the oldest snapshot that holds it, or older.
+    pub age: Duration,
+    /// Beyond so many in all, age does not count. As a log begins behind a snapshot, it may be longer by what lies
+    /// between two snapshots.
+    pub changes_max: u64,
+}
+
+/// Snapshots of plans. The oldest kept one is never behind the beginning of the log: whatever place the log reaches back
+/// to, there is a snapshot at or before it and every entry since. Only a log that still has its first entry, seq 0,
+/// may have none there: it is replayed from nothing.
+#[async_trait]
+pub trait SnapshotStore: Send + Sync + 'static {
+    /// The newest snapshot at or before the place; without a place, the newest.
+    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>) -> Result<Option<StoredSnapshot>>;
+
+    /// Keeps a snapshot and trims the log to `retention`, in one step. Answers whether it was kept: it is not unless
+    /// it is newer than the newest and the log has an entry with its revision and hash.
+    ///
+    /// Trimming removes the older snapshots that the retention no longer needs, the entries at or before the oldest
+    /// snapshot that stays, and the memory of their operations.
+    async fn store(&self, plan: PlanId, snapshot: StoredSnapshot, retention: Retention) -> Result<bool>;
+}
+
+/// A line between nodes. Messages on it may be lost; whoever listens must be able to notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// The changes of one plan, as committed.
+    Plan(PlanId),
+    /// Presence and cursors of one project.
+    Project(ProjectId),
+    /// Membership, deletions and whatever concerns every node.
+    Control,
+    /// One node's own line, to hear itself: proof that the subscription delivers.
+    Probe,
+}
+
+/// What comes in on the subscription.
+#[derive(Debug, Clone)]
+pub enum Incoming {
+    /// A message.
+    Message {
+        /// Where it was published.
+        channel: Channel,
+        /// What it says.
+        payload: Bytes,
+    },
+    /// Messages may have been lost on every channel, up to now. Subscriptions are in force again.
+    Interrupted(Interruption),
+}
+
+/// Why messages may have been lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Interruption {
+    /// The connection was lost and made anew.
+    Reconnect,
+    /// We did not take messages as fast as they came.
+    Lagged,
+}
+
+/// Channels between nodes.
+#[async_trait]
+pub trait PubSub: Send + Sync + 'static {
+    /// Tells everyone who listens now. Returning says that the store took it, not that anyone heard.
+    async fn publish(&self, channel: Channel, message: Bytes) -> Result<()>;
+
+    /// Listens. When it returns, the store delivers every later message on `channel` to us. After an error we do not
+    /// listen. One channel is subscribed and unsubscribed by one caller at a time.
+    async fn subscribe(&self, channel: Channel) -> Result<()>;
+
+    /// Listens no more.
+    async fn unsubscribe(&self, channel: Channel) -> Result<()>;
+
+    /// Everything this node listens to, on one queue of [`INCOMING_MESSAGES_MAX`]. Can be taken once; later calls get
+    /// `None`. When the queue is full, messages are dropped and an [`Interruption::Lagged`] follows.
+    fn incoming(&self) -> Option<mpsc::Receiver<Incoming>>;
+}
+
+/// Messages from the subscription that wait for the bridge. Full: dropped, and everyone is told of an interruption.
+pub const INCOMING_MESSAGES_MAX: usize = 16_384;
+
+/// What a change of the directory came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberChange<T> {
+    /// It is done.
+    Done(T),
+    /// There is no such project or member.
+    NotFound,
+    /// It would leave the project without an owner.
+    LastOwner,
+}
+
+/// Projects, their plans and members.
+#[async_trait]
+pub trait Directory: Send + Sync + 'static {
+    /// Makes a project with its owner, and numbers it.
+    async fn create_project(
+        &self,
+        name: &str,
+        description: Option<&str>,
+        owner: &UserId,
+        at: Timestamp,
+    ) -> Result<Project>;
+
+    /// A project by id.
+    async fn project(&self, id: ProjectId) -> Result<Option<Project>>;
+
+    /// The projects a user is a member of, in the order of their ids.
+    async fn projects_of(&self, user: &UserId) -> Result<Vec<Project>>;
+
+    /// Removes a project, its members and the entries of its plans, and answers which plans those were; their logs are
+    /// the caller's to delete. `None`: there is no such project.
+    async fn delete_project(&self, id: ProjectId) -> Result<Option<Vec<PlanId>>>;
+
+    /// Numbers a plan without making it, so that its log can begin before anyone finds it.
+    async fn reserve_plan(&self) -> Result<PlanId>;
+
+    /// Makes a plan known in its project. `false`: there is no such project.
+    async fn add_plan(&self, plan: &Plan) -> Result<bool>;
+
+    /// A plan by id.
+    async fn plan(&self, id: PlanId) -> Result<Option<Plan>>;
+
+    /// A project's plans in the order of their ids: the first is the one meant when none is named.
+    async fn plans(&self, project: ProjectId) -> Result<Vec<Plan>>;
+
+    /// A project's members, in the order of their user ids. Empty: there is no such project.
+    async fn members(&self, project: ProjectId) -> Result<Vec<Member>>;
+
+    /// Makes a user a member or gives a member another role, in one step with the check that an owner stays. A member
+    /// stays one since when it was added.
+    async fn set_member(
+        &self,
+        project: ProjectId,
+        user: &UserId,
+        role: Role,
+        at: Timestamp,
+    ) -> Result<MemberChange<Member>>;
+
+    /// Removes a member, in one step with the check that an owner stays.
+    async fn remove_member(&self, project: ProjectId, user: &UserId, at: Timestamp) -> Result<MemberChange<()>>;
+}
+
+/// One connection's presence as a node stores it; the text is the project layer's.
+pub type PresenceField = (ConnectionId, Arc<str>);
+
+/// Who is present where: per project and node a table with an expiry that the node renews.
+#[async_trait]
+pub trait PresenceStore: Send + Sync + 'static {
+    /// Keeps a connection's presence, and the node's table for `ttl`.
+    async fn put(
+        &self,
+        project: ProjectId,
+        node: &NodeId,
+        connection: &ConnectionId,
+        presence: &str,
+        ttl: Duration,
+    ) -> Result<()>;
+
+    /// Forgets a connection's presence.
+    async fn remove(&self, project: ProjectId, node: &NodeId, connection: &ConnectionId) -> Result<()>;
+
+    /// Renews the node's tables for `ttl`, in one batch. Answers the projects whose table was gone, to be put again; a
+    /// table without a connection is gone too.
+    async fn renew(&self, projects: &[ProjectId], node: &NodeId, ttl: Duration) -> Result<Vec<ProjectId>>;
+
+    /// All tables of a project that have not expired, ordered by node and connection.
+    async fn load(&self, project: ProjectId) -> Result<Vec<(NodeId, Vec<PresenceField>)>>;
+
+    /// Removes a node's table.
+    async fn clear(&self, project: ProjectId, node: &NodeId) -> Result<()>;
+}
+
+/// Which nodes are alive: per node a record with an expiry that the node renews.
+#[async_trait]
+pub trait Leases: Send + Sync + 'static {
+    /// Takes or renews the node's lease for `ttl`, with the record others see.
+    async fn renew(&self, node: &NodeId, record: &str, ttl: Duration) -> Result<()>;
+
+    /// Gives the lease back.
+    async fn release(&self, node: &NodeId) -> Result<()>;
+
+    /// Every node whose lease holds, with its record, ordered by id.
+    async fn list(&self) -> Result<Vec<(NodeId, Arc<str>)>>;
+
+    /// How the store itself is: for operators.
+    async fn status(&self) -> StoreStatus;
+}
+
+/// How the store is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreStatus {
+    /// `embedded`, `standalone`, `sentinel` or `cluster`.
+    pub mode: String,
+    /// The server's version; ours for the embedded one.
+    pub version: String,
+    /// `master` or `replica`.
+    pub role: String,
+    /// Whether it answers.
+    pub connected: bool,
+    /// How long it takes to answer, in milliseconds.
+    pub latency_ms: Option<f64>,
+}

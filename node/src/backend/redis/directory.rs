@@ -1,0 +1,196 @@
+//! Projects, plans and members in Redis.
+//!
+//! All of a project is in one slot and changes in one step. What lies elsewhere only helps to find it, and is written so
+//! that a crash in between leaves what does no harm:
+//! - A user's list of projects is a hint. It is written before the membership, never shortened while the project lives,
+//!   and whoever reads it asks the member list.
+//! - A plan's entry by its id is written before the project's list of plans, and removed after it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use fred::interfaces::{HashesInterface, KeysInterface, SetsInterface};
+use fred::types::Value;
+use mille_shared::directory::{Member, Plan, Project, Role};
+use mille_shared::{PlanId, ProjectId, Timestamp, UserId};
+
+use super::functions::{MEMBER_REMOVE, MEMBER_SET, PLAN_ADD, PROJECT_CREATE, PROJECT_DELETE};
+use super::values::{corrupt, field, pairs, parse, parsed, text};
+use super::{Redis, fan_out, keys};
+use crate::backend::{Directory, MemberChange, Result};
+
+#[async_trait]
+impl Directory for Redis {
+    async fn create_project(
+        &self,
+        name: &str,
+        description: Option<&str>,
+        owner: &UserId,
+        at: Timestamp,
+    ) -> Result<Project> {
+        let id = ProjectId(self.send("incr", self.client.incr(keys::PROJECTS_COUNTER)).await?);
+        self.hint(owner, id).await?;
+        let mut args: Vec<Value> = vec![owner.as_str().into(), at.unix_ms.to_string().into(), name.into()];
+        args.extend(description.map(Value::from));
+        self.call(PROJECT_CREATE, vec![keys::record(id), keys::members(id)], args).await?;
+        let (name, description) = (name.to_owned(), description.map(str::to_owned));
+        Ok(Project { id, name, description, created_at: at, updated_at: at })
+    }
+
+    async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
+        project(id, self.send("hgetall", self.client.hgetall(keys::record(id))).await?)
+    }
+
+    async fn projects_of(&self, user: &UserId) -> Result<Vec<Project>> {
+        let hints: Value = self.send("smembers", self.client.smembers(keys::projects_of(user))).await?;
+        let mut ids: Vec<i32> =
+            hints.into_array().iter().map(|id| parsed(id, "a project's id")).collect::<Result<_>>()?;
+        ids.sort_unstable();
+        let projects = fan_out(&ids, |id| {
+            let id = ProjectId(*id);
+            async move {
+                let is_member = self.client.hexists(keys::members(id), user.as_str());
+                if self.send::<bool>("hexists", is_member).await? { self.project(id).await } else { Ok(None) }
+            }
+        });
+        Ok(projects.await?.into_iter().flatten().collect())
+    }
+
+    async fn delete_project(&self, id: ProjectId) -> Result<Option<Vec<PlanId>>> {
+        let all = vec![keys::record(id), keys::members(id), keys::plans(id)];
+        let answer = self.call(PROJECT_DELETE, all, Vec::new()).await?;
+        if answer.is_null() {
+            return Ok(None);
+        }
+        let answer = answer.into_array();
+        let [users, plans] = answer.as_slice() else { return Err(corrupt("what a project had")) };
+        let (users, plans) = (users.clone().into_array(), plans.clone().into_array());
+        let mut plans: Vec<_> =
+            plans.iter().map(|plan| parsed(plan, "a plan's id").map(PlanId)).collect::<Result<_>>()?;
+        plans.sort_unstable();
+        fan_out(&plans, |plan| self.send("unlink", self.client.unlink::<Value, _>(keys::plan(*plan)))).await?;
+        // Ids of projects are not used again, so nobody can become a member meanwhile.
+        let users: Vec<_> = users.iter().map(|user| text(user, "a member").map(UserId::new)).collect::<Result<_>>()?;
+        fan_out(&users, |user| self.send("srem", self.client.srem::<Value, _, _>(keys::projects_of(user), id.0)))
+            .await?;
+        Ok(Some(plans))
+    }
+
+    async fn reserve_plan(&self) -> Result<PlanId> {
+        Ok(PlanId(self.send("incr", self.client.incr(keys::PLANS_COUNTER)).await?))
+    }
+
+    async fn add_plan(&self, plan: &Plan) -> Result<bool> {
+        let entry = serde_json::to_string(plan).map_err(|_| corrupt("a plan's entry"))?;
+        let by_id = keys::plan(plan.id);
+        let set = self.client.set::<Value, _, _>(by_id.clone(), entry.clone(), None, None, false);
+        self.send("set", set).await?;
+        let args = vec![plan.id.to_string().into(), entry.into(), plan.created_at.unix_ms.to_string().into()];
+        let keys = vec![keys::record(plan.project_id), keys::plans(plan.project_id)];
+        let known = self.call(PLAN_ADD, keys, args).await?.as_i64() == Some(1);
+        if !known {
+            self.send("unlink", self.client.unlink::<Value, _>(by_id)).await?;
+        }
+        Ok(known)
+    }
+
+    async fn plan(&self, id: PlanId) -> Result<Option<Plan>> {
+        let entry: Value = self.send("get", self.client.get(keys::plan(id))).await?;
+        if entry.is_null() { Ok(None) } else { plan(&text(&entry, "a plan's entry")?).map(Some) }
+    }
+
+    async fn plans(&self, project: ProjectId) -> Result<Vec<Plan>> {
+        let entries: Value = self.send("hvals", self.client.hvals(keys::plans(project))).await?;
+        let read = |entry: &Value| plan(&text(entry, "a plan's entry")?);
+        let mut plans: Vec<_> = entries.into_array().iter().map(read).collect::<Result<_>>()?;
+        plans.sort_unstable_by_key(|plan| plan.id);
+        Ok(plans)
+    }
+
+    async fn members(&self, project: ProjectId) -> Result<Vec<Member>> {
+        let answer: Value = self.send("hgetall", self.client.hgetall(keys::members(project))).await?;
+        let mut members: Vec<_> =
+            pairs(answer, "members")?.into_iter().map(|(user, part)| member(user, &part)).collect::<Result<_>>()?;
+        members.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
+        Ok(members)
+    }
+
+    async fn set_member(
+        &self,
+        project: ProjectId,
+        user: &UserId,
+        role: Role,
+        at: Timestamp,
+    ) -> Result<MemberChange<Member>> {
+        if !self.send::<bool>("exists", self.client.exists(keys::record(project))).await? {
+            return Ok(MemberChange::NotFound);
+        }
+        self.hint(user, project).await?;
+        let args = vec![user.as_str().into(), role.as_str().into(), at.unix_ms.to_string().into()];
+        let keys = vec![keys::record(project), keys::members(project)];
+        match change(self.call(MEMBER_SET, keys, args).await?)? {
+            MemberChange::Done(Some(since)) => {
+                let added_at = Timestamp::from_unix_ms(parsed(&since, "a member")?);
+                Ok(MemberChange::Done(Member { user_id: user.clone(), role, added_at }))
+            }
+            MemberChange::Done(None) => Err(corrupt("a member")),
+            MemberChange::NotFound => Ok(MemberChange::NotFound),
+            MemberChange::LastOwner => Ok(MemberChange::LastOwner),
+        }
+    }
+
+    async fn remove_member(&self, project: ProjectId, user: &UserId, at: Timestamp) -> Result<MemberChange<()>> {
+        let args = vec![user.as_str().into(), at.unix_ms.to_string().into()];
+        let keys = vec![keys::record(project), keys::members(project)];
+        Ok(match change(self.call(MEMBER_REMOVE, keys, args).await?)? {
+            MemberChange::Done(_) => MemberChange::Done(()),
+            MemberChange::NotFound => MemberChange::NotFound,
+            MemberChange::LastOwner => MemberChange::LastOwner,
+        })
+    }
+}
+
+impl Redis {
+    /// Notes where a user's projects are to be looked for.
+    async fn hint(&self, user: &UserId, project: ProjectId) -> Result<()> {
+        self.send("sadd", self.client.sadd::<Value, _, _>(keys::projects_of(user), project.0)).await.map(drop)
+    }
+}
+
+fn project(id: ProjectId, record: Value) -> Result<Option<Project>> {
+    let fields = pairs(record, "a project")?;
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let required = |name: &str| field(&fields, name).ok_or_else(|| corrupt("a project"));
+    let time = |name: &str| Ok(Timestamp::from_unix_ms(parse(required(name)?, "a project")?));
+    Ok(Some(Project {
+        id,
+        name: required("name")?.to_string(),
+        description: field(&fields, "description").map(ToString::to_string),
+        created_at: time("created")?,
+        updated_at: time("updated")?,
+    }))
+}
+
+fn plan(entry: &str) -> Result<Plan> {
+    serde_json::from_str(entry).map_err(|_| corrupt("a plan's entry"))
+}
+
+fn member(user: Arc<str>, part: &str) -> Result<Member> {
+    let (role, since) = part.split_once(' ').ok_or_else(|| corrupt("a member"))?;
+    let role = Role::parse(role).ok_or_else(|| corrupt("a member's role"))?;
+    Ok(Member { user_id: UserId::new(user), role, added_at: Timestamp::from_unix_ms(parse(since, "a member")?) })
+}
+
+/// What a change of members came to, with whatever stands behind `done`.
+fn change(answer: Value) -> Result<MemberChange<Option<Value>>> {
+    let mut answer = answer.into_array().into_iter();
+    let word = answer.next().ok_or_else(|| corrupt("a change of members"))?;
+    match &*text(&word, "a change of members")? {
+        "done" => Ok(MemberChange::Done(answer.next())),
+        "not_found" => Ok(MemberChange::NotFound),
+        "last_owner" => Ok(MemberChange::LastOwner),
+        _ => Err(corrupt("a change of members")),
+    }
+}

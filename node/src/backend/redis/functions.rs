@@ -1,0 +1,116 @@
+//! The function library: loading it, and calling what is in it.
+//!
+//! A server that was replaced or emptied has no library. Then a call fails before anything ran, so it is safe to load
+//! the library and repeat the call once.
+
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, FredResult, FunctionInterface};
+use fred::types::Value;
+
+use super::{Redis, pool, timed};
+use crate::backend::{Error, Result};
+
+const LIBRARY: &str = include_str!("library.lua");
+/// What a server says that does not have the library. The client library gives it no kind of its own.
+const MISSING: &str = "Function not found";
+
+/// A function of the library.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Function(pub(super) &'static str);
+
+pub(super) const CREATE: Function = Function("mille_v1_create");
+pub(super) const COMMIT: Function = Function("mille_v1_commit");
+pub(super) const SNAPSHOT_STORE: Function = Function("mille_v1_snapshot_store");
+pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v1_snapshot_load");
+pub(super) const PROJECT_CREATE: Function = Function("mille_v1_project_create");
+pub(super) const PROJECT_DELETE: Function = Function("mille_v1_project_delete");
+pub(super) const PLAN_ADD: Function = Function("mille_v1_plan_add");
+pub(super) const MEMBER_SET: Function = Function("mille_v1_member_set");
+pub(super) const MEMBER_REMOVE: Function = Function("mille_v1_member_remove");
+pub(super) const PRESENCE_PUT: Function = Function("mille_v1_presence_put");
+pub(super) const PRESENCE_RENEW: Function = Function("mille_v1_presence_renew");
+pub(super) const LEASE_RENEW: Function = Function("mille_v1_lease_renew");
+
+/// Gives the server our library, in place of the same version of it that it may have.
+pub(super) async fn load(client: &Client) -> FredResult<()> {
+    if client.is_clustered() {
+        client.function_load_cluster::<Value, _>(true, LIBRARY).await.map(drop)
+    } else {
+        client.function_load::<Value, _>(true, LIBRARY).await.map(drop)
+    }
+}
+
+impl Redis {
+    /// Calls a function on the command connection.
+    pub(super) async fn call(&self, function: Function, keys: Vec<String>, args: Vec<Value>) -> Result<Value> {
+        let answer = self.send(function.0, self.client.fcall(function.0, keys.clone(), args.clone())).await;
+        if !is_missing(&answer) {
+            return answer;
+        }
+        self.load_again(function).await?;
+        self.send(function.0, self.client.fcall(function.0, keys, args)).await
+    }
+
+    /// Calls a function with or for something large, on one of the pool's connections.
+    pub(super) async fn call_aside(&self, function: Function, keys: Vec<String>, args: Vec<Value>) -> Result<Value> {
+        let call = |client: Client, keys: Vec<String>, args: Vec<Value>| async move {
+            client.fcall::<Value, _, _, _>(function.0, keys, args).await
+        };
+        let answer = pool::aside(&self.readers, function.0, |client| call(client, keys.clone(), args.clone())).await;
+        if !is_missing(&answer) {
+            return answer;
+        }
+        self.load_again(function).await?;
+        pool::aside(&self.readers, function.0, |client| call(client, keys, args)).await
+    }
+
+    async fn load_again(&self, function: Function) -> Result<()> {
+        tracing::warn!(function = function.0, "redis has lost the function library; loading it again");
+        timed("function_load", load(&self.client)).await
+    }
+}
+
+fn is_missing(answer: &Result<Value>) -> bool {
+    matches!(answer, Err(Error::Corrupt(text)) if text.contains(MISSING))
+}
+
+#[cfg(test)]
+mod tests {
+    use fred::error::{Error as FredError, ErrorKind};
+
+    use super::*;
+    use crate::backend::redis::translate;
+
+    #[test]
+    fn every_function_that_is_called_is_in_the_library() {
+        let called = [
+            CREATE,
+            COMMIT,
+            SNAPSHOT_STORE,
+            SNAPSHOT_LOAD,
+            PROJECT_CREATE,
+            PROJECT_DELETE,
+            PLAN_ADD,
+            MEMBER_SET,
+            MEMBER_REMOVE,
+            PRESENCE_PUT,
+            PRESENCE_RENEW,
+            LEASE_RENEW,
+        ];
+        for function in called {
+            assert!(LIBRARY.contains(&format!("'{}'", function.0)), "{function:?}");
+        }
+        assert_eq!(LIBRARY.matches("redis.register_function").count(), called.len());
+    }
+
+    #[test]
+    fn the_library_publishes_in_the_form_that_nodes_read() {
+        assert!(LIBRARY.contains(&format!("local ENVELOPE = '{}'", crate::backend::envelope::TAG)));
+    }
+
+    #[test]
+    fn a_missing_function_is_recognised() {
+        let error = FredError::new(ErrorKind::Unknown, "ERR Function not found");
+        assert!(is_missing(&Err(translate("mille_v1_commit", &error))));
+    }
+}

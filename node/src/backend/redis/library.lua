@@ -1,0 +1,307 @@
+#!lua name=mille_v1
+--[[
+What must happen in one step, on the side of the data. Redis runs each function alone, from beginning to end.
+
+The name carries a version because nodes of two versions run side by side during an upgrade: whoever changes what a
+function takes, answers or keeps gives the library and its functions the next number.
+
+Keys and channels come from the caller, all of one slot; nothing here makes a name. What they hold:
+
+  log         stream; ids are revisions; entry: h = chain hash, o = operation key, c = change
+  operations  hash; operation key -> revision, for every entry of the log
+  snapshots   hash; "<revision> <stored at, ms>" -> "<hash> <state>", so that trimming reads names, never states
+  record      hash; a project: name, description (may be absent), created, updated (ms)
+  members     hash; user -> "<role> <since, ms>"
+  plans       hash; plan id -> the plan's entry, as text
+  table       hash with an expiry; connection -> presence, of one node in one project
+  lease       string with an expiry; a node's record
+  index       sorted set with an expiry; node -> when its table or lease expires (ms), for finding them
+]]
+
+-- The first line of what a commit publishes; the nodes' decoder knows the same.
+local ENVELOPE = 'mille-log/1'
+-- Entries looked at in one go while trimming: what unpack takes is limited.
+local TRIM_PAGE = 500
+
+-- Helpers ----------------------------------------------------------------------------------------------------------
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- A whole number as text; Lua's own way turns large ones into 1e+14.
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function field(fields, name)
+  for i = 1, #fields, 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+end
+
+local function revision_of(text)
+  local epoch, seq = string.match(text, '^(%d+)%-(%d+)')
+  return { text = epoch .. '-' .. seq, epoch = tonumber(epoch), seq = tonumber(seq) }
+end
+
+local function before(a, b)
+  if a.epoch ~= b.epoch then return a.epoch < b.epoch end
+  return a.seq < b.seq
+end
+
+local function head_of(log)
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if not last then return nil end
+  return { revision = last[1], hash = field(last[2], 'h') }
+end
+
+local function append(log, id, key, hash, change)
+  return redis.call('XADD', log, id, 'h', hash, 'o', key, 'c', change)
+end
+
+-- The one place that publishes; sharded channels would be SPUBLISH here.
+local function publish(channel, message)
+  redis.call('PUBLISH', channel, message)
+end
+
+-- Lets a key live for ttl at least.
+local function live_on(key, ttl)
+  if redis.call('PTTL', key) < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- Notes in an index that a node's key lives for ttl, and forgets those that have expired.
+local function note_in(index, node, ttl)
+  local now = now_ms()
+  redis.call('ZREMRANGEBYSCORE', index, '-inf', whole(now))
+  redis.call('ZADD', index, whole(now + tonumber(ttl)), node)
+  live_on(index, ttl)
+end
+
+-- Logs -------------------------------------------------------------------------------------------------------------
+
+-- keys: log, operations, snapshots   args: operation key, hash, change   answers: revision, hash of the head
+-- Begins a log. What an earlier life of the log left behind would contradict the new one, so it goes.
+local function create(keys, args)
+  local log, operations, snapshots = keys[1], keys[2], keys[3]
+  local head = head_of(log)
+  if head then return { head.revision, head.hash } end
+  redis.call('DEL', operations, snapshots)
+  local revision = append(log, whole(now_ms()) .. '-*', args[1], args[2], args[3])
+  redis.call('HSET', operations, args[1], revision)
+  return { revision, args[2] }
+end
+
+-- keys: log, operations   args: channel, expected revision, expected hash, then per entry: operation key, hash, change
+-- answers: 'committed' | 'repeated', (index from 0, revision)... | 'moved' [, revision, hash]
+local function commit(keys, args)
+  local log, operations = keys[1], keys[2]
+  local channel, expected_revision, expected_hash = args[1], args[2], args[3]
+
+  local names = {}
+  for i = 4, #args, 3 do names[#names + 1] = args[i] end
+  local repeated = { 'repeated' }
+  for i, revision in ipairs(redis.call('HMGET', operations, unpack(names))) do
+    if revision then
+      repeated[#repeated + 1] = whole(i - 1)
+      repeated[#repeated + 1] = revision
+    end
+  end
+  if #repeated > 1 then return repeated end
+
+  local head = head_of(log)
+  if not head then return { 'moved' } end
+  if head.revision ~= expected_revision or head.hash ~= expected_hash then
+    return { 'moved', head.revision, head.hash }
+  end
+
+  local next_id = string.match(expected_revision, '^%d+%-') .. '*'
+  local lines, remembered = { ENVELOPE }, {}
+  for i = 4, #args, 3 do
+    local key, hash, change = args[i], args[i + 1], args[i + 2]
+    local revision = append(log, next_id, key, hash, change)
+    lines[#lines + 1] = revision .. ' ' .. hash .. ' ' .. change
+    remembered[#remembered + 1] = key
+    remembered[#remembered + 1] = revision
+  end
+  redis.call('HSET', operations, unpack(remembered))
+  publish(channel, table.concat(lines, '\n'))
+  return { 'committed' }
+end
+
+-- Snapshots --------------------------------------------------------------------------------------------------------
+
+-- Oldest first.
+local function kept_snapshots(snapshots)
+  local kept = {}
+  for _, name in ipairs(redis.call('HKEYS', snapshots)) do
+    local snapshot = revision_of(name)
+    snapshot.name = name
+    snapshot.since = tonumber(string.match(name, ' (%d+)$'))
+    kept[#kept + 1] = snapshot
+  end
+  table.sort(kept, before)
+  return kept
+end
+
+-- Removes the entries up to a snapshot and the memory of their operations. The last entry stays even if the snapshot
+-- covers it: it is the head.
+local function begin_after(log, operations, snapshot, head)
+  local first = head.text
+  if snapshot.seq < head.seq then
+    first = string.match(snapshot.text, '^%d+%-') .. whole(snapshot.seq + 1)
+  end
+  local from = '-'
+  while true do
+    local page = redis.call('XRANGE', log, from, '(' .. first, 'COUNT', TRIM_PAGE)
+    if #page == 0 then break end
+    local gone = {}
+    for i, entry in ipairs(page) do gone[i] = field(entry[2], 'o') end
+    redis.call('HDEL', operations, unpack(gone))
+    from = '(' .. page[#page][1]
+  end
+  redis.call('XTRIM', log, 'MINID', '=', first)
+end
+
+-- Lets the log begin behind a later snapshot, one after the other, as long as `changes` entries stay behind it and the
+-- ones before it are either old (nothing in a snapshot is younger than the snapshot) or too many.
+local function trim(log, operations, snapshots, kept, now, retention)
+  local head = revision_of(head_of(log).revision)
+  local reach = redis.call('XLEN', log)
+  local base
+  for i, snapshot in ipairs(kept) do
+    local behind = head.seq - snapshot.seq
+    local dispensable = now - snapshot.since >= retention.age_ms or reach > retention.changes_max
+    if behind < retention.changes or not dispensable then break end
+    base, reach = i, behind
+  end
+  if not base then return end
+  for i = 1, base - 1 do redis.call('HDEL', snapshots, kept[i].name) end
+  begin_after(log, operations, kept[base], head)
+end
+
+-- keys: log, operations, snapshots   args: revision, hash, state, changes, age in ms, changes_max   answers: 1 | 0
+local function snapshot_store(keys, args)
+  local log, operations, snapshots = keys[1], keys[2], keys[3]
+  local place = revision_of(args[1])
+  local entry = redis.call('XRANGE', log, place.text, place.text)[1]
+  if not entry or field(entry[2], 'h') ~= args[2] then return 0 end
+  local kept = kept_snapshots(snapshots)
+  if #kept > 0 and not before(kept[#kept], place) then return 0 end
+
+  place.since = now_ms()
+  place.name = place.text .. ' ' .. whole(place.since)
+  redis.call('HSET', snapshots, place.name, args[2] .. ' ' .. args[3])
+  kept[#kept + 1] = place
+  local retention = { changes = tonumber(args[4]), age_ms = tonumber(args[5]), changes_max = tonumber(args[6]) }
+  trim(log, operations, snapshots, kept, place.since, retention)
+  return 1
+end
+
+-- keys: snapshots   args: [at or before]   answers: nil | revision, "<hash> <state>"
+local function snapshot_load(keys, args)
+  local kept = kept_snapshots(keys[1])
+  local limit = args[1] and revision_of(args[1])
+  for i = #kept, 1, -1 do
+    if not (limit and before(limit, kept[i])) then
+      return { kept[i].text, redis.call('HGET', keys[1], kept[i].name) }
+    end
+  end
+  return false
+end
+
+-- Projects ---------------------------------------------------------------------------------------------------------
+
+-- keys: record, members   args: owner, at, name [, description]
+local function project_create(keys, args)
+  local owner, at = args[1], args[2]
+  redis.call('HSET', keys[1], 'name', args[3], 'created', at, 'updated', at)
+  if args[4] then redis.call('HSET', keys[1], 'description', args[4]) end
+  redis.call('HSET', keys[2], owner, 'owner ' .. at)
+  return redis.status_reply('OK')
+end
+
+-- keys: record, members, plans   answers: nil | users, plan ids
+local function project_delete(keys)
+  if redis.call('EXISTS', keys[1]) == 0 then return false end
+  local gone = { redis.call('HKEYS', keys[2]), redis.call('HKEYS', keys[3]) }
+  redis.call('DEL', keys[1], keys[2], keys[3])
+  return gone
+end
+
+-- keys: record, plans   args: plan id, entry, at   answers: 1 | 0
+local function plan_add(keys, args)
+  if redis.call('EXISTS', keys[1]) == 0 then return 0 end
+  redis.call('HSET', keys[2], args[1], args[2])
+  redis.call('HSET', keys[1], 'updated', args[3])
+  return 1
+end
+
+local function is_last_owner(members, user)
+  local theirs, others = false, false
+  local all = redis.call('HGETALL', members)
+  for i = 1, #all, 2 do
+    if string.match(all[i + 1], '^owner ') then
+      if all[i] == user then theirs = true else others = true end
+    end
+  end
+  return theirs and not others
+end
+
+-- keys: record, members   args: user, role, at   answers: 'done', since | 'not_found' | 'last_owner'
+local function member_set(keys, args)
+  local user, role, at = args[1], args[2], args[3]
+  if redis.call('EXISTS', keys[1]) == 0 then return { 'not_found' } end
+  if role ~= 'owner' and is_last_owner(keys[2], user) then return { 'last_owner' } end
+  local present = redis.call('HGET', keys[2], user)
+  local since = present and string.match(present, '(%S+)$') or at
+  redis.call('HSET', keys[2], user, role .. ' ' .. since)
+  redis.call('HSET', keys[1], 'updated', at)
+  return { 'done', since }
+end
+
+-- keys: record, members   args: user, at   answers: 'done' | 'not_found' | 'last_owner'
+local function member_remove(keys, args)
+  if is_last_owner(keys[2], args[1]) then return { 'last_owner' } end
+  if redis.call('HDEL', keys[2], args[1]) == 0 then return { 'not_found' } end
+  redis.call('HSET', keys[1], 'updated', args[2])
+  return { 'done' }
+end
+
+-- Presence and leases ----------------------------------------------------------------------------------------------
+
+-- keys: table, index   args: node, ttl in ms, connection, presence
+local function presence_put(keys, args)
+  redis.call('HSET', keys[1], args[3], args[4])
+  redis.call('PEXPIRE', keys[1], args[2])
+  note_in(keys[2], args[1], args[2])
+  return redis.status_reply('OK')
+end
+
+-- keys: table, index   args: node, ttl in ms   answers: 1 | 0, there was nothing to renew
+local function presence_renew(keys, args)
+  if redis.call('PEXPIRE', keys[1], args[2]) == 0 then return 0 end
+  note_in(keys[2], args[1], args[2])
+  return 1
+end
+
+-- keys: lease, index   args: node, ttl in ms, record
+local function lease_renew(keys, args)
+  redis.call('SET', keys[1], args[3], 'PX', args[2])
+  note_in(keys[2], args[1], args[2])
+  return redis.status_reply('OK')
+end
+
+redis.register_function('mille_v1_create', create)
+redis.register_function('mille_v1_commit', commit)
+redis.register_function('mille_v1_snapshot_store', snapshot_store)
+redis.register_function { function_name = 'mille_v1_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
+redis.register_function('mille_v1_project_create', project_create)
+redis.register_function('mille_v1_project_delete', project_delete)
+redis.register_function('mille_v1_plan_add', plan_add)
+redis.register_function('mille_v1_member_set', member_set)
+redis.register_function('mille_v1_member_remove', member_remove)
+redis.register_function('mille_v1_presence_put', presence_put)
+redis.register_function('mille_v1_presence_renew', presence_renew)
+redis.register_function('mille_v1_lease_renew', lease_renew)

@@ -1,0 +1,307 @@
+//! The backend of a cluster: the ports' promises kept by Redis 7.0 or newer.
+//!
+//! Three kinds of connections, so that none delays another: one for commands, pipelined; one for the subscription; and
+//! a few for large reads and writes (`pool`). A command is sent once. If its answer does not come in time it may have
+//! been executed all the same, and only whoever asked knows whether asking again is right.
+//!
+//! What must be atomic is in `library.lua`, names are in `keys`. The client library does not notice every dead
+//! connection; `watchdog` does.
+
+mod directory;
+mod functions;
+mod keys;
+mod leases;
+mod log;
+mod pool;
+mod presence;
+mod pubsub;
+mod snapshots;
+mod values;
+mod watchdog;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::error::{Error as FredError, ErrorKind};
+use fred::interfaces::{ClientLike, FredResult};
+use fred::types::config::{Config, ReconnectPolicy, ServerConfig, TcpConfig, UnresponsiveConfig};
+use fred::types::{Builder, ConnectHandle, InfoKind, RespVersion};
+use futures_util::future::try_join_all;
+use mille_shared::limits::REDIS_COMMAND_TIMEOUT;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Backend, Error, Result};
+use keys::Channels;
+
+/// Commands of one node that wait for their answers on the command connection. The throughput of a connection levels
+/// off below a hundred; more would only lengthen the queue in which an edit waits. Further ones wait here, as long as a
+/// command may take, and then get [`Error::Busy`].
+const IN_FLIGHT_MAX: usize = 256;
+/// Commands that one call of a port has in flight at most, so that a large one leaves room for others.
+const FAN_OUT_MAX: usize = 64;
+/// How long connecting to the server may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long leaving a connection in order may take. Then it is cut.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Messages of the subscription between the client library and our queue. Small ones lose messages in bursts.
+const BROADCAST_MESSAGES_MAX: usize = 65_536;
+/// The first major version with what we use: functions, and streams that number entries within an epoch.
+const SERVER_MAJOR_MIN: u32 = 7;
+
+/// How to reach Redis.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// `redis://`, `rediss://`, `redis-sentinel://`, `redis-cluster://`, with user and password if need be.
+    pub url: String,
+    /// How long a command may take. Then [`Error::Unavailable`].
+    pub command_timeout: Duration,
+}
+
+impl RedisSettings {
+    /// The server at `url`, with the usual patience.
+    #[must_use]
+    pub fn at(url: impl Into<String>) -> Self {
+        Self { url: url.into(), command_timeout: REDIS_COMMAND_TIMEOUT }
+    }
+}
+
+/// Why a node can't begin with its Redis. None of them heals without someone doing something, except perhaps waiting
+/// in the case of [`Unreachable`](Self::Unreachable). The texts never hold the URL: it may hold a password.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL is none, or of a kind we can't use.
+    #[error("the Redis URL can't be used: {0}")]
+    Url(String),
+    /// It does not answer, or refuses us.
+    #[error("Redis can't be reached: {0}")]
+    Unreachable(String),
+    /// Its version lacks what we need.
+    #[error("Redis {SERVER_MAJOR_MIN}.0 or newer is needed, this is {0}")]
+    TooOld(String),
+    /// It does not take our function library.
+    #[error("Redis refuses the function library: {0}")]
+    Library(String),
+}
+
+/// Connects, and loads the function library. The connections' tasks run on `tasks`; when `stop` is cancelled, they leave
+/// and every port answers [`Error::Unavailable`]. So cancel it last.
+///
+/// # Errors
+/// [`ConnectError`]. Tasks begun until then end when `stop` is cancelled.
+pub async fn connect(
+    settings: &RedisSettings,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> std::result::Result<Backend, ConnectError> {
+    let builder = builder(settings)?;
+    let unreachable = |error: FredError| ConnectError::Unreachable(error.to_string());
+
+    let client = builder.build().map_err(|error| ConnectError::Url(error.to_string()))?;
+    let connection = client.init().await.map_err(unreachable)?;
+    tasks.spawn(leave_when_stopped(client.clone(), connection, stop.clone()));
+    let version = server_version(&client).await.map_err(unreachable)?;
+    if is_too_old(&version) {
+        return Err(ConnectError::TooOld(version));
+    }
+    functions::load(&client).await.map_err(|error| ConnectError::Library(error.to_string()))?;
+    tasks.spawn(watchdog::watch(client.clone(), "commands", stop.clone()));
+
+    let redis = Arc::new(Redis {
+        client,
+        in_flight: Semaphore::new(IN_FLIGHT_MAX),
+        readers: pool::readers(builder.clone(), tasks, stop),
+        channels: Channels::of(&uuid::Uuid::new_v4().simple().to_string()),
+        command_timeout: settings.command_timeout,
+        version,
+    });
+    let pubsub = pubsub::open(&builder, Arc::clone(&redis), tasks, stop).await.map_err(unreachable)?;
+    Ok(Backend {
+        log: redis.clone(),
+        snapshots: redis.clone(),
+        pubsub,
+        directory: redis.clone(),
+        presence: redis.clone(),
+        leases: redis,
+    })
+}
+
+/// What every port but the subscription works with.
+struct Redis {
+    client: Client,
+    in_flight: Semaphore,
+    readers: pool::Readers,
+    channels: Channels,
+    command_timeout: Duration,
+    version: String,
+}
+
+impl Redis {
+    /// Sends a command on the command connection, when there is room, and waits for its answer.
+    ///
+    /// The waiting for room is ours; the waiting for the answer is the client's, which drops what it has not sent when
+    /// time is up. A future that we dropped ourselves would still be sent later.
+    async fn send<T>(&self, name: &'static str, command: impl Future<Output = FredResult<T>> + Send) -> Result<T> {
+        let room = timeout(self.command_timeout, self.in_flight.acquire()).await;
+        let Ok(Ok(_room)) = room else { return Err(Error::Busy(format!("{IN_FLIGHT_MAX} commands wait for answers"))) };
+        timed(name, command).await
+    }
+}
+
+/// Runs a command, takes its time and translates its error: the one place where every command passes.
+async fn timed<T>(name: &'static str, command: impl Future<Output = FredResult<T>> + Send) -> Result<T> {
+    let began = Instant::now();
+    let answer = command.await;
+    let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+    tracing::trace!(command = name, took_ms, failed = answer.is_err(), "redis answered");
+    answer.map_err(|error| translate(name, &error))
+}
+
+/// Asks for each item, a bounded number at a time, and answers in their order; the first error is the answer.
+async fn fan_out<I, T, F>(items: &[I], ask: impl Fn(&I) -> F) -> Result<Vec<T>>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut answers = Vec::with_capacity(items.len());
+    for some in items.chunks(FAN_OUT_MAX) {
+        answers.extend(try_join_all(some.iter().map(&ask)).await?);
+    }
+    Ok(answers)
+}
+
+/// Answers of a server that works, but can't do it now.
+const NOT_NOW: &[&str] = &[
+    "LOADING",
+    "READONLY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "BUSY",
+    "MISCONF",
+    "OOM",
+    "MOVED",
+    "ASK",
+];
+
+fn translate(name: &'static str, error: &FredError) -> Error {
+    let text = format!("{name}: {error}");
+    // What the server answers begins with a code in capitals; what the client library says does not.
+    let code = error.details().split([' ', ':']).next().unwrap_or_default();
+    let from_server = code.len() > 2 && code.bytes().all(|b| b.is_ascii_uppercase());
+    match error.kind() {
+        ErrorKind::Backpressure => Error::Busy(text),
+        ErrorKind::Unknown if !from_server => Error::Unavailable(text),
+        _ if from_server && NOT_NOW.contains(&code) => Error::Unavailable(text),
+        ErrorKind::Timeout
+        | ErrorKind::IO
+        | ErrorKind::Canceled
+        | ErrorKind::Routing
+        | ErrorKind::Cluster
+        | ErrorKind::Sentinel
+        | ErrorKind::Tls => Error::Unavailable(text),
+        _ => Error::Corrupt(text),
+    }
+}
+
+fn builder(settings: &RedisSettings) -> std::result::Result<Builder, ConnectError> {
+    let mut config = Config::from_url(&settings.url).map_err(|error| ConnectError::Url(error.to_string()))?;
+    config.version = RespVersion::RESP3;
+    let mut builder = Builder::from_config(config);
+    builder.with_performance_config(|performance| {
+        performance.default_command_timeout = settings.command_timeout;
+        performance.broadcast_channel_capacity = BROADCAST_MESSAGES_MAX;
+    });
+    builder.with_connection_config(|connection| {
+        // Sending again what was perhaps executed is not the connection's to decide.
+        connection.max_command_attempts = 1;
+        // The library's own bound loses count once it was reached; ours is `IN_FLIGHT_MAX`.
+        connection.max_command_buffer_len = 0;
+        connection.connection_timeout = CONNECT_TIMEOUT;
+        connection.internal_command_timeout = CONNECT_TIMEOUT;
+        connection.auto_client_setname = true;
+        // A write into a dead connection would block the library for good; so the kernel gives up on it.
+        connection.tcp =
+            TcpConfig { nodelay: Some(true), user_timeout: Some(Duration::from_secs(1)), ..TcpConfig::default() };
+        connection.unresponsive =
+            UnresponsiveConfig { max_timeout: Some(Duration::from_secs(1)), interval: Duration::from_millis(200) };
+    });
+    // Without end, from 50 ms up to 1 s apart, with jitter.
+    builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2));
+    Ok(builder)
+}
+
+async fn server_version(client: &Client) -> std::result::Result<String, FredError> {
+    let info: String = client.info(Some(InfoKind::Server)).await?;
+    Ok(values::info_field(&info, "redis_version").unwrap_or("unknown").to_owned())
+}
+
+/// A version that we can't read is given the benefit of the doubt: loading the library will tell.
+fn is_too_old(version: &str) -> bool {
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major < SERVER_MAJOR_MIN)
+}
+
+fn mode_of(server: &ServerConfig) -> &'static str {
+    match server {
+        ServerConfig::Clustered { .. } => "cluster",
+        ServerConfig::Sentinel { .. } => "sentinel",
+        _ => "standalone",
+    }
+}
+
+/// Closes a connection when the node stops: dropping a client leaves its connection open.
+async fn leave_when_stopped(client: impl ClientLike, connection: ConnectHandle, stop: CancellationToken) {
+    stop.cancelled().await;
+    let _ = timeout(QUIT_TIMEOUT, client.quit()).await;
+    connection.abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_whether_asking_again_may_help() {
+        let judged = |kind, details: &'static str| translate("test", &FredError::new(kind, details));
+        let unavailable = [
+            (ErrorKind::Timeout, "Request timed out."),
+            (ErrorKind::IO, "Connection reset"),
+            (ErrorKind::Canceled, "Canceled."),
+            (ErrorKind::Unknown, "Client is not initialized."),
+            (ErrorKind::Unknown, "READONLY You can't write against a read only replica."),
+            (ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory"),
+            (ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'."),
+        ];
+        for (kind, details) in unavailable {
+            assert!(matches!(judged(kind, details), Error::Unavailable(_)), "{details}");
+        }
+        let corrupt = [
+            (ErrorKind::InvalidArgument, "WRONGTYPE Operation against a key holding the wrong kind of value"),
+            (ErrorKind::Unknown, "ERR Function not found"),
+            (ErrorKind::Parse, "Cannot convert to map."),
+            (ErrorKind::Unknown, "NOPERM this user has no permissions"),
+        ];
+        for (kind, details) in corrupt {
+            assert!(matches!(judged(kind, details), Error::Corrupt(_)), "{details}");
+        }
+    }
+
+    #[test]
+    fn a_server_without_functions_is_too_old() {
+        assert!(is_too_old("6.2.14"));
+        for version in ["7.0.15", "8.0.1", "10.0.0", "unknown"] {
+            assert!(!is_too_old(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_is_none_is_told_without_repeating_it() {
+        let error = builder(&RedisSettings::at("http//:secret@nowhere")).err().map(|e| e.to_string());
+        assert!(error.is_some_and(|text| !text.contains("secret")));
+    }
+}

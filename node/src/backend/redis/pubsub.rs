@@ -1,0 +1,181 @@
+//! Channels in Redis: one subscription connection per node.
+//!
+//! The client library's `subscribe` returns before the server has it, and it says nothing of messages lost during a
+//! reconnect. So: whatever must be in force is followed by a PING on the same connection and counts when that is
+//! answered; and after a reconnect we subscribe again ourselves and then say [`Interruption::Reconnect`]. Nothing but
+//! subscriptions and PINGs travels on this connection: an answer to anything else could be taken for another's.
+//!
+//! In a Redis Cluster the PING may go to another server than the subscription does; whoever listens there must also
+//! compare heads from time to time.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fred::clients::SubscriberClient;
+use fred::interfaces::{ClientLike, EventInterface, FredResult, PubsubInterface};
+use fred::types::config::Server;
+use fred::types::{Builder, Message, Value};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Redis, leave_when_stopped, timed, watchdog};
+use crate::backend::incoming::{Outlet, outlet};
+use crate::backend::{Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, PubSub, Result};
+
+/// Channels in one SUBSCRIBE.
+const SUBSCRIBE_CHANNELS_MAX: usize = 512;
+/// Attempts to subscribe again on one connection. Then it is made anew.
+const RESUBSCRIBE_ATTEMPTS: u32 = 3;
+/// Pause after a failed attempt.
+const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connects the subscription.
+pub(super) async fn open(
+    builder: &Builder,
+    redis: Arc<Redis>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> FredResult<Arc<Subscription>> {
+    let subscriber = builder.build_subscriber_client()?;
+    let messages = subscriber.message_rx();
+    let connection = subscriber.init().await?;
+    // From here on only: the first connection interrupts nothing.
+    let reconnects = subscriber.reconnect_rx();
+    let (outlet, incoming) = outlet(INCOMING_MESSAGES_MAX);
+    let subscription = Arc::new(Subscription {
+        redis,
+        subscriber: subscriber.clone(),
+        listening: Mutex::new(Listening { channels: HashSet::new(), outlet }),
+        incoming: Mutex::new(Some(incoming)),
+    });
+    tasks.spawn(leave_when_stopped(subscriber.clone(), connection, stop.clone()));
+    tasks.spawn(watchdog::watch(subscriber, "subscription", stop.clone()));
+    tasks.spawn(Arc::clone(&subscription).dispatch(messages, stop.clone()));
+    tasks.spawn(Arc::clone(&subscription).keep(reconnects, stop.clone()));
+    Ok(subscription)
+}
+
+/// What this node listens to.
+pub(super) struct Subscription {
+    redis: Arc<Redis>,
+    subscriber: SubscriberClient,
+    listening: Mutex<Listening>,
+    incoming: Mutex<Option<mpsc::Receiver<Incoming>>>,
+}
+
+struct Listening {
+    channels: HashSet<Channel>,
+    outlet: Outlet,
+}
+
+#[async_trait]
+impl PubSub for Subscription {
+    async fn publish(&self, channel: Channel, message: Bytes) -> Result<()> {
+        let name = self.redis.channels.name(channel);
+        self.redis.send("publish", self.redis.client.publish::<Value, _, _>(name, message)).await.map(drop)
+    }
+
+    async fn subscribe(&self, channel: Channel) -> Result<()> {
+        // First noted, so that a reconnect in between subscribes it too, and no message of it is taken for a stray.
+        self.listening().channels.insert(channel);
+        let answer = timed("subscribe", self.subscribe_to(vec![self.redis.channels.name(channel)])).await;
+        if answer.is_err() {
+            self.listening().channels.remove(&channel);
+        }
+        answer
+    }
+
+    async fn unsubscribe(&self, channel: Channel) -> Result<()> {
+        self.listening().channels.remove(&channel);
+        timed("unsubscribe", self.subscriber.unsubscribe(self.redis.channels.name(channel))).await
+    }
+
+    fn incoming(&self) -> Option<mpsc::Receiver<Incoming>> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Subscription {
+    fn listening(&self) -> MutexGuard<'_, Listening> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes messages as fast as they come and puts them into our queue. Does nothing else: what it does not take in
+    /// time is lost.
+    async fn dispatch(self: Arc<Self>, mut messages: Receiver<Message>, stop: CancellationToken) {
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                message = messages.recv() => message,
+            };
+            match message {
+                Ok(message) => self.hear(message),
+                Err(RecvError::Lagged(lost)) => {
+                    tracing::warn!(lost, "messages of the subscription were lost: we are too slow");
+                    self.listening().outlet.send(Incoming::Interrupted(Interruption::Lagged));
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn hear(&self, message: Message) {
+        let Some(channel) = self.redis.channels.parse(&message.channel) else { return };
+        let Some(payload) = message.value.into_bytes() else { return };
+        let mut listening = self.listening();
+        // Left meanwhile, or never wanted by a subscriber whose request failed: a stray.
+        if listening.channels.contains(&channel) {
+            listening.outlet.send(Incoming::Message { channel, payload });
+        }
+    }
+
+    /// Puts the subscriptions in force again after each reconnect.
+    async fn keep(self: Arc<Self>, mut reconnects: Receiver<Server>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                event = reconnects.recv() => if let Err(RecvError::Closed) = event { return },
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.restore() => {}
+            }
+        }
+    }
+
+    /// Subscribes to everything again, and tells. Where that fails, the connection is made anew, which calls us again.
+    async fn restore(&self) {
+        for attempt in 1..=RESUBSCRIBE_ATTEMPTS {
+            let wanted: Vec<_> = self.listening().channels.iter().copied().collect();
+            let names = wanted.iter().map(|channel| self.redis.channels.name(*channel)).collect();
+            match timed("resubscribe", self.subscribe_to(names)).await {
+                Ok(()) => {
+                    tracing::info!(channels = wanted.len(), "the subscription is in force again");
+                    self.listening().outlet.send(Incoming::Interrupted(Interruption::Reconnect));
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, attempt, "subscribing again failed"),
+            }
+            sleep(RESUBSCRIBE_PAUSE).await;
+        }
+        watchdog::reconnect(&self.subscriber).await;
+    }
+
+    /// Subscribes, and waits until the server has it: it answers in the order of asking.
+    async fn subscribe_to(&self, names: Vec<String>) -> FredResult<()> {
+        for some in names.chunks(SUBSCRIBE_CHANNELS_MAX) {
+            self.subscriber.subscribe(some.to_vec()).await?;
+        }
+        self.subscriber.ping::<Value>(None).await.map(drop)
+    }
+}

@@ -1,0 +1,204 @@
+//! The bridge: one subscription per node, fanned out to the actors that listen.
+//!
+//! It carries messages and says when some may be missing; what they mean and how a gap is repaired is decided above.
+//! Two tasks run here: the pump, which takes from the subscription and only dispatches, and the watch, which compares the
+//! heads of all open plans with the log in one call and proves by a message to itself that the subscription delivers.
+
+mod control;
+mod feed;
+mod watch;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mille_shared::PlanId;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backend::{self, Backend, Channel, Incoming, Interruption};
+use crate::metrics::Metrics;
+
+pub use control::{Control, ControlMessage};
+pub use feed::{Feed, FeedSender, Heard};
+
+/// The node's subscription. Cheap to clone.
+#[derive(Clone)]
+pub struct Bridge {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    metrics: Arc<Metrics>,
+    /// Who hears which channel. Held only to look up or change, never while awaiting.
+    feeds: Mutex<HashMap<Channel, FeedSender>>,
+    /// Serialises subscribing and unsubscribing, so that the store's state follows the map's.
+    subscribing: tokio::sync::Mutex<()>,
+    control: mpsc::Sender<Control>,
+    started: Instant,
+    /// When the probe last came back, in milliseconds since `started`.
+    delivered_ms: AtomicU64,
+}
+
+/// Control messages that wait for the registry. Full: the registry is told that some were lost.
+const CONTROL_MESSAGES_MAX: usize = 1_024;
+
+impl Bridge {
+    /// Subscribes to what concerns every node, and starts to pump.
+    ///
+    /// # Errors
+    /// [`backend::Error`] if the store does not answer.
+    pub async fn start(
+        backend: Backend,
+        metrics: Arc<Metrics>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> backend::Result<(Self, mpsc::Receiver<Control>)> {
+        let incoming = backend.pubsub.incoming();
+        let incoming = incoming.ok_or_else(|| backend::Error::Busy("the subscription is taken".to_owned()))?;
+        let (control, controls) = mpsc::channel(CONTROL_MESSAGES_MAX);
+        let bridge = Self {
+            inner: Arc::new(Inner {
+                backend,
+                metrics,
+                feeds: Mutex::default(),
+                subscribing: tokio::sync::Mutex::default(),
+                control,
+                started: Instant::now(),
+                delivered_ms: AtomicU64::new(0),
+            }),
+        };
+        bridge.inner.backend.pubsub.subscribe(Channel::Control).await?;
+        bridge.inner.backend.pubsub.subscribe(Channel::Probe).await?;
+        tasks.spawn(bridge.clone().pump(incoming, stop.child_token()));
+        tasks.spawn(bridge.clone().watch(stop.child_token()));
+        Ok((bridge, controls))
+    }
+
+    /// A line for one actor; what it hears is chosen by [`Self::listen`].
+    #[must_use]
+    pub fn feed(&self) -> (FeedSender, Feed) {
+        feed::line(Arc::clone(&self.inner.metrics))
+    }
+
+    /// Hears a channel on a line. When it returns, every later message comes.
+    ///
+    /// # Errors
+    /// [`backend::Error`]; the channel is not heard then.
+    pub async fn listen(&self, channel: Channel, feed: &FeedSender) -> backend::Result<()> {
+        let _turn = self.inner.subscribing.lock().await;
+        self.inner.feeds.lock().insert(channel, feed.clone());
+        let subscribed = self.inner.backend.pubsub.subscribe(channel).await;
+        if subscribed.is_err() {
+            self.inner.feeds.lock().remove(&channel);
+        }
+        subscribed
+    }
+
+    /// Hears a channel no more, unless another line took it over.
+    pub async fn forget(&self, channel: Channel, feed: &FeedSender) {
+        let _turn = self.inner.subscribing.lock().await;
+        {
+            let mut feeds = self.inner.feeds.lock();
+            if !feeds.get(&channel).is_some_and(|current| current.is_same(feed)) {
+                return;
+            }
+            feeds.remove(&channel);
+        }
+        if let Err(error) = self.inner.backend.pubsub.unsubscribe(channel).await {
+            // What still comes on it finds no feed and is dropped.
+            tracing::debug!(%error, ?channel, "could not unsubscribe");
+        }
+    }
+
+    /// Tells every node, this one included.
+    ///
+    /// # Errors
+    /// [`backend::Error`]; the slow sweep makes up for it.
+    pub async fn tell(&self, message: &ControlMessage) -> backend::Result<()> {
+        self.inner.backend.pubsub.publish(Channel::Control, message.encode()).await
+    }
+
+    /// How long ago a message to ourselves last came back.
+    #[must_use]
+    pub fn delivery_age(&self) -> Duration {
+        let delivered = Duration::from_millis(self.inner.delivered_ms.load(Ordering::Relaxed));
+        self.inner.started.elapsed().saturating_sub(delivered)
+    }
+
+    /// How many plans are open on this node.
+    #[must_use]
+    pub fn open_plans(&self) -> usize {
+        self.plans().len()
+    }
+
+    fn plans(&self) -> Vec<(PlanId, FeedSender)> {
+        let feeds = self.inner.feeds.lock();
+        let plans = feeds.iter().filter_map(|(channel, feed)| match channel {
+            Channel::Plan(plan) => Some((*plan, feed.clone())),
+            _ => None,
+        });
+        plans.collect()
+    }
+
+    async fn pump(self, mut incoming: mpsc::Receiver<Incoming>, stop: CancellationToken) {
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                message = incoming.recv() => message,
+            };
+            match message {
+                Some(Incoming::Message { channel, payload }) => self.dispatch(channel, payload),
+                Some(Incoming::Interrupted(why)) => self.interrupt(why),
+                None => break,
+            }
+        }
+    }
+
+    /// Hands a message on without waiting; whoever can't take it is told that it lost some.
+    fn dispatch(&self, channel: Channel, payload: bytes::Bytes) {
+        match channel {
+            Channel::Probe => {
+                let age = u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                self.inner.delivered_ms.store(age, Ordering::Relaxed);
+            }
+            Channel::Control => match ControlMessage::decode(&payload) {
+                Some(message) => self.control(Control::Told(message)),
+                None => tracing::warn!("a control message can't be read; nodes of different versions?"),
+            },
+            Channel::Plan(_) | Channel::Project(_) => {
+                let feed = self.inner.feeds.lock().get(&channel).cloned();
+                if let Some(feed) = feed {
+                    feed.offer(Heard::Message { channel, payload });
+                }
+            }
+        }
+    }
+
+    fn interrupt(&self, why: Interruption) {
+        tracing::info!(cause = ?why, "the subscription was interrupted; every open plan is compared with its log");
+        self.inner.metrics.subscription_interruptions.increment(1);
+        let feeds: Vec<_> = self.inner.feeds.lock().values().cloned().collect();
+        let mut told: Vec<&FeedSender> = Vec::new();
+        for feed in &feeds {
+            if !told.iter().any(|one| one.is_same(feed)) {
+                feed.offer(Heard::Interrupted(why));
+                told.push(feed);
+            }
+        }
+        self.control(Control::Interrupted);
+    }
+
+    fn control(&self, control: Control) {
+        // Full: members are read again by the sweep, and refusals look them up anyway.
+        if self.inner.control.try_send(control).is_err() {
+            tracing::warn!("control messages come faster than they are taken; left to the sweep");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The cluster as this node sees it: who is alive, and who is gone.
+//!
+//! Every node holds a lease that it renews; who stops renewing is suspect, then gone. Nobody is asked, nobody is elected.
+//! What must happen when a node is gone is the projects' affair.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use mille_shared::{NodeId, Timestamp, limits};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{self, Backend, StoreStatus};
+use crate::clock;
+use crate::project::Projects;
+
+/// The cluster as this node sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Backend,
+    node: NodeId,
+    address: String,
+    started_at: Timestamp,
+    lease: Duration,
+    draining: AtomicBool,
+    load: Box<dyn Fn() -> Load + Send + Sync>,
+    renewed: Mutex<Instant>,
+    /// How long the last renewal took, in microseconds.
+    latency_us: AtomicU64,
+}
+
+/// What a node carries, as it tells the others with its lease.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Open sockets and event streams.
+    pub connections: i32,
+    /// Open subscriptions.
+    pub subscriptions: i32,
+    /// Open plans.
+    pub plans: i32,
+}
+
+/// A node's record beside its lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    address: String,
+    version: String,
+    started_at: Timestamp,
+    renewed_at: Timestamp,
+    draining: bool,
+    lag_ms: f64,
+    load: Load,
+}
+
+/// How a node is, as another sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// It renews its lease.
+    Up,
+    /// It missed renewals; its lease still holds.
+    Suspect,
+    /// It is being taken out.
+    Draining,
+}
+
+/// A node, as another sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeView {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it listens.
+    pub address: String,
+    /// Which version it runs.
+    pub version: String,
+    /// Since when.
+    pub started_at: Timestamp,
+    /// How it is.
+    pub state: NodeState,
+    /// What it carries.
+    pub load: Load,
+    /// How long the store took to answer it, in milliseconds.
+    pub lag_ms: f64,
+}
+
+/// The whole cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterView {
+    /// Its nodes, ordered by id.
+    pub nodes: Vec<NodeView>,
+    /// Its store.
+    pub redis: StoreStatus,
+}
+
+/// Missed renewals after which a node is suspect.
+const SUSPECT_AFTER: Duration = Duration::from_millis(limits::HEARTBEAT_INTERVAL.as_millis() as u64 * 5 / 2);
+
+impl Cluster {
+    /// The cluster as seen by `node`, which listens on `address`. Nothing is renewed before [`Self::run`].
+    #[must_use]
+    pub fn new(
+        backend: Backend,
+        node: NodeId,
+        address: String,
+        lease: Duration,
+        load: impl Fn() -> Load + Send + Sync + 'static,
+    ) -> Self {
+        let inner = Inner {
+            backend,
+            node,
+            address,
+            started_at: clock::now(),
+            lease,
+            draining: AtomicBool::new(false),
+            load: Box::new(load),
+            renewed: Mutex::new(Instant::now()),
+            latency_us: AtomicU64::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Takes the lease, before the first client comes.
+    ///
+    /// # Errors
+    /// [`backend::Error`] if the store does not answer.
+    pub async fn join(&self) -> backend::Result<()> {
+        self.renew().await
+    }
+
+    /// Renews the lease and this node's presences, and tells the projects of nodes that are gone, until `stop`; then gives the lease back.
+    pub async fn run(self, projects: Projects, stop: CancellationToken) {
+        let interval = limits::HEARTBEAT_INTERVAL.min(self.inner.lease / 4);
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // When each node was last seen: a read that fails proves nothing, so nobody is gone by it.
+        let mut seen: HashMap<NodeId, Instant> = HashMap::new();
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            if let Err(error) = self.renew().await {
+                tracing::warn!(%error, "the lease was not renewed");
+                continue;
+            }
+            if let Err(error) = projects.renew_presence().await {
+                tracing::warn!(%error, "presences were not renewed");
+            }
+            let Ok(alive) = self.inner.backend.leases.list().await else { continue };
+            let now = Instant::now();
+            let alive: HashMap<NodeId, Instant> = alive.into_iter().map(|(id, _)| (id, now)).collect();
+            let gone: Vec<NodeId> = seen.into_keys().filter(|id| !alive.contains_key(id)).collect();
+            if !gone.is_empty() {
+                tracing::info!(nodes = ?gone, "nodes are gone");
+                projects.nodes_gone(&gone);
+            }
+            seen = alive;
+        }
+        if let Err(error) = self.inner.backend.leases.release(&self.inner.node).await {
+            tracing::info!(%error, "the lease was not given back; it expires by itself");
+        }
+    }
+
+    /// Says with the next renewal that this node is being taken out.
+    pub fn start_drain(&self) {
+        self.inner.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this node is being taken out.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the lease was last renewed.
+    #[must_use]
+    pub fn renewed_age(&self) -> Duration {
+        self.inner.renewed.lock().elapsed()
+    }
+
+    /// The cluster now.
+    ///
+    /// # Errors
+    /// [`backend::Error`] if the store does not answer.
+    pub async fn view(&self) -> backend::Result<ClusterView> {
+        let now = clock::now();
+        let leases = self.inner.backend.leases.list().await?;
+        let nodes = leases.into_iter().filter_map(|(id, text)| {
+            let record: Record = serde_json::from_str(&text).ok()?;
+            let age_ms = now.unix_ms.saturating_sub(record.renewed_at.unix_ms);
+            let late = u128::try_from(age_ms).is_ok_and(|age_ms| age_ms > SUSPECT_AFTER.as_millis());
+            let state = match record.draining {
+                true => NodeState::Draining,
+                false if late => NodeState::Suspect,
+                false => NodeState::Up,
+            };
+            let Record { address, version, started_at, load, lag_ms, .. } = record;
+            Some(NodeView { id, address, version, started_at, state, load, lag_ms })
+        });
+        Ok(ClusterView { nodes: nodes.collect(), redis: self.inner.backend.leases.status().await })
+    }
+
+    async fn renew(&self) -> backend::Result<()> {
+        let inner = &self.inner;
+        let lag_ms = inner.latency_us.load(Ordering::Relaxed) as f64 / 1_000.0;
+        let record = Record {
+            address: inner.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: inner.started_at,
+            renewed_at: clock::now(),
+            draining: self.is_draining(),
+            lag_ms,
+            load: (inner.load)(),
+        };
+        let record = serde_json::to_string(&record).map_err(|error| backend::Error::Corrupt(error.to_string()))?;
+        let asked = Instant::now();
+        inner.backend.leases.renew(&inner.node, &record, inner.lease).await?;
+        inner.latency_us.store(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        *inner.renewed.lock() = Instant::now();
+        Ok(())
+    }
+}

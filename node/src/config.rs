@@ -1,0 +1,343 @@
+//! A node's settings: flags and environment variables, read here and nowhere else.
+//!
+//! What is unknown, contradictory or out of bounds ends the process with a sentence that names it. Every default stands in
+//! [`mille_shared::limits`] or here, with its unit in the name.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use mille_core::PlanBounds;
+use mille_shared::limits;
+use rand::Rng;
+use rand::distr::Alphanumeric;
+
+use crate::backend::Retention;
+use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
+use crate::project::PlanSettings;
+use crate::telemetry::{DEFAULT_FILTER, LogFormat};
+
+/// One node of a Mille cluster.
+#[derive(Debug, Parser)]
+#[command(name = "mille-node", version, about)]
+pub struct Arguments {
+    /// Where clients connect.
+    #[arg(long, env = "MILLE_LISTEN", default_value = "127.0.0.1:4000")]
+    pub listen: SocketAddr,
+    /// Where operators and probes connect. Not for the internet.
+    #[arg(long, env = "MILLE_ADMIN_LISTEN", default_value = "127.0.0.1:4100")]
+    pub admin_listen: SocketAddr,
+    /// The node's name; with the incarnation it is the node's id.
+    #[arg(long, env = "MILLE_NODE_NAME", default_value = "node")]
+    pub node_name: String,
+    /// The address others see; where it listens, if not given.
+    #[arg(long, env = "MILLE_ADVERTISE")]
+    pub advertise: Option<String>,
+    /// `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`. Absent: this node alone, in its own memory.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Option<String>,
+    /// How long one Redis command may take.
+    #[arg(long, env = "MILLE_REDIS_COMMAND_TIMEOUT_MS", default_value_t = default_ms(limits::REDIS_COMMAND_TIMEOUT))]
+    pub redis_command_timeout_ms: u64,
+    /// The secret of HS256 tokens, at least 16 bytes.
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<String>,
+    /// The secret that follows, taken as well while secrets are changed.
+    #[arg(long, env = "JWT_NEXT_SECRET", hide_env_values = true)]
+    pub jwt_next_secret: Option<String>,
+    /// A PEM file with the public key of RS256, ES256 or EdDSA tokens.
+    #[arg(long, env = "JWT_PUBLIC_KEY_FILE")]
+    pub jwt_public_key_file: Option<PathBuf>,
+    /// A file with a JSON Web Key Set.
+    #[arg(long, env = "JWKS_FILE")]
+    pub jwks_file: Option<PathBuf>,
+    /// Where a JSON Web Key Set is fetched.
+    #[arg(long, env = "JWKS_URL")]
+    pub jwks_url: Option<Url>,
+    /// Algorithms that are taken, separated by commas.
+    #[arg(long, env = "JWT_ALGORITHMS", value_delimiter = ',')]
+    pub jwt_algorithms: Vec<Algorithm>,
+    /// The `iss` every token must have.
+    #[arg(long, env = "JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// The `aud` every token must be meant for.
+    #[arg(long, env = "JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// How far the issuer's clock may differ from ours.
+    #[arg(long, env = "MILLE_JWT_LEEWAY_SECONDS", default_value_t = limits::TOKEN_LEEWAY.as_secs())]
+    pub jwt_leeway_seconds: u64,
+    /// Where browsers may come from, separated by commas; `*` for anywhere.
+    #[arg(long, env = "MILLE_ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Vec<String>,
+    /// How long this node's presences outlive its last sign of life. 2 to 300.
+    #[arg(long, env = "MILLE_NODE_LEASE_SECONDS", default_value_t = limits::NODE_LEASE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(2..=300))]
+    pub node_lease_seconds: u64,
+    /// Changes between two snapshots of a plan.
+    #[arg(long, env = "MILLE_SNAPSHOT_EVERY_CHANGES", default_value_t = limits::SNAPSHOT_EVERY_CHANGES,
+          value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub snapshot_every_changes: u64,
+    /// Changes the log keeps at least.
+    #[arg(long, env = "MILLE_LOG_RETENTION_CHANGES", default_value_t = limits::LOG_RETENTION_CHANGES)]
+    pub log_retention_changes: u64,
+    /// Younger changes are kept too, up to the most.
+    #[arg(long, env = "MILLE_LOG_RETENTION_SECONDS", default_value_t = limits::LOG_RETENTION_AGE.as_secs())]
+    pub log_retention_seconds: u64,
+    /// Changes the log keeps at most.
+    #[arg(long, env = "MILLE_LOG_CHANGES_MAX", default_value_t = limits::LOG_CHANGES_MAX)]
+    pub log_changes_max: u64,
+    /// Plan nodes in one plan.
+    #[arg(long, env = "MILLE_PLAN_NODES_MAX", default_value_t = limits::PLAN_NODES_MAX)]
+    pub plan_nodes_max: usize,
+    /// Edges in one plan.
+    #[arg(long, env = "MILLE_PLAN_EDGES_MAX", default_value_t = limits::PLAN_EDGES_MAX)]
+    pub plan_edges_max: usize,
+    /// Connections of this node.
+    #[arg(long, env = "MILLE_CONNECTIONS_MAX", default_value_t = 50_000)]
+    pub connections_max: usize,
+    /// How long a project that nobody uses stays on this node.
+    #[arg(long, env = "MILLE_PROJECT_IDLE_SECONDS", default_value_t = 1_800)]
+    pub project_idle_seconds: u64,
+    /// How long stopping in order may take.
+    #[arg(long, env = "MILLE_SHUTDOWN_SECONDS", default_value_t = limits::SHUTDOWN_DEADLINE.as_secs())]
+    pub shutdown_seconds: u64,
+    /// How log lines look.
+    #[arg(long, env = "MILLE_LOG_FORMAT", value_enum, default_value = "pretty")]
+    pub log_format: LogFormat,
+    /// What is logged, in the words of tracing's `EnvFilter`.
+    #[arg(long, env = "RUST_LOG", default_value = DEFAULT_FILTER)]
+    pub log_filter: String,
+    /// For development: makes its own secret if none is given, shows GraphiQL and the schema, prints ready links.
+    #[arg(long, env = "MILLE_DEV")]
+    pub dev: bool,
+}
+
+/// What a node is built from.
+#[derive(Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators and probes connect.
+    pub admin_listen: SocketAddr,
+    /// The node's name.
+    pub node_name: String,
+    /// The address others see.
+    pub advertise: Option<String>,
+    /// Where the cluster's Redis is; absent: this node alone.
+    pub redis_url: Option<String>,
+    /// How long one Redis command may take.
+    pub redis_command_timeout: Duration,
+    /// Who may come in.
+    pub auth: AuthSettings,
+    /// The secret `--dev` made or was given: for the links it prints.
+    pub dev_secret: Option<String>,
+    /// Where browsers may come from.
+    pub allowed_origins: Vec<String>,
+    /// How long this node's presences outlive its last sign of life.
+    pub node_lease: Duration,
+    /// How plans are kept.
+    pub plans: PlanSettings,
+    /// Connections of this node.
+    pub connections_max: usize,
+    /// How long a project that nobody uses stays.
+    pub project_idle: Duration,
+    /// How long stopping in order may take.
+    pub shutdown: Duration,
+    /// Whether this is for development.
+    pub dev: bool,
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable of ours that we do not know: usually a slip of the pen.
+    #[error("unknown environment variable {name}{}", .meant.as_ref().map(|m| format!("; did you mean {m}?")).unwrap_or_default())]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The known one it looks like.
+        meant: Option<String>,
+    },
+    /// Nobody could come in, and nobody said that this is for development.
+    #[error(
+        "no keys to judge tokens: give one of JWT_SECRET, JWT_PUBLIC_KEY_FILE, JWKS_FILE, JWKS_URL (or --dev to try it out)"
+    )]
+    NoKeys,
+    /// More than one source of keys.
+    #[error("only one source of keys may be given, these are {0}")]
+    SeveralKeys(String),
+    /// Two settings that contradict each other.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+impl Config {
+    /// The settings of this process, and how its log should look.
+    ///
+    /// # Errors
+    /// [`ConfigError`]. Flags that make no sense end the process right here, with the usage.
+    pub fn from_process() -> Result<(Self, LogFormat, String), ConfigError> {
+        check_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+        let arguments = Arguments::parse();
+        let (format, filter) = (arguments.log_format, arguments.log_filter.clone());
+        Ok((Self::new(arguments)?, format, filter))
+    }
+
+    /// The settings that arguments mean.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if they contradict each other.
+    pub fn new(arguments: Arguments) -> Result<Self, ConfigError> {
+        let contradiction = |text: String| Err(ConfigError::Contradiction(text));
+        if arguments.listen == arguments.admin_listen && arguments.listen.port() != 0 {
+            return contradiction(format!("MILLE_LISTEN and MILLE_ADMIN_LISTEN are both {}", arguments.listen));
+        }
+        if arguments.log_retention_changes < 2 * arguments.snapshot_every_changes {
+            return contradiction(format!(
+                "MILLE_LOG_RETENTION_CHANGES ({}) must be at least twice MILLE_SNAPSHOT_EVERY_CHANGES ({})",
+                arguments.log_retention_changes, arguments.snapshot_every_changes
+            ));
+        }
+        if arguments.log_changes_max < arguments.log_retention_changes {
+            return contradiction(format!(
+                "MILLE_LOG_CHANGES_MAX ({}) must not be below MILLE_LOG_RETENTION_CHANGES ({})",
+                arguments.log_changes_max, arguments.log_retention_changes
+            ));
+        }
+        if arguments.node_name.is_empty() || arguments.node_name.contains(|c: char| c.is_whitespace() || c.is_control())
+        {
+            return contradiction("MILLE_NODE_NAME must be a word".to_owned());
+        }
+        if arguments.jwt_next_secret.is_some() && arguments.jwt_secret.is_none() {
+            return contradiction("JWT_NEXT_SECRET needs JWT_SECRET beside it".to_owned());
+        }
+        let (auth, dev_secret) = auth(&arguments)?;
+        let bounds = PlanBounds {
+            nodes_max: arguments.plan_nodes_max,
+            edges_max: arguments.plan_edges_max,
+            ..PlanBounds::default()
+        };
+        let retention = Retention {
+            changes: arguments.log_retention_changes,
+            age: Duration::from_secs(arguments.log_retention_seconds),
+            changes_max: arguments.log_changes_max,
+        };
+        Ok(Self {
+            listen: arguments.listen,
+            admin_listen: arguments.admin_listen,
+            node_name: arguments.node_name,
+            advertise: arguments.advertise,
+            redis_url: arguments.redis_url,
+            redis_command_timeout: Duration::from_millis(arguments.redis_command_timeout_ms),
+            auth,
+            dev_secret,
+            allowed_origins: arguments.allowed_origins,
+            node_lease: Duration::from_secs(arguments.node_lease_seconds),
+            plans: PlanSettings { bounds, snapshot_every: arguments.snapshot_every_changes, retention },
+            connections_max: arguments.connections_max,
+            project_idle: Duration::from_secs(arguments.project_idle_seconds),
+            shutdown: Duration::from_secs(arguments.shutdown_seconds),
+            dev: arguments.dev,
+        })
+    }
+}
+
+/// The source of keys, of which there must be exactly one, and the development secret.
+fn auth(arguments: &Arguments) -> Result<(AuthSettings, Option<String>), ConfigError> {
+    let mut sources = Vec::new();
+    if let Some(secret) = &arguments.jwt_secret {
+        let next = arguments.jwt_next_secret.clone();
+        sources.push(("JWT_SECRET", KeySettings::Secret { secret: secret.clone(), next }));
+    }
+    if let Some(path) = &arguments.jwt_public_key_file {
+        sources.push(("JWT_PUBLIC_KEY_FILE", KeySettings::PublicKeyFile(path.clone())));
+    }
+    if let Some(path) = &arguments.jwks_file {
+        sources.push(("JWKS_FILE", KeySettings::JwksFile(path.clone())));
+    }
+    if let Some(url) = &arguments.jwks_url {
+        sources.push(("JWKS_URL", KeySettings::JwksUrl(url.clone())));
+    }
+    if sources.len() > 1 {
+        let names: Vec<_> = sources.iter().map(|(name, _)| *name).collect();
+        return Err(ConfigError::SeveralKeys(names.join(", ")));
+    }
+    let mut dev_secret = arguments.jwt_secret.clone().filter(|_| arguments.dev);
+    let keys = match sources.pop() {
+        Some((_, keys)) => keys,
+        None if arguments.dev => {
+            let secret: String = rand::rng().sample_iter(Alphanumeric).take(48).map(char::from).collect();
+            dev_secret = Some(secret.clone());
+            KeySettings::Secret { secret, next: None }
+        }
+        None => return Err(ConfigError::NoKeys),
+    };
+    let settings = AuthSettings {
+        algorithms: arguments.jwt_algorithms.clone(),
+        issuer: arguments.jwt_issuer.clone(),
+        audience: arguments.jwt_audience.clone(),
+        leeway: Duration::from_secs(arguments.jwt_leeway_seconds),
+        ..AuthSettings::new(keys)
+    };
+    Ok((settings, dev_secret))
+}
+
+/// Every variable that begins with `MILLE_` must be ours.
+fn check_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+    let command = Arguments::command();
+    let known: Vec<String> = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_env().map(|name| name.to_string_lossy().into_owned()))
+        .collect();
+    for name in names.filter(|name| name.starts_with("MILLE_")) {
+        if !known.contains(&name) {
+            let looks_like = |other: &&String| other.starts_with(&name) || name.starts_with(other.as_str());
+            let meant = known.iter().filter(|other| other.starts_with("MILLE_")).find(looks_like).cloned();
+            return Err(ConfigError::UnknownVariable { name, meant });
+        }
+    }
+    Ok(())
+}
+
+fn default_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
+        let arguments = std::iter::once("mille-node").chain(arguments.iter().copied());
+        Config::new(Arguments::try_parse_from(arguments).expect("the flags themselves are right"))
+    }
+
+    const SECRET: &str = "a secret of at least thirty-two bytes";
+
+    #[test]
+    fn nobody_comes_in_without_keys_unless_it_is_for_development() {
+        assert_eq!(config(&[]).err(), Some(ConfigError::NoKeys));
+        let dev = config(&["--dev"]).expect("development needs nothing");
+        assert!(dev.dev_secret.is_some_and(|secret| secret.len() >= 32));
+        assert!(config(&["--jwt-secret", SECRET]).is_ok_and(|config| config.dev_secret.is_none()));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let several = config(&["--jwt-secret", SECRET, "--jwks-file", "keys.json"]).err();
+        assert_eq!(several, Some(ConfigError::SeveralKeys("JWT_SECRET, JWKS_FILE".to_owned())));
+        let same = ["--dev", "--listen", "127.0.0.1:1", "--admin-listen", "127.0.0.1:1"];
+        assert!(matches!(config(&same), Err(ConfigError::Contradiction(_))));
+        let short = ["--dev", "--log-retention-changes", "100"];
+        assert!(matches!(config(&short), Err(ConfigError::Contradiction(_))));
+    }
+
+    #[test]
+    fn a_variable_that_is_none_of_ours_is_named() {
+        let check = |name: &str| check_variables(std::iter::once(name.to_owned()));
+        assert!(check("MILLE_LISTEN").is_ok());
+        assert!(check("HOME").is_ok());
+        assert!(matches!(check("MILLE_LISTE"), Err(ConfigError::UnknownVariable { meant: Some(_), .. })));
+    }
+}

@@ -1,0 +1,168 @@
+//! Keys that change while we run: a JWKS file or address, read again and again.
+//!
+//! Readers see one whole set at a time and never wait for a source that is slow; a source that fails leaves the last
+//! good set in force. A token that names an unknown key may be the first of a new one, so it causes a look at the
+//! source: one at a time and at most once per [`UNKNOWN_KEY_INTERVAL`], or anybody could make us hammer the issuer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jsonwebtoken::Algorithm;
+use reqwest::header::{ETAG, HeaderValue, IF_NONE_MATCH};
+use reqwest::{StatusCode, Url};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::keys::{KeyError, KeySet};
+
+/// How often the source is read without a cause.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// How often it is read while it has never given a set.
+const FIRST_SET_INTERVAL: Duration = Duration::from_secs(5);
+/// How often tokens with unknown keys may cause a look.
+pub const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
+/// How long one look may take. Logins with a new key wait as long at most.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a JWKS document. More: the set is not taken.
+const DOCUMENT_BYTES_MAX: usize = 512 * 1024;
+
+/// Where a set of keys is read from.
+#[derive(Debug)]
+pub(super) enum Source {
+    File(PathBuf),
+    Url { client: reqwest::Client, url: Url },
+}
+
+impl Source {
+    pub(super) fn url(url: Url) -> Result<Self, KeyError> {
+        let client = reqwest::Client::builder()
+            .timeout(FETCH_TIMEOUT)
+            .build()
+            .map_err(|error| KeyError::Fetch { reason: error.to_string() })?;
+        Ok(Self::Url { client, url })
+    }
+}
+
+/// A set of keys that follows its source.
+#[derive(Debug)]
+pub(super) struct RotatingKeys {
+    source: Source,
+    algorithms: Vec<Algorithm>,
+    current: ArcSwap<KeySet>,
+    /// Held during a look, so there is one at a time.
+    looks: Mutex<Looks>,
+}
+
+#[derive(Debug, Default)]
+struct Looks {
+    last: Option<Instant>,
+    etag: Option<HeaderValue>,
+}
+
+impl RotatingKeys {
+    pub(super) fn new(source: Source, algorithms: Vec<Algorithm>) -> Self {
+        Self { source, algorithms, current: ArcSwap::default(), looks: Mutex::default() }
+    }
+
+    pub(super) fn current(&self) -> Arc<KeySet> {
+        self.current.load_full()
+    }
+
+    /// Reads the source now.
+    pub(super) async fn refresh(&self) -> Result<(), KeyError> {
+        let mut looks = self.looks.lock().await;
+        self.look(&mut looks).await
+    }
+
+    /// Looks for a key that `seen` lacks. Whether there is a newer set now.
+    pub(super) async fn look_again(&self, seen: &Arc<KeySet>) -> bool {
+        let mut looks = self.looks.lock().await;
+        let changed = || !Arc::ptr_eq(seen, &self.current.load());
+        let too_soon = looks.last.is_some_and(|last| last.elapsed() < UNKNOWN_KEY_INTERVAL);
+        // Somebody else's look, for which we waited, may have brought it.
+        if changed() || too_soon {
+            return changed();
+        }
+        if let Err(error) = self.look(&mut looks).await {
+            tracing::warn!(%error, "no newer keys for a token that names an unknown one; the present keys stay");
+        }
+        changed()
+    }
+
+    /// Follows the source until `stop`.
+    pub(super) async fn follow(&self, stop: CancellationToken) {
+        loop {
+            let pause = if self.current.load().is_empty() { FIRST_SET_INTERVAL } else { REFRESH_INTERVAL };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            if let Err(error) = self.refresh().await {
+                tracing::warn!(%error, "the keys to judge tokens were not refreshed; the present ones stay");
+            }
+        }
+    }
+
+    async fn look(&self, looks: &mut Looks) -> Result<(), KeyError> {
+        looks.last = Some(Instant::now());
+        let Some((document, etag)) = self.read(looks.etag.as_ref()).await? else {
+            return Ok(());
+        };
+        let keys = KeySet::from_jwks(&document, &self.algorithms)?;
+        self.current.store(Arc::new(keys));
+        // Only now: a set that we could not use must be sent again.
+        looks.etag = etag;
+        Ok(())
+    }
+
+    /// The source's document and its tag, or `None` if it is the one we have.
+    async fn read(&self, etag: Option<&HeaderValue>) -> Result<Option<(Vec<u8>, Option<HeaderValue>)>, KeyError> {
+        match &self.source {
+            Source::File(path) => {
+                let path = path.clone();
+                let read = tokio::task::spawn_blocking(move || {
+                    std::fs::read(&path).map_err(|source| KeyError::File { path, source })
+                });
+                let document = read.await.map_err(|error| KeyError::Fetch { reason: error.to_string() })??;
+                Ok(Some((document, None)))
+            }
+            Source::Url { client, url } => fetch(client, url, etag)
+                .await
+                .map_err(|error| KeyError::Fetch { reason: error.without_url().to_string() })?
+                .transpose(),
+        }
+    }
+}
+
+type Fetched = Result<(Vec<u8>, Option<HeaderValue>), KeyError>;
+
+async fn fetch(
+    client: &reqwest::Client,
+    url: &Url,
+    etag: Option<&HeaderValue>,
+) -> Result<Option<Fetched>, reqwest::Error> {
+    let mut request = client.get(url.clone());
+    if let Some(etag) = etag {
+        request = request.header(IF_NONE_MATCH, etag);
+    }
+    let mut response = request.send().await?;
+    if response.status() == StatusCode::NOT_MODIFIED {
+        return Ok(None);
+    }
+    if response.status() != StatusCode::OK {
+        return Ok(Some(Err(KeyError::Fetch { reason: format!("the answer is {}", response.status()) })));
+    }
+    let etag = response.headers().get(ETAG).cloned();
+    let mut document = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if document.len() + chunk.len() > DOCUMENT_BYTES_MAX {
+            let reason = format!("the document has more than {DOCUMENT_BYTES_MAX} bytes");
+            return Ok(Some(Err(KeyError::Fetch { reason })));
+        }
+        document.extend_from_slice(&chunk);
+    }
+    Ok(Some(Ok((document, etag))))
+}

@@ -1,0 +1,28 @@
+//! The schema: the public words of the system, and nothing behind them.
+//!
+//! A field finds out who asks and what they may do ([`guard`]), asks the project or the cluster, and puts the answer into
+//! the schema's types. Rules of plans are the core's, rights are the directory's, codes are given in [`codes`]. What the
+//! schema says is kept in `schema.graphql`, and a test compares.
+
+mod codes;
+mod collaboration;
+#[cfg(test)]
+mod contract;
+mod edits;
+mod events;
+mod execution;
+mod guard;
+mod inputs;
+mod mutation;
+mod operation;
+mod presence;
+mod query;
+mod schema;
+mod subscription;
+mod types;
+mod weights;
+
+pub use mutation::Mutation;
+pub use query::Query;
+pub use schema::{MilleSchema, schema};
+pub use subscription::Subscription;

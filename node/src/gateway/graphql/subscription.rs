@@ -1,0 +1,200 @@
+//! The subscriptions: a plan's events, each stream in its own words.
+//!
+//! A stream repairs itself below ([`Following`]); what is decided here is where it begins and how it ends. It ends with an
+//! error, never in silence: `FORBIDDEN` when the right to read is lost, `NOT_FOUND` when the plan is gone, `DRAINING` when
+//! the node is.
+
+use async_graphql::{Context, Subscription};
+use futures_util::{Stream, StreamExt, future, stream};
+use mille_shared::directory::Role;
+use mille_shared::{PlanId, Revision};
+
+use super::collaboration::CollaborationEvent;
+use super::events::{PlanDagDeltaEvent, PlanDagUpdateEvent};
+use super::execution::{NodeExecutionStatusEvent, StatusTeller};
+use super::weights::READ;
+use super::{codes, guard, presence};
+use crate::gateway::errors::ApiError;
+use crate::gateway::transport::{EventRevision, ResumeAfter};
+use crate::project::presence::PresenceCommand;
+use crate::project::{Access, Following, PlanEvent, Start};
+
+/// Why a stream begins with a SNAPSHOT that was asked for.
+const REQUESTED: &str = "requested";
+
+/// What can be listened to.
+pub struct Subscription;
+
+#[Subscription]
+impl Subscription {
+    /// A plan's changes as JSON Patches, each revision once, in order, without a hole; works across reconnects and nodes.
+    ///
+    /// With `after` it continues behind that revision; with `snapshot` it begins with the whole document; with neither,
+    /// with the next change. Where the changes can't be told one by one there is one event of kind `SNAPSHOT`.
+    #[graphql(complexity = "READ + child_complexity")]
+    async fn plan_dag_delta_changed(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The project.")] project_id: i32,
+        #[graphql(desc = "The plan; left out: the project's first.")] plan_id: Option<i32>,
+        #[graphql(desc = "The last revision the client has. Beats `snapshot`.")] after: Option<String>,
+        #[graphql(desc = "Begin with the whole document.", default_with = "Some(false)")] snapshot: Option<bool>,
+    ) -> Result<impl Stream<Item = Result<PlanDagDeltaEvent, ApiError>> + use<>, ApiError> {
+        let (access, plan) = guard::plan(ctx, project_id, plan_id, Role::Viewer).await?;
+        let otherwise = if snapshot == Some(true) { Start::Snapshot { reason: REQUESTED } } else { Start::Next };
+        let start = start(ctx, after, otherwise)?;
+        let project = access.project.id();
+        let events = follow(&access, plan, start, false).await?;
+        let events = tell(events, move |event| PlanDagDeltaEvent::of(project, plan, event));
+        Ok(mark(ctx, events, PlanDagDeltaEvent::place))
+    }
+
+    /// The same changes as typed events, one per element.
+    #[graphql(complexity = "READ + child_complexity")]
+    async fn plan_dag_updated(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The plan.")] plan_id: String,
+        #[graphql(desc = "The last revision the client has.")] after: Option<String>,
+    ) -> Result<impl Stream<Item = Result<PlanDagUpdateEvent, ApiError>> + use<>, ApiError> {
+        let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
+        let events = follow(&access, plan, start(ctx, after, Start::Next)?, false).await?;
+        let events = tell(events, move |event| PlanDagUpdateEvent::of(plan, event));
+        Ok(mark(ctx, events, PlanDagUpdateEvent::place))
+    }
+
+    /// How far the executions of a plan's nodes are. States are never dropped; progress between them is thinned.
+    ///
+    /// Who missed states that can't be told any more is told where every execution is now.
+    #[graphql(complexity = "READ + child_complexity")]
+    async fn node_execution_status_changed(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The project.")] project_id: i32,
+        #[graphql(desc = "The plan; left out: the project's first.")] plan_id: Option<i32>,
+        #[graphql(desc = "The last revision the client has.")] after: Option<String>,
+    ) -> Result<impl Stream<Item = Result<NodeExecutionStatusEvent, ApiError>> + use<>, ApiError> {
+        let (access, plan) = guard::plan(ctx, project_id, plan_id, Role::Viewer).await?;
+        let following = follow(&access, plan, start(ctx, after, Start::Next)?, true).await?;
+        Ok(mark(ctx, statuses(access, plan, following), NodeExecutionStatusEvent::place))
+    }
+
+    /// Who comes and goes, where their cursors are on the plan's canvas, and what happens to plan nodes and edges. Begins
+    /// with the next event; who is slow misses old cursor places.
+    #[graphql(complexity = "READ + child_complexity")]
+    async fn collaboration_events(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The plan.")] plan_id: String,
+    ) -> Result<impl Stream<Item = Result<CollaborationEvent, ApiError>> + use<>, ApiError> {
+        let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
+        let events = follow(&access, plan, Start::Next, false).await?;
+        let changes = tell(events, move |event| CollaborationEvent::of_plan(plan, event));
+        Ok(until_error(stream::select(people(&access, plan).await?, changes)))
+    }
+}
+
+/// Where a stream begins. What the transport knows (`Last-Event-ID`) beats the argument: a reconnecting event stream
+/// repeats its old body.
+fn start(ctx: &Context<'_>, after: Option<String>, otherwise: Start) -> Result<Start, ApiError> {
+    let resumed = ctx.data_opt::<ResumeAfter>().and_then(|resume| resume.0.as_deref());
+    match resumed.filter(|text| !text.is_empty()).or(after.as_deref()) {
+        Some(text) => Ok(Start::After(text.parse::<Revision>()?)),
+        None => Ok(otherwise),
+    }
+}
+
+type PlanEvents = stream::BoxStream<'static, Result<PlanEvent, ApiError>>;
+
+/// A plan's events, until the error that ends them.
+async fn follow(access: &Access, plan: PlanId, start: Start, wants_progress: bool) -> Result<PlanEvents, ApiError> {
+    let following = access.project.follow(plan, &access.user_id, start, wants_progress).await?;
+    let next = |following: Option<Following>| async move {
+        let mut following = following?;
+        Some(match following.next().await {
+            Ok(event) => (Ok(event), Some(following)),
+            Err(ended) => (Err(ended.into()), None),
+        })
+    };
+    Ok(stream::unfold(Some(following), next).boxed())
+}
+
+/// Each of a plan's events in a stream's own words.
+fn tell<T, I: IntoIterator<Item = T>>(
+    events: PlanEvents,
+    words: impl Fn(PlanEvent) -> I,
+) -> impl Stream<Item = Result<T, ApiError>> {
+    events.flat_map(move |event| {
+        let (told, error) = match event {
+            Ok(event) => (Some(words(event)), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        stream::iter(told.into_iter().flatten().map(Ok).chain(error))
+    })
+}
+
+/// A plan's events as states of executions.
+fn statuses(
+    access: Access,
+    plan: PlanId,
+    events: PlanEvents,
+) -> impl Stream<Item = Result<NodeExecutionStatusEvent, ApiError>> {
+    let teller = StatusTeller::new(access.project.id(), plan);
+    let told = stream::unfold((events, teller, access), move |(mut events, mut teller, access)| async move {
+        let event = events.next().await?;
+        let told = match event {
+            Ok(PlanEvent::Changed(applied)) => teller.changed(&applied).into_iter().map(Ok).collect(),
+            Ok(PlanEvent::Snapshot { plan, .. }) => teller.snapshot(&plan).into_iter().map(Ok).collect(),
+            Ok(PlanEvent::Progress(progress)) => {
+                // A report that can't be shown is not worth the stream: the next one follows.
+                if !teller.knows(&progress)
+                    && let Ok(now) = access.project.read(plan).await
+                {
+                    teller.learn(&now);
+                }
+                teller.progressed(&progress).into_iter().map(Ok).collect()
+            }
+            Err(error) => vec![Err(error)],
+        };
+        Some((stream::iter(told), (events, teller, access)))
+    });
+    told.flatten()
+}
+
+/// What happens to a project's people.
+async fn people(
+    access: &Access,
+    plan: PlanId,
+) -> Result<impl Stream<Item = Result<CollaborationEvent, ApiError>> + use<>, ApiError> {
+    let watch = presence::ask(&access.project, |reply| PresenceCommand::Watch { reply }).await?;
+    let events = stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) });
+    let news = events.filter_map(move |event| future::ready(CollaborationEvent::of_people(plan, event).map(Ok)));
+    let ended = stream::once(async { Err(codes::draining("the project is stopping on this node")) });
+    Ok(news.chain(ended))
+}
+
+/// Tells an event stream the revision of each event right before it is given out.
+fn mark<T, E, P>(ctx: &Context<'_>, events: E, place: P) -> impl Stream<Item = Result<T, ApiError>> + use<T, E, P>
+where
+    E: Stream<Item = Result<T, ApiError>>,
+    P: Fn(&T) -> Revision,
+{
+    let id = ctx.data_opt::<EventRevision>().cloned();
+    events.inspect(move |event| {
+        if let (Some(id), Ok(event)) = (&id, event) {
+            id.set(place(event));
+        }
+    })
+}
+
+/// The stream up to and with its first error.
+fn until_error<T: Send + 'static>(
+    events: impl Stream<Item = Result<T, ApiError>> + Send + 'static,
+) -> impl Stream<Item = Result<T, ApiError>> {
+    stream::unfold(Some(events.boxed()), |events| async move {
+        let mut events = events?;
+        let event = events.next().await?;
+        let rest = event.is_ok().then_some(events);
+        Some((event, rest))
+    })
+}

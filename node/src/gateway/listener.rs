@@ -1,0 +1,218 @@
+//! From a port to requests.
+//!
+//! Our own accept loop, because it keeps what axum's does not: a time limit for a request's head and for a peer that
+//! takes nothing, a bound on connections, and an orderly end. A connection counts until its socket is closed, upgraded
+//! or not. Ending the conversations over upgraded sockets is their own affair: they watch the drain.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::util::ServiceExt;
+
+/// The bounds of a listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerSettings {
+    /// Connections at a time. More are told 503 and closed.
+    pub connections_max: usize,
+    /// How long the head of a request may take, also the first on a connection and the next on an idle one.
+    pub header_read_timeout: Duration,
+    /// How long the peer may take nothing of what is written. Longer than any transport's own patience, which can
+    /// still say why it closes.
+    pub write_timeout: Duration,
+}
+
+impl Default for ListenerSettings {
+    fn default() -> Self {
+        Self {
+            connections_max: 50_000,
+            header_read_timeout: Duration::from_secs(30),
+            write_timeout: 2 * mille_shared::limits::STALL_TIMEOUT,
+        }
+    }
+}
+
+/// How many bytes of a connection the system has taken. In the extensions of every request, so that a transport can
+/// tell a large message that moves from one that is stuck.
+#[derive(Debug, Clone, Default)]
+pub struct BytesTaken(Arc<AtomicU64>);
+
+impl BytesTaken {
+    /// The counter, for a reader.
+    #[must_use]
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// Serves `router` on `listener` until `stop`: then takes no more connections and lets requests end. Returns when it
+/// accepts no more; the connections are on `tasks`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: ListenerSettings,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(settings.connections_max));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => {
+                    // A frame is small and somebody waits for it.
+                    let _ = stream.set_nodelay(true);
+                    let connection = Connection::new(stream, place, &settings);
+                    tasks.spawn(serve_connection(connection, peer, router.clone(), settings.clone(), stop.clone()));
+                }
+                Err(_) => turn_away(&stream),
+            },
+            Err(error) => {
+                // Usually out of file descriptors: what helps is that connections end.
+                tracing::warn!(%error, "no connection could be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// How long to wait when nothing can be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+async fn serve_connection(
+    connection: Connection,
+    peer: SocketAddr,
+    router: Router,
+    settings: ListenerSettings,
+    stop: CancellationToken,
+) {
+    let taken = connection.taken.clone();
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(taken.clone());
+        request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+        router.clone().oneshot(request.map(Body::new))
+    });
+    // HTTP/1 only: it is what WebSockets are upgraded from, and waiting to see which version comes has no time limit.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(settings.header_read_timeout);
+    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(connection), service));
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
+
+/// Tells a peer that there is no place for it, if it hears at once. Never waits.
+fn turn_away(stream: &TcpStream) {
+    const NO_PLACE: &[u8] =
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let _ = stream.try_write(NO_PLACE);
+}
+
+/// A TCP connection that counts what is taken, gives up on a peer that takes nothing, and frees its place at its end.
+struct Connection {
+    stream: TcpStream,
+    taken: BytesTaken,
+    write_timeout: Duration,
+    /// Runs while something can't be written.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// Runs until the first byte comes: the time limit of a request's head begins with it.
+    silence: Option<Pin<Box<Sleep>>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, place: OwnedSemaphorePermit, settings: &ListenerSettings) -> Self {
+        Self {
+            stream,
+            taken: BytesTaken::default(),
+            write_timeout: settings.write_timeout,
+            patience: None,
+            silence: Some(Box::pin(tokio::time::sleep(settings.header_read_timeout))),
+            _place: place,
+        }
+    }
+
+    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(done) => {
+                self.patience = None;
+                if let Ok(bytes) = done {
+                    self.taken.0.fetch_add(bytes as u64, Ordering::Relaxed);
+                }
+                Poll::Ready(done)
+            }
+            Poll::Pending => {
+                let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.write_timeout)));
+                patience.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match (&read, &mut self.silence) {
+            (Poll::Ready(_), silence) => *silence = None,
+            (Poll::Pending, Some(silence)) => {
+                return silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+            }
+            (Poll::Pending, None) => {}
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

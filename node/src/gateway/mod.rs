@@ -1,0 +1,12 @@
+//! The gateway: transport, identity and codes. What comes in is recognised, bounded and handed to the project; what goes
+//! out is framed and flushed. Nothing here knows how a plan or a roster works.
+
+pub mod auth;
+pub mod errors;
+pub mod graphql;
+pub mod listener;
+pub mod presence;
+pub mod probes;
+pub mod router;
+pub mod transport;
+pub mod welcome;

@@ -1,0 +1,135 @@
+//! The presence socket: `GET /ws/collaboration`.
+//!
+//! Here is the door: which project, which token, and the upgrade. A handshake with a usable address always upgrades;
+//! whoever may not enter is told by a close code, since browsers can't read HTTP errors of a handshake. The conversation
+//! is [`session`]'s, what goes out is [`writer`]'s, and what presence means is the project's.
+
+mod limiter;
+mod session;
+mod token;
+mod writer;
+
+use std::sync::Arc;
+
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodRouter, get};
+use mille_shared::directory::Role;
+use mille_shared::{CloseCode, ProjectId, limits};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::gateway::auth::{Authenticator, BearerToken, Identity, offered_subprotocols};
+use crate::metrics::Metrics;
+use crate::project::{OpenError, ProjectHandle, Projects};
+
+use session::Session;
+use token::TokenClock;
+use writer::Writer;
+
+/// Read and write buffers of a socket, in bytes. The library's own are thirty times as large, for every idle socket.
+const SOCKET_BUFFER_BYTES: usize = 4096;
+/// Bytes that may wait in a socket beyond its buffer: a roster of a few thousand people.
+const WRITE_BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What the presence socket needs of the node.
+#[derive(Clone)]
+pub struct PresenceDoor {
+    /// Judges tokens.
+    pub authenticator: Authenticator,
+    /// Opens projects.
+    pub projects: Projects,
+    /// Counts sockets.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when sockets are to leave.
+    pub drain: CancellationToken,
+    /// Where sockets are counted, so that a drain can wait for them.
+    pub tasks: TaskTracker,
+}
+
+/// The route's handler.
+pub fn door(door: PresenceDoor) -> MethodRouter<()> {
+    get(
+        move |headers: HeaderMap, uri: Uri, upgrade: WebSocketUpgrade| async move { enter(door, headers, uri, upgrade) },
+    )
+}
+
+fn enter(door: PresenceDoor, headers: HeaderMap, uri: Uri, upgrade: WebSocketUpgrade) -> Response {
+    let Some(project) = project_id(uri.query()) else {
+        return (StatusCode::BAD_REQUEST, "project_id must be a whole number\n").into_response();
+    };
+    let token = BearerToken::from_handshake(&headers, uri.query());
+    // A browser that offered a subprotocol takes no socket that does not name it.
+    let subprotocol = offered_subprotocols(&headers).find(|entry| entry.starts_with("bearer.")).map(str::to_owned);
+    let upgrade = upgrade
+        .protocols(subprotocol)
+        .read_buffer_size(SOCKET_BUFFER_BYTES)
+        .write_buffer_size(SOCKET_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(limits::PRESENCE_FRAME_BYTES_MAX)
+        .max_frame_size(limits::PRESENCE_FRAME_BYTES_MAX);
+    let span = tracing::info_span!("presence", project.id = %project);
+    upgrade.on_upgrade(move |socket| {
+        let tasks = door.tasks.clone();
+        tasks.track_future(serve(door, project, token, socket).instrument(span))
+    })
+}
+
+async fn serve(door: PresenceDoor, project: ProjectId, token: Option<BearerToken>, socket: WebSocket) {
+    let opened_at = Instant::now();
+    door.metrics.presence_opened();
+    let (writer, incoming) = Writer::split(socket);
+    let code = match admit(&door, project, token).await {
+        Ok((identity, handle)) => {
+            let clock = TokenClock::new(&identity, door.authenticator.leeway());
+            Session::new(&door, handle, identity, clock, writer, incoming).run().await
+        }
+        Err((code, reason)) => {
+            writer.close(incoming, code, reason).await;
+            code.as_u16()
+        }
+    };
+    door.metrics.presence_closed(code, opened_at.elapsed());
+    tracing::debug!(code, "presence socket closed");
+}
+
+/// Lets in who has a good token and is a member. Every other reason is told alike.
+async fn admit(
+    door: &PresenceDoor,
+    project: ProjectId,
+    token: Option<BearerToken>,
+) -> Result<(Identity, ProjectHandle), (CloseCode, &'static str)> {
+    let identity = door.authenticator.require(token.as_ref()).await.map_err(|refused| {
+        tracing::debug!(%refused, "token refused");
+        (CloseCode::Forbidden, "not allowed")
+    })?;
+    match door.projects.access(project, &identity.user_id, Role::Viewer).await {
+        Ok(access) => Ok((identity, access.project)),
+        Err(OpenError::Unavailable) => Err((CloseCode::TryAgainLater, "try again later")),
+        Err(OpenError::Stopping) => Err((CloseCode::ServiceRestart, "drain")),
+        Err(_) => Err((CloseCode::Forbidden, "not allowed")),
+    }
+}
+
+fn project_id(query: Option<&str>) -> Option<ProjectId> {
+    let value = query?.split('&').find_map(|pair| pair.strip_prefix("project_id="))?;
+    value.parse().ok().map(ProjectId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_named_by_a_whole_number() {
+        assert_eq!(project_id(Some("token=x&project_id=7")), Some(ProjectId(7)));
+        for bad in
+            [None, Some(""), Some("project_id="), Some("project_id=x"), Some("project_id=1.5"), Some("project=1")]
+        {
+            assert_eq!(project_id(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! One presence socket's conversation, from the handshake to the close.
+//!
+//! Reading and writing are one task. In each turn, in this order: the node's drain, what is being written, the clock, what
+//! the project has for this socket, what the client says. Nothing queues without bound: while the socket is being written
+//! to, its outbox keeps the newest; while the project has no room, the client is not read.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::Message;
+use futures_util::StreamExt as _;
+use mille_core::presence::{Join, SeatId};
+use mille_shared::presence::client::{CursorUpdate, JoinSession};
+use mille_shared::presence::server::TokenExpiring;
+use mille_shared::presence::{ClientFrame, DocumentId, FrameError, ServerFrame};
+use mille_shared::{CloseCode, ConnectionId, ErrorCode, limits};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::PresenceDoor;
+use super::limiter::{FrameLimiter, Verdict};
+use super::token::{TokenClock, TokenState};
+use super::writer::{Incoming, Writer};
+use crate::gateway::auth::{Authenticator, BearerToken, Identity};
+use crate::project::ProjectHandle;
+use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
+
+/// Frames that are taken from the outbox before one flush.
+const FRAMES_PER_FLUSH: usize = 64;
+/// How soon a refresh is asked for again when the project had no room for the question.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// How often it is looked at whether somebody who has not joined still may. Of those who have, the project knows.
+const MEMBER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The colour of those who give none.
+const COLOR: &str = "#607d8b";
+/// The code in metrics of a socket that ended without a close frame.
+const ABNORMAL: u16 = 1006;
+
+pub(super) struct Session {
+    project: ProjectHandle,
+    authenticator: Authenticator,
+    identity: Identity,
+    token: TokenClock,
+    drain: CancellationToken,
+    writer: Writer,
+    incoming: Incoming,
+    seat: SeatId,
+    /// What the project has for this socket, once it joined.
+    outbox: Option<OutboxReader>,
+    limiter: FrameLimiter,
+    /// The document the client was last heard to open, so that a move into another counts as opening it.
+    document: Option<DocumentId>,
+    /// The newest move that was not handed on yet: more often than cursors are sent, nobody needs to know.
+    cursor: Option<Box<CursorUpdate>>,
+    cursor_at: Instant,
+    /// When to ask again for a refresh that the project had no room for.
+    refresh_at: Option<Instant>,
+    heard_at: Instant,
+    ping_at: Instant,
+    member_at: Instant,
+}
+
+/// Why the conversation is over.
+enum End {
+    Close(CloseCode, &'static str),
+    Gone,
+}
+
+type Step = ControlFlow<End>;
+
+enum Event {
+    Drain,
+    Written(Result<(), axum::Error>),
+    Tick,
+    Outgoing(Outgoing),
+    Incoming(Option<Result<Message, axum::Error>>),
+}
+
+impl Session {
+    pub(super) fn new(
+        door: &PresenceDoor,
+        project: ProjectHandle,
+        identity: Identity,
+        token: TokenClock,
+        writer: Writer,
+        incoming: Incoming,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            project,
+            authenticator: door.authenticator.clone(),
+            identity,
+            token,
+            drain: door.drain.clone(),
+            writer,
+            incoming,
+            // 64 random bits: no two seats of one project and node are ever the same.
+            seat: SeatId(rand::random()),
+            outbox: None,
+            limiter: FrameLimiter::new(),
+            document: None,
+            cursor: None,
+            cursor_at: now,
+            refresh_at: None,
+            heard_at: now,
+            ping_at: now + limits::PING_INTERVAL,
+            member_at: now + MEMBER_CHECK_INTERVAL,
+        }
+    }
+
+    /// Converses until somebody ends it. Answers the close code.
+    pub(super) async fn run(mut self) -> u16 {
+        let drain = self.drain.clone();
+        let end = loop {
+            let deadline = self.deadline();
+            let event = tokio::select! {
+                biased;
+                () = drain.cancelled() => Event::Drain,
+                written = self.writer.drive(), if self.writer.is_busy() => Event::Written(written),
+                () = tokio::time::sleep_until(deadline) => Event::Tick,
+                outgoing = next(&mut self.outbox), if !self.writer.is_busy() => Event::Outgoing(outgoing),
+                message = self.incoming.next() => Event::Incoming(message),
+            };
+            let step = match event {
+                Event::Drain => Step::Break(End::Close(CloseCode::ServiceRestart, "drain")),
+                Event::Written(Ok(())) => Step::Continue(()),
+                Event::Written(Err(_)) | Event::Incoming(None) => Step::Break(End::Gone),
+                Event::Tick => self.tick(),
+                Event::Outgoing(outgoing) => self.send(outgoing),
+                Event::Incoming(Some(message)) => self.receive(message).await,
+            };
+            if let Step::Break(end) = step {
+                break end;
+            }
+        };
+        if self.outbox.take().is_some() {
+            // Without room for it, the project notices by the outbox that nobody reads any more.
+            let _ = self.project.try_presence(PresenceCommand::Lost { seat: self.seat });
+        }
+        match end {
+            End::Close(code, reason) => {
+                self.writer.close(self.incoming, code, reason).await;
+                code.as_u16()
+            }
+            End::Gone => ABNORMAL,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let cursor = self.cursor.as_ref().map(|_| self.cursor_at);
+        let stalled = self.writer.stalled_at();
+        let silent = self.heard_at + limits::IDLE_TIMEOUT;
+        let soonest = silent.min(self.ping_at).min(self.token.deadline());
+        let member = self.outbox.is_none().then_some(self.member_at);
+        [cursor, stalled, self.refresh_at, member].into_iter().flatten().fold(soonest, Instant::min)
+    }
+
+    fn tick(&mut self) -> Step {
+        let now = Instant::now();
+        if self.writer.stalled_at().is_some_and(|at| at <= now) {
+            return close(CloseCode::TryAgainLater, "too slow");
+        }
+        if self.heard_at + limits::IDLE_TIMEOUT <= now {
+            return close(CloseCode::Timeout, "silent for too long");
+        }
+        if self.member_at <= now {
+            self.member_at = now + MEMBER_CHECK_INTERVAL;
+            if self.outbox.is_none() && !self.is_member() {
+                return close(CloseCode::Forbidden, "no longer a member of this project");
+            }
+        }
+        match self.token.look(now) {
+            TokenState::Good => {}
+            TokenState::Expiring(left) => {
+                let in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                self.writer.frame(&ServerFrame::TokenExpiring { data: TokenExpiring { in_ms } });
+            }
+            TokenState::Over => return close(CloseCode::Forbidden, "the token is over"),
+        }
+        if self.ping_at <= now {
+            self.ping_at = now + limits::PING_INTERVAL;
+            self.writer.ping();
+        }
+        if self.cursor_at <= now {
+            self.hand_on_cursor(now);
+        }
+        if self.refresh_at.is_some_and(|at| at <= now) {
+            self.ask_for_refresh();
+        }
+        Step::Continue(())
+    }
+
+    /// Sends what the outbox has, many frames before one flush.
+    fn send(&mut self, first: Outgoing) -> Step {
+        let mut outgoing = first;
+        for _ in 1..FRAMES_PER_FLUSH {
+            self.pass_on(outgoing)?;
+            match self.outbox.as_mut().and_then(OutboxReader::try_next) {
+                Some(next) => outgoing = next,
+                None => return Step::Continue(()),
+            }
+        }
+        self.pass_on(outgoing)
+    }
+
+    fn pass_on(&mut self, outgoing: Outgoing) -> Step {
+        let (code, reason) = match outgoing {
+            Outgoing::Frame(frame) => {
+                self.writer.text(&frame);
+                return Step::Continue(());
+            }
+            Outgoing::Behind => {
+                self.ask_for_refresh();
+                return Step::Continue(());
+            }
+            Outgoing::Close(code, reason) => (code, reason),
+            Outgoing::Ended => (CloseCode::ServiceRestart, "the project moved"),
+        };
+        self.outbox = None;
+        close(code, reason)
+    }
+
+    fn ask_for_refresh(&mut self) {
+        let asked = self.project.try_presence(PresenceCommand::Refresh { seat: self.seat });
+        self.refresh_at = (!asked).then(|| Instant::now() + ASK_AGAIN_AFTER);
+    }
+
+    async fn receive(&mut self, message: Result<Message, axum::Error>) -> Step {
+        self.heard_at = Instant::now();
+        match message {
+            Ok(Message::Text(text)) => match ClientFrame::decode(&text) {
+                Ok(frame) => self.follow(frame).await,
+                Err(FrameError::Malformed) => close(CloseCode::BadRequest, "frames are JSON objects"),
+                Err(FrameError::Refused { code, message }) => {
+                    if self.may_send() {
+                        self.writer.frame(&ServerFrame::error(code, message));
+                    }
+                    Step::Continue(())
+                }
+            },
+            Ok(Message::Binary(_)) => close(CloseCode::BadRequest, "frames are texts"),
+            Ok(Message::Ping(_) | Message::Pong(_)) => Step::Continue(()),
+            Ok(Message::Close(_)) => Step::Break(End::Gone),
+            Err(error) => broken(&error),
+        }
+    }
+
+    async fn follow(&mut self, frame: ClientFrame) -> Step {
+        let is_move =
+            matches!(&frame, ClientFrame::CursorUpdate(update) if self.document.as_ref() == Some(&update.document));
+        if !is_move && !self.may_send() {
+            return Step::Continue(());
+        }
+        let seat = self.seat;
+        match frame {
+            ClientFrame::Authenticate { token } => {
+                self.authenticate(token.reveal()).await;
+                Step::Continue(())
+            }
+            ClientFrame::JoinSession(join) => self.join(join).await,
+            ClientFrame::Ping if self.outbox.is_none() => {
+                self.writer.frame(&ServerFrame::Pong);
+                Step::Continue(())
+            }
+            _ if self.outbox.is_none() => {
+                self.writer.frame(&ServerFrame::error(ErrorCode::NotJoined, "send join_session first"));
+                Step::Continue(())
+            }
+            ClientFrame::CursorUpdate(update) => {
+                self.document = Some(update.document.clone());
+                self.cursor = Some(Box::new(update));
+                if self.cursor_at <= self.heard_at {
+                    self.hand_on_cursor(self.heard_at);
+                }
+                Step::Continue(())
+            }
+            ClientFrame::SwitchDocument { document, kind } => {
+                self.document = Some(document.clone());
+                self.ask(PresenceCommand::SwitchDocument { seat, document, kind }).await
+            }
+            ClientFrame::UpdateStatus { status } => self.ask(PresenceCommand::UpdateStatus { seat, status }).await,
+            ClientFrame::UpdateViewport { document, viewport } => {
+                self.ask(PresenceCommand::MoveViewport { seat, document, viewport }).await
+            }
+            ClientFrame::Ping => self.ask(PresenceCommand::Ping { seat }).await,
+            ClientFrame::LeaveSession => {
+                let step = self.ask(PresenceCommand::Leave { seat }).await;
+                (self.outbox, self.document, self.cursor) = (None, None, None);
+                // A later join is another stay: nothing said of this one may touch it.
+                self.seat = SeatId(rand::random());
+                step
+            }
+        }
+    }
+
+    async fn join(&mut self, ask: JoinSession) -> Step {
+        if ask.user_id != self.identity.user_id.as_str() {
+            let message = "userId is another than the token's";
+            self.writer.frame(&ServerFrame::error(ErrorCode::Forbidden, message));
+            return Step::Continue(());
+        }
+        if !self.is_member() {
+            return close(CloseCode::Forbidden, "no longer a member of this project");
+        }
+        let color = ask.avatar_color.or_else(|| self.identity.color.as_deref().map(Arc::from));
+        let join = Join {
+            seat: self.seat,
+            connection: ConnectionId::new(uuid::Uuid::new_v4().simple().to_string()),
+            user: self.identity.user_id.clone(),
+            name: ask.user_name,
+            color: color.unwrap_or_else(|| COLOR.into()),
+            agent: ask.is_agent || self.identity.agent,
+            document: ask.document.clone(),
+            resume: ask.resume_token,
+            secret: rand::random(),
+        };
+        if ask.document.is_some() {
+            self.document = ask.document;
+        }
+        let join = Box::new(join);
+        if self.outbox.is_some() {
+            return self.ask(PresenceCommand::JoinAgain { join }).await;
+        }
+        let (outbox, reader) = outbox();
+        self.outbox = Some(reader);
+        self.ask(PresenceCommand::Join { join, outbox }).await
+    }
+
+    fn is_member(&self) -> bool {
+        self.project.members().role_of(&self.identity.user_id).is_some()
+    }
+
+    async fn authenticate(&mut self, token: &str) {
+        match self.authenticator.verify(&BearerToken::new(token)).await {
+            Ok(identity) if identity.user_id == self.identity.user_id => {
+                self.token = TokenClock::new(&identity, self.authenticator.leeway());
+                self.identity = identity;
+            }
+            Ok(_) => self.writer.frame(&ServerFrame::error(ErrorCode::Forbidden, "the token is somebody else's")),
+            Err(_) => self.writer.frame(&ServerFrame::error(ErrorCode::Unauthenticated, "the token is not good")),
+        }
+    }
+
+    /// Asks the project for something that must not be lost: waits for room. A cursor that waits goes first.
+    async fn ask(&mut self, command: PresenceCommand) -> Step {
+        self.hand_on_cursor(Instant::now());
+        match self.project.presence(command).await {
+            Ok(()) => Step::Continue(()),
+            Err(_) => close(CloseCode::ServiceRestart, "the project moved"),
+        }
+    }
+
+    fn hand_on_cursor(&mut self, now: Instant) {
+        if let Some(update) = self.cursor.take() {
+            self.cursor_at = now + limits::CURSOR_INTERVAL;
+            // Metrics: cursors dropped. The next one replaces it.
+            let _ = self.project.try_presence(PresenceCommand::MoveCursor { seat: self.seat, update });
+        }
+    }
+
+    /// Whether the client may send a frame that is no cursor move; if not, it is told now and then.
+    fn may_send(&mut self) -> bool {
+        let verdict = self.limiter.judge();
+        if verdict == Verdict::Refuse {
+            let message = format!("at most {} frames per second", limits::PRESENCE_FRAMES_PER_SECOND);
+            let code = ErrorCode::RateLimited.as_str();
+            self.writer.frame(&ServerFrame::Error { message, code, retry_after_ms: Some(1_000) });
+        }
+        verdict == Verdict::Take
+    }
+}
+
+fn close(code: CloseCode, reason: &'static str) -> Step {
+    Step::Break(End::Close(code, reason))
+}
+
+/// The library tells what is wrong with a frame in words only.
+fn broken(error: &axum::Error) -> Step {
+    let text = error.to_string();
+    if text.contains("Space limit exceeded") || text.contains("too long") {
+        close(CloseCode::MessageTooLarge, "frames have at most 64 KiB")
+    } else if text.contains("protocol error") || text.contains("UTF-8") || text.contains("utf-8") {
+        close(CloseCode::BadRequest, "that is no WebSocket frame")
+    } else {
+        Step::Break(End::Gone)
+    }
+}
+
+async fn next(outbox: &mut Option<OutboxReader>) -> Outgoing {
+    match outbox {
+        Some(outbox) => outbox.next().await,
+        None => std::future::pending().await,
+    }
+}

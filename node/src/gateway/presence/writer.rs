@@ -1,0 +1,112 @@
+//! What goes out of a presence socket: fed as it comes, flushed once when there is no more, so that many frames share one
+//! system call. A socket that takes nothing is noticed by the time since its last progress.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt as _, StreamExt as _};
+use mille_shared::presence::ServerFrame;
+use mille_shared::presence::server::Reconnect;
+use mille_shared::{CloseCode, limits};
+use tokio::time::Instant;
+
+/// The socket's reading half.
+pub(super) type Incoming = SplitStream<WebSocket>;
+
+/// Between when and when clients of a drained node should come back: they pick a time in between at random.
+const RECONNECT_MIN: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long the last frames and the other side's close may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The socket's writing half, with what waits for it.
+pub(super) struct Writer {
+    sink: SplitSink<WebSocket, Message>,
+    queue: VecDeque<Message>,
+    busy: bool,
+    progress_at: Instant,
+}
+
+impl Writer {
+    pub(super) fn split(socket: WebSocket) -> (Self, Incoming) {
+        let (sink, incoming) = socket.split();
+        (Self { sink, queue: VecDeque::new(), busy: false, progress_at: Instant::now() }, incoming)
+    }
+
+    /// Whether something waits to be written or flushed. While so, nothing is taken from the outbox, which bounds itself.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// When a socket that takes nothing is to be given up.
+    pub(super) fn stalled_at(&self) -> Option<Instant> {
+        self.busy.then(|| self.progress_at + limits::STALL_TIMEOUT)
+    }
+
+    /// Queues a frame. One too many for a socket that takes nothing is dropped; only replies can come to that.
+    pub(super) fn text(&mut self, frame: &Arc<str>) {
+        self.push(Message::Text(frame.as_ref().into()));
+    }
+
+    pub(super) fn frame(&mut self, frame: &ServerFrame) {
+        self.text(&frame.encode());
+    }
+
+    pub(super) fn ping(&mut self) {
+        self.push(Message::Ping(Default::default()));
+    }
+
+    /// Writes and flushes what waits. Cancel-safe: what was not written stays.
+    pub(super) async fn drive(&mut self) -> Result<(), axum::Error> {
+        poll_fn(|cx| self.poll_drive(cx)).await
+    }
+
+    /// Says the last words, closes, and waits a moment for the other side: an early end of the connection could take the
+    /// close frame with it.
+    pub(super) async fn close(mut self, mut incoming: Incoming, code: CloseCode, reason: &str) {
+        if code == CloseCode::ServiceRestart {
+            let (min_ms, max_ms) = (RECONNECT_MIN.as_millis() as u64, RECONNECT_MAX.as_millis() as u64);
+            self.frame(&ServerFrame::Reconnect { data: Reconnect { reason: "drain", min_ms, max_ms } });
+        }
+        let frame = CloseFrame { code: code.as_u16(), reason: reason.into() };
+        self.queue.push_back(Message::Close(Some(frame)));
+        // Nothing is left to do about a socket that is gone or takes no more.
+        let _ = tokio::time::timeout(CLOSE_WITHIN, async {
+            self.drive().await?;
+            while let Some(message) = incoming.next().await {
+                message?;
+            }
+            Ok::<_, axum::Error>(())
+        })
+        .await;
+    }
+
+    fn push(&mut self, message: Message) {
+        if self.queue.len() < limits::OUTBOX_MESSAGES_MAX {
+            if !self.busy {
+                self.busy = true;
+                self.progress_at = Instant::now();
+            }
+            self.queue.push_back(message);
+        }
+    }
+
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+        while !self.queue.is_empty() {
+            ready!(self.sink.poll_ready_unpin(cx))?;
+            if let Some(message) = self.queue.pop_front() {
+                // Metrics: frames and bytes sent.
+                self.sink.start_send_unpin(message)?;
+                self.progress_at = Instant::now();
+            }
+        }
+        ready!(self.sink.poll_flush_unpin(cx))?;
+        self.busy = false;
+        Poll::Ready(Ok(()))
+    }
+}

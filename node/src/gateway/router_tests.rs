@@ -1,0 +1,283 @@
+//! Every door from outside, request by request, without a network. Sockets have tests of their own.
+
+use std::sync::Arc;
+
+use async_graphql::{Object, Schema, SimpleObject, Subscription};
+use axum::body::to_bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use jsonwebtoken::{EncodingKey, Header};
+use mille_shared::NodeId;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::util::ServiceExt;
+
+use super::super::auth::{AuthSettings, Authenticator, KeySettings, unix_seconds};
+use super::super::probes::Check;
+use super::super::transport::{EventRevision, ResumeAfter, Session, TransportLimits};
+use super::*;
+
+const SECRET: &str = "a secret of more than 32 bytes, for tests";
+const GRAPHQL_RESPONSE: &str = "application/graphql-response+json";
+
+struct Query;
+struct Mutation;
+struct Events;
+
+#[derive(SimpleObject)]
+struct Event {
+    n: i32,
+}
+
+#[Object]
+impl Query {
+    async fn me(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<String> {
+        let session = ctx.data::<Arc<Session>>()?;
+        Ok(format!("{}/{}", session.identity().user_id, session.client_id()))
+    }
+
+    async fn panics(&self, really: bool) -> i32 {
+        assert!(!really, "as asked");
+        0
+    }
+
+    async fn busy(&self) -> async_graphql::Result<i32> {
+        Err(ApiError::new(ErrorCode::Overloaded, "busy").retry_after_ms(10))?
+    }
+}
+
+#[Object]
+impl Mutation {
+    async fn edit(&self) -> i32 {
+        1
+    }
+}
+
+#[Subscription]
+impl Events {
+    async fn count(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<impl Stream<Item = Event>> {
+        let after = ctx.data::<ResumeAfter>()?.0.as_deref().and_then(|after| after.strip_prefix("1-")?.parse().ok());
+        let told = ctx.data::<EventRevision>()?.clone();
+        Ok(stream::iter(after.map_or(0, |n: i32| n + 1)..3).map(move |n| {
+            told.set(format!("1-{n}").parse().expect("a revision"));
+            Event { n }
+        }))
+    }
+}
+
+struct Node {
+    router: Router,
+    drain: CancellationToken,
+}
+
+async fn node(dev: bool) -> Node {
+    let settings = AuthSettings::new(KeySettings::Secret { secret: SECRET.to_owned(), next: None });
+    let drain = CancellationToken::new();
+    let transport = Transport {
+        executor: Schema::new(Query, Mutation, Events),
+        authenticator: Authenticator::new(&settings).await.expect("usable settings"),
+        limits: TransportLimits { request_bytes_max: 10_000, ..TransportLimits::default() },
+        drain: drain.clone(),
+        tasks: TaskTracker::new(),
+        observer: Arc::new(()),
+    };
+    let asked = drain.clone();
+    let readiness = Readiness::new(NodeId::of("n", "1"), move || {
+        let ok = !asked.is_cancelled();
+        vec![Check { name: "drain", ok, detail: "the operator's wish".to_owned() }]
+    });
+    let allowed_origins = AllowedOrigins::new(["https://app.example/".to_owned()]);
+    let presence = get(|| async { "presence" });
+    Node { router: doors(Doors { transport, readiness, presence, allowed_origins, dev }), drain }
+}
+
+fn token() -> String {
+    let claims = json!({"sub": "ada", "exp": unix_seconds() + 600});
+    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("a token")
+}
+
+fn to(method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Request {
+    let mut request = Request::builder().method(method).uri(path).header("host", "node:4000");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(body.into()).expect("a request")
+}
+
+/// A POST in JSON with a good token.
+fn post_json(path: &str, headers: &[(&str, &str)], body: &Value) -> Request {
+    let bearer = format!("Bearer {}", token());
+    let mut all = vec![("content-type", "application/json"), ("authorization", bearer.as_str())];
+    all.extend_from_slice(headers);
+    to(Method::POST, path, &all, body.to_string())
+}
+
+impl Node {
+    async fn ask(&self, request: Request) -> Response {
+        match self.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    async fn text(&self, request: Request) -> (u16, String) {
+        let response = self.ask(request).await;
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), 1_000_000).await.expect("a body");
+        (status, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    async fn json(&self, request: Request) -> (u16, Value) {
+        let (status, text) = self.text(request).await;
+        (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_to_whom_it_belongs() {
+    let node = node(false).await;
+    let headers = [("x-client-id", "c1"), ("x-request-id", "r1")];
+    let body = json!({"query": "{ me }", "variables": null, "extensions": null, "operationName": null});
+    let response = node.ask(post_json("/graphql", &headers, &body)).await;
+    assert_eq!(
+        (response.status(), &response.headers()["x-request-id"]),
+        (StatusCode::OK, &HeaderValue::from_static("r1"))
+    );
+    let (_, answer) = node.json(post_json("/graphql", &headers, &body)).await;
+    assert_eq!(answer, json!({"data": {"me": "ada/c1"}}));
+}
+
+#[tokio::test]
+async fn a_refusal_has_its_status_and_its_code() {
+    let node = node(false).await;
+    let me = json!({"query": "{ me }"});
+    let long = "x".repeat(101);
+    let json_only = [("content-type", "application/json")];
+    let bad_token = [("content-type", "application/json"), ("authorization", "Bearer a.b.c")];
+    let graphql_response = [("accept", GRAPHQL_RESPONSE)];
+    let large = json!({"query": "x".repeat(10_001)});
+    let chunks = stream::iter((0..20).map(|_| Ok::<_, std::io::Error>("x".repeat(1_000))));
+    let mut endless = post_json("/graphql", &[], &me);
+    *endless.body_mut() = Body::from_stream(chunks);
+    let mut garbage = post_json("/graphql", &[], &me);
+    *garbage.body_mut() = Body::from("{");
+    let text = to(Method::POST, "/graphql", &[("authorization", &format!("Bearer {}", token()))], "{ me }");
+    for (request, status, code) in [
+        (to(Method::POST, "/graphql", &json_only, me.to_string()), 401, "UNAUTHENTICATED"),
+        (to(Method::POST, "/graphql", &bad_token, me.to_string()), 401, "UNAUTHENTICATED"),
+        (to(Method::POST, "/graphql/stream", &json_only, me.to_string()), 401, "UNAUTHENTICATED"),
+        (to(Method::GET, "/graphql/stream?query=%7Bme%7D&token=a.b.c", &[], ""), 401, "UNAUTHENTICATED"),
+        (text, 415, "VALIDATION_FAILED"),
+        (garbage, 400, "VALIDATION_FAILED"),
+        (post_json("/graphql", &[], &json!([me])), 400, "VALIDATION_FAILED"),
+        (post_json("/graphql", &[], &json!({})), 400, "VALIDATION_FAILED"),
+        (post_json("/graphql", &[], &json!({"query": 7})), 400, "VALIDATION_FAILED"),
+        (post_json("/graphql", &[("x-client-id", &long)], &me), 400, "VALIDATION_FAILED"),
+        (post_json("/graphql", &[], &json!({"query": "subscription { count { n } }"})), 400, "VALIDATION_FAILED"),
+        (post_json("/graphql", &[], &large), 413, "PAYLOAD_TOO_LARGE"),
+        (endless, 413, "PAYLOAD_TOO_LARGE"),
+        (post_json("/graphql", &[], &json!({"query": "{ nope }"})), 200, "VALIDATION_FAILED"),
+        (post_json("/graphql", &graphql_response, &json!({"query": "{ nope }"})), 400, "VALIDATION_FAILED"),
+        (post_json("/graphql", &graphql_response, &json!({"query": "{"})), 400, "VALIDATION_FAILED"),
+        (post_json("/graphql", &graphql_response, &json!({"query": "{ busy }"})), 200, "OVERLOADED"),
+        (post_json("/graphql", &[], &json!({"query": "{ panics(really: true) }"})), 500, "INTERNAL_ERROR"),
+    ] {
+        let what = format!("{} {} {:?}", request.method(), request.uri().path(), request.headers().get("accept"));
+        let (is, answer) = node.json(request).await;
+        assert_eq!((is, &answer["errors"][0]["extensions"]["code"]), (status, &json!(code)), "{what}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_tells_where_it_is_and_goes_on_from_there() {
+    let node = node(false).await;
+    let body = json!({"query": "subscription { count { n } }"});
+    let event = |n: i32| format!("event: next\ndata: {{\"data\":{{\"count\":{{\"n\":{n}}}}}}}\nid: 1-{n}\n\n");
+    let end = "event: complete\ndata: {}\n\n";
+    let by_query = format!("?query=subscription%7Bcount%7Bn%7D%7D&variables=%7B%7D&token={}", token());
+    for request in [
+        post_json("/graphql/stream", &[], &body),
+        post_json("/graphql", &[("accept", "text/event-stream")], &body),
+        to(Method::GET, &format!("/graphql/stream{by_query}"), &[], ""),
+        to(Method::GET, &format!("/graphql{by_query}"), &[("accept", "text/event-stream")], ""),
+    ] {
+        assert_eq!(node.text(request).await, (200, format!("{}{}{}{end}", event(0), event(1), event(2))));
+    }
+    let resumed = node.text(post_json("/graphql/stream", &[("last-event-id", "1-1")], &body)).await.1;
+    assert_eq!(resumed, format!("{}{end}", event(2)));
+}
+
+#[tokio::test]
+async fn a_stream_carries_single_answers_and_refusals_too() {
+    let node = node(false).await;
+    for (query, expected) in
+        [("mutation { edit }", "{\"edit\":1}"), ("{ nope }", "VALIDATION_FAILED"), ("{ me }", "ada/")]
+    {
+        let (status, text) = node.text(post_json("/graphql/stream", &[], &json!({"query": query}))).await;
+        assert_eq!(status, 200);
+        assert!(text.contains(expected) && text.ends_with("event: complete\ndata: {}\n\n"), "{query}: {text}");
+    }
+    let edit_by_get = format!("/graphql/stream?query=mutation%7Bedit%7D&token={}", token());
+    assert!(node.text(to(Method::GET, &edit_by_get, &[], "")).await.1.contains("VALIDATION_FAILED"));
+    node.drain.cancel();
+    let refused = node.ask(post_json("/graphql/stream", &[], &json!({"query": "{ me }"}))).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key(header::RETRY_AFTER));
+}
+
+#[tokio::test]
+async fn browsers_come_from_where_they_may() {
+    let node = node(false).await;
+    for (origin, allowed) in
+        [("https://app.example", true), ("https://evil.example", false), ("http://node:4000", true), ("null", false)]
+    {
+        let preflight = [("origin", origin), ("access-control-request-method", "POST")];
+        let response = node.ask(to(Method::OPTIONS, "/graphql", &preflight, "")).await;
+        assert_eq!(response.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), allowed, "{origin}");
+        for path in ["/graphql", "/graphql/ws", "/ws/collaboration"] {
+            let upgrade = [("origin", origin), ("upgrade", "websocket"), ("connection", "upgrade")];
+            let status = node.ask(to(Method::GET, path, &upgrade, "")).await.status();
+            assert_eq!(status != StatusCode::FORBIDDEN, allowed, "{origin} {path}");
+        }
+    }
+    assert_eq!(node.text(to(Method::GET, "/ws/collaboration", &[], "")).await.1, "presence", "no origin, no browser");
+}
+
+#[tokio::test]
+async fn probes_and_pages_say_what_they_should() {
+    let node = node(true).await;
+    let page = |path: &str| to(Method::GET, path, &[("accept", "text/html")], "");
+    assert_eq!(node.text(page("/livez")).await, (200, "ok\n".to_owned()));
+    assert_eq!(node.text(page("/readyz")).await.0, 200);
+    assert!(node.text(page("/graphql")).await.1.contains("GraphiQL"));
+    assert_eq!(super::tests::node(false).await.text(page("/graphql")).await.0, 404);
+    node.drain.cancel();
+    assert_eq!(node.text(page("/readyz")).await, (503, "not ready: drain\n".to_owned()));
+    let (status, verbose) = node.json(page("/readyz?verbose")).await;
+    assert_eq!(
+        (status, &verbose["checks"][0]["name"], &verbose["checks"][0]["ok"]),
+        (503, &json!("drain"), &json!(false))
+    );
+    assert_eq!(node.text(page("/livez")).await.0, 200, "a node that drains lives");
+    let (_, health) = node.json(page("/health")).await;
+    assert_eq!(
+        (&health["status"], &health["service"], &health["nodeId"]),
+        (&json!("unavailable"), &json!("mille-node"), &json!("n.1"))
+    );
+}
+
+#[tokio::test]
+async fn the_admin_listener_shows_metrics_and_starts_the_drain() {
+    let drain = CancellationToken::new();
+    let asked = drain.clone();
+    let readiness = Readiness::new(NodeId::of("n", "1"), Vec::new);
+    let router = admin(readiness, || "up 1\n".to_owned(), move || asked.cancel());
+    let admin = Node { router, drain: drain.clone() };
+    assert_eq!(admin.text(to(Method::GET, "/metrics", &[], "")).await, (200, "up 1\n".to_owned()));
+    assert_eq!(admin.text(to(Method::GET, "/admin/drain", &[], "")).await.0, 405);
+    assert!(!drain.is_cancelled());
+    assert_eq!(admin.text(to(Method::POST, "/admin/drain", &[], "")).await.0, 202);
+    assert!(drain.is_cancelled());
+    assert_eq!(admin.text(to(Method::GET, "/readyz", &[], "")).await.0, 200);
+    assert_eq!(admin.text(to(Method::POST, "/graphql", &[], "")).await.0, 404);
+}

@@ -1,0 +1,526 @@
+//! One GraphQL socket, from the handshake to the close.
+//!
+//! A single task owns the socket, the operations on it and the clock of the session; nothing is spawned and nothing
+//! queues without bound. In each turn, in this order: the node's drain, what goes out, the clock, what comes in.
+//! What goes out is handed over until nothing is ready and then flushed once. While the socket takes nothing, its
+//! subscriptions are not polled and, once a few answers wait, nothing more is read either; a socket that takes nothing
+//! for too long is closed. How frames are written is [`super::frames`]' affair, what runs is [`super::operations`]'.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_graphql::Executor;
+use async_graphql::parser::types::OperationType;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use mille_shared::{ClientId, CloseCode, ErrorCode, limits};
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::Transport;
+use super::frames::{ClientFrame, Dialect, ServerFrame};
+use super::operations::{Operations, Outcome, SINGLES_MAX};
+use super::request::OperationRequest;
+use super::session::{ResumeAfter, Session, Via};
+use super::timers::{Expiry, Stall};
+use crate::gateway::auth::{BearerToken, unix_seconds};
+use crate::gateway::errors::ApiError;
+
+/// Messages handed to the socket before what comes in has its turn.
+const MESSAGES_PER_TURN: usize = 64;
+/// How long operations may still end when the node drains, so that their answers reach the client.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// How long the close frame may take to be written.
+const CLOSE_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the peer may take to answer it. Without this wait a peer that still sends could lose the frame.
+const CLOSE_LINGER: Duration = Duration::from_secs(1);
+/// Bytes of a close reason, by the WebSocket protocol.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+
+/// What a socket must be able to do: axum's does, and so does a pair of channels.
+pub(super) trait Socket:
+    Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Unpin + Send
+{
+}
+
+impl<S> Socket for S where
+    S: Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Unpin + Send
+{
+}
+
+/// How a conversation ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// We close it.
+    Close(CloseCode, String),
+    /// The peer closed it, with this code if it gave one.
+    Closed(Option<u16>),
+    /// It broke off.
+    Broken,
+}
+
+impl Ending {
+    fn close(code: CloseCode, reason: impl Into<String>) -> Self {
+        Self::Close(code, reason.into())
+    }
+
+    /// The code to count it under.
+    pub(super) fn code(&self) -> u16 {
+        match self {
+            Self::Close(code, _) => code.as_u16(),
+            Self::Closed(code) => code.unwrap_or(1005),
+            Self::Broken => 1006,
+        }
+    }
+}
+
+/// What a turn brings.
+enum Event {
+    Drain,
+    Clock,
+    Inbound(Option<Result<Message, axum::Error>>),
+    Broken,
+}
+
+/// One socket and all that goes on over it.
+pub(super) struct Conversation<S, E> {
+    socket: S,
+    transport: Transport<E>,
+    dialect: Dialect,
+    /// A token the handshake carried. One in `connection_init` beats it.
+    handshake_token: Option<BearerToken>,
+    /// Absent until `connection_init` was accepted.
+    session: Option<Arc<Session>>,
+    operations: Operations,
+    operation_rate: DefaultDirectRateLimiter,
+    /// Answers to what came in, and results of queries and mutations: they go before events. Bounded by not reading.
+    replies: VecDeque<Message>,
+    unflushed: bool,
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+    clock: Pin<Box<Sleep>>,
+    init_by: Instant,
+    ping_at: Instant,
+    heard_at: Instant,
+    expiry: Expiry,
+    stall: Stall,
+}
+
+impl<S: Socket, E: Executor> Conversation<S, E> {
+    /// A conversation that begins now. `written` counts the bytes the peer's side has taken, if anybody counts.
+    pub(super) fn new(
+        socket: S,
+        dialect: Dialect,
+        handshake_token: Option<BearerToken>,
+        written: Arc<AtomicU64>,
+        transport: Transport<E>,
+    ) -> Self {
+        let now = Instant::now();
+        let at_least_one = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(at_least_one(transport.limits.operations_per_second))
+            .allow_burst(at_least_one(transport.limits.operations_burst));
+        Self {
+            socket,
+            dialect,
+            handshake_token,
+            session: None,
+            operations: Operations::new(Arc::clone(&transport.observer)),
+            operation_rate: RateLimiter::direct(quota),
+            replies: VecDeque::new(),
+            unflushed: false,
+            drain: Box::pin(transport.drain.clone().cancelled_owned()),
+            clock: Box::pin(tokio::time::sleep_until(now)),
+            init_by: now + transport.limits.init_timeout,
+            ping_at: now + transport.limits.ping_interval,
+            heard_at: now,
+            expiry: Expiry::default(),
+            stall: Stall::new(written),
+            transport,
+        }
+    }
+
+    /// Talks until the end and closes the socket.
+    pub(super) async fn run(mut self) -> Ending {
+        let ending = loop {
+            let event = std::future::poll_fn(|cx| self.poll_event(cx)).await;
+            let flow = match event {
+                Event::Drain => ControlFlow::Break(self.drained().await),
+                Event::Clock => self.on_clock(),
+                Event::Broken => ControlFlow::Break(Ending::Broken),
+                Event::Inbound(message) => self.on_inbound(message).await,
+            };
+            if let ControlFlow::Break(ending) = flow {
+                break ending;
+            }
+        };
+        self.finish(&ending).await;
+        ending
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.drain.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Event::Drain);
+        }
+        if self.poll_outbound(cx).is_err() {
+            return Poll::Ready(Event::Broken);
+        }
+        // After what goes out, since that may change what is due: a stall begins, a fresh token is taken.
+        self.set_clock();
+        if self.clock.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Event::Clock);
+        }
+        if self.wants_input() { self.socket.poll_next_unpin(cx).map(Event::Inbound) } else { Poll::Pending }
+    }
+
+    // ---- what goes out -------------------------------------------------------------------------------------------
+
+    /// Hands over what is ready, then flushes. Leaves a waker wherever something is still to come.
+    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Result<(), axum::Error> {
+        while let Poll::Ready(outcome) = self.operations.poll_single(cx) {
+            self.tell(&outcome);
+        }
+        let mut sent = 0;
+        let mut blocked = false;
+        while sent < MESSAGES_PER_TURN {
+            match self.socket.poll_ready_unpin(cx)? {
+                Poll::Ready(()) => self.stall.progressed(),
+                Poll::Pending => {
+                    blocked = true;
+                    break;
+                }
+            }
+            if self.replies.is_empty() {
+                match self.operations.poll_subscription(cx) {
+                    Poll::Ready(outcome) => self.tell(&outcome),
+                    Poll::Pending => break,
+                }
+            }
+            if let Some(message) = self.replies.pop_front() {
+                self.socket.start_send_unpin(message)?;
+                self.unflushed = true;
+                sent += 1;
+            }
+        }
+        if sent > 0 {
+            self.transport.observer.sent(Via::WebSocket, sent as u64);
+        }
+        if sent == MESSAGES_PER_TURN {
+            // There may be more, but what comes in has its turn first.
+            cx.waker().wake_by_ref();
+        }
+        if self.unflushed {
+            match self.socket.poll_flush_unpin(cx)? {
+                Poll::Ready(()) => {
+                    self.unflushed = false;
+                    blocked = false;
+                    self.stall.progressed();
+                }
+                Poll::Pending => blocked = true,
+            }
+        }
+        if blocked && self.stall.begins() {
+            self.transport.observer.stalled();
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Next { id, response } => self.say(&ServerFrame::Next { id, response }),
+            Outcome::Last { id, response } => {
+                self.say(&ServerFrame::Next { id, response });
+                self.say(&ServerFrame::Complete { id });
+            }
+            Outcome::Failed { id, response } => self.say(&ServerFrame::Error { id, errors: &response.errors }),
+            Outcome::Complete { id } => self.say(&ServerFrame::Complete { id }),
+        }
+    }
+
+    fn say(&mut self, frame: &ServerFrame<'_>) {
+        if let Some(text) = self.dialect.encode(frame) {
+            self.replies.push_back(Message::Text(text));
+        }
+    }
+
+    fn refuse(&mut self, id: &str, refusal: &ApiError) {
+        self.say(&ServerFrame::Error { id, errors: &[refusal.to_server_error()] });
+    }
+
+    // ---- what comes in -------------------------------------------------------------------------------------------
+
+    /// Whether there is room for what a frame may cause. Nothing that waits here is unbounded, since this stops it.
+    fn wants_input(&self) -> bool {
+        self.replies.len() < limits::OUTBOX_MESSAGES_MAX && self.operations.singles() < SINGLES_MAX
+    }
+
+    async fn on_inbound(&mut self, message: Option<Result<Message, axum::Error>>) -> ControlFlow<Ending> {
+        self.heard_at = Instant::now();
+        let ending = match message {
+            Some(Ok(Message::Text(text))) => return self.on_text(&text).await,
+            // The library answers pings; a pong has done its work by being heard.
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return ControlFlow::Continue(()),
+            Some(Ok(Message::Binary(_))) => Ending::close(CloseCode::BadRequest, "frames are text"),
+            Some(Ok(Message::Close(frame))) => Ending::Closed(frame.map(|frame| frame.code)),
+            Some(Err(error)) => unreadable(&error),
+            None => Ending::Broken,
+        };
+        ControlFlow::Break(ending)
+    }
+
+    async fn on_text(&mut self, text: &Utf8Bytes) -> ControlFlow<Ending> {
+        let frame = match self.dialect.decode(text) {
+            Ok(frame) => frame,
+            Err(error) => return ControlFlow::Break(Ending::close(CloseCode::BadRequest, error.to_string())),
+        };
+        match frame {
+            ClientFrame::Init(payload) => return self.on_init(&payload).await,
+            ClientFrame::Subscribe { id, request } => return self.on_subscribe(id, request),
+            ClientFrame::Ping(payload) => self.say(&ServerFrame::Pong(payload.as_ref())),
+            ClientFrame::Pong => {}
+            ClientFrame::Complete { id } => {
+                // Only the legacy dialect answers a stop.
+                if self.operations.stop(&id) && self.dialect == Dialect::Legacy {
+                    self.say(&ServerFrame::Complete { id: &id });
+                }
+            }
+            ClientFrame::Terminate => return ControlFlow::Break(Ending::close(CloseCode::Normal, "terminated")),
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn on_init(&mut self, payload: &Map<String, Value>) -> ControlFlow<Ending> {
+        if self.session.is_some() {
+            let reason = "Too many initialisation requests";
+            return ControlFlow::Break(Ending::close(CloseCode::TooManyInitialisationRequests, reason));
+        }
+        let client_id = match ClientId::parse(payload.get("clientId").and_then(Value::as_str).unwrap_or_default()) {
+            Ok(client_id) => client_id,
+            Err(error) => {
+                return ControlFlow::Break(Ending::close(CloseCode::BadRequest, format!("clientId: {error}")));
+            }
+        };
+        let token = BearerToken::from_init_payload(payload).or_else(|| self.handshake_token.take());
+        let judged = self.transport.authenticator.require(token.as_ref());
+        let identity = match tokio::time::timeout_at(self.init_by, judged).await {
+            Err(_) => return ControlFlow::Break(init_timeout()),
+            Ok(Err(refusal)) => {
+                tracing::info!(%refusal, "a socket is refused");
+                let message = refusal.to_string();
+                self.say(&ServerFrame::InitRefused { message: &message });
+                return ControlFlow::Break(Ending::close(CloseCode::Forbidden, message));
+            }
+            Ok(Ok(identity)) => identity,
+        };
+        let session = Session::new(identity, client_id, Via::WebSocket, self.transport.authenticator.clone());
+        tracing::Span::current().record("connection.id", session.connection_id().as_str());
+        self.session = Some(Arc::new(session));
+        self.say(&ServerFrame::Ack);
+        if self.dialect == Dialect::Legacy {
+            // Its clients start to watch for signs of life with the first one.
+            self.say(&ServerFrame::Ping(None));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn on_subscribe(&mut self, id: String, request: OperationRequest) -> ControlFlow<Ending> {
+        let Some(session) = self.session.clone() else {
+            return ControlFlow::Break(Ending::close(CloseCode::Unauthorized, "Unauthorized"));
+        };
+        if self.operations.is_running(&id) {
+            let reason = format!("Subscriber for {id} already exists");
+            return ControlFlow::Break(Ending::close(CloseCode::SubscriberAlreadyExists, reason));
+        }
+        if let Err(not_until) = self.operation_rate.check() {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            let refusal = ApiError::new(ErrorCode::RateLimited, "too many operations on this connection")
+                .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
+                .limit(self.transport.limits.operations_per_second as usize);
+            self.refuse(&id, &refusal);
+            return ControlFlow::Continue(());
+        }
+        let mut operation = match request.prepare() {
+            Ok(operation) => operation,
+            Err(refusal) => {
+                self.refuse(&id, &refusal);
+                return ControlFlow::Continue(());
+            }
+        };
+        let subscriptions_max = self.transport.limits.subscriptions_max;
+        if operation.kind == OperationType::Subscription && self.operations.subscriptions() >= subscriptions_max {
+            let refusal = ApiError::new(ErrorCode::LimitExceeded, "too many subscriptions on this connection");
+            self.refuse(&id, &refusal.limit(subscriptions_max));
+            return ControlFlow::Continue(());
+        }
+        operation.request = operation.request.data(session).data(ResumeAfter::default());
+        self.operations.start(id, operation, &self.transport.executor);
+        ControlFlow::Continue(())
+    }
+
+    // ---- the clock -----------------------------------------------------------------------------------------------
+
+    /// Winds the clock to the next thing that is due. It may ring early: a later time is set when it has rung.
+    fn set_clock(&mut self) {
+        if let Some(session) = &self.session {
+            self.expiry.follow(session.identity().expires_at, self.transport.authenticator.leeway());
+        }
+        let limits = &self.transport.limits;
+        let mut due = self.ping_at.min(self.heard_at + limits.idle_timeout);
+        if self.session.is_none() {
+            due = due.min(self.init_by);
+        }
+        if let Some(since) = self.stall.since {
+            due = due.min(since + limits.stall_timeout);
+        }
+        due = self.expiry.due().map_or(due, |expiry| due.min(expiry));
+        if due < self.clock.deadline() || self.clock.is_elapsed() {
+            self.clock.as_mut().reset(due);
+        }
+    }
+
+    fn on_clock(&mut self) -> ControlFlow<Ending> {
+        let now = Instant::now();
+        let limits = self.transport.limits.clone();
+        if self.session.is_none() && now >= self.init_by {
+            return ControlFlow::Break(init_timeout());
+        }
+        if self.expiry.ends_at.is_some_and(|end| now >= end) {
+            return ControlFlow::Break(Ending::close(CloseCode::Forbidden, "the token has expired"));
+        }
+        if self.stall.since.is_some_and(|since| now >= since + limits.stall_timeout) && !self.stall.moved() {
+            let reason = "the connection takes nothing";
+            return ControlFlow::Break(Ending::close(CloseCode::TryAgainLater, reason));
+        }
+        if !self.wants_input() || self.stall.since.is_some() {
+            // Who is not listened to, or not reached, can't be called silent.
+            self.heard_at = now;
+        } else if now >= self.heard_at + limits.idle_timeout {
+            return ControlFlow::Break(Ending::close(CloseCode::Timeout, "the connection is silent"));
+        }
+        if self.session.is_some() && self.expiry.warn_at.is_some_and(|at| now >= at) {
+            self.expiry.warn_at = None;
+            let left = self.expiry.expires_at.unwrap_or_default().saturating_sub(unix_seconds());
+            let notice = json!({"type": "token_expiring", "inMs": left.saturating_mul(1_000)});
+            self.say(&ServerFrame::Ping(Some(&notice)));
+        }
+        if now >= self.ping_at {
+            self.ping_at = now + limits.ping_interval;
+            self.ping();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn ping(&mut self) {
+        // While answers wait, the peer shows by taking them whether it is there.
+        if !self.wants_input() {
+            return;
+        }
+        // Before the ack there is no frame for it. The legacy frame needs no answer, so the peer could be gone
+        // unnoticed: the WebSocket's own ping is answered by any client.
+        if self.session.is_some() {
+            self.say(&ServerFrame::Ping(None));
+        }
+        if self.session.is_none() || self.dialect == Dialect::Legacy {
+            self.replies.push_back(Message::Ping(bytes::Bytes::new()));
+        }
+    }
+
+    // ---- the end -------------------------------------------------------------------------------------------------
+
+    /// Lets what was begun end, so that nobody has to guess whether an edit was taken.
+    async fn drained(&mut self) -> Ending {
+        let answered = std::future::poll_fn(|cx| match self.poll_outbound(cx) {
+            Ok(()) if self.operations.singles() > 0 || !self.replies.is_empty() || self.unflushed => Poll::Pending,
+            _ => Poll::Ready(()),
+        });
+        // Out of time: the client repeats with the same operation id.
+        let _ = tokio::time::timeout(DRAIN_GRACE, answered).await;
+        let (min, max) = self.transport.limits.drain_reconnect;
+        let (min, max) = (ms(min), ms(max.max(min)));
+        Ending::close(CloseCode::ServiceRestart, json!({"r": "drain", "min": min, "max": max}).to_string())
+    }
+
+    async fn finish(&mut self, ending: &Ending) {
+        // Nothing of this session may run on while the close takes its time.
+        self.operations = Operations::new(Arc::clone(&self.transport.observer));
+        if let Some(session) = self.session.take() {
+            session.ended().cancel();
+        }
+        match ending {
+            Ending::Broken => {}
+            Ending::Closed(_) => {
+                let _ = tokio::time::timeout(CLOSE_WRITE_TIMEOUT, self.socket.close()).await;
+            }
+            Ending::Close(code, reason) => {
+                let frame = CloseFrame { code: code.as_u16(), reason: clipped(reason).into() };
+                let waiting: Vec<Message> = self.replies.drain(..).collect();
+                let said = tokio::time::timeout(CLOSE_WRITE_TIMEOUT, async {
+                    for message in waiting {
+                        self.socket.feed(message).await?;
+                    }
+                    self.socket.send(Message::Close(Some(frame))).await
+                });
+                if matches!(said.await, Ok(Ok(()))) {
+                    let _ = tokio::time::timeout(CLOSE_LINGER, self.farewell()).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for the peer's close. After an oversized frame the socket gives nothing more: then just waits.
+    async fn farewell(&mut self) {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Close(_))) => return,
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return,
+                None => return std::future::pending().await,
+            }
+        }
+    }
+}
+
+fn init_timeout() -> Ending {
+    Ending::close(CloseCode::Timeout, "Connection initialisation timeout")
+}
+
+/// What to say to a socket that can't be read. The library's error has no kind that we could name: its text begins
+/// with the kind, and an end-to-end test holds it to that.
+fn unreadable(error: &axum::Error) -> Ending {
+    let text = error.to_string();
+    if text.starts_with("Space limit exceeded") {
+        Ending::close(CloseCode::MessageTooLarge, "the frame is too large")
+    } else if text.starts_with("UTF-8")
+        || text.starts_with("WebSocket protocol error: ") && !text.contains("Connection reset")
+    {
+        Ending::close(CloseCode::BadRequest, "the frame is malformed")
+    } else {
+        Ending::Broken
+    }
+}
+
+fn clipped(reason: &str) -> &str {
+    let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "conversation_kit.rs"]
+mod kit;
+#[cfg(test)]
+#[path = "conversation_tests.rs"]
+mod tests;

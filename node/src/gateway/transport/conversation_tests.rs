@@ -1,0 +1,289 @@
+//! What a socket says, without a network: both ends are channels, and time stands still until it is moved.
+
+use std::sync::atomic::Ordering;
+
+use super::super::TransportLimits;
+use super::kit::*;
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn operations_are_answered_in_the_protocols_order() {
+    let mut client = Client::ready().await;
+    client.subscribe("1", "{ me }").await;
+    assert_eq!(client.hear().await, json!({"type": "next", "id": "1", "payload": {"data": {"me": "ada/c1"}}}));
+    assert_eq!(client.hear().await, json!({"type": "complete", "id": "1"}));
+    client.subscribe("1", "subscription { count(to: 2) { revision } }").await;
+    for revision in ["1-0", "1-1"] {
+        let data = json!({"count": {"revision": revision}});
+        assert_eq!(client.hear().await, json!({"type": "next", "id": "1", "payload": {"data": data}}));
+    }
+    assert_eq!(client.hear().await, json!({"type": "complete", "id": "1"}));
+    client.say(json!({"type": "ping", "payload": {"n": 1}})).await;
+    assert_eq!(client.hear().await, json!({"type": "pong", "payload": {"n": 1}}));
+    client.silence().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_breach_of_the_protocol_has_its_close_code() {
+    let init = json!({"type": "connection_init", "payload": {"token": token("ada", 600)}});
+    let quiet = json!({"type": "subscribe", "id": "1", "payload": {"query": "subscription { quiet { revision } }"}});
+    let query = json!({"type": "subscribe", "id": "1", "payload": {"query": "{ slow }"}});
+    let expired = json!({"token": token("ada", 0).replace('.', ".x")});
+    for (frames, expected) in [
+        (vec![quiet.clone()], 4401),
+        (vec![json!({"type": "connection_init"})], 4403),
+        (vec![json!({"type": "connection_init", "payload": {"token": "a.b.c"}})], 4403),
+        (vec![json!({"type": "connection_init", "payload": expired})], 4403),
+        (vec![init.clone(), init.clone()], 4429),
+        (vec![init.clone(), quiet.clone(), quiet.clone()], 4409),
+        (vec![init.clone(), query.clone(), quiet], 4409),
+        (vec![init.clone(), json!({"type": "start", "id": "1", "payload": {"query": "{ me }"}})], 4400),
+        (vec![init.clone(), json!({"type": "subscribe", "id": "1"})], 4400),
+        (vec![json!([])], 4400),
+        (vec![], 4408),
+    ] {
+        let client = Client::open(Dialect::TransportWs).await;
+        for frame in &frames {
+            client.say(frame.clone()).await;
+        }
+        assert_eq!(client.closed().await.0, expected, "{frames:?}");
+    }
+    let client = Client::open(Dialect::TransportWs).await;
+    client.say_raw(Message::Binary(bytes::Bytes::from_static(b"{}"))).await;
+    assert_eq!(client.closed().await.0, 4400);
+    let client = Client::ready().await;
+    let too_large = axum::Error::new("Space limit exceeded: Message too long: 2 > 1");
+    client.to.send(Err(too_large)).await.expect("the conversation goes on");
+    assert_eq!(client.closed().await.0, 1009);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_legacy_dialect_is_spoken_to_its_clients() {
+    let mut client = Client::open(Dialect::Legacy).await;
+    client.init(70).await;
+    assert_eq!(client.hear().await, json!({"type": "ka"}));
+    client.say(json!({"type": "start", "id": "1", "payload": {"query": "{ me }"}})).await;
+    assert_eq!(client.hear().await, json!({"type": "data", "id": "1", "payload": {"data": {"me": "ada/c1"}}}));
+    assert_eq!(client.hear().await, json!({"type": "complete", "id": "1"}));
+    client.say(json!({"type": "start", "id": "2", "payload": {"query": "subscription { quiet { revision } }"}})).await;
+    client.say(json!({"type": "stop", "id": "2"})).await;
+    assert_eq!(client.hear().await, json!({"type": "complete", "id": "2"}));
+    client.say(json!({"type": "start", "id": "3", "payload": {"query": "{ nope }"}})).await;
+    let refused = client.hear().await;
+    assert_eq!(
+        (&refused["type"], &refused["payload"]["extensions"]["code"]),
+        (&json!("error"), &json!("VALIDATION_FAILED"))
+    );
+    let notice = client.hear().await;
+    assert_eq!((&notice["type"], &notice["payload"]["type"]), (&json!("ka"), &json!("token_expiring")));
+    client.say(json!({"type": "connection_terminate"})).await;
+    assert_eq!(client.closed().await.0, 1000);
+
+    let mut client = Client::open(Dialect::Legacy).await;
+    client.say(json!({"type": "connection_init", "payload": {}})).await;
+    assert_eq!(client.hear().await["type"], "connection_error");
+    assert_eq!(client.closed().await.0, 4403);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_ends_the_operation_and_nothing_else() {
+    let mut client = Client::ready().await;
+    for (query, expected) in [
+        ("{ nope }", "VALIDATION_FAILED"),
+        ("{", "VALIDATION_FAILED"),
+        ("subscription { nope }", "VALIDATION_FAILED"),
+        ("{ panics(really: true) }", "INTERNAL_ERROR"),
+        (&format!("{{a(x:{})}}", "[".repeat(9_000)), "LIMIT_EXCEEDED"),
+    ] {
+        client.subscribe("1", query).await;
+        let frame = client.hear().await;
+        assert_eq!((&frame["type"], code(&frame)), (&json!("error"), expected), "{query:.40}");
+    }
+    client.subscribe("1", "{ refused me }").await;
+    let frame = client.hear().await;
+    assert_eq!(frame["payload"]["data"]["me"], "ada/c1");
+    assert_eq!(frame["payload"]["errors"][0]["extensions"]["code"], "NOT_FOUND");
+    assert_eq!(client.hear().await["type"], "complete");
+
+    client.subscribe("2", "subscription { lost { revision } }").await;
+    assert_eq!(client.hear().await["payload"]["data"]["lost"]["revision"], "1-1");
+    let frame = client.hear().await;
+    assert_eq!((&frame["type"], code(&frame)), (&json!("error"), "FORBIDDEN"));
+    client.silence().await;
+    client.subscribe("2", "{ me }").await;
+    assert_eq!(client.hear().await["type"], "next", "the id is free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_operation_holds_nobody() {
+    let mut client = Client::ready().await;
+    client.subscribe("slow", "{ slow }").await;
+    client.subscribe("quick", "{ me }").await;
+    assert_eq!(client.hear().await["id"], "quick");
+    assert_eq!(client.hear().await["type"], "complete");
+    client.world.go.notify_one();
+    assert_eq!(client.hear().await, json!({"type": "next", "id": "slow", "payload": {"data": {"slow": 7}}}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_client_completed_is_not_heard_of_again() {
+    let mut client = Client::ready().await;
+    client.subscribe("1", "{ slow }").await;
+    client.say(json!({"type": "complete", "id": "1"})).await;
+    client.silence().await;
+    client.subscribe("1", "subscription { quiet { revision } }").await;
+    client.world.go.notify_one();
+    client.silence().await;
+    assert_eq!(client.counted.subscriptions.load(Ordering::SeqCst), 1);
+    client.say(json!({"type": "complete", "id": "1"})).await;
+    client.say(json!({"type": "complete", "id": "unknown"})).await;
+    client.silence().await;
+    assert_eq!(client.counted.subscriptions.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_has_so_many_subscriptions_and_operations_and_no_more() {
+    let limits = TransportLimits { subscriptions_max: 2, operations_burst: 4, ..TransportLimits::default() };
+    let mut client = Client::open_within(Dialect::TransportWs, limits).await;
+    client.init(600).await;
+    for id in ["1", "2", "3"] {
+        client.subscribe(id, "subscription { quiet { revision } }").await;
+    }
+    let frame = client.hear().await;
+    assert_eq!((&frame["id"], code(&frame)), (&json!("3"), "LIMIT_EXCEEDED"));
+    assert_eq!(frame["payload"][0]["extensions"]["limit"], 2);
+    let mut refused = Value::Null;
+    for id in 4..40 {
+        client.subscribe(&id.to_string(), "{").await;
+        let frame = client.hear().await;
+        if code(&frame) == "RATE_LIMITED" {
+            refused = frame;
+            break;
+        }
+    }
+    assert!(refused["payload"][0]["extensions"]["retryAfterMs"].as_u64().is_some_and(|ms| ms >= 1), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_takes_nothing_costs_nothing_and_is_closed() {
+    let mut client = Client::ready().await;
+    client.subscribe("1", "subscription { flood { revision } }").await;
+    assert_eq!(client.hear().await["type"], "next");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let asked = client.world.asked.load(Ordering::SeqCst);
+    assert!(asked <= 3 * ROOM, "the source was asked for {asked} events though nobody took them");
+    assert_eq!(client.counted.stalls.load(Ordering::SeqCst), 1);
+    // Bytes of one large message may be on their way all the time: that is no stall.
+    client.written.fetch_add(1, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(!client.task.is_finished());
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(client.task.is_finished());
+    let ending = client.task.await.expect("no panic");
+    assert_eq!(ending.code(), 1013);
+    assert_eq!(client.world.asked.load(Ordering::SeqCst), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_waits_while_answers_are_not_taken() {
+    let client = Client::ready().await;
+    let mut said = 0;
+    let ping = || Message::Text(json!({"type": "ping"}).to_string().into());
+    while tokio::time::timeout(Duration::from_secs(1), client.to.send(Ok(ping()))).await.is_ok() {
+        said += 1;
+        assert!(said < 10 * limits::OUTBOX_MESSAGES_MAX, "answers pile up without bound");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_socket_is_pinged_and_then_given_up() {
+    let mut client = Client::ready().await;
+    let begin = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(client.hear().await, json!({"type": "ping"}));
+        client.say(json!({"type": "pong"})).await;
+    }
+    assert_eq!(begin.elapsed().as_secs(), 120);
+    assert_eq!(client.closed().await.0, 4408);
+    // The close waits a second for its answer.
+    assert!((180..=181).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+
+    let mut client = Client::open(Dialect::Legacy).await;
+    client.init(600).await;
+    assert_eq!(client.hear().await, json!({"type": "ka"}));
+    for _ in 0..6 {
+        assert_eq!(client.hear().await, json!({"type": "ka"}));
+        assert!(matches!(client.from.recv().await, Some(Message::Ping(_))), "`ka` is not answered, this is");
+        client.say_raw(Message::Pong(bytes::Bytes::new())).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expiring_token_is_announced_and_a_fresh_one_taken_in_its_place() {
+    let mut client = Client::open(Dialect::TransportWs).await;
+    client.init(30).await;
+    let notice = client.hear().await;
+    assert_eq!((&notice["type"], &notice["payload"]["type"]), (&json!("ping"), &json!("token_expiring")));
+    let in_ms = notice["payload"]["inMs"].as_u64().expect("a number");
+    assert!((28_000..=30_000).contains(&in_ms), "{in_ms}");
+
+    client.subscribe("1", &format!("mutation {{ refreshAuth(token: \"{}\") }}", token("eve", 600))).await;
+    let refused = client.hear().await;
+    assert_eq!(refused["payload"]["errors"][0]["extensions"]["code"], "UNAUTHENTICATED");
+    assert_eq!(client.hear().await["type"], "complete");
+    client.subscribe("2", &format!("mutation {{ refreshAuth(token: \"{}\") }}", token("ada", 100))).await;
+    assert_eq!(client.hear().await["payload"]["data"]["refreshAuth"], "ada");
+    assert_eq!(client.hear().await["type"], "complete");
+
+    let begin = Instant::now();
+    let mut heard = client.hear().await;
+    while heard == json!({"type": "ping"}) {
+        client.say(json!({"type": "pong"})).await;
+        heard = client.hear().await;
+    }
+    assert_eq!(heard["payload"]["type"], "token_expiring");
+    assert!((38..=41).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    for _ in 0..3 {
+        client.say(json!({"type": "pong"})).await;
+        assert_eq!(client.hear().await, json!({"type": "ping"}));
+    }
+    let (code, reason) = client.closed().await;
+    assert_eq!((code, reason.as_str()), (4403, "the token has expired"));
+    assert!((103..=106).contains(&begin.elapsed().as_secs()), "expiry and leeway: {:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_an_edit_end_and_says_when_to_come_back() {
+    let mut client = Client::ready().await;
+    client.subscribe("1", "mutation { slowEdit }").await;
+    client.subscribe("2", "{ watch }").await;
+    assert_eq!(client.hear().await["id"], "2");
+    assert_eq!(client.hear().await["id"], "2");
+    let ended = client.world.session.lock().expect("no panic").clone().expect("a session");
+    client.drain.cancel();
+    client.world.go.notify_one();
+    assert_eq!(client.hear().await["payload"]["data"]["slowEdit"], 8);
+    let (code, reason) = client.closed().await;
+    let reason: Value = serde_json::from_str(&reason).expect("the reason is JSON");
+    assert_eq!((code, reason), (1012, json!({"r": "drain", "min": 100, "max": 5_000})));
+    assert!(ended.is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_peer_is_gone_so_is_the_session() {
+    let mut client = Client::ready().await;
+    client.subscribe("1", "subscription { quiet { revision } }").await;
+    client.subscribe("2", "{ watch }").await;
+    assert_eq!(client.hear().await["id"], "2");
+    let ended = client.world.session.lock().expect("no panic").clone().expect("a session");
+    drop(client.to);
+    assert_eq!(client.task.await.expect("no panic"), Ending::Broken);
+    assert!(ended.is_cancelled());
+    assert_eq!(client.counted.subscriptions.load(Ordering::SeqCst), 0);
+    assert!(client.counted.sent.load(Ordering::SeqCst) >= 2);
+}
+
+#[test]
+fn a_reason_fits_a_close_frame() {
+    assert_eq!(clipped(&"ä".repeat(100)).len(), 122);
+}

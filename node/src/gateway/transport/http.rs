@@ -1,0 +1,232 @@
+//! GraphQL over HTTP: one POST, one answer.
+//!
+//! Who asks is settled before the body is read. What can be said with a status is (401, 413, 415, 429, 503); what is
+//! wrong with the operation itself is 200 for `application/json` and 400 for `application/graphql-response+json`, as
+//! GraphQL over HTTP has it. Subscriptions need a stream or a socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_graphql::http::GraphiQLSource;
+use async_graphql::parser::types::OperationType;
+use async_graphql::{Executor, Response as Answer};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use mille_shared::{ClientId, ErrorCode};
+use tower::util::ServiceExt;
+
+use super::request::OperationRequest;
+use super::session::{ResumeAfter, Session, Via};
+use super::{Transport, sse};
+use crate::gateway::auth::BearerToken;
+use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The header in which a client names itself.
+pub(super) const CLIENT_ID: &str = "x-client-id";
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    GraphqlResponse,
+    EventStream,
+}
+
+/// `POST /graphql`.
+pub async fn answer<E: Executor>(State(transport): State<Transport<E>>, request: Request) -> Response {
+    match Format::accepted(request.headers()) {
+        Some(Format::EventStream) => sse::stream(State(transport), request).await,
+        Some(format) => match answer_as(format, &transport, request).await {
+            Ok(response) => response,
+            Err(refusal) => refusal.into_response(),
+        },
+        None => StatusCode::NOT_ACCEPTABLE.into_response(),
+    }
+}
+
+async fn answer_as<E: Executor>(
+    format: Format,
+    transport: &Transport<E>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let token = BearerToken::from_authorization(request.headers());
+    let session = recognised(transport, token, request.headers(), Via::Http).await?;
+    let request = match received(request, transport.limits.request_bytes_max).await? {
+        Ok(request) => request,
+        Err(response) => return Ok(response),
+    };
+    let operation = match request.prepare() {
+        Ok(operation) => operation,
+        Err(refusal) => return Ok(written(format, &refusal.to_response())),
+    };
+    if operation.kind == OperationType::Subscription {
+        let message = "a subscription needs a WebSocket or `Accept: text/event-stream`";
+        return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+    }
+    let ended = session.ended().clone().drop_guard();
+    let request = operation.request.data(session).data(ResumeAfter::default());
+    let mut answer = transport.executor.execute(request).await;
+    drop(ended);
+    complete_errors(&mut answer);
+    Ok(written(format, &answer))
+}
+
+/// `GET /graphql` of a browser: the GraphiQL page, if the node shows it.
+#[must_use]
+pub fn graphiql(dev: bool) -> Response {
+    if !dev {
+        let text = "This is a GraphQL endpoint: POST a query, or open a WebSocket.\n";
+        return (StatusCode::NOT_FOUND, text).into_response();
+    }
+    let page =
+        GraphiQLSource::build().endpoint("/graphql").subscription_endpoint("/graphql/ws").title("Mille").finish();
+    Html(page).into_response()
+}
+
+/// Settles who asks.
+pub(super) async fn recognised<E: Executor>(
+    transport: &Transport<E>,
+    token: Option<BearerToken>,
+    headers: &HeaderMap,
+    via: Via,
+) -> Result<Arc<Session>, ApiError> {
+    let identity = transport.authenticator.require(token.as_ref()).await?;
+    let client_id = match headers.get(CLIENT_ID).map(HeaderValue::to_str) {
+        None => ClientId::none(),
+        Some(text) => text
+            .ok()
+            .and_then(|text| ClientId::parse(text).ok())
+            .ok_or_else(|| ApiError::new(ErrorCode::ValidationFailed, "X-Client-Id is malformed"))?,
+    };
+    Ok(Arc::new(Session::new(identity, client_id, via, transport.authenticator.clone())))
+}
+
+/// Reads a request's body. The inner error is a refusal that has a status but no code of its own.
+pub(super) async fn received(
+    request: Request,
+    bytes_max: usize,
+) -> Result<Result<OperationRequest, Response>, ApiError> {
+    if !is_json(request.headers()) {
+        let body = ApiError::new(ErrorCode::ValidationFailed, "the request must be `application/json`").to_response();
+        return Ok(Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, axum::Json(body)).into_response()));
+    }
+    let too_large = || ApiError::new(ErrorCode::PayloadTooLarge, "the request is too large").limit(bytes_max);
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|bytes: usize| bytes > bytes_max) {
+        return Err(too_large());
+    }
+    let body = match tokio::time::timeout(BODY_TIMEOUT, bytes_of(request, bytes_max)).await {
+        Err(_) => return Ok(Err(StatusCode::REQUEST_TIMEOUT.into_response())),
+        Ok(Err(StatusCode::PAYLOAD_TOO_LARGE)) => return Err(too_large()),
+        Ok(Err(status)) => return Ok(Err(status.into_response())),
+        Ok(Ok(body)) => body,
+    };
+    let malformed = |message| ApiError::new(ErrorCode::ValidationFailed, message);
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(malformed("batched requests are not taken: send one at a time"));
+    }
+    let request: OperationRequest =
+        serde_json::from_slice(&body).map_err(|_| malformed("the body is not a GraphQL request in JSON"))?;
+    if request.query.is_none() {
+        return Err(malformed("a request needs a `query`"));
+    }
+    Ok(Ok(request))
+}
+
+async fn bytes_of(request: Request, bytes_max: usize) -> Result<Bytes, StatusCode> {
+    // The extractor takes the bound from the request; the layer puts it there.
+    let reader = tower::service_fn(|request: Request| async move {
+        Ok::<_, std::convert::Infallible>(
+            Bytes::from_request(request, &()).await.map_err(|rejection| rejection.status()),
+        )
+    });
+    let bounded = tower::Layer::layer(&DefaultBodyLimit::max(bytes_max), reader);
+    match bounded.oneshot(request).await {
+        Ok(read) => read,
+        Err(never) => match never {},
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type(kind).eq_ignore_ascii_case("application/json")
+}
+
+fn media_type(entry: &str) -> &str {
+    entry.split(';').next().unwrap_or_default().trim()
+}
+
+fn written(format: Format, answer: &Answer) -> Response {
+    let refused = format == Format::GraphqlResponse && is_request_error(answer);
+    let status = if refused { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+    let kind = match format {
+        Format::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
+        Format::Json | Format::EventStream => "application/json; charset=utf-8",
+    };
+    (
+        status,
+        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")],
+        axum::Json(answer).into_response().into_body(),
+    )
+        .into_response()
+}
+
+impl Format {
+    /// What the client likes best of what we have. `None`: it takes nothing that we have.
+    pub(super) fn accepted(headers: &HeaderMap) -> Option<Self> {
+        let mut best: Option<(f32, Self)> = None;
+        let mut any = false;
+        for entry in headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')) {
+            any = true;
+            let format = match media_type(entry).to_ascii_lowercase().as_str() {
+                "application/graphql-response+json" => Self::GraphqlResponse,
+                "text/event-stream" => Self::EventStream,
+                "application/json" | "application/*" | "*/*" | "" => Self::Json,
+                _ => continue,
+            };
+            let weight = weight(entry);
+            // The first of equals wins, as clients list what they like best first.
+            if weight > best.map_or(0.0, |(weight, _)| weight) {
+                best = Some((weight, format));
+            }
+        }
+        if any { best.map(|(_, format)| format) } else { Some(Self::Json) }
+    }
+}
+
+fn weight(entry: &str) -> f32 {
+    let parameter = entry.split(';').skip(1).find_map(|parameter| parameter.trim().strip_prefix("q="));
+    parameter.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_the_one_the_client_likes_best() {
+        for (accept, expected) in [
+            (None, Some(Format::Json)),
+            (Some("*/*"), Some(Format::Json)),
+            (Some("application/json"), Some(Format::Json)),
+            (Some("application/graphql-response+json, application/json;q=0.9"), Some(Format::GraphqlResponse)),
+            (Some("application/json, application/graphql-response+json"), Some(Format::Json)),
+            (Some("application/json;q=0.5, application/graphql-response+json;q=0.8"), Some(Format::GraphqlResponse)),
+            (Some("text/event-stream"), Some(Format::EventStream)),
+            (Some("text/html, */*;q=0.1"), Some(Format::Json)),
+            (Some("text/html"), None),
+            (Some("application/json;q=0"), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            }
+            assert_eq!(Format::accepted(&headers), expected, "{accept:?}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The transports of GraphQL: one request over HTTP, many over a WebSocket, a stream over server-sent events.
+//!
+//! A transport recognises the caller, bounds what they may ask at once, runs their operations on an
+//! [`async_graphql::Executor`] and carries the answers. It knows neither the schema nor a plan. What a socket says is
+//! decided in [`conversation`], which needs no network and is tested without one.
+
+mod conversation;
+mod frames;
+mod graphql_ws;
+mod http;
+mod legacy;
+mod operations;
+mod request;
+mod session;
+mod socket;
+mod sse;
+mod timers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use frames::Dialect;
+pub use http::{answer, graphiql};
+use mille_shared::limits;
+pub use session::{EventRevision, ResumeAfter, Session, Via};
+pub use socket::upgrade;
+pub use sse::{stream, stream_by_query};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::auth::Authenticator;
+
+/// What every transport needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Transport<E> {
+    /// Runs operations: the schema.
+    pub executor: E,
+    /// Recognises callers.
+    pub authenticator: Authenticator,
+    /// The bounds of one caller.
+    pub limits: TransportLimits,
+    /// Cancelled when the node is being taken out.
+    pub drain: CancellationToken,
+    /// Where sockets are counted, so that the node can wait for their end.
+    pub tasks: TaskTracker,
+    /// Who counts what happens.
+    pub observer: Arc<dyn TransportObserver>,
+}
+
+/// The bounds of one caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransportLimits {
+    /// Bytes of a request body or frame. More: 413, or close 1009.
+    pub request_bytes_max: usize,
+    /// Subscriptions of one socket. More: `LIMIT_EXCEEDED` on the new one.
+    pub subscriptions_max: usize,
+    /// Operations a socket may begin per second in the long run. More: `RATE_LIMITED`. At least 1.
+    pub operations_per_second: u32,
+    /// Operations a socket may begin at once. At least 1.
+    pub operations_burst: u32,
+    /// How long a socket may wait with `connection_init`. Then close 4408.
+    pub init_timeout: Duration,
+    /// How often a socket is pinged.
+    pub ping_interval: Duration,
+    /// Silence after which a socket is given up: close 4408.
+    pub idle_timeout: Duration,
+    /// How long a socket may take nothing while something waits for it. Then close 1013.
+    pub stall_timeout: Duration,
+    /// Between when and when clients of a drained node should come back: they pick a time in between at random.
+    pub drain_reconnect: (Duration, Duration),
+}
+
+impl Default for TransportLimits {
+    fn default() -> Self {
+        Self {
+            request_bytes_max: limits::REQUEST_BYTES_MAX,
+            subscriptions_max: limits::SUBSCRIPTIONS_PER_CONNECTION_MAX,
+            operations_per_second: 200,
+            operations_burst: 500,
+            init_timeout: limits::CONNECTION_INIT_TIMEOUT,
+            ping_interval: limits::PING_INTERVAL,
+            idle_timeout: limits::IDLE_TIMEOUT,
+            stall_timeout: limits::STALL_TIMEOUT,
+            drain_reconnect: (Duration::from_millis(100), Duration::from_secs(5)),
+        }
+    }
+}
+
+/// Where the transports tell what happens, for metrics. Every method is called on a hot path: count and return.
+pub trait TransportObserver: Send + Sync + 'static {
+    /// A socket or event stream begins.
+    fn opened(&self, via: Via) {
+        let _ = via;
+    }
+
+    /// It ends. `code` is what a WebSocket was closed with, by us or by the peer; 1006 if it just broke off, 1000 for
+    /// an event stream.
+    fn closed(&self, via: Via, code: u16, lifetime: Duration) {
+        let _ = (via, code, lifetime);
+    }
+
+    /// Messages were handed to a socket or event stream.
+    fn sent(&self, via: Via, messages: u64) {
+        let _ = (via, messages);
+    }
+
+    /// A subscription begins.
+    fn subscribed(&self) {}
+
+    /// A subscription is over, for whatever reason.
+    fn unsubscribed(&self) {}
+
+    /// A socket did not take what was there for it.
+    fn stalled(&self) {}
+}
+
+/// Counts nothing.
+impl TransportObserver for () {}

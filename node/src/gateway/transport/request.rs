@@ -1,0 +1,260 @@
+//! A GraphQL request as a client sends it, looked at before it is run.
+//!
+//! The same for all transports: what the request asks for (so a transport knows whether one answer or many follow),
+//! and two bounds that async-graphql does not keep. Its parser recurses without limit into lists, objects and types,
+//! and its depth check expands every fragment wherever it is spread: a few kilobytes could end the process or occupy
+//! a core for hours. Whether the fields exist is the schema's affair.
+
+use std::collections::HashMap;
+
+use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType, Selection, SelectionSet};
+use async_graphql::{Request, ServerError, Variables};
+use mille_shared::ErrorCode;
+use serde::Deserialize;
+
+use crate::gateway::errors::ApiError;
+
+/// How deep brackets of any kind may be nested in a query. Far beyond what the depth limit lets through.
+const NESTING_MAX: usize = 200;
+/// Selections of an operation with all its fragments expanded. Far beyond what the complexity limit lets through.
+const SELECTIONS_MAX: usize = 10_000;
+/// How deep fragments may spread fragments.
+const FRAGMENT_CHAIN_MAX: usize = 32;
+
+/// The body of a request or the payload of a `subscribe` frame.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OperationRequest {
+    #[serde(default)]
+    pub(super) query: Option<String>,
+    #[serde(default)]
+    pub(super) operation_name: Option<String>,
+    #[serde(default)]
+    pub(super) variables: Option<Variables>,
+}
+
+/// A request that is worth running.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) request: Request,
+    pub(super) kind: OperationType,
+}
+
+impl OperationRequest {
+    /// Parses the query and looks at its size.
+    pub(super) fn prepare(self) -> Result<Operation, ApiError> {
+        let Some(query) = self.query.filter(|query| !query.trim().is_empty()) else {
+            return Err(ApiError::new(ErrorCode::ValidationFailed, "a request needs a `query`"));
+        };
+        check_nesting(&query)?;
+        let mut request = Request::new(query).variables(self.variables.unwrap_or_default());
+        request.operation_name = self.operation_name.filter(|name| !name.is_empty());
+        let name = request.operation_name.clone();
+        let document = request.parsed_query().map_err(parse_error)?;
+        let kind = kind_of(document, name.as_deref());
+        check_selections(document)?;
+        if let (Some(name), DocumentOperations::Single(_)) = (&name, &document.operations) {
+            let message = format!("Unknown operation named \"{name}\"");
+            return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+        }
+        Ok(Operation { request, kind })
+    }
+}
+
+/// What an operation is. An unknown name counts as a query: running it says what is wrong.
+fn kind_of(document: &ExecutableDocument, name: Option<&str>) -> OperationType {
+    let operation = match (&document.operations, name) {
+        (DocumentOperations::Single(operation), _) => Some(operation),
+        (DocumentOperations::Multiple(all), Some(name)) => all.get(name),
+        (DocumentOperations::Multiple(all), None) => all.values().next().filter(|_| all.len() == 1),
+    };
+    operation.map_or(OperationType::Query, |operation| operation.node.ty)
+}
+
+fn parse_error(error: ServerError) -> ApiError {
+    let mut response = async_graphql::Response::from_errors(vec![error]);
+    crate::gateway::errors::complete_errors(&mut response);
+    let error = response.errors.remove(0);
+    let too_deep = error.message.starts_with("recursion limit");
+    let code = if too_deep { ErrorCode::LimitExceeded } else { ErrorCode::ValidationFailed };
+    ApiError::new(code, error.message)
+}
+
+/// Refuses a query whose brackets are nested too deep, before anything recurses into it.
+fn check_nesting(query: &str) -> Result<(), ApiError> {
+    let bytes = query.as_bytes();
+    let mut depth = 0usize;
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        at = match byte {
+            b'"' => after_string(bytes, at)?,
+            b'#' => bytes[at..].iter().position(|b| matches!(b, b'\n' | b'\r')).map_or(bytes.len(), |end| at + end),
+            b'{' | b'[' | b'(' => {
+                depth += 1;
+                at + 1
+            }
+            b'}' | b']' | b')' => {
+                depth = depth.saturating_sub(1);
+                at + 1
+            }
+            _ => at + 1,
+        };
+        if depth > NESTING_MAX {
+            return Err(ApiError::new(ErrorCode::LimitExceeded, "the query is nested too deep").limit(NESTING_MAX));
+        }
+    }
+    Ok(())
+}
+
+/// The place after the string that begins at `start`. A string without an end is refused at once: a parser that goes
+/// on in another way might find brackets where we saw text.
+fn after_string(bytes: &[u8], start: usize) -> Result<usize, ApiError> {
+    let is_block = bytes[start..].starts_with(b"\"\"\"");
+    let mut at = start + if is_block { 3 } else { 1 };
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        if is_block {
+            if rest.starts_with(b"\\\"\"\"") {
+                at += 4;
+            } else if rest.starts_with(b"\"\"\"") {
+                return Ok(at + 3);
+            } else {
+                at += 1;
+            }
+        } else {
+            match rest[0] {
+                b'\\' => at += 2,
+                b'"' => return Ok(at + 1),
+                b'\n' | b'\r' => break,
+                _ => at += 1,
+            }
+        }
+    }
+    Err(ApiError::new(ErrorCode::ValidationFailed, "the query holds a string without an end"))
+}
+
+/// Refuses a document that is too large once its fragments are expanded.
+fn check_selections(document: &ExecutableDocument) -> Result<(), ApiError> {
+    let mut counted = Selections { document, fragments: HashMap::new() };
+    let mut total = 0usize;
+    for (_, operation) in document.operations.iter() {
+        total = total.saturating_add(counted.of(&operation.node.selection_set.node, 0)?);
+    }
+    if total > SELECTIONS_MAX { Err(too_large()) } else { Ok(()) }
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(ErrorCode::LimitExceeded, "the query selects too much").limit(SELECTIONS_MAX)
+}
+
+struct Selections<'a> {
+    document: &'a ExecutableDocument,
+    /// The size of each fragment that was met: counted once, however often it is spread. `None` while it is counted,
+    /// so a fragment that spreads itself ends here; the schema refuses it.
+    fragments: HashMap<&'a str, Option<usize>>,
+}
+
+impl<'a> Selections<'a> {
+    fn of(&mut self, set: &'a SelectionSet, chain: usize) -> Result<usize, ApiError> {
+        if chain > FRAGMENT_CHAIN_MAX {
+            return Err(too_large());
+        }
+        let mut total = 0usize;
+        for selection in &set.items {
+            let below = match &selection.node {
+                Selection::Field(field) => self.of(&field.node.selection_set.node, chain)?,
+                Selection::InlineFragment(fragment) => self.of(&fragment.node.selection_set.node, chain)?,
+                Selection::FragmentSpread(spread) => self.of_fragment(&spread.node.fragment_name.node, chain + 1)?,
+            };
+            total = total.saturating_add(below).saturating_add(1);
+        }
+        Ok(total)
+    }
+
+    fn of_fragment(&mut self, name: &'a str, chain: usize) -> Result<usize, ApiError> {
+        if let Some(known) = self.fragments.get(name) {
+            return Ok(known.unwrap_or(0));
+        }
+        let Some(fragment) = self.document.fragments.get(name) else {
+            return Ok(0);
+        };
+        self.fragments.insert(name, None);
+        let size = self.of(&fragment.node.selection_set.node, chain)?;
+        self.fragments.insert(name, Some(size));
+        Ok(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn prepared(query: &str) -> Result<Operation, ApiError> {
+        OperationRequest { query: Some(query.to_owned()), ..OperationRequest::default() }.prepare()
+    }
+
+    fn refusal(query: &str) -> ErrorCode {
+        prepared(query).expect_err("it must be refused").code
+    }
+
+    #[test]
+    fn a_request_says_what_it_is() {
+        let two = "query A { a } subscription B { b }";
+        for (query, name, kind) in [
+            ("{ a }", None, OperationType::Query),
+            ("mutation { a }", None, OperationType::Mutation),
+            ("subscription S { a }", None, OperationType::Subscription),
+            (two, Some("B"), OperationType::Subscription),
+            (two, Some("A"), OperationType::Query),
+        ] {
+            let request = OperationRequest {
+                query: Some(query.to_owned()),
+                operation_name: name.map(str::to_owned),
+                ..OperationRequest::default()
+            };
+            assert_eq!(request.prepare().expect("a good request").kind, kind, "{query}");
+        }
+        assert_eq!(refusal(""), ErrorCode::ValidationFailed);
+        assert_eq!(refusal("{ a"), ErrorCode::ValidationFailed);
+    }
+
+    #[test]
+    fn nesting_of_every_kind_is_bounded_before_the_parser_sees_it() {
+        let many = 100_000;
+        for (open, middle, close) in [("{a", "", "}"), ("[", "", "]"), ("{b:", "1", "}"), ("(", "", ")")] {
+            let nested = format!("{}{middle}{}", open.repeat(many), close.repeat(many));
+            for query in [nested.clone(), format!("{{a(x:{nested})}}"), format!("query($x:{nested}) {{a}}")] {
+                assert_eq!(refusal(&query), ErrorCode::LimitExceeded);
+            }
+        }
+        let brackets = "[".repeat(many);
+        for hidden in [format!("\"\"\"a\"{brackets}"), format!("\"]\n{brackets}"), format!("\"\"\"\\\"\"\"{brackets}")]
+        {
+            assert_eq!(refusal(&format!("{{a(x:[{hidden}")), ErrorCode::ValidationFailed);
+        }
+        for text in
+            [format!("\"{brackets}\""), format!("\"\"\"{brackets}\\\"\"\" \"\"\""), format!("1) # {brackets}\n b(c: 1")]
+        {
+            assert!(prepared(&format!("{{a(x:{text})}}")).is_ok(), "brackets in a text are text: {text:.20}");
+        }
+    }
+
+    #[test]
+    fn fragments_can_not_be_used_to_multiply() {
+        let bomb: String = (0..30).map(|i| format!("fragment f{i} on Q {{ ...f{0} ...f{0} }} ", i + 1)).collect();
+        assert_eq!(refusal(&format!("{{ ...f0 }} {bomb} fragment f30 on Q {{ a b }}")), ErrorCode::LimitExceeded);
+        let chain: String = (0..5_000).map(|i| format!("fragment f{i} on Q {{ ...f{} }} ", i + 1)).collect();
+        assert_eq!(refusal(&format!("{{ ...f0 }} {chain}")), ErrorCode::LimitExceeded);
+        assert!(prepared("{ ...f ...f } fragment f on Q { a ...f }").is_ok(), "a cycle ends; the schema refuses it");
+    }
+
+    proptest! {
+        /// Whatever comes, it is an answer.
+        #[test]
+        fn any_text_is_judged(query in "[\\[\\](){}\"#\\\\a-c:$!\n .]{0,200}") {
+            let _ = prepared(&query);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! From a handshake to a conversation.
+//!
+//! A handshake always upgrades; what is wrong with it is said with a close code, since browsers can't read HTTP
+//! errors of a handshake.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_graphql::Executor;
+use axum::Extension;
+use axum::extract::State;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
+use mille_shared::CloseCode;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::conversation::Conversation;
+use super::frames::Dialect;
+use super::{Transport, Via};
+use crate::gateway::auth::{BearerToken, offered_subprotocols};
+use crate::gateway::listener::BytesTaken;
+
+/// Read and write buffers of a socket, in bytes. The library's own are thirty times as large, for every idle socket.
+pub(in crate::gateway) const SOCKET_BUFFER_BYTES: usize = 4096;
+/// Bytes that may wait in a socket: one message above the buffer. Large enough for a SNAPSHOT of the largest plan.
+const WRITE_BUFFER_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Upgrades to a GraphQL socket.
+pub async fn upgrade<E: Executor>(
+    State(transport): State<Transport<E>>,
+    taken: Option<Extension<BytesTaken>>,
+    headers: HeaderMap,
+    uri: Uri,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let token = BearerToken::from_handshake(&headers, uri.query());
+    let dialect = Dialect::choose(offered_subprotocols(&headers));
+    let bytes_max = transport.limits.request_bytes_max;
+    let upgrade = upgrade
+        .read_buffer_size(SOCKET_BUFFER_BYTES)
+        .write_buffer_size(SOCKET_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(bytes_max)
+        .max_frame_size(bytes_max);
+    let tasks = transport.tasks.clone();
+    let Some(dialect) = dialect else {
+        return upgrade.on_upgrade(move |socket| tasks.track_future(refuse_subprotocol(socket)));
+    };
+    let span = tracing::info_span!("socket", connection.id = tracing::field::Empty, dialect = dialect.subprotocol());
+    let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
+    upgrade.protocols([dialect.subprotocol()]).on_upgrade(move |socket| {
+        tasks.clone().track_future(
+            async move {
+                let opened_at = Instant::now();
+                let observer = Arc::clone(&transport.observer);
+                observer.opened(Via::WebSocket);
+                let ending = Conversation::new(socket, dialect, token, taken.counter(), transport).run().await;
+                observer.closed(Via::WebSocket, ending.code(), opened_at.elapsed());
+                tracing::debug!(?ending, "socket closed");
+            }
+            .instrument(span),
+        )
+    })
+}
+
+async fn refuse_subprotocol(mut socket: WebSocket) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let code = CloseCode::SubprotocolNotAcceptable.as_u16();
+    let reason = "Subprotocol not acceptable".into();
+    let _ = tokio::time::timeout(PATIENCE, async {
+        if socket.send(Message::Close(Some(CloseFrame { code, reason }))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    })
+    .await;
+}
+
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;

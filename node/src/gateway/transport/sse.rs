@@ -1,0 +1,241 @@
+//! GraphQL over server-sent events, distinct connections mode: one request, one stream.
+//!
+//! Every event's `id:` is its revision, so that a client that reconnects says where it was (`Last-Event-ID`), which
+//! beats the `after` of the body it repeats. A subscription that selects no `revision` still has ids if its resolver
+//! sets [`EventRevision`]. What is wrong with the operation is told in the stream; who may not ask gets an HTTP error.
+//! The node's drain ends the stream without `complete`: the client comes back.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_graphql::parser::types::OperationType;
+use async_graphql::{Executor, Response as Answer, Value};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use mille_shared::{ErrorCode, Revision};
+use serde::Deserialize;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::http::{received, recognised};
+use super::request::OperationRequest;
+use super::session::{EventRevision, ResumeAfter, Session, Via};
+use super::{Transport, TransportObserver};
+use crate::gateway::auth::{BearerToken, TokenRefused, unix_seconds};
+use crate::gateway::errors::{ApiError, complete_errors};
+
+/// How often a quiet stream says that it lives.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a stream without a known end may last; longer than any token.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// `POST /graphql/stream`.
+pub async fn stream<E: Executor>(State(transport): State<Transport<E>>, request: Request) -> Response {
+    let headers = request.headers().clone();
+    let token = BearerToken::from_authorization(&headers);
+    let bytes_max = transport.limits.request_bytes_max;
+    let body = async {
+        let session = recognised(&transport, token, &headers, Via::EventStream).await?;
+        Ok::<_, ApiError>((session, received(request, bytes_max).await?))
+    };
+    match body.await {
+        Ok((session, Ok(request))) => streamed(&transport, session, request, &headers, true),
+        Ok((_, Err(response))) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// The parameters of a GET: what a browser's `EventSource` can send.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Parameters {
+    query: Option<String>,
+    operation_name: Option<String>,
+    variables: Option<String>,
+}
+
+/// `GET /graphql/stream`.
+pub async fn stream_by_query<E: Executor>(State(transport): State<Transport<E>>, request: Request) -> Response {
+    let token = BearerToken::from_handshake(request.headers(), request.uri().query());
+    let session = match recognised(&transport, token, request.headers(), Via::EventStream).await {
+        Ok(session) => session,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let malformed = |message| ApiError::new(ErrorCode::ValidationFailed, message).into_response();
+    let Ok(Query(parameters)) = Query::<Parameters>::try_from_uri(request.uri()) else {
+        return malformed("the query parameters are malformed");
+    };
+    let variables = match parameters.variables.as_deref().filter(|text| !text.is_empty()).map(serde_json::from_str) {
+        Some(Ok(variables)) => variables,
+        None => None,
+        Some(Err(_)) => return malformed("`variables` must be a JSON object"),
+    };
+    let operation = OperationRequest { query: parameters.query, operation_name: parameters.operation_name, variables };
+    streamed(&transport, session, operation, request.headers(), false)
+}
+
+fn streamed<E: Executor>(
+    transport: &Transport<E>,
+    session: Arc<Session>,
+    request: OperationRequest,
+    headers: &HeaderMap,
+    may_change: bool,
+) -> Response {
+    if transport.drain.is_cancelled() {
+        return ApiError::new(ErrorCode::Draining, "the node is being taken out").into_response();
+    }
+    let revision = EventRevision::default();
+    let answers = match request.prepare() {
+        Ok(operation) if operation.kind == OperationType::Mutation && !may_change => {
+            let refusal = ApiError::new(ErrorCode::ValidationFailed, "a mutation must be sent with POST");
+            one(refusal.to_response())
+        }
+        Ok(operation) => {
+            let request =
+                operation.request.data(Arc::clone(&session)).data(resume_after(headers)).data(revision.clone());
+            let is_subscription = operation.kind == OperationType::Subscription;
+            let answers = transport.executor.execute_stream(request, None);
+            if is_subscription { answers } else { answers.take(1).boxed() }
+        }
+        Err(refusal) => one(refusal.to_response()),
+    };
+    let left = Duration::from_secs(session.identity().expires_at.saturating_sub(unix_seconds()));
+    let lifetime = left.saturating_add(transport.authenticator.leeway()).min(FOREVER);
+    let events = Events {
+        answers,
+        revision,
+        drain: transport.drain.clone(),
+        expires_at: Instant::now() + lifetime,
+        next: Next::Answer,
+        count: Count::begin(Arc::clone(&transport.observer)),
+        _ended: session.ended().clone().drop_guard(),
+    };
+    let events = stream::unfold(events, |mut events| async move {
+        let event = events.next().await?;
+        Some((Ok::<_, Infallible>(event), events))
+    });
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL)).into_response();
+    // A proxy that collects the answer before it passes it on would keep events back.
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+fn one(answer: Answer) -> BoxStream<'static, Answer> {
+    stream::once(std::future::ready(answer)).boxed()
+}
+
+fn resume_after(headers: &HeaderMap) -> ResumeAfter {
+    let shown = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    ResumeAfter(shown.filter(|text| !text.is_empty()).map(str::to_owned))
+}
+
+/// The events of one stream.
+struct Events {
+    answers: BoxStream<'static, Answer>,
+    revision: EventRevision,
+    drain: CancellationToken,
+    expires_at: Instant,
+    next: Next,
+    count: Count,
+    _ended: DropGuard,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Answer,
+    Complete,
+    Nothing,
+}
+
+impl Events {
+    async fn next(&mut self) -> Option<Event> {
+        let event = match self.next {
+            Next::Answer => self.answer().await?,
+            Next::Complete => self.complete(),
+            Next::Nothing => return None,
+        };
+        self.count.observer.sent(Via::EventStream, 1);
+        Some(event)
+    }
+
+    async fn answer(&mut self) -> Option<Event> {
+        let mut answer = tokio::select! {
+            biased;
+            () = self.drain.cancelled() => return None,
+            () = tokio::time::sleep_until(self.expires_at) => {
+                self.next = Next::Complete;
+                ApiError::from(TokenRefused::Expired).to_response()
+            }
+            answer = self.answers.next() => match answer {
+                Some(answer) => answer,
+                None => return Some(self.complete()),
+            }
+        };
+        complete_errors(&mut answer);
+        if answer.data == Value::Null && answer.is_err() {
+            self.next = Next::Complete;
+        }
+        let id = self.revision.take().or_else(|| revision_in(&answer.data));
+        let event = Event::default().event("next").data(serde_json::to_string(&answer).ok()?);
+        Some(match id {
+            Some(revision) => event.id(revision.to_string()),
+            None => event,
+        })
+    }
+
+    fn complete(&mut self) -> Event {
+        self.next = Next::Nothing;
+        // An `EventSource` drops an event without data.
+        Event::default().event("complete").data("{}")
+    }
+}
+
+/// The member `revision` of the answer's only field, if it is one.
+fn revision_in(data: &Value) -> Option<Revision> {
+    let Value::Object(fields) = data else { return None };
+    let Some(Value::Object(event)) = fields.values().next() else { return None };
+    match event.get("revision") {
+        Some(Value::String(text)) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Tells the observer when a stream begins and ends, however it ends.
+struct Count {
+    observer: Arc<dyn TransportObserver>,
+    since: Instant,
+}
+
+impl Count {
+    fn begin(observer: Arc<dyn TransportObserver>) -> Self {
+        observer.opened(Via::EventStream);
+        Self { observer, since: Instant::now() }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.observer.closed(Via::EventStream, 1000, self.since.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::value;
+
+    use super::*;
+
+    #[test]
+    fn the_revision_is_found_in_the_event() {
+        let revision = |data: &Value| revision_in(data).map(|revision| revision.to_string());
+        assert_eq!(revision(&value!({"renamed": {"revision": "5-6"}})).as_deref(), Some("5-6"));
+        for data in [value!(null), value!({"a": 1}), value!({"a": {"revision": "x\ny"}}), value!({"a": {"b": "5-6"}})] {
+            assert_eq!(revision(&data), None, "{data}");
+        }
+    }
+}

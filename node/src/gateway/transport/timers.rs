@@ -1,0 +1,79 @@
+//! The two slow clocks of a socket: the token's life, and the peer's patience with what we send.
+//!
+//! They only know times. What happens then is decided in [`super::conversation`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mille_shared::limits;
+use tokio::time::Instant;
+
+use crate::gateway::auth::unix_seconds;
+
+/// When the token in force warns and ends.
+#[derive(Debug, Default)]
+pub(super) struct Expiry {
+    pub(super) expires_at: Option<u64>,
+    pub(super) warn_at: Option<Instant>,
+    pub(super) ends_at: Option<Instant>,
+}
+
+impl Expiry {
+    /// Takes note of the token in force: a fresh one warns again.
+    pub(super) fn follow(&mut self, expires_at: u64, leeway: Duration) {
+        if self.expires_at == Some(expires_at) {
+            return;
+        }
+        let left = Duration::from_secs(expires_at.saturating_sub(unix_seconds()));
+        let now = Instant::now();
+        self.expires_at = Some(expires_at);
+        // A token may be good for centuries, further than a clock can be wound.
+        self.warn_at = now.checked_add(left.saturating_sub(limits::TOKEN_EXPIRY_WARNING));
+        self.ends_at = now.checked_add(left.saturating_add(leeway));
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.warn_at.into_iter().chain(self.ends_at).min()
+    }
+}
+
+/// Since when the socket has taken nothing although something waits.
+#[derive(Debug)]
+pub(super) struct Stall {
+    pub(super) since: Option<Instant>,
+    /// What `written` was then: a large message may take long and yet move.
+    taken: u64,
+    written: Arc<AtomicU64>,
+}
+
+impl Stall {
+    pub(super) fn new(written: Arc<AtomicU64>) -> Self {
+        Self { since: None, taken: 0, written }
+    }
+
+    pub(super) fn progressed(&mut self) {
+        self.since = None;
+    }
+
+    /// Whether a stall begins now.
+    pub(super) fn begins(&mut self) -> bool {
+        let is_new = self.since.is_none();
+        if is_new {
+            self.since = Some(Instant::now());
+            self.taken = self.written.load(Ordering::Relaxed);
+        }
+        is_new
+    }
+
+    /// Whether bytes were taken since the stall began; then it begins anew.
+    pub(super) fn moved(&mut self) -> bool {
+        let taken = self.written.load(Ordering::Relaxed);
+        let moved = taken != self.taken;
+        if moved {
+            self.taken = taken;
+            self.since = Some(Instant::now());
+        }
+        moved
+    }
+}

@@ -1,0 +1,24 @@
+//! One node of a Mille cluster.
+//!
+//! Layers, each of which a request passes once on its way down and once on its way up:
+//!
+//! ```text
+//!   gateway   transport, identity, codes
+//!   project   the per-project actor: asks the core, performs
+//!   bridge    one subscription, fanned out to feeds
+//!   backend   ports; redis or embedded
+//! ```
+//!
+//! [`node::Node`] puts them together; `config` is the only reader of the environment.
+
+pub mod backend;
+pub mod bridge;
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod gateway;
+pub mod metrics;
+pub mod node;
+pub mod project;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,301 @@
+//! Every metric of a node, in one place.
+//!
+//! Handles are made once and held: counting costs an atomic addition, and a metric that never moved is still there, at
+//! zero. The text of each is its help, and says when to worry. Labels come from closed sets, never from ids.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use mille_core::replica::Cause;
+
+use crate::gateway::transport::{TransportObserver, Via};
+
+/// Upper bounds of the buckets of every duration, in seconds.
+const SECONDS_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// Upper bounds of the buckets of connection lifetimes, in seconds: from a failed attempt to a working day.
+const LIFETIME_BUCKETS: [f64; 8] = [1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0];
+/// How often histograms are condensed; without it they would grow with every sample.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The close codes that are counted by themselves; others are counted together as `other`.
+const CLOSE_CODES: [u16; 13] = [1000, 1001, 1006, 1009, 1012, 1013, 4400, 4401, 4403, 4406, 4408, 4409, 4429];
+const CAUSES: [Cause; 9] = [
+    Cause::Hole,
+    Cause::Reconnect,
+    Cause::Lagged,
+    Cause::HeadCheck,
+    Cause::Moved,
+    Cause::Behind,
+    Cause::Unanswered,
+    Cause::Trimmed,
+    Cause::Fork,
+];
+const RETIRED: [&str; 4] = ["stopped", "idle", "deleted", "failed"];
+
+/// Every metric of a node.
+pub struct Metrics {
+    handle: PrometheusHandle,
+    /// Open GraphQL sockets and event streams. Worry when it is flat at the limit.
+    pub ws_connections_active: Gauge,
+    /// Open presence sockets. Worry when it is flat at the limit.
+    pub presence_connections_active: Gauge,
+    /// Messages handed to sockets.
+    pub ws_messages_sent: Counter,
+    /// Sockets closed because they took nothing for too long.
+    pub ws_buffer_full: Counter,
+    /// Listeners that fell behind and attached again from where they were. Harmless in small numbers.
+    pub listeners_behind: Counter,
+    /// Open subscriptions.
+    pub subscriptions_active: Gauge,
+    /// Plans closed because nobody used them.
+    pub broadcast_channels_idle_cleaned: Counter,
+    /// Times the subscription to other nodes was interrupted. Worry when it goes on.
+    pub subscription_interruptions: Counter,
+    /// Messages from other nodes dropped because an actor was too slow; what they said is read from the log.
+    pub feed_messages_dropped: Counter,
+    /// Batches offered again because the log had moved. Worry when it nears the rate of edits.
+    pub commit_retries: Counter,
+    /// Clients that caught up change by change.
+    pub resumes_by_replay: Counter,
+    /// Clients that were given the whole plan.
+    pub resumes_by_snapshot: Counter,
+    /// Reports of execution progress dropped because a mailbox was full.
+    pub progress_dropped: Counter,
+    /// Running project actors.
+    pub actors: Gauge,
+    /// How long an edit took from its arrival to its answer.
+    pub edit_seconds: Histogram,
+    connections: AtomicI32,
+    subscriptions: AtomicI32,
+    connection_lifetime_seconds: Histogram,
+    connections_closed: Vec<(u16, Counter)>,
+    connections_closed_other: Counter,
+    gaps: Vec<(Cause, Counter)>,
+    retired: Vec<(&'static str, Counter)>,
+}
+
+impl Metrics {
+    /// Declares everything, at zero.
+    ///
+    /// # Panics
+    /// Never: the buckets are constants and not empty.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "the buckets are constants and not empty")]
+    pub fn new() -> Self {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full("connection_lifetime_seconds".to_owned()), &LIFETIME_BUCKETS)
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
+            })
+            .expect("buckets are not empty")
+            .build_recorder();
+        let declare = Declare { recorder: &recorder };
+        Self {
+            handle: recorder.handle(),
+            ws_connections_active: declare.gauge("ws_connections_active", "Open GraphQL sockets and event streams."),
+            presence_connections_active: declare.gauge("presence_connections_active", "Open presence sockets."),
+            ws_messages_sent: declare.counter("ws_messages_sent_total", "Messages handed to sockets."),
+            ws_buffer_full: declare.counter("ws_buffer_full_total", "Sockets closed because they took nothing for too long."),
+            listeners_behind: declare.counter(
+                "graphql_subscription_lag_total",
+                "Listeners that fell behind and caught up from where they were. Harmless in small numbers.",
+            ),
+            subscriptions_active: declare.gauge("graphql_subscriptions_active", "Open subscriptions."),
+            broadcast_channels_idle_cleaned: declare
+                .counter("broadcast_channels_idle_cleaned_total", "Plans closed because nobody used them."),
+            subscription_interruptions: declare.counter(
+                "bridge_interruptions_total",
+                "Times the subscription to other nodes was interrupted. Worry when it goes on.",
+            ),
+            feed_messages_dropped: declare.counter(
+                "bridge_messages_dropped_total",
+                "Messages from other nodes that an actor was too slow for; they are read from the log. Worry when it goes on.",
+            ),
+            commit_retries: declare.counter(
+                "commit_retries_total",
+                "Batches offered again because the log had moved. Worry when it nears the rate of edits.",
+            ),
+            resumes_by_replay: declare.labelled("resumes_total", ("outcome", "replay"), "How clients caught up."),
+            resumes_by_snapshot: declare.labelled("resumes_total", ("outcome", "snapshot"), "How clients caught up."),
+            progress_dropped: declare
+                .counter("execution_progress_dropped_total", "Reports of progress dropped because a mailbox was full."),
+            actors: declare.gauge("project_actors_active", "Running project actors."),
+            edit_seconds: declare.histogram("edit_seconds", "From an edit's arrival to its answer."),
+            connections: AtomicI32::new(0),
+            subscriptions: AtomicI32::new(0),
+            connection_lifetime_seconds: declare
+                .histogram("connection_lifetime_seconds", "How long sockets and event streams were open."),
+            connections_closed: CLOSE_CODES.iter().map(|code| (*code, declare.closed(code.to_string()))).collect(),
+            connections_closed_other: declare.closed("other".to_owned()),
+            gaps: CAUSES
+                .iter()
+                .map(|cause| {
+                    let help = "Times a plan was read from the log to catch up. Worry about 'fork'.";
+                    (*cause, declare.labelled("gaps_total", ("cause", cause.as_str()), help))
+                })
+                .collect(),
+            retired: RETIRED
+                .iter()
+                .map(|cause| (*cause, declare.labelled("actors_retired_total", ("cause", cause), "Project actors that ended.")))
+                .collect(),
+        }
+    }
+
+    /// The text that Prometheus reads.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Condenses histograms until the task is dropped or aborted.
+    pub async fn upkeep(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.handle.run_upkeep();
+        }
+    }
+
+    /// Repairs of a plan, by cause.
+    #[must_use]
+    pub fn gap(&self, cause: Cause) -> Counter {
+        self.gaps.iter().find(|(known, _)| *known == cause).map_or_else(Counter::noop, |(_, counter)| counter.clone())
+    }
+
+    /// Project actors that ended, by cause: one of `stopped`, `idle`, `deleted`, `failed`.
+    #[must_use]
+    pub fn retired(&self, cause: &str) -> Counter {
+        self.retired
+            .iter()
+            .find(|(known, _)| *known == cause)
+            .map_or_else(Counter::noop, |(_, counter)| counter.clone())
+    }
+
+    /// Open sockets and event streams, presence included. Gauges can't be read back.
+    #[must_use]
+    pub fn connections_now(&self) -> i32 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Open subscriptions.
+    #[must_use]
+    pub fn subscriptions_now(&self) -> i32 {
+        self.subscriptions.load(Ordering::Relaxed)
+    }
+
+    /// Notes an opened presence socket.
+    pub fn presence_opened(&self) {
+        self.presence_connections_active.increment(1.0);
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes a closed presence socket.
+    pub fn presence_closed(&self, code: u16, lifetime: Duration) {
+        self.presence_connections_active.decrement(1.0);
+        self.connection_closed(code, lifetime);
+    }
+
+    /// Notes a closed connection.
+    fn connection_closed(&self, code: u16, lifetime: Duration) {
+        let known = self.connections_closed.iter().find(|(known, _)| *known == code).map(|(_, counter)| counter);
+        known.unwrap_or(&self.connections_closed_other).increment(1);
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.connection_lifetime_seconds.record(lifetime.as_secs_f64());
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TransportObserver for Metrics {
+    fn opened(&self, _via: Via) {
+        self.ws_connections_active.increment(1.0);
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn closed(&self, _via: Via, code: u16, lifetime: Duration) {
+        self.ws_connections_active.decrement(1.0);
+        self.connection_closed(code, lifetime);
+    }
+
+    fn sent(&self, _via: Via, messages: u64) {
+        self.ws_messages_sent.increment(messages);
+    }
+
+    fn subscribed(&self) {
+        self.subscriptions_active.increment(1.0);
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn unsubscribed(&self) {
+        self.subscriptions_active.decrement(1.0);
+        self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn stalled(&self) {
+        self.ws_buffer_full.increment(1);
+    }
+}
+
+/// Registers metrics with their help.
+struct Declare<'a> {
+    recorder: &'a PrometheusRecorder,
+}
+
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+impl Declare<'_> {
+    fn counter(&self, name: &'static str, help: &'static str) -> Counter {
+        self.recorder.describe_counter(KeyName::from(name), None, help.into());
+        self.recorder.register_counter(&Key::from_name(name), &METADATA)
+    }
+
+    fn labelled(&self, name: &'static str, label: (&'static str, &'static str), help: &'static str) -> Counter {
+        self.recorder.describe_counter(KeyName::from(name), None, help.into());
+        self.recorder.register_counter(&Key::from_parts(name, vec![Label::new(label.0, label.1)]), &METADATA)
+    }
+
+    fn closed(&self, code: String) -> Counter {
+        let name = "connections_closed_total";
+        let help = "Closed sockets and event streams by close code. Worry about 1013 and 4408.";
+        self.recorder.describe_counter(KeyName::from(name), None, help.into());
+        self.recorder.register_counter(&Key::from_parts(name, vec![Label::new("code", code)]), &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, help: &'static str) -> Gauge {
+        self.recorder.describe_gauge(KeyName::from(name), None, help.into());
+        self.recorder.register_gauge(&Key::from_name(name), &METADATA)
+    }
+
+    fn histogram(&self, name: &'static str, help: &'static str) -> Histogram {
+        self.recorder.describe_histogram(KeyName::from(name), Some(Unit::Seconds), help.into());
+        self.recorder.register_histogram(&Key::from_name(name), &METADATA)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_declared_from_the_start() {
+        let text = Metrics::new().render();
+        for name in ["ws_messages_sent_total 0", "ws_buffer_full_total 0", "gaps_total{cause=\"fork\"} 0"] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_close_code_we_do_not_know_is_counted_as_other() {
+        let metrics = Metrics::new();
+        metrics.connection_closed(4999, Duration::from_secs(1));
+        assert!(metrics.render().contains("connections_closed_total{code=\"other\"} 1"));
+    }
+}

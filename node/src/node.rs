@@ -1,0 +1,276 @@
+//! A node, put together: the one place that knows every part.
+//!
+//! Built bottom up (store, bridge, projects, gateway), ports bound before anything runs, so that a node that starts is one
+//! that serves. Taken apart by [`crate::shutdown`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mille_shared::{NodeId, UserId, limits};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::embedded::Embedded;
+use crate::backend::redis::{self, RedisSettings};
+use crate::backend::{self, Backend};
+use crate::bridge::Bridge;
+use crate::cluster::{Cluster, Load};
+use crate::config::Config;
+use crate::gateway::auth::{Authenticator, KeyError};
+use crate::gateway::listener::{self, ListenerSettings};
+use crate::gateway::probes::{Check, Readiness};
+use crate::gateway::router::{self, AllowedOrigins, Doors};
+use crate::gateway::transport::{Transport, TransportLimits};
+use crate::gateway::{graphql, presence, welcome};
+use crate::metrics::Metrics;
+use crate::project::presence::PresenceSettings;
+use crate::project::{OpenError, Projects, ProjectsConfig};
+use crate::shutdown::Shutdown;
+
+/// A running node.
+pub struct Node {
+    id: NodeId,
+    listen: SocketAddr,
+    admin_listen: SocketAddr,
+    welcome: Option<String>,
+    cluster: Cluster,
+    shutdown: Shutdown,
+    drained: CancellationToken,
+}
+
+/// Why a node can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store can't be used.
+    #[error(transparent)]
+    Redis(#[from] redis::ConnectError),
+    /// The store stopped answering while the node was put together.
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+    /// The keys can't be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// An address can't be listened on.
+    #[error("{address} can't be listened on: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The development project could not be made.
+    #[error("the development project was not made: {0}")]
+    DevProject(#[from] OpenError),
+}
+
+impl StartError {
+    /// What the process ends with: 2 for settings that can't be used, 1 for what may be otherwise in a moment.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Redis(redis::ConnectError::Url(_)) | Self::Keys(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// How long Redis may be silent before the node wants no new connections: blips pass.
+const READY_GRACE: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// Starts a node. When it returns, the node serves.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running that matters.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        // More than one crypto backend in the process would panic at the first handshake; the first one set stays.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let shutdown = Shutdown::default();
+        let id = NodeId::of(&config.node_name, &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        let client_listener = bind(config.listen).await?;
+        let admin_listener = bind(config.admin_listen).await?;
+        let (listen, admin_listen) = (address_of(&client_listener)?, address_of(&admin_listener)?);
+
+        let metrics = Arc::new(Metrics::new());
+        let authenticator = Authenticator::new(&config.auth).await?;
+        authenticator.start_refresh(&shutdown.tasks, shutdown.stop.clone());
+        let backend = connect(&config, &shutdown).await?;
+        let (bridge, controls) =
+            Bridge::start(backend.clone(), Arc::clone(&metrics), &shutdown.tasks, &shutdown.stop).await?;
+        let projects = Projects::new(
+            ProjectsConfig {
+                node: id.clone(),
+                backend: backend.clone(),
+                bridge: bridge.clone(),
+                metrics: Arc::clone(&metrics),
+                plans: config.plans,
+                presence: PresenceSettings { table_ttl: config.node_lease, ..PresenceSettings::default() },
+                idle_timeout: config.project_idle,
+            },
+            shutdown.tasks.clone(),
+            shutdown.stop.clone(),
+        );
+        let load = {
+            let (metrics, bridge) = (Arc::clone(&metrics), bridge.clone());
+            move || load(&metrics, &bridge)
+        };
+        let address = config.advertise.clone().unwrap_or_else(|| listen.to_string());
+        let cluster = Cluster::new(backend.clone(), id.clone(), address, config.node_lease, load);
+        cluster.join().await?;
+
+        let readiness = readiness(&id, &cluster, &bridge, &authenticator, &shutdown);
+        let transport = Transport {
+            executor: graphql::schema(projects.clone(), cluster.clone(), config.dev),
+            authenticator: authenticator.clone(),
+            limits: TransportLimits::default(),
+            drain: shutdown.drain.clone(),
+            tasks: shutdown.sockets.clone(),
+            observer: Arc::clone(&metrics) as _,
+        };
+        let doors = router::doors(Doors {
+            transport,
+            readiness: readiness.clone(),
+            presence: presence::door(presence::PresenceDoor {
+                authenticator,
+                projects: projects.clone(),
+                metrics: Arc::clone(&metrics),
+                drain: shutdown.drain.clone(),
+                tasks: shutdown.sockets.clone(),
+            }),
+            allowed_origins: AllowedOrigins::new(config.allowed_origins.clone()),
+            dev: config.dev,
+        });
+        let drained = CancellationToken::new();
+        let admin = router::admin(
+            readiness,
+            {
+                let metrics = Arc::clone(&metrics);
+                move || metrics.render()
+            },
+            {
+                let drained = drained.clone();
+                move || drained.cancel()
+            },
+        );
+
+        let Shutdown { stop, tasks, .. } = &shutdown;
+        let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
+        // The doors stay open while sockets are told to leave, so that the probes can say "draining".
+        tasks.spawn(listener::serve(client_listener, doors, settings.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn(listener::serve(admin_listener, admin, settings, tasks.clone(), stop.clone()));
+        tasks.spawn(projects.clone().serve_control(controls));
+        tasks.spawn(cluster.clone().run(projects.clone(), stop.clone()));
+        tasks.spawn({
+            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
+            async move {
+                stop.run_until_cancelled(metrics.upkeep()).await;
+            }
+        });
+        let welcome = match &config.dev_secret {
+            Some(secret) => welcome::text(listen, admin_listen, secret, dev_project(&config, &projects).await?),
+            None => None,
+        };
+        let store = if config.redis_url.is_some() { "redis" } else { "embedded" };
+        tracing::info!(node.id = %id, %listen, %admin_listen, store, "serving");
+        Ok(Self { id, listen, admin_listen, welcome, cluster, shutdown, drained })
+    }
+
+    /// This life of the node.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where operators and probes connect.
+    #[must_use]
+    pub fn admin_listen(&self) -> SocketAddr {
+        self.admin_listen
+    }
+
+    /// Ready links, in development.
+    #[must_use]
+    pub fn welcome(&self) -> Option<&str> {
+        self.welcome.as_deref()
+    }
+
+    /// Waits until an operator asks for the drain.
+    pub async fn drained(&self) {
+        self.drained.cancelled().await;
+    }
+
+    /// Leaves in order. `false`: something did not end within `deadline`.
+    pub async fn stop(self, deadline: Duration) -> bool {
+        self.cluster.start_drain();
+        self.shutdown.leave(deadline).await
+    }
+}
+
+async fn connect(config: &Config, shutdown: &Shutdown) -> Result<Backend, StartError> {
+    let Some(url) = &config.redis_url else { return Ok(Embedded::new().connect()) };
+    let settings = RedisSettings { command_timeout: config.redis_command_timeout, ..RedisSettings::at(url) };
+    Ok(redis::connect(&settings, &shutdown.connections, &shutdown.close).await?)
+}
+
+/// A node alone begins empty, so in development it makes something to look at.
+async fn dev_project(config: &Config, projects: &Projects) -> Result<Option<i32>, StartError> {
+    if config.redis_url.is_some() {
+        return Ok(None);
+    }
+    let owner = UserId::new(welcome::DEV_USER);
+    let access = projects.create_project("Demo", Some("An empty plan to try things on"), &owner).await?;
+    Ok(Some(access.project.id().0))
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    listener.local_addr().map_err(|source| StartError::Listen { address: unknown, source })
+}
+
+fn load(metrics: &Metrics, bridge: &Bridge) -> Load {
+    Load {
+        connections: metrics.connections_now(),
+        subscriptions: metrics.subscriptions_now(),
+        plans: i32::try_from(bridge.open_plans()).unwrap_or(i32::MAX),
+    }
+}
+
+/// What must hold for a node to get new connections.
+fn readiness(
+    id: &NodeId,
+    cluster: &Cluster,
+    bridge: &Bridge,
+    authenticator: &Authenticator,
+    shutdown: &Shutdown,
+) -> Readiness {
+    let (cluster, bridge, authenticator) = (cluster.clone(), bridge.clone(), authenticator.clone());
+    let drain = shutdown.drain.clone();
+    Readiness::new(id.clone(), move || {
+        let (lease, delivery) = (cluster.renewed_age(), bridge.delivery_age());
+        let grace = READY_GRACE + limits::HEARTBEAT_INTERVAL;
+        vec![
+            Check {
+                name: "serving",
+                ok: !drain.is_cancelled(),
+                detail: "false while the node is being taken out".to_owned(),
+            },
+            Check { name: "lease", ok: lease < grace, detail: format!("renewed {} ms ago", lease.as_millis()) },
+            Check { name: "delivery", ok: delivery < grace, detail: format!("proved {} ms ago", delivery.as_millis()) },
+            Check {
+                name: "keys",
+                ok: authenticator.has_keys(),
+                detail: "false while no token can be judged".to_owned(),
+            },
+        ]
+    })
+}

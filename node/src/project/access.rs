@@ -1,0 +1,50 @@
+//! Who may what in a project.
+//!
+//! The answer is read from memory. A "no" is given only after the directory was asked: someone may have been let in on
+//! another node a moment ago.
+
+use std::collections::BTreeMap;
+
+use mille_shared::directory::{Member, Plan, Project, Role};
+use mille_shared::{PlanId, UserId};
+
+use super::handle::ProjectHandle;
+
+/// A project as the directory knew it last.
+#[derive(Debug, Clone)]
+pub struct Members {
+    /// The project.
+    pub project: Project,
+    /// Its plans, the first one first.
+    pub plans: Vec<Plan>,
+    /// Its members.
+    pub members: BTreeMap<UserId, Member>,
+}
+
+impl Members {
+    /// A user's role.
+    #[must_use]
+    pub fn role_of(&self, user: &UserId) -> Option<Role> {
+        self.members.get(user).map(|member| member.role)
+    }
+
+    /// The plan that is meant: the named one, or the first.
+    #[must_use]
+    pub fn plan(&self, id: Option<PlanId>) -> Option<&Plan> {
+        match id {
+            Some(id) => self.plans.iter().find(|plan| plan.id == id),
+            None => self.plans.first(),
+        }
+    }
+}
+
+/// A user in a project: proof that they are a member.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The project.
+    pub project: ProjectHandle,
+    /// Who.
+    pub user_id: UserId,
+    /// What they may do.
+    pub role: Role,
+}

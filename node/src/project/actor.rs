@@ -1,0 +1,261 @@
+//! A project's actor: waits, asks the parts it owns, performs.
+//!
+//! The order of its branches is a decision: stopping first, then what others sent, then what our own jobs came to, then
+//! what users ask, so that a flood of requests can't keep the node from catching up. Nothing in the loop awaits a socket
+//! or the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mille_core::replica::{Cause, Input};
+use mille_shared::directory::Role;
+use mille_shared::{ProjectId, UserId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::access::Members;
+use super::command::Command;
+use super::plans::Plans;
+use super::presence::PresencePart;
+use crate::backend::{self, Backend, Channel, Interruption};
+use crate::bridge::{Bridge, Feed, FeedSender, Heard};
+use crate::metrics::Metrics;
+
+/// How often unused plans are looked for, and members read again in case a control message was lost.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Members are read again after so many sweeps.
+const SWEEPS_PER_REFRESH: u32 = 12;
+
+/// The task that owns a project on this node.
+pub(super) struct Actor {
+    pub(super) id: ProjectId,
+    pub(super) backend: Backend,
+    pub(super) bridge: Bridge,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) members: Arc<ArcSwap<Members>>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) feed: Feed,
+    pub(super) feed_sender: FeedSender,
+    pub(super) plans: Plans,
+    pub(super) presence: PresencePart,
+    /// How many connections are present here, for those who renew the node's tables.
+    pub(super) present: Arc<AtomicUsize>,
+    pub(super) idle_timeout: Duration,
+    pub(super) refresh: Refresh,
+}
+
+/// Reading members and plans from the directory: at most once at a time, and once more if somebody asked meanwhile.
+#[derive(Default)]
+pub(super) struct Refresh {
+    running: Option<tokio::task::JoinHandle<backend::Result<Option<Members>>>>,
+    waiting: Vec<oneshot::Sender<()>>,
+    waiting_next: Vec<oneshot::Sender<()>>,
+    again: bool,
+}
+
+/// Why the actor ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retired {
+    /// The node stops.
+    Stopped,
+    /// Nobody used it for a while.
+    Idle,
+    /// The project is gone.
+    Deleted,
+    /// A part of it failed; a new one starts when somebody asks.
+    Failed,
+}
+
+impl Retired {
+    /// The name in metrics.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Idle => "idle",
+            Self::Deleted => "deleted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+enum Next {
+    Heard(Heard),
+    Job(Option<(mille_shared::PlanId, super::plans::Done)>),
+    Presence(super::presence::StoreAnswer),
+    Members(Result<backend::Result<Option<Members>>, tokio::task::JoinError>),
+    Command(Option<Command>),
+    Wake,
+    Sweep,
+}
+
+impl Actor {
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Retired {
+        let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweeps_done = 0_u32;
+        let mut used = Instant::now();
+        let retired = loop {
+            self.present.store(self.presence.connections(), Ordering::Relaxed);
+            let wake = self.presence.next_deadline();
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => break Retired::Stopped,
+                members = self.refresh.done() => Next::Members(members),
+                heard = self.feed.next() => Next::Heard(heard),
+                job = self.plans.done() => Next::Job(job),
+                answer = self.presence.answer() => Next::Presence(answer),
+                () = until(wake) => Next::Wake,
+                command = self.commands.recv() => Next::Command(command),
+                _ = sweeps.tick() => Next::Sweep,
+            };
+            match next {
+                Next::Heard(heard) => self.heard(heard),
+                Next::Job(Some((plan, done))) => self.plans.take(plan, done),
+                Next::Job(None) => break Retired::Failed,
+                Next::Presence(answer) => self.presence.handle_answer(answer),
+                Next::Members(Ok(Ok(Some(members)))) => self.members_read(members),
+                Next::Members(Ok(Ok(None))) => break Retired::Deleted,
+                Next::Members(Ok(Err(error))) => {
+                    tracing::debug!(project.id = %self.id, %error, "members can't be read for now; what was known stays");
+                    self.refresh_answered();
+                }
+                Next::Members(Err(error)) => {
+                    tracing::error!(project.id = %self.id, %error, "reading members failed");
+                    self.refresh_answered();
+                }
+                Next::Wake => self.presence.wake(Instant::now()),
+                Next::Command(Some(command)) => {
+                    used = Instant::now();
+                    self.command(command);
+                }
+                Next::Command(None) => break Retired::Stopped,
+                Next::Sweep => {
+                    sweeps_done = sweeps_done.wrapping_add(1);
+                    if sweeps_done.is_multiple_of(SWEEPS_PER_REFRESH) {
+                        self.start_refresh();
+                    }
+                    let now = Instant::now();
+                    self.plans.close_unused(now);
+                    let idle = self.plans.is_idle() && self.presence.is_idle();
+                    if !idle {
+                        used = now;
+                    } else if now.duration_since(used) >= self.idle_timeout {
+                        break Retired::Idle;
+                    }
+                }
+            }
+        };
+        self.commands.close();
+        self.presence.drain();
+        self.plans.finish().await;
+        self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
+        self.metrics.retired(retired.as_str()).increment(1);
+        retired
+    }
+
+    fn heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Message { channel: Channel::Plan(plan), payload } => self.plans.heard(plan, &payload),
+            Heard::Message { channel: Channel::Project(_), payload } => self.presence.heard(&payload),
+            Heard::Message { .. } => {}
+            Heard::Head { plan, head } => self.plans.input(plan, Input::HeadSeen(head)),
+            Heard::Interrupted(why) => {
+                let cause = match why {
+                    Interruption::Reconnect => Cause::Reconnect,
+                    Interruption::Lagged => Cause::Lagged,
+                };
+                self.plans.input_all(|| Input::Interrupted(cause));
+                self.presence.interrupted();
+                self.start_refresh();
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Attach { plan, request, reply } => {
+                if self.members.load().role_of(&request.user_id).is_none() {
+                    let _ = reply.send(Err(super::Rejection::Forbidden));
+                    return;
+                }
+                self.plans.command(plan, Command::Attach { plan, request, reply });
+            }
+            Command::Submit { plan, .. } | Command::Read { plan, .. } | Command::Progress { plan, .. } => {
+                self.plans.command(plan, command);
+            }
+            Command::Presence(command) => self.presence.handle(command),
+            Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
+            Command::PresenceLost => self.presence.restore(),
+            Command::Refresh { reply } => {
+                match (reply, self.refresh.running.is_some()) {
+                    // The read that is under way may have begun before what the asker knows of.
+                    (Some(reply), true) => self.refresh.waiting_next.push(reply),
+                    (Some(reply), false) => self.refresh.waiting.push(reply),
+                    (None, _) => {}
+                }
+                self.start_refresh();
+            }
+        }
+    }
+
+    fn start_refresh(&mut self) {
+        if self.refresh.running.is_some() {
+            self.refresh.again = true;
+            return;
+        }
+        self.refresh.running = Some(tokio::spawn(read_members(self.backend.clone(), self.id)));
+    }
+
+    fn members_read(&mut self, members: Members) {
+        self.members.store(Arc::new(members));
+        let members = self.members.load_full();
+        let role_of = |user: &UserId| -> Option<Role> { members.role_of(user) };
+        self.plans.check_access(role_of);
+        self.presence.membership_changed(&role_of);
+        self.refresh_answered();
+    }
+
+    fn refresh_answered(&mut self) {
+        for reply in self.refresh.waiting.drain(..) {
+            let _ = reply.send(());
+        }
+        self.refresh.waiting.append(&mut self.refresh.waiting_next);
+        if std::mem::take(&mut self.refresh.again) {
+            self.start_refresh();
+        }
+    }
+}
+
+impl Refresh {
+    /// What the read under way came to; pends while there is none.
+    async fn done(&mut self) -> Result<backend::Result<Option<Members>>, tokio::task::JoinError> {
+        match &mut self.running {
+            Some(running) => {
+                let done = running.await;
+                self.running = None;
+                done
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A project as the directory has it. `None`: there is no such project.
+pub(super) async fn read_members(backend: Backend, id: ProjectId) -> backend::Result<Option<Members>> {
+    let directory = &backend.directory;
+    let (project, plans, members) =
+        tokio::try_join!(directory.project(id), directory.plans(id), directory.members(id))?;
+    let members: BTreeMap<_, _> = members.into_iter().map(|member| (member.user_id.clone(), member)).collect();
+    Ok(project.filter(|_| !members.is_empty()).map(|project| Members { project, plans, members }))
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,162 @@
+//! What can be asked of a project's actor, and what it answers.
+
+use std::sync::Arc;
+
+use mille_core::{Applied, Plan, Refusal};
+use mille_shared::execution::ExecutionState;
+use mille_shared::operation::Operation;
+use mille_shared::{NodeId, PlanId, PlanNodeId, Revision, RunId, Timestamp, UserId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::follow::Start;
+use super::presence::PresenceCommand;
+
+/// Something happened to a plan: what a listener is told.
+#[derive(Debug, Clone)]
+pub enum PlanEvent {
+    /// A change.
+    Changed(Arc<Applied>),
+    /// The whole plan, because the changes up to it can't be told one by one (or were not asked for).
+    Snapshot {
+        /// The plan.
+        plan: Arc<Plan>,
+        /// Why.
+        reason: &'static str,
+    },
+    /// An execution went on. Not numbered, thinned, and lost when a listener is slow.
+    Progress(Arc<Progress>),
+}
+
+/// How far a running plan node is: between two state changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The plan node that runs.
+    pub node_id: PlanNodeId,
+    /// Which run.
+    pub run_id: RunId,
+    /// The step it is at.
+    pub state: ExecutionState,
+    /// From 0 to 1.
+    pub progress: Option<f64>,
+    /// In the executor's words.
+    pub message: Option<String>,
+    /// When it was reported.
+    pub at: Timestamp,
+    /// The plan's revision then.
+    pub revision: Revision,
+}
+
+/// What became of an accepted operation.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// Where its change stands; the plan's head if it changed nothing.
+    pub revision: Revision,
+    /// Its change. `None`: it changed nothing.
+    pub applied: Option<Arc<Applied>>,
+    /// The plan with it.
+    pub plan: Arc<Plan>,
+}
+
+/// A part of a plan's past.
+#[derive(Debug, Clone)]
+pub struct DeltaPage {
+    /// The changes, in order, without a hole.
+    pub changes: Vec<Arc<Applied>>,
+    /// The last revision of this page; where it is empty, the one asked for.
+    pub end_revision: Revision,
+    /// Whether there are more behind it.
+    pub has_more: bool,
+}
+
+/// Why a project's actor did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Rejection {
+    /// The operation breaks a rule.
+    #[error(transparent)]
+    Refused(#[from] Box<Refusal>),
+    /// There is no such plan in this project, or no such project.
+    #[error("there is no such plan in this project")]
+    NoSuchPlan,
+    /// The log no longer reaches back to the revision asked for, or belongs to another epoch.
+    #[error("the log does not reach back to {after}")]
+    Unrecoverable {
+        /// The revision asked for.
+        after: Revision,
+        /// Where the log is.
+        head: Revision,
+    },
+    /// The caller's right ended.
+    #[error("you may no longer do this")]
+    Forbidden,
+    /// Too many wait already. Nothing happened.
+    #[error("too many operations wait for this plan")]
+    Overloaded,
+    /// The store did not answer. It may have happened: repeat it with the same operation id.
+    #[error("the plan's log does not answer")]
+    Unavailable,
+    /// The project stops on this node. It may have happened: repeat it elsewhere with the same operation id.
+    #[error("the project is stopping on this node")]
+    Stopping,
+}
+
+/// How an operation is answered.
+pub(super) type SubmitReply = oneshot::Sender<Result<Accepted, Rejection>>;
+
+/// What an actor is asked. Only handles make these.
+pub(super) enum Command {
+    /// Bring an operation into a plan's log.
+    Submit { plan: PlanId, operation: Box<Operation>, repeatable: bool, reply: SubmitReply },
+    /// The plan as it is now.
+    Read { plan: PlanId, reply: oneshot::Sender<Result<Arc<Plan>, Rejection>> },
+    /// Register a listener.
+    Attach { plan: PlanId, request: AttachRequest, reply: oneshot::Sender<Result<Attached, Rejection>> },
+    /// Tell the plan's listeners on every node of an execution's progress.
+    Progress { plan: PlanId, progress: Box<Progress> },
+    /// Presence.
+    Presence(PresenceCommand),
+    /// Members or plans of the project changed: read them again, then answer.
+    Refresh { reply: Option<oneshot::Sender<()>> },
+    /// Nodes are gone from the cluster.
+    NodesGone(Vec<NodeId>),
+    /// The store lost this node's table of the project's presence.
+    PresenceLost,
+}
+
+/// What a listener wants.
+#[derive(Debug, Clone)]
+pub(super) struct AttachRequest {
+    /// Who listens: access is checked again whenever members change.
+    pub user_id: UserId,
+    /// From where.
+    pub start: Start,
+    /// The history it knows, if it listened before: after a reset its revisions mean nothing.
+    pub generation: Option<u64>,
+    /// Whether it wants to hear of progress.
+    pub wants_progress: bool,
+}
+
+/// A listener's line, and how it catches up with it.
+#[derive(Debug)]
+pub(super) struct Attached {
+    /// Which history it listens to.
+    pub generation: u64,
+    /// The plan's head when it was registered.
+    pub head: Revision,
+    /// How it catches up.
+    pub backlog: Backlog,
+    /// What comes after. Its end means: attach again from where you are.
+    pub live: mpsc::Receiver<PlanEvent>,
+}
+
+/// What a listener is told before it is live.
+#[derive(Debug)]
+pub(super) enum Backlog {
+    /// These events.
+    Events(Vec<PlanEvent>),
+    /// The changes up to this revision, which must be read from the log.
+    FromLog {
+        /// The listener's line begins right behind it.
+        until: Revision,
+    },
+}

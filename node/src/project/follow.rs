@@ -1,0 +1,176 @@
+//! A listener of a plan: every change once, in order, whatever happens between it and the actor.
+//!
+//! The actor never waits for a listener. When a listener's queue is full the actor lets go of it; the listener takes what
+//! is queued and attaches again from where it is, exactly like a client that reconnects. So a slow reader costs one
+//! bounded queue, and there is one way to catch up, not two.
+
+use std::collections::VecDeque;
+
+use mille_shared::{PlanId, Revision, UserId};
+use tokio::sync::mpsc;
+
+use super::command::{AttachRequest, Attached, Backlog, PlanEvent, Rejection};
+use super::handle::ProjectHandle;
+use super::replay::LogReplay;
+
+/// Where a listener begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the next change.
+    Next,
+    /// With the plan as it is, then every later change.
+    Snapshot {
+        /// Why: told to the listener.
+        reason: &'static str,
+    },
+    /// With the change after this one; with a snapshot where that can't be.
+    After(Revision),
+}
+
+/// Why a listener is told nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// The user may no longer listen.
+    #[error("you may no longer read this project")]
+    Forbidden,
+    /// The plan or its project is gone.
+    #[error("the plan is gone")]
+    Gone,
+    /// This node stops or can't serve the plan; another may.
+    #[error("this node no longer serves the plan")]
+    Stopping,
+}
+
+/// A plan's events, in order, without a hole.
+pub struct Following {
+    project: ProjectHandle,
+    plan: PlanId,
+    user_id: UserId,
+    wants_progress: bool,
+    /// The last revision that was told. `None` until something was: then the start still counts.
+    position: Option<Revision>,
+    start: Start,
+    generation: Option<u64>,
+    backlog: VecDeque<PlanEvent>,
+    replay: Option<LogReplay>,
+    live: mpsc::Receiver<PlanEvent>,
+}
+
+impl Following {
+    pub(super) async fn begin(
+        project: ProjectHandle,
+        plan: PlanId,
+        user_id: UserId,
+        start: Start,
+        wants_progress: bool,
+    ) -> Result<Self, Rejection> {
+        let request = AttachRequest { user_id: user_id.clone(), start, generation: None, wants_progress };
+        let attached = project.attach(plan, request).await?;
+        let (_, nothing) = mpsc::channel(1);
+        let position = match start {
+            Start::After(after) => Some(after),
+            Start::Next | Start::Snapshot { .. } => None,
+        };
+        let mut following = Self {
+            project,
+            plan,
+            user_id,
+            wants_progress,
+            position,
+            start,
+            generation: None,
+            backlog: VecDeque::new(),
+            replay: None,
+            live: nothing,
+        };
+        following.take(attached);
+        Ok(following)
+    }
+
+    /// The next event. Waits until there is one.
+    ///
+    /// # Errors
+    /// [`Ended`], once; the stream is over then.
+    pub async fn next(&mut self) -> Result<PlanEvent, Ended> {
+        loop {
+            if let Some(event) = self.backlog.pop_front() {
+                if self.is_new(&event) {
+                    return Ok(event);
+                }
+            } else if let Some(replay) = &mut self.replay {
+                match replay.next_page().await {
+                    Ok(changes) if changes.is_empty() => self.replay = None,
+                    Ok(changes) => self.backlog.extend(changes.into_iter().map(PlanEvent::Changed)),
+                    Err(why) => self.attach(Start::Snapshot { reason: why.reason() }).await?,
+                }
+            } else if let Some(event) = self.live.recv().await {
+                self.backlog.push_back(event);
+            } else {
+                let start = self.position.map_or(self.start, Start::After);
+                self.attach(start).await?;
+            }
+        }
+    }
+
+    /// Attaches again: because the actor let go of us, or because the log could not be read.
+    async fn attach(&mut self, start: Start) -> Result<(), Ended> {
+        let request = AttachRequest {
+            user_id: self.user_id.clone(),
+            start,
+            generation: self.generation,
+            wants_progress: self.wants_progress,
+        };
+        let attached = match self.project.attach(self.plan, request.clone()).await {
+            Err(Rejection::Stopping) => {
+                // The actor may only have been retired or restarted; a new one may serve.
+                self.project = self.project.projects.open_again(self.project.id).await.ok_or(Ended::Stopping)?;
+                self.generation = None;
+                self.project.attach(self.plan, request).await
+            }
+            other => other,
+        };
+        match attached {
+            Ok(attached) => {
+                self.take(attached);
+                Ok(())
+            }
+            Err(Rejection::Forbidden) => Err(Ended::Forbidden),
+            Err(Rejection::NoSuchPlan) => Err(Ended::Gone),
+            Err(_) => Err(Ended::Stopping),
+        }
+    }
+
+    fn take(&mut self, attached: Attached) {
+        self.generation = Some(attached.generation);
+        if self.start == Start::Next && self.position.is_none() {
+            self.position = Some(attached.head);
+        }
+        self.live = attached.live;
+        self.replay = None;
+        match attached.backlog {
+            Backlog::Events(events) => self.backlog.extend(events),
+            Backlog::FromLog { until } => {
+                let backend = self.project.projects.backend().clone();
+                self.replay = self.position.map(|after| LogReplay::new(backend, self.plan, after, until));
+            }
+        }
+    }
+
+    /// Notes where an event brings us; false for one that was told before.
+    fn is_new(&mut self, event: &PlanEvent) -> bool {
+        match event {
+            PlanEvent::Progress(_) => true,
+            PlanEvent::Snapshot { plan, .. } => {
+                self.position = Some(plan.revision());
+                true
+            }
+            PlanEvent::Changed(applied) => {
+                let seen = self.position.is_some_and(|position| position >= applied.revision());
+                if !seen {
+                    self.position = Some(applied.revision());
+                }
+                !seen
+            }
+        }
+    }
+}

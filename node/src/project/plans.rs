@@ -1,0 +1,238 @@
+//! The open plans of one project on this node.
+//!
+//! Each has a replica (the machine that decides) and its listeners. Effects are performed here: what must be awaited runs
+//! as a task and returns as a [`Done`], so no plan waits for another. A plan opens when it is first asked for and closes
+//! a while after nobody listens.
+
+mod open_plan;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mille_core::PlanBounds;
+use mille_core::replica::Input;
+use mille_shared::directory::Role;
+use mille_shared::{PlanId, UserId, limits};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::command::{Command, PlanEvent, Progress, Rejection};
+use super::store::{self, OpenFailure};
+use crate::backend::{Backend, Channel, Retention, envelope};
+use crate::bridge::{Bridge, FeedSender};
+use crate::metrics::Metrics;
+pub(super) use open_plan::Done;
+use open_plan::OpenPlan;
+
+/// What the open plans need from the node.
+#[derive(Clone)]
+pub(super) struct PlanContext {
+    pub backend: Backend,
+    pub bridge: Bridge,
+    pub feed: FeedSender,
+    pub metrics: Arc<Metrics>,
+    pub settings: PlanSettings,
+}
+
+/// How plans are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanSettings {
+    /// How large a plan and its parts may be.
+    pub bounds: PlanBounds,
+    /// Changes between two snapshots.
+    pub snapshot_every: u64,
+    /// How much of a log stays.
+    pub retention: Retention,
+}
+
+/// The open plans of one project.
+pub(super) struct Plans {
+    context: PlanContext,
+    slots: HashMap<PlanId, Slot>,
+    /// At most a few per plan: one commit, one repair, one head, and a lookup per waiting operation.
+    jobs: JoinSet<(PlanId, Done)>,
+}
+
+enum Slot {
+    Opening(Opening),
+    Open(Box<OpenPlan>),
+}
+
+/// A plan that is being read.
+#[derive(Default)]
+struct Opening {
+    /// Bounded by [`limits::PENDING_OPERATIONS_MAX`]; beyond it callers are told of overload.
+    commands: Vec<Command>,
+    /// What was heard meanwhile, to be sequenced after what was read. Bounded by [`limits::FEED_MESSAGES_MAX`]; beyond
+    /// it the plan is compared with its log once it is open.
+    heard: Vec<Input>,
+}
+
+impl Plans {
+    pub(super) fn new(context: PlanContext) -> Self {
+        Self { context, slots: HashMap::new(), jobs: JoinSet::new() }
+    }
+
+    /// Takes a command for a plan, opening it if need be.
+    pub(super) fn command(&mut self, plan: PlanId, command: Command) {
+        match self.slots.get_mut(&plan) {
+            Some(Slot::Open(open)) => open.command(command, &mut self.jobs),
+            Some(Slot::Opening(opening)) if opening.commands.len() >= limits::PENDING_OPERATIONS_MAX => {
+                refuse(command, Rejection::Overloaded);
+            }
+            Some(Slot::Opening(opening)) => opening.commands.push(command),
+            None => {
+                let opening = Opening { commands: vec![command], heard: Vec::new() };
+                self.slots.insert(plan, Slot::Opening(opening));
+                let PlanContext { bridge, backend, feed, .. } = self.context.clone();
+                self.jobs.spawn(async move { (plan, Done::Opened(store::open(bridge, backend, plan, feed).await)) });
+            }
+        }
+    }
+
+    /// A message on a plan's channel.
+    pub(super) fn heard(&mut self, plan: PlanId, payload: &[u8]) {
+        if let Ok(entries) = envelope::decode(payload) {
+            self.input(plan, Input::Heard(entries));
+        } else if let Ok(progress) = serde_json::from_slice::<Progress>(payload) {
+            if let Some(Slot::Open(open)) = self.slots.get_mut(&plan) {
+                open.tell_progress(&PlanEvent::Progress(Arc::new(progress)));
+            }
+        } else {
+            tracing::warn!(plan.id = %plan, "a message can't be read; the log is asked instead");
+            self.input(plan, Input::Interrupted(mille_core::replica::Cause::Hole));
+        }
+    }
+
+    /// Something a plan's replica must know.
+    pub(super) fn input(&mut self, plan: PlanId, input: Input) {
+        match self.slots.get_mut(&plan) {
+            Some(Slot::Open(open)) => open.input(input, &mut self.jobs),
+            Some(Slot::Opening(opening)) if opening.heard.len() < limits::FEED_MESSAGES_MAX => {
+                opening.heard.push(input)
+            }
+            Some(Slot::Opening(_)) | None => {}
+        }
+    }
+
+    /// Something every replica must know.
+    pub(super) fn input_all(&mut self, input: impl Fn() -> Input) {
+        let plans: Vec<PlanId> = self.slots.keys().copied().collect();
+        for plan in plans {
+            self.input(plan, input());
+        }
+    }
+
+    /// What a job came to. Pends while there is none; can be cancelled without loss.
+    pub(super) async fn done(&mut self) -> Option<(PlanId, Done)> {
+        match self.jobs.join_next().await {
+            Some(Ok(done)) => Some(done),
+            Some(Err(error)) => {
+                // A job's panic is ours: its plan would wait for an answer for ever, so the whole project starts anew.
+                tracing::error!(%error, "a job of a plan failed");
+                None
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes what a job came to.
+    pub(super) fn take(&mut self, plan: PlanId, done: Done) {
+        match (done, self.slots.get_mut(&plan)) {
+            (Done::Opened(Ok(opened)), Some(slot)) => {
+                let open = OpenPlan::new(plan, opened, self.context.clone());
+                let Slot::Opening(opening) = std::mem::replace(slot, Slot::Open(Box::new(open))) else { return };
+                for input in opening.heard {
+                    self.input(plan, input);
+                }
+                for command in opening.commands {
+                    self.command(plan, command);
+                }
+            }
+            (Done::Opened(Err(failure)), _) => {
+                let Some(Slot::Opening(opening)) = self.slots.remove(&plan) else { return };
+                let rejection = match &failure {
+                    OpenFailure::NoLog => Rejection::NoSuchPlan,
+                    OpenFailure::Store(_) => Rejection::Unavailable,
+                    OpenFailure::Corrupt(why) => {
+                        tracing::error!(plan.id = %plan, why, "a plan can't be opened");
+                        Rejection::Unavailable
+                    }
+                };
+                for command in opening.commands {
+                    refuse(command, rejection.clone());
+                }
+            }
+            (done, Some(Slot::Open(open))) => {
+                if !open.take(done, &mut self.jobs) {
+                    self.slots.remove(&plan);
+                    self.close(plan);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets go of listeners who may no longer listen.
+    pub(super) fn check_access(&mut self, role_of: impl Fn(&UserId) -> Option<Role>) {
+        for slot in self.slots.values_mut() {
+            if let Slot::Open(open) = slot {
+                open.check_access(&role_of);
+            }
+        }
+    }
+
+    /// Closes plans that nobody used for a while. Cheap; called now and then.
+    pub(super) fn close_unused(&mut self, now: Instant) {
+        let unused = |slot: &mut Slot| match slot {
+            Slot::Open(open) => open.is_unused(now),
+            Slot::Opening(_) => false,
+        };
+        let closed: Vec<PlanId> = self.slots.extract_if(|_, slot| unused(slot)).map(|(plan, _)| plan).collect();
+        for plan in closed {
+            self.close(plan);
+            self.context.metrics.broadcast_channels_idle_cleaned.increment(1);
+        }
+    }
+
+    /// Whether no plan is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Stops taking operations and waits for the commits that are under way, so that they are answered.
+    pub(super) async fn finish(&mut self) {
+        while self.slots.values().any(|slot| matches!(slot, Slot::Open(open) if open.is_busy())) {
+            match self.done().await {
+                Some((plan, done)) => self.take(plan, done),
+                None => break,
+            }
+        }
+        for plan in self.slots.drain().map(|(plan, _)| plan).collect::<Vec<_>>() {
+            self.context.bridge.forget(Channel::Plan(plan), &self.context.feed).await;
+        }
+    }
+
+    fn close(&mut self, plan: PlanId) {
+        let PlanContext { bridge, feed, .. } = self.context.clone();
+        self.jobs.spawn(async move {
+            bridge.forget(Channel::Plan(plan), &feed).await;
+            (plan, Done::Closed)
+        });
+    }
+}
+
+/// Answers a command that can't be carried out.
+fn refuse(command: Command, rejection: Rejection) {
+    // Whoever asked may be gone; then nobody needs the answer.
+    match command {
+        Command::Submit { reply, .. } => drop(reply.send(Err(rejection))),
+        Command::Read { reply, .. } => drop(reply.send(Err(rejection))),
+        Command::Attach { reply, .. } => drop(reply.send(Err(rejection))),
+        Command::Progress { .. }
+        | Command::Presence(_)
+        | Command::Refresh { .. }
+        | Command::NodesGone(_)
+        | Command::PresenceLost => {}
+    }
+}

@@ -1,0 +1,401 @@
+//! One open plan: its replica, its listeners, and who waits for what.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mille_core::replica::{CatchUp, Cause, Effect, Input, Replica, Ticket, Verdict};
+use mille_core::{Applied, Plan};
+use mille_shared::directory::Role;
+use mille_shared::log::{CommitOutcome, Head, LogPage};
+use mille_shared::operation::Operation;
+use mille_shared::{PlanId, PlanNodeId, Revision, UserId, limits};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::PlanContext;
+use crate::backend::{self, Channel};
+use crate::project::command::{
+    Accepted, AttachRequest, Attached, Backlog, Command, PlanEvent, Progress, Rejection, SubmitReply,
+};
+use crate::project::follow::Start;
+use crate::project::replay;
+use crate::project::store::{self, OpenFailure};
+
+/// Two reports of a plan node's progress are at least so far apart; what comes between is left out.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// Plan nodes whose last report is remembered. Beyond it all are forgotten, and one report more gets through.
+const PROGRESS_REMEMBERED_MAX: usize = 4_096;
+
+/// An open plan.
+pub(super) struct OpenPlan {
+    id: PlanId,
+    context: PlanContext,
+    replica: Replica,
+    /// Which history: counts the resets on this node.
+    generation: u64,
+    listeners: Vec<Listener>,
+    /// Bounded with the replica's queue.
+    tickets: HashMap<Ticket, SubmitReply>,
+    next_ticket: u64,
+    /// Who waits until we know the log's head. Bounded by the mailbox' callers, each of whom waits for one answer.
+    asking: Vec<AfterSync>,
+    /// Those among them whose question was not yet sent when the present one was.
+    asking_next: Vec<AfterSync>,
+    is_asking: bool,
+    /// Who waits until we have caught up with a revision.
+    behind: Vec<(Revision, AfterSync)>,
+    progress_told: HashMap<PlanNodeId, Instant>,
+    used: Instant,
+}
+
+struct Listener {
+    user_id: UserId,
+    wants_progress: bool,
+    events: mpsc::Sender<PlanEvent>,
+}
+
+/// What is done once we are as new as the log was when it was asked.
+enum AfterSync {
+    Read(oneshot::Sender<Result<Arc<Plan>, Rejection>>),
+    Attach(AttachRequest, oneshot::Sender<Result<Attached, Rejection>>),
+}
+
+/// What a job came to.
+pub(in crate::project) enum Done {
+    /// The plan was opened.
+    Opened(Result<Plan, OpenFailure>),
+    /// A batch was offered.
+    Committed(backend::Result<CommitOutcome>),
+    /// The log was read.
+    Fetched(backend::Result<LogPage>),
+    /// The plan was opened anew.
+    Reloaded(Result<Plan, OpenFailure>),
+    /// The head was asked for.
+    Head(backend::Result<Option<Head>>),
+    /// An operation that would be refused (or change nothing) was looked up.
+    Found { ticket: Ticket, found: backend::Result<Option<Revision>>, otherwise: Box<Result<Accepted, Rejection>> },
+    /// The change of a repeated operation was read.
+    Told { ticket: Ticket, revision: Revision, applied: Option<Arc<Applied>> },
+    /// Nothing to do any more: a snapshot was kept, a message sent, a channel closed.
+    Closed,
+}
+
+type Jobs = JoinSet<(PlanId, Done)>;
+
+impl OpenPlan {
+    pub(super) fn new(id: PlanId, plan: Plan, context: PlanContext) -> Self {
+        let replica = Replica::new(plan, context.settings.bounds, context.settings.snapshot_every);
+        Self {
+            id,
+            context,
+            replica,
+            generation: 0,
+            listeners: Vec::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            asking: Vec::new(),
+            asking_next: Vec::new(),
+            is_asking: false,
+            behind: Vec::new(),
+            progress_told: HashMap::new(),
+            used: Instant::now(),
+        }
+    }
+
+    pub(super) fn command(&mut self, command: Command, jobs: &mut Jobs) {
+        self.used = Instant::now();
+        match command {
+            Command::Submit { operation, repeatable, reply, .. } => self.submit(*operation, repeatable, reply, jobs),
+            Command::Read { reply, .. } => self.sync(AfterSync::Read(reply), jobs),
+            Command::Attach { request, reply, .. } => self.sync(AfterSync::Attach(request, reply), jobs),
+            Command::Progress { progress, .. } => self.publish_progress(&progress, jobs),
+            Command::Presence(_) | Command::Refresh { .. } | Command::NodesGone(_) | Command::PresenceLost => {}
+        }
+    }
+
+    pub(super) fn input(&mut self, input: Input, jobs: &mut Jobs) {
+        for effect in self.replica.handle(input) {
+            self.perform(effect, jobs);
+        }
+        self.answer_behind();
+    }
+
+    /// Takes what a job came to. `false`: the plan is gone and must be closed.
+    pub(super) fn take(&mut self, done: Done, jobs: &mut Jobs) -> bool {
+        match done {
+            Done::Committed(Ok(outcome)) => self.input(Input::Committed(outcome), jobs),
+            Done::Committed(Err(error)) => {
+                tracing::warn!(plan.id = %self.id, %error, "a commit got no answer");
+                self.input(Input::CommitFailed, jobs);
+            }
+            Done::Fetched(Ok(page)) => self.input(Input::Fetched(page), jobs),
+            Done::Reloaded(Ok(plan)) => self.input(Input::Reloaded(Box::new(plan)), jobs),
+            Done::Reloaded(Err(OpenFailure::NoLog)) => return false,
+            Done::Fetched(Err(error)) => {
+                tracing::debug!(plan.id = %self.id, %error, "the log can't be read for now");
+                self.input(Input::RepairFailed, jobs);
+            }
+            Done::Reloaded(Err(error)) => {
+                tracing::warn!(plan.id = %self.id, %error, "the plan can't be opened anew for now");
+                self.input(Input::RepairFailed, jobs);
+            }
+            Done::Head(head) => self.synced(head, jobs),
+            Done::Found { ticket, found: Ok(Some(revision)), .. } => self.tell_repeated(ticket, revision, jobs),
+            Done::Found { ticket, found: Ok(None), otherwise } => self.answer(ticket, *otherwise),
+            Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
+            Done::Told { ticket, revision, applied } => {
+                let plan = Arc::clone(self.replica.plan());
+                self.answer(ticket, Ok(Accepted { revision, applied, plan }));
+            }
+            Done::Opened(_) | Done::Closed => {}
+        }
+        true
+    }
+
+    pub(super) fn check_access(&mut self, role_of: impl Fn(&UserId) -> Option<Role>) {
+        // A listener that is let go attaches again, and is refused there.
+        self.listeners.retain(|listener| role_of(&listener.user_id).is_some());
+    }
+
+    pub(super) fn tell_progress(&mut self, event: &PlanEvent) {
+        // Full: the listener does without. What matters is numbered and comes by the log.
+        for listener in self.listeners.iter().filter(|listener| listener.wants_progress) {
+            let _ = listener.events.try_send(event.clone());
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.replica.is_busy() || !self.tickets.is_empty()
+    }
+
+    pub(super) fn is_unused(&mut self, now: Instant) -> bool {
+        self.listeners.retain(|listener| !listener.events.is_closed());
+        let waits = self.is_busy() || self.is_asking || !self.behind.is_empty() || !self.listeners.is_empty();
+        if waits {
+            self.used = now;
+        }
+        now.duration_since(self.used) >= limits::PLAN_LINGER
+    }
+
+    fn submit(&mut self, operation: Operation, repeatable: bool, reply: SubmitReply, jobs: &mut Jobs) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.tickets.insert(ticket, reply);
+        self.input(Input::Submit { ticket, operation, repeatable }, jobs);
+    }
+
+    fn perform(&mut self, effect: Effect, jobs: &mut Jobs) {
+        let (plan, backend) = (self.id, self.context.backend.clone());
+        match effect {
+            Effect::Commit { expected, batch, attempt } => {
+                if attempt > 0 {
+                    self.context.metrics.commit_retries.increment(1);
+                }
+                jobs.spawn(async move {
+                    (plan, Done::Committed(store::commit(backend, plan, expected, batch, attempt).await))
+                });
+            }
+            Effect::Fetch { after } => {
+                jobs.spawn(async move {
+                    (plan, Done::Fetched(backend.log.range(plan, Some(after), limits::LOG_PAGE_ENTRIES).await))
+                });
+            }
+            Effect::Reload => {
+                jobs.spawn(async move { (plan, Done::Reloaded(store::load(backend, plan).await)) });
+            }
+            Effect::Deliver(applied) => self.deliver(PlanEvent::Changed(applied)),
+            Effect::Reset(cause) => {
+                self.generation += 1;
+                tracing::warn!(plan.id = %plan, cause = cause.as_str(), "the plan was opened anew; listeners get a snapshot");
+                let snapshot = Arc::clone(self.replica.plan());
+                self.deliver(PlanEvent::Snapshot { plan: snapshot, reason: reset_reason(cause) });
+            }
+            Effect::Answer { ticket, verdict } => self.judge(ticket, verdict, jobs),
+            Effect::StoreSnapshot(snapshot) => {
+                let retention = self.context.settings.retention;
+                jobs.spawn(async move {
+                    match backend.snapshots.store(plan, snapshot.to_snapshot(), retention).await {
+                        Ok(kept) => tracing::debug!(plan.id = %plan, revision = %snapshot.revision(), kept, "snapshot"),
+                        Err(error) => {
+                            tracing::warn!(plan.id = %plan, %error, "a snapshot was not kept; the next one will be")
+                        }
+                    }
+                    (plan, Done::Closed)
+                });
+            }
+            Effect::RepairStarted(cause) => {
+                tracing::debug!(plan.id = %plan, cause = cause.as_str(), "the log is read to catch up");
+                self.context.metrics.gap(cause).increment(1);
+            }
+        }
+    }
+
+    /// Tells every listener without waiting. One that can't take it is let go, and attaches again when it can.
+    fn deliver(&mut self, event: PlanEvent) {
+        self.listeners.retain(|listener| match listener.events.try_send(event.clone()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                self.context.metrics.listeners_behind.increment(1);
+                false
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        });
+    }
+
+    fn judge(&mut self, ticket: Ticket, verdict: Verdict, jobs: &mut Jobs) {
+        let (answer, repeat) = match verdict {
+            Verdict::Accepted { applied, plan } => {
+                (Ok(Accepted { revision: applied.revision(), applied: Some(applied), plan }), None)
+            }
+            Verdict::Unchanged { plan, repeat } => {
+                (Ok(Accepted { revision: plan.revision(), applied: None, plan }), repeat)
+            }
+            Verdict::Refused { refusal, repeat } => (Err(Rejection::Refused(refusal)), repeat),
+            Verdict::Repeated { revision } => return self.tell_repeated(ticket, revision, jobs),
+            Verdict::Overloaded => (Err(Rejection::Overloaded), None),
+            Verdict::Unavailable => (Err(Rejection::Unavailable), None),
+        };
+        let Some(key) = repeat else { return self.answer(ticket, answer) };
+        // It may only look wrong because it already happened.
+        let (plan, log) = (self.id, Arc::clone(&self.context.backend.log));
+        jobs.spawn(async move {
+            let found = log.find(plan, &key).await;
+            (plan, Done::Found { ticket, found, otherwise: Box::new(answer) })
+        });
+    }
+
+    /// Answers a repeat with its first result.
+    fn tell_repeated(&mut self, ticket: Ticket, revision: Revision, jobs: &mut Jobs) {
+        if let Some(applied) = self.replica.recent(revision) {
+            let (applied, plan) = (Some(Arc::clone(applied)), Arc::clone(self.replica.plan()));
+            return self.answer(ticket, Ok(Accepted { revision, applied, plan }));
+        }
+        let (plan, backend) = (self.id, self.context.backend.clone());
+        jobs.spawn(async move {
+            let applied = replay::change_at(backend, plan, revision).await;
+            (plan, Done::Told { ticket, revision, applied })
+        });
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Result<Accepted, Rejection>) {
+        if let Some(reply) = self.tickets.remove(&ticket) {
+            // Whoever asked may have hung up; the change stands all the same.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Asks for the log's head, once for all who wait for the question to be sent.
+    fn sync(&mut self, then: AfterSync, jobs: &mut Jobs) {
+        if self.is_asking {
+            return self.asking_next.push(then);
+        }
+        self.is_asking = true;
+        self.asking.push(then);
+        let (plan, backend) = (self.id, self.context.backend.clone());
+        jobs.spawn(async move { (plan, Done::Head(store::head(backend, plan).await)) });
+    }
+
+    fn synced(&mut self, head: backend::Result<Option<Head>>, jobs: &mut Jobs) {
+        self.is_asking = false;
+        let ours = self.replica.plan().revision();
+        let target = match head {
+            Ok(Some(head)) if head.revision.epoch == ours.epoch && head.revision > ours => Some(head.revision),
+            // Without an answer, or with one that the regular check must judge, what we know is what we tell.
+            _ => None,
+        };
+        let waiting = std::mem::take(&mut self.asking);
+        match target {
+            Some(target) => {
+                self.behind.extend(waiting.into_iter().map(|then| (target, then)));
+                self.input(Input::Behind, jobs);
+            }
+            None => waiting.into_iter().for_each(|then| self.serve(then)),
+        }
+        for then in std::mem::take(&mut self.asking_next) {
+            self.sync(then, jobs);
+        }
+    }
+
+    /// Serves those whose revision we have, or can't get.
+    fn answer_behind(&mut self) {
+        let ours = self.replica.plan().revision();
+        let stuck = !self.replica.is_repairing();
+        let served: Vec<_> = self.behind.extract_if(.., |(target, _)| *target <= ours || stuck).collect();
+        for (_, then) in served {
+            self.serve(then);
+        }
+    }
+
+    fn serve(&mut self, then: AfterSync) {
+        match then {
+            AfterSync::Read(reply) => drop(reply.send(Ok(Arc::clone(self.replica.plan())))),
+            AfterSync::Attach(request, reply) => {
+                let (events, live) = mpsc::channel(limits::SUBSCRIPTION_QUEUE_EVENTS_MAX);
+                let AttachRequest { user_id, wants_progress, .. } = request.clone();
+                let head = self.replica.plan().revision();
+                let attached = Attached { generation: self.generation, head, backlog: self.backlog(&request), live };
+                if reply.send(Ok(attached)).is_ok() {
+                    self.listeners.push(Listener { user_id, wants_progress, events });
+                }
+            }
+        }
+    }
+
+    fn backlog(&self, request: &AttachRequest) -> Backlog {
+        let plan = self.replica.plan();
+        let snapshot = |reason| {
+            self.context.metrics.resumes_by_snapshot.increment(1);
+            Backlog::Events(vec![PlanEvent::Snapshot { plan: Arc::clone(plan), reason }])
+        };
+        let after = match request.start {
+            Start::Next => return Backlog::Events(Vec::new()),
+            Start::Snapshot { reason } => return snapshot(reason),
+            Start::After(after) => after,
+        };
+        if request.generation.is_some_and(|known| known != self.generation) {
+            return snapshot(reset_reason(Cause::Fork));
+        }
+        match self.replica.catch_up(after) {
+            CatchUp::Changes(changes) => {
+                self.context.metrics.resumes_by_replay.increment(1);
+                Backlog::Events(changes.into_iter().map(PlanEvent::Changed).collect())
+            }
+            CatchUp::FromLog => {
+                self.context.metrics.resumes_by_replay.increment(1);
+                Backlog::FromLog { until: plan.revision() }
+            }
+            CatchUp::Ahead => snapshot("the revision asked for is ahead of the log"),
+            CatchUp::OtherEpoch => snapshot("the revision asked for belongs to another epoch"),
+        }
+    }
+
+    /// Publishes a report, unless the plan node's last one was a moment ago.
+    fn publish_progress(&mut self, progress: &Progress, jobs: &mut Jobs) {
+        let now = Instant::now();
+        let last = self.progress_told.get(&progress.node_id);
+        if last.is_some_and(|last| now.duration_since(*last) < PROGRESS_INTERVAL) {
+            return;
+        }
+        if self.progress_told.len() >= PROGRESS_REMEMBERED_MAX {
+            self.progress_told.clear();
+        }
+        self.progress_told.insert(progress.node_id.clone(), now);
+        let Ok(message) = serde_json::to_vec(progress) else { return };
+        let (plan, pubsub) = (self.id, Arc::clone(&self.context.backend.pubsub));
+        jobs.spawn(async move {
+            if let Err(error) = pubsub.publish(Channel::Plan(plan), message.into()).await {
+                tracing::debug!(plan.id = %plan, %error, "a report of progress was not told");
+            }
+            (plan, Done::Closed)
+        });
+    }
+}
+
+fn reset_reason(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Trimmed => "the log no longer reaches back to the changes that were missed",
+        _ => "the plan's log was lost or rolled back; this is what it holds now",
+    }
+}

@@ -1,0 +1,345 @@
+//! A project's presence on this node: the machine of `mille-core`, its clock, its outboxes and its tasks.
+//!
+//! The project's actor owns it and calls it; nothing here waits. What the machine wants done is done at once: frames go to
+//! outboxes, writes and messages to tasks. It leaves sockets to the gateway and people's rights to the project.
+
+pub mod command;
+pub mod outbox;
+pub mod watch;
+pub mod worker;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mille_core::presence::{Effect, Moment, Presence, SeatId, Settings};
+use mille_shared::directory::Role;
+use mille_shared::presence::server::{self, ServerFrame};
+use mille_shared::presence::{Body, NodeMessage};
+use mille_shared::{CloseCode, NodeId, ProjectId, UserId, limits};
+use tokio::time::Instant;
+use tracing::debug;
+
+pub use command::PresenceCommand;
+pub use outbox::{OutboxReader, Outgoing, PresenceOutbox, outbox, silent_outbox};
+pub use watch::PresenceWatch;
+pub use worker::{StoreAnswer, Surroundings};
+
+use watch::Watchers;
+use worker::Workers;
+
+use crate::clock;
+
+/// How often seats and watchers are looked at that vanished without a word.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What an operator may choose.
+#[derive(Debug, Clone, Copy)]
+pub struct PresenceSettings {
+    /// The machine's.
+    pub rules: Settings,
+    /// How long this node's table outlives it in the store.
+    pub table_ttl: Duration,
+}
+
+impl Default for PresenceSettings {
+    fn default() -> Self {
+        Self { rules: Settings::default(), table_ttl: limits::NODE_LEASE }
+    }
+}
+
+/// A project's presence on this node.
+#[derive(Debug)]
+pub struct PresencePart {
+    project: ProjectId,
+    node: NodeId,
+    machine: Presence,
+    origin: Instant,
+    outboxes: BTreeMap<SeatId, PresenceOutbox>,
+    watchers: Watchers,
+    workers: Workers,
+    /// Commands that came before the store's first answer: a roster would be too short without it.
+    waiting: VecDeque<PresenceCommand>,
+    /// When they wait no longer: without a store, people see at least those of their own node.
+    ready_by: Instant,
+    is_open: bool,
+    loads_under_way: u32,
+    sweep_at: Instant,
+}
+
+impl PresencePart {
+    /// Opens a project's presence and begins to read what the store knows. The subscription to the project's channel must
+    /// be in force: what is said after the store was read must not be missed.
+    #[must_use]
+    pub fn new(project: ProjectId, node: NodeId, around: &Surroundings, settings: PresenceSettings) -> Self {
+        let origin = Instant::now();
+        let moment = Moment { at: Duration::ZERO, wall: clock::now() };
+        let (machine, effects) = Presence::open(moment, project, node.clone(), settings.rules);
+        let mut part = Self {
+            project,
+            workers: Workers::start(project, node.clone(), settings.table_ttl, around),
+            node,
+            machine,
+            origin,
+            outboxes: BTreeMap::new(),
+            watchers: Watchers::default(),
+            waiting: VecDeque::new(),
+            ready_by: origin + limits::REDIS_COMMAND_TIMEOUT,
+            is_open: false,
+            loads_under_way: 0,
+            sweep_at: origin + SWEEP_INTERVAL,
+        };
+        part.perform(effects);
+        part
+    }
+
+    /// Does what somebody asks.
+    pub fn handle(&mut self, command: PresenceCommand) {
+        if self.is_open {
+            self.follow(command);
+        } else if self.waiting.len() < limits::MAILBOX_COMMANDS_MAX {
+            self.waiting.push_back(command);
+        } else if let PresenceCommand::Join { outbox, .. } = command {
+            outbox.close(CloseCode::TryAgainLater, "too many join at once");
+        }
+    }
+
+    /// A message on the project's channel.
+    pub fn heard(&mut self, payload: &Bytes) {
+        match serde_json::from_slice::<NodeMessage>(payload) {
+            Ok(message) => {
+                let effects = self.machine.heard(self.now(), message);
+                self.perform(effects);
+            }
+            // A newer version of the program may say what this one does not know.
+            Err(error) => debug!(project.id = %self.project, %error, "a presence message makes no sense here"),
+        }
+    }
+
+    /// Messages on the project's channel may have been lost.
+    pub fn interrupted(&mut self) {
+        let effects = self.machine.interrupted(self.now());
+        self.perform(effects);
+    }
+
+    /// When [`wake`](Self::wake) has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let machine = self.machine.deadline().map(|at| self.origin + at);
+        let sweep = (!self.outboxes.is_empty() || self.machine.is_watching()).then_some(self.sweep_at);
+        let ready = (!self.is_open).then_some(self.ready_by);
+        [machine, sweep, ready].into_iter().flatten().min()
+    }
+
+    /// Does what time has made due.
+    pub fn wake(&mut self, now: Instant) {
+        if !self.is_open && now >= self.ready_by {
+            self.open();
+        }
+        let effects = self.machine.wake(self.moment(now));
+        self.perform(effects);
+        if now >= self.sweep_at {
+            self.sweep_at = now + SWEEP_INTERVAL;
+            self.sweep();
+        }
+    }
+
+    /// Nodes whose lease ended.
+    pub fn nodes_gone(&mut self, nodes: &[NodeId]) {
+        let effects = self.machine.nodes_gone(self.now(), nodes);
+        self.perform(effects);
+    }
+
+    /// Members may have changed: who has no role any more is shown out (4403).
+    pub fn membership_changed(&mut self, role: impl Fn(&UserId) -> Option<Role>) {
+        let outsiders: Vec<UserId> = self.machine.seated_users().filter(|user| role(user).is_none()).cloned().collect();
+        for user in outsiders {
+            let effects = self.machine.expel(self.now(), &user);
+            self.perform(effects);
+        }
+    }
+
+    /// The store lost this node's table: everyone is put there again.
+    pub fn restore(&mut self) {
+        let effects = self.machine.store_all();
+        self.perform(effects);
+    }
+
+    /// Whether nobody here would miss this part.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.machine.is_idle() && self.waiting.is_empty() && self.outboxes.is_empty()
+    }
+
+    /// Connections of this node in the project, those in their grace included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.machine.own_connections()
+    }
+
+    /// The node goes: sockets get the hint to come back and are closed with 1012, and other nodes keep their people for
+    /// the grace, so that nobody sees them leave. The table stays in the store until it expires, for those who resume.
+    pub fn drain(&mut self) {
+        let effects = self.machine.depart();
+        self.perform(effects);
+        for command in self.waiting.drain(..) {
+            if let PresenceCommand::Join { outbox, .. } = command {
+                outbox.close(CloseCode::ServiceRestart, "drain");
+            }
+        }
+    }
+
+    /// Drains what is left and waits for what must still be written and said, but not for long.
+    pub async fn shutdown(&mut self) {
+        if self.machine.own_connections() > 0 || !self.waiting.is_empty() {
+            self.drain();
+        }
+        self.workers.finish().await;
+    }
+
+    /// The next answer of the store, for [`handle_answer`](Self::handle_answer). Cancel-safe.
+    pub async fn answer(&mut self) -> StoreAnswer {
+        self.workers.answer().await
+    }
+
+    /// Takes in what the store answered.
+    pub fn handle_answer(&mut self, answer: StoreAnswer) {
+        match answer {
+            StoreAnswer::Tables(tables) => {
+                self.loads_under_way = self.loads_under_way.saturating_sub(1);
+                // Older than what was asked for last: it may miss what that was asked for.
+                if self.loads_under_way == 0 {
+                    let effects = self.machine.loaded(self.now(), tables);
+                    self.perform(effects);
+                    self.open();
+                }
+            }
+            StoreAnswer::Lost => self.restore(),
+        }
+    }
+
+    fn open(&mut self) {
+        self.is_open = true;
+        for command in std::mem::take(&mut self.waiting) {
+            self.follow(command);
+        }
+    }
+
+    fn follow(&mut self, command: PresenceCommand) {
+        let now = self.now();
+        let effects = match command {
+            PresenceCommand::Join { join, outbox } => {
+                self.outboxes.insert(join.seat, outbox);
+                self.machine.join(now, *join)
+            }
+            // Who was closed meanwhile has no outbox any more, and no seat to come.
+            PresenceCommand::JoinAgain { join } if self.outboxes.contains_key(&join.seat) => {
+                self.machine.join(now, *join)
+            }
+            PresenceCommand::JoinAgain { .. } => Vec::new(),
+            PresenceCommand::SwitchDocument { seat, document, kind } => {
+                self.machine.switch_document(now, seat, &document, kind)
+            }
+            PresenceCommand::MoveCursor { seat, update } => self.machine.move_cursor(now, seat, *update),
+            PresenceCommand::MoveViewport { seat, document, viewport } => {
+                self.machine.move_viewport(now, seat, &document, viewport)
+            }
+            PresenceCommand::UpdateStatus { seat, status } => self.machine.update_status(now, seat, status),
+            PresenceCommand::Ping { seat } => {
+                self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.frame(ServerFrame::Pong.encode()));
+                Vec::new()
+            }
+            PresenceCommand::Refresh { seat } => {
+                self.outboxes.get(&seat).into_iter().for_each(PresenceOutbox::rebuilt);
+                self.machine.refresh(seat)
+            }
+            PresenceCommand::Leave { seat } => {
+                self.outboxes.remove(&seat);
+                self.machine.leave(now, seat)
+            }
+            PresenceCommand::Lost { seat } => {
+                self.outboxes.remove(&seat);
+                self.machine.lose(now, seat)
+            }
+            PresenceCommand::Users { reply } => {
+                // Who asked may be gone; so be it. The same below.
+                let _ = reply.send(self.machine.users());
+                Vec::new()
+            }
+            PresenceCommand::Census { reply } => {
+                let _ = reply.send(self.machine.census());
+                Vec::new()
+            }
+            PresenceCommand::Watch { reply } => {
+                let _ = reply.send(self.watchers.add());
+                self.machine.set_watching(now, self.watchers.sweep())
+            }
+        };
+        self.perform(effects);
+    }
+
+    /// Looks for sockets that ended without a word, whatever ended them, and for watchers that went.
+    fn sweep(&mut self) {
+        let gone = self.outboxes.iter().filter(|(_, outbox)| outbox.is_gone()).map(|(seat, _)| *seat);
+        for seat in gone.collect::<Vec<_>>() {
+            self.follow(PresenceCommand::Lost { seat });
+        }
+        let effects = self.machine.set_watching(self.now(), self.watchers.sweep());
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { to, frame } => {
+                    // Metrics: frames sent, by receivers.
+                    let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
+                    receivers.for_each(|outbox| outbox.frame(Arc::clone(&frame)));
+                }
+                Effect::Cursors(batch) => {
+                    let to = mille_core::presence::To::Viewers(batch.document.clone());
+                    let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
+                    receivers.for_each(|outbox| outbox.cursors(&batch));
+                }
+                Effect::Close { seat, code, reason } => {
+                    if let Some(outbox) = self.outboxes.remove(&seat) {
+                        outbox.close(code, reason);
+                    }
+                }
+                Effect::Publish(message) => {
+                    let is_replaceable = matches!(message.body, Body::Cursors { .. });
+                    let text = server::to_text(&message);
+                    if !self.workers.publish(Bytes::copy_from_slice(text.as_bytes()), is_replaceable) {
+                        // Metrics: messages to other nodes dropped.
+                        debug!(project.id = %self.project, "no room to publish; a digest will repair it");
+                    }
+                }
+                Effect::Store { connection, record } => {
+                    let text = server::to_text(&record);
+                    self.workers.put(self.node.clone(), connection, text.as_ref().to_owned());
+                }
+                Effect::Forget { node, connection } => self.workers.remove(node, connection),
+                Effect::Load => self.loads_under_way += u32::from(self.workers.load()),
+                Effect::Happened(event) => self.watchers.tell(&event),
+            }
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.moment(Instant::now())
+    }
+
+    fn moment(&self, now: Instant) -> Moment {
+        Moment { at: now.saturating_duration_since(self.origin), wall: clock::now() }
+    }
+}
+
+impl Drop for PresencePart {
+    fn drop(&mut self) {
+        self.outboxes.values().for_each(PresenceOutbox::end);
+    }
+}
+
+#[cfg(test)]
+mod tests;

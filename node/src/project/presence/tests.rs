@@ -1,0 +1,166 @@
+//! The part as its actor uses it, over the embedded backend: two nodes, one store, one channel.
+
+use std::time::Duration;
+
+use mille_core::presence::Join;
+use mille_shared::ConnectionId;
+use mille_shared::presence::client::Secret;
+use serde_json::Value;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::backend::embedded::Embedded;
+use crate::backend::{Backend, Channel, Incoming};
+
+struct Node {
+    part: PresencePart,
+    incoming: tokio::sync::mpsc::Receiver<Incoming>,
+    _backend: Backend,
+}
+
+impl Node {
+    async fn start(store: &Embedded, name: &str) -> Self {
+        let backend = store.connect();
+        backend.pubsub.subscribe(Channel::Project(ProjectId(1))).await.unwrap();
+        let (store, pubsub) = (Arc::clone(&backend.presence), Arc::clone(&backend.pubsub));
+        let around = Surroundings { store, pubsub, tasks: TaskTracker::new() };
+        let part = PresencePart::new(ProjectId(1), NodeId::of(name, "1"), &around, PresenceSettings::default());
+        Self { part, incoming: backend.pubsub.incoming().unwrap(), _backend: backend }
+    }
+
+    /// What the actor's loop does, for as long as `until` wants nothing else.
+    async fn run<T>(&mut self, until: impl Future<Output = T>) -> T {
+        tokio::pin!(until);
+        loop {
+            let deadline = self.part.next_deadline().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                done = &mut until => return done,
+                Some(incoming) = self.incoming.recv() => match incoming {
+                    Incoming::Message { payload, .. } => self.part.heard(&payload),
+                    Incoming::Interrupted(_) => self.part.interrupted(),
+                },
+                answer = self.part.answer() => self.part.handle_answer(answer),
+                () = tokio::time::sleep_until(deadline) => self.part.wake(Instant::now()),
+            }
+        }
+    }
+
+    fn join(&mut self, seat: u64, user: &str, resume: Option<&str>) -> OutboxReader {
+        let (outbox, reader) = outbox();
+        let join = Join {
+            seat: SeatId(seat),
+            connection: ConnectionId::new(format!("c{seat}")),
+            user: UserId::new(user),
+            name: user.into(),
+            color: "#123".into(),
+            agent: false,
+            document: None,
+            resume: resume.map(|token| Secret::new(token.to_owned())),
+            secret: [3; 32],
+        };
+        self.part.handle(PresenceCommand::Join { join: Box::new(join), outbox });
+        reader
+    }
+}
+
+/// Lets everything under way between two nodes arrive: in paused time a moment is as good as any state.
+async fn settle(here: &mut Node, there: &mut Node) {
+    let moment = Duration::from_millis(100);
+    tokio::join!(here.run(tokio::time::sleep(moment)), there.run(tokio::time::sleep(moment)));
+}
+
+async fn frame(reader: &mut OutboxReader, kind: &str) -> Value {
+    loop {
+        match reader.next().await {
+            Outgoing::Frame(text) => {
+                let frame: Value = serde_json::from_str(&text).unwrap();
+                if frame["type"] == kind {
+                    return frame["data"].clone();
+                }
+            }
+            other => panic!("{other:?} instead of {kind}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn people_of_two_nodes_see_each_other_and_a_resume_on_the_other_node_is_seen_by_nobody() {
+    let store = Embedded::new();
+    let (mut here, mut there) = (Node::start(&store, "a").await, Node::start(&store, "b").await);
+    let mut una = here.join(1, "una", None);
+    let token = here.run(frame(&mut una, "welcome")).await["resumeToken"].as_str().unwrap().to_owned();
+    settle(&mut here, &mut there).await;
+    let mut dos = there.join(11, "dos", None);
+    let both =
+        async { tokio::join!(here.run(frame(&mut una, "user_presence")), there.run(frame(&mut dos, "bulk_presence"))) };
+    let (seen, bulk) = both.await;
+    assert_eq!((seen["userId"].as_str(), bulk.as_array().map(Vec::len)), (Some("dos"), Some(2)));
+
+    drop(una);
+    here.run(tokio::time::sleep(Duration::from_secs(3))).await;
+    let mut una = there.join(12, "una", Some(&token));
+    there.run(frame(&mut una, "bulk_presence")).await;
+    let quiet = Duration::from_secs(30);
+    tokio::join!(here.run(tokio::time::sleep(quiet)), there.run(tokio::time::sleep(quiet)));
+    while let Some(Outgoing::Frame(text)) = dos.try_next() {
+        assert!(!text.contains("user_presence") || text.contains("idle"), "{text}");
+    }
+    assert_eq!((here.part.connections(), there.part.connections()), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_vanishes_is_noticed_and_leaves_after_the_grace() {
+    let store = Embedded::new();
+    let mut here = Node::start(&store, "a").await;
+    let (mut una, dos) = (here.join(1, "una", None), here.join(2, "dos", None));
+    here.run(frame(&mut una, "user_presence")).await;
+    drop(dos);
+    let left = here.run(frame(&mut una, "user_presence")).await;
+    assert_eq!((left["userId"].as_str(), left["isOnline"].as_bool()), (Some("dos"), Some(false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_no_member_any_more_is_shown_out() {
+    let store = Embedded::new();
+    let mut here = Node::start(&store, "a").await;
+    let (mut una, mut dos) = (here.join(1, "una", None), here.join(2, "dos", None));
+    here.run(frame(&mut una, "user_presence")).await;
+    here.part.membership_changed(|user| (user.as_str() == "una").then_some(Role::Viewer));
+    let end = async {
+        loop {
+            if let Outgoing::Close(code, _) = dos.next().await {
+                return code;
+            }
+        }
+    };
+    assert_eq!(here.run(end).await, CloseCode::Forbidden);
+    assert_eq!(here.run(frame(&mut una, "user_presence")).await["isOnline"], false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_closes_with_a_hint_and_nobody_elsewhere_sees_a_leave() {
+    let store = Embedded::new();
+    let (mut here, mut there) = (Node::start(&store, "a").await, Node::start(&store, "b").await);
+    let mut una = here.join(1, "una", None);
+    here.run(frame(&mut una, "bulk_presence")).await;
+    settle(&mut here, &mut there).await;
+    let mut dos = there.join(11, "dos", None);
+    there.run(frame(&mut dos, "bulk_presence")).await;
+    settle(&mut here, &mut there).await;
+    while dos.try_next().is_some() {}
+    here.part.drain();
+    let end = async {
+        loop {
+            if let Outgoing::Close(code, _) = una.next().await {
+                return code;
+            }
+        }
+    };
+    assert_eq!(here.run(end).await, CloseCode::ServiceRestart);
+    there.run(tokio::time::sleep(Duration::from_secs(5))).await;
+    there.part.nodes_gone(&[NodeId::of("a", "1")]);
+    assert_eq!(dos.try_next(), None, "the hand-over made a noise");
+    let left = there.run(frame(&mut dos, "user_presence")).await;
+    assert_eq!(left["isOnline"], false, "who does not come back leaves in the end");
+}

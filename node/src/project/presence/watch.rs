@@ -1,0 +1,139 @@
+//! Watching a project's people without being present: the source of GraphQL's collaboration events.
+//!
+//! A watcher that lags loses old cursor places only, of which the newest per user and document is kept. Joins and leaves
+//! queue; when too many wait, those that the same user's later ones make void are dropped, so what is left is bounded by
+//! the project's users and ends at the truth.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use mille_core::presence::Event;
+use mille_shared::presence::DocumentId;
+use mille_shared::{UserId, limits};
+use tokio::sync::Notify;
+
+/// One watcher's events.
+#[derive(Debug)]
+pub struct PresenceWatch(Arc<Shared>);
+
+/// Everyone who watches.
+#[derive(Debug, Default)]
+pub(super) struct Watchers(Vec<Weak<Shared>>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    people: VecDeque<Event>,
+    cursors: BTreeMap<(UserId, DocumentId), Event>,
+    ended: bool,
+}
+
+impl PresenceWatch {
+    /// The next event; `None` when the project stopped on this node. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            {
+                let mut inner = self.0.lock();
+                let event = inner.people.pop_front().or_else(|| inner.cursors.pop_first().map(|(_, event)| event));
+                if event.is_some() || inner.ended {
+                    return event;
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+impl Watchers {
+    pub(super) fn add(&mut self) -> PresenceWatch {
+        let shared = Arc::new(Shared::default());
+        self.0.push(Arc::downgrade(&shared));
+        PresenceWatch(shared)
+    }
+
+    pub(super) fn tell(&mut self, event: &Event) {
+        for watcher in self.0.iter().filter_map(Weak::upgrade) {
+            watcher.lock().push(event.clone());
+            watcher.changed.notify_one();
+        }
+    }
+
+    /// Forgets those who went. Answers whether anybody is left.
+    pub(super) fn sweep(&mut self) -> bool {
+        self.0.retain(|watcher| watcher.strong_count() > 0);
+        !self.0.is_empty()
+    }
+}
+
+impl Drop for Watchers {
+    fn drop(&mut self) {
+        for watcher in self.0.iter().filter_map(Weak::upgrade) {
+            watcher.lock().ended = true;
+            watcher.changed.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn push(&mut self, event: Event) {
+        match &event {
+            Event::CursorMoved { user, document, .. } => {
+                self.cursors.insert((user.clone(), document.clone()), event);
+            }
+            Event::Joined { user, .. } | Event::Left { user, .. } => {
+                if self.people.len() >= limits::SUBSCRIPTION_QUEUE_EVENTS_MAX {
+                    self.people.retain(|old| who(old) != user);
+                }
+                if matches!(event, Event::Left { .. }) {
+                    self.cursors.retain(|(owner, _), _| owner != user);
+                }
+                self.people.push_back(event);
+            }
+        }
+    }
+}
+
+fn who(event: &Event) -> &UserId {
+    match event {
+        Event::Joined { user, .. } | Event::Left { user, .. } | Event::CursorMoved { user, .. } => user,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(user: usize, joined: bool) -> Event {
+        let (user, name, color) = (UserId::new(format!("u{user}")), "n".into(), "c".into());
+        if joined { Event::Joined { user, name, color } } else { Event::Left { user, name, color } }
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_lags_ends_at_the_truth() {
+        let mut watchers = Watchers::default();
+        let mut watch = watchers.add();
+        for round in 0..1_001 {
+            (0..3).for_each(|user| watchers.tell(&event(user, round % 2 == 0)));
+        }
+        drop(watchers);
+        let mut last = BTreeMap::new();
+        let mut count = 0;
+        while let Some(event) = watch.next().await {
+            count += 1;
+            last.insert(who(&event).clone(), matches!(event, Event::Joined { .. }));
+        }
+        assert!(count <= limits::SUBSCRIPTION_QUEUE_EVENTS_MAX + 3);
+        assert_eq!(last.values().filter(|joined| **joined).count(), 3);
+    }
+}

@@ -1,0 +1,423 @@
+//! All projects of this node: started when first asked for, exactly once, and known by their handles.
+//!
+//! Also the door to what concerns projects as such: who may enter, making and deleting, members. Order of writing: what a
+//! crash in between leaves behind is unknown to everyone and harms nobody.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mille_core::chain;
+use mille_shared::change::{Change, Fact};
+use mille_shared::directory::{Member, Plan, Project, Role};
+use mille_shared::log::{ChainHash, OperationKey, Proposal};
+use mille_shared::plan::PlanMetadata;
+use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, UserId};
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::access::Access;
+use super::actor::{self, Actor, Refresh};
+use super::command::{Command, Rejection};
+use super::handle::{self, ProjectHandle};
+use super::plans::{PlanContext, PlanSettings, Plans};
+use super::presence::{PresencePart, PresenceSettings, Surroundings};
+use crate::backend::{self, Backend, Channel, MemberChange};
+use crate::bridge::{Bridge, Control, ControlMessage};
+use crate::clock;
+use crate::metrics::Metrics;
+
+/// The projects of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Projects {
+    inner: Arc<Inner>,
+}
+
+/// What projects are started with.
+pub struct ProjectsConfig {
+    /// This node's id.
+    pub node: NodeId,
+    /// Where everything is kept.
+    pub backend: Backend,
+    /// The line to other nodes.
+    pub bridge: Bridge,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// How plans are kept.
+    pub plans: PlanSettings,
+    /// How presence is kept.
+    pub presence: PresenceSettings,
+    /// How long a project that nobody uses stays.
+    pub idle_timeout: Duration,
+}
+
+struct Inner {
+    config: ProjectsConfig,
+    /// A slot per project that runs or is being started. Locked only to look up or change.
+    slots: Mutex<HashMap<ProjectId, Arc<OnceCell<ProjectHandle>>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Why a project can't be entered, or not be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There is none, or the user is no member: nobody else's business which.
+    #[error("there is no such project")]
+    NotFound,
+    /// A member, but with too low a role.
+    #[error("your role in this project does not allow it")]
+    Forbidden,
+    /// It would leave the project without an owner.
+    #[error("a project keeps at least one owner")]
+    LastOwner,
+    /// The user named is no member.
+    #[error("that user is no member of this project")]
+    NoSuchMember,
+    /// The store did not answer.
+    #[error("the directory does not answer")]
+    Unavailable,
+    /// The node stops.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+impl From<backend::Error> for OpenError {
+    fn from(error: backend::Error) -> Self {
+        tracing::warn!(%error, "the directory does not answer");
+        Self::Unavailable
+    }
+}
+
+impl Projects {
+    /// No project yet; they start when asked for, and stop with `stop`.
+    #[must_use]
+    pub fn new(config: ProjectsConfig, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { inner: Arc::new(Inner { config, slots: Mutex::default(), tasks, stop }) }
+    }
+
+    /// Lets a user in who has at least the role `needed`.
+    ///
+    /// # Errors
+    /// [`OpenError::NotFound`] for who is no member, [`OpenError::Forbidden`] for too low a role.
+    pub async fn access(&self, project: ProjectId, user: &UserId, needed: Role) -> Result<Access, OpenError> {
+        let (handle, role) = match self.role_in(project, user, needed).await {
+            // The actor may just have retired; the next one serves.
+            Err(OpenError::Stopping) if !self.inner.stop.is_cancelled() => self.role_in(project, user, needed).await?,
+            other => other?,
+        };
+        match role {
+            None => Err(OpenError::NotFound),
+            Some(role) if role < needed => Err(OpenError::Forbidden),
+            Some(role) => Ok(Access { project: handle, user_id: user.clone(), role }),
+        }
+    }
+
+    /// As [`Self::access`], by a plan's id.
+    ///
+    /// # Errors
+    /// As [`Self::access`].
+    pub async fn access_by_plan(&self, plan: PlanId, user: &UserId, needed: Role) -> Result<Access, OpenError> {
+        let plan = self.backend().directory.plan(plan).await?.ok_or(OpenError::NotFound)?;
+        self.access(plan.project_id, user, needed).await
+    }
+
+    /// The projects a user is a member of.
+    ///
+    /// # Errors
+    /// [`OpenError::Unavailable`].
+    pub async fn projects_of(&self, user: &UserId) -> Result<Vec<Project>, OpenError> {
+        Ok(self.backend().directory.projects_of(user).await?)
+    }
+
+    /// Makes a project with a first plan of the same name; its creator is its owner.
+    ///
+    /// # Errors
+    /// [`OpenError::Unavailable`]; what was made until then, nobody finds but its creator.
+    pub async fn create_project(
+        &self,
+        name: &str,
+        description: Option<&str>,
+        owner: &UserId,
+    ) -> Result<Access, OpenError> {
+        let project = self.backend().directory.create_project(name, description, owner, clock::now()).await?;
+        self.make_plan(project.id, name, owner).await?;
+        self.access(project.id, owner, Role::Owner).await
+    }
+
+    /// Makes a further plan.
+    ///
+    /// # Errors
+    /// [`OpenError::NotFound`] if the project is gone, [`OpenError::Unavailable`].
+    pub async fn create_plan(&self, access: &Access, name: &str) -> Result<Plan, OpenError> {
+        let plan = self.make_plan(access.project.id(), name, &access.user_id).await?;
+        self.changed(&access.project).await?;
+        Ok(plan)
+    }
+
+    /// Deletes a project with all its plans.
+    ///
+    /// # Errors
+    /// [`OpenError::NotFound`] if it is gone already, [`OpenError::Unavailable`].
+    pub async fn delete_project(&self, access: &Access) -> Result<(), OpenError> {
+        let project = access.project.id();
+        let plans = self.backend().directory.delete_project(project).await?.ok_or(OpenError::NotFound)?;
+        self.tell(&ControlMessage::ProjectDeleted { project }).await;
+        for plan in plans {
+            self.backend().log.delete(plan).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a user a member, or gives a member another role.
+    ///
+    /// # Errors
+    /// [`OpenError::LastOwner`], [`OpenError::NotFound`] if the project is gone, [`OpenError::Unavailable`].
+    pub async fn set_member(&self, access: &Access, user: &UserId, role: Role) -> Result<Member, OpenError> {
+        let project = access.project.id();
+        match self.backend().directory.set_member(project, user, role, clock::now()).await? {
+            MemberChange::Done(member) => {
+                self.changed(&access.project).await?;
+                Ok(member)
+            }
+            MemberChange::NotFound => Err(OpenError::NotFound),
+            MemberChange::LastOwner => Err(OpenError::LastOwner),
+        }
+    }
+
+    /// Takes a member out.
+    ///
+    /// # Errors
+    /// [`OpenError::LastOwner`], [`OpenError::NoSuchMember`], [`OpenError::Unavailable`].
+    pub async fn remove_member(&self, access: &Access, user: &UserId) -> Result<(), OpenError> {
+        let project = access.project.id();
+        match self.backend().directory.remove_member(project, user, clock::now()).await? {
+            MemberChange::Done(()) => self.changed(&access.project).await,
+            MemberChange::NotFound => Err(OpenError::NoSuchMember),
+            MemberChange::LastOwner => Err(OpenError::LastOwner),
+        }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.inner.config.backend
+    }
+
+    /// Where to count.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.config.metrics
+    }
+
+    /// Tells every project that nodes are gone from the cluster.
+    pub fn nodes_gone(&self, nodes: &[NodeId]) {
+        for handle in self.running() {
+            handle.nodes_gone(nodes.to_vec());
+        }
+    }
+
+    /// Renews this node's tables of who is present, in one batch; what the store lost is put there again.
+    ///
+    /// # Errors
+    /// [`backend::Error`] if the store does not answer.
+    pub async fn renew_presence(&self) -> backend::Result<()> {
+        let handles: Vec<_> =
+            self.running().into_iter().filter(|handle| handle.present.load(Ordering::Relaxed) > 0).collect();
+        if handles.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<ProjectId> = handles.iter().map(ProjectHandle::id).collect();
+        let ProjectsConfig { node, presence, .. } = &self.inner.config;
+        let lost = self.backend().presence.renew(&ids, node, presence.table_ttl).await?;
+        for handle in handles.iter().filter(|handle| lost.contains(&handle.id())) {
+            // Full: the next renewal finds the same.
+            let _ = handle.commands.try_send(Command::PresenceLost);
+        }
+        Ok(())
+    }
+
+    /// How many projects run on this node.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.running().len()
+    }
+
+    /// Hears control messages until the node stops.
+    pub async fn serve_control(self, mut controls: mpsc::Receiver<Control>) {
+        while let Some(Some(control)) = self.inner.stop.run_until_cancelled(controls.recv()).await {
+            let changed: Vec<ProjectHandle> = match control {
+                Control::Told(
+                    ControlMessage::ProjectChanged { project } | ControlMessage::ProjectDeleted { project },
+                ) => self.running().into_iter().filter(|handle| handle.id() == project).collect(),
+                Control::Interrupted => self.running(),
+            };
+            for handle in changed {
+                // Full: the sweep reads them again.
+                let _ = handle.commands.try_send(Command::Refresh { reply: None });
+            }
+        }
+    }
+
+    /// A project's next actor, after one ended. `None`: there is none to be had here.
+    pub(super) async fn open_again(&self, project: ProjectId) -> Option<ProjectHandle> {
+        if self.inner.stop.is_cancelled() {
+            return None;
+        }
+        self.open(project).await.ok()
+    }
+
+    async fn role_in(
+        &self,
+        project: ProjectId,
+        user: &UserId,
+        needed: Role,
+    ) -> Result<(ProjectHandle, Option<Role>), OpenError> {
+        let handle = self.open(project).await?;
+        match handle.role_of(user, needed).await {
+            Ok(role) => Ok((handle, role)),
+            Err(_) => Err(OpenError::Stopping),
+        }
+    }
+
+    /// The project's handle; starts its actor if it does not run.
+    async fn open(&self, project: ProjectId) -> Result<ProjectHandle, OpenError> {
+        if self.inner.stop.is_cancelled() {
+            return Err(OpenError::Stopping);
+        }
+        let slot = {
+            let mut slots = self.inner.slots.lock();
+            if slots.get(&project).and_then(|slot| slot.get()).is_some_and(|handle| handle.commands.is_closed()) {
+                slots.remove(&project);
+            }
+            Arc::clone(slots.entry(project).or_default())
+        };
+        let opened = slot.get_or_try_init(|| self.start(project)).await.cloned();
+        if opened.is_err() {
+            let mut slots = self.inner.slots.lock();
+            if slots.get(&project).is_some_and(|current| Arc::ptr_eq(current, &slot) && current.get().is_none()) {
+                slots.remove(&project);
+            }
+        }
+        opened
+    }
+
+    async fn start(&self, id: ProjectId) -> Result<ProjectHandle, OpenError> {
+        let ProjectsConfig { node, backend, bridge, metrics, plans, presence, idle_timeout } = &self.inner.config;
+        let (feed_sender, feed) = bridge.feed();
+        bridge.listen(Channel::Project(id), &feed_sender).await?;
+        let Some(members) = actor::read_members(backend.clone(), id).await? else {
+            bridge.forget(Channel::Project(id), &feed_sender).await;
+            return Err(OpenError::NotFound);
+        };
+        let members = Arc::new(ArcSwap::from_pointee(members));
+        let (commands, receiver) = handle::mailbox();
+        let context = PlanContext {
+            backend: backend.clone(),
+            bridge: bridge.clone(),
+            feed: feed_sender.clone(),
+            metrics: Arc::clone(metrics),
+            settings: *plans,
+        };
+        let present = Arc::new(AtomicUsize::new(0));
+        let around = Surroundings {
+            store: Arc::clone(&backend.presence),
+            pubsub: Arc::clone(&backend.pubsub),
+            tasks: self.inner.tasks.clone(),
+        };
+        let actor = Actor {
+            id,
+            backend: backend.clone(),
+            bridge: bridge.clone(),
+            metrics: Arc::clone(metrics),
+            members: Arc::clone(&members),
+            commands: receiver,
+            feed,
+            feed_sender,
+            plans: Plans::new(context),
+            presence: PresencePart::new(id, node.clone(), &around, *presence),
+            present: Arc::clone(&present),
+            idle_timeout: *idle_timeout,
+            refresh: Refresh::default(),
+        };
+        metrics.actors.increment(1.0);
+        let (stop, projects) = (self.inner.stop.child_token(), self.clone());
+        let span = tracing::info_span!("project", project.id = %id);
+        let running = async move {
+            let gauge = ActorGauge(Arc::clone(&projects.inner.config.metrics));
+            let retired = actor.run(stop).await;
+            tracing::debug!(?retired, "a project retired from this node");
+            projects.forget(id);
+            drop(gauge);
+        };
+        self.inner.tasks.spawn(running.instrument(span));
+        Ok(ProjectHandle { id, members, commands, present, projects: self.clone() })
+    }
+
+    fn forget(&self, project: ProjectId) {
+        let mut slots = self.inner.slots.lock();
+        if slots.get(&project).and_then(|slot| slot.get()).is_some_and(|handle| handle.commands.is_closed()) {
+            slots.remove(&project);
+        }
+    }
+
+    fn running(&self) -> Vec<ProjectHandle> {
+        self.inner.slots.lock().values().filter_map(|slot| slot.get().cloned()).collect()
+    }
+
+    /// The plan's log begins before anyone can find the plan.
+    async fn make_plan(&self, project: ProjectId, name: &str, author: &UserId) -> Result<Plan, OpenError> {
+        let (directory, at) = (&self.backend().directory, clock::now());
+        let id = directory.reserve_plan().await?;
+        let metadata = PlanMetadata {
+            name: Some(name.to_owned()),
+            description: None,
+            author: Some(author.as_str().to_owned()),
+            created: Some(at.to_string()),
+        };
+        let change = Change {
+            operation_id: OperationId::new("create"),
+            user_id: author.clone(),
+            client_id: ClientId::none(),
+            at,
+            facts: vec![Fact::Created { metadata }],
+        };
+        #[expect(clippy::expect_used, reason = "only a bug can bring a change that is no JSON")]
+        let payload: Arc<str> = serde_json::to_string(&change).expect("a change is JSON").into();
+        let key = OperationKey::of(&change.user_id, &change.client_id, &change.operation_id);
+        let first = Proposal { key, hash: chain::link(ChainHash::ROOT, &payload), payload };
+        self.backend().log.create(id, first).await?;
+        let plan = Plan { id, project_id: project, name: name.to_owned(), created_at: at };
+        if directory.add_plan(&plan).await? { Ok(plan) } else { Err(OpenError::NotFound) }
+    }
+
+    /// What was written is known here when this returns, and elsewhere a moment later.
+    async fn changed(&self, project: &ProjectHandle) -> Result<(), OpenError> {
+        self.tell(&ControlMessage::ProjectChanged { project: project.id() }).await;
+        match project.refresh().await {
+            Ok(()) => Ok(()),
+            Err(Rejection::Stopping) => Err(OpenError::Stopping),
+            Err(_) => Err(OpenError::Unavailable),
+        }
+    }
+
+    async fn tell(&self, message: &ControlMessage) {
+        if let Err(error) = self.inner.config.bridge.tell(message).await {
+            tracing::warn!(%error, "other nodes learn of a change of members by the sweep only");
+        }
+    }
+}
+
+/// Counts an actor out, also when it panics.
+struct ActorGauge(Arc<Metrics>);
+
+impl Drop for ActorGauge {
+    fn drop(&mut self) {
+        self.0.actors.decrement(1.0);
+    }
+}

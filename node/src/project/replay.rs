@@ -1,0 +1,139 @@
+//! Reading the past of a plan from the log, for one listener or one query.
+//!
+//! Runs in the asker's task, page by page, through the store's bulkhead: a thousand resumes wait for each other, not edits
+//! for them. Nothing is held but the plan at the place reached and one page.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mille_core::Applied;
+use mille_core::replay::{Replay, Unreachable};
+use mille_shared::{PlanId, Revision, limits};
+
+use super::command::{DeltaPage, Rejection};
+use super::handle::ProjectHandle;
+use crate::backend::{self, Backend};
+
+/// How often a busy store is asked again before a reader is given a snapshot from memory instead.
+const ATTEMPTS_MAX: u32 = 5;
+/// The pause before the second attempt; it doubles with each.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The changes between two revisions, read page by page.
+pub(super) struct LogReplay {
+    backend: Backend,
+    plan: PlanId,
+    after: Revision,
+    until: Revision,
+    replay: Option<Replay>,
+}
+
+/// Why a replay can't go on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum ReplayError {
+    /// The log no longer reaches back.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] backend::Error),
+}
+
+impl ReplayError {
+    /// What a listener's SNAPSHOT says instead.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "the log no longer reaches back to the revision asked for",
+            Self::Store(_) => "the log does not answer",
+        }
+    }
+}
+
+impl LogReplay {
+    pub(super) fn new(backend: Backend, plan: PlanId, after: Revision, until: Revision) -> Self {
+        Self { backend, plan, after, until, replay: None }
+    }
+
+    /// The next changes, in order; empty at the end.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; the replay is over then.
+    pub(super) async fn next_page(&mut self) -> Result<Vec<Arc<Applied>>, ReplayError> {
+        let mut attempt = 0;
+        loop {
+            match self.read_page().await {
+                Err(ReplayError::Store(error)) if attempt < ATTEMPTS_MAX => {
+                    tracing::debug!(%error, attempt, "a page of the log is read again");
+                    tokio::time::sleep(ATTEMPT_PAUSE * 2_u32.pow(attempt)).await;
+                    attempt += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn read_page(&mut self) -> Result<Vec<Arc<Applied>>, ReplayError> {
+        let replay = match &mut self.replay {
+            Some(replay) => replay,
+            None => {
+                let base = self.backend.snapshots.load(self.plan, Some(self.after)).await?;
+                self.replay.insert(Replay::new(base.as_ref(), self.after, self.until)?)
+            }
+        };
+        while !replay.is_done() {
+            let page = self.backend.log.range(self.plan, replay.position(), limits::LOG_PAGE_ENTRIES).await?;
+            if page.entries.is_empty() {
+                return Err(Unreachable { after: self.after }.into());
+            }
+            let told = replay.feed(&page.entries)?;
+            if !told.is_empty() {
+                return Ok(told);
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// Up to `limit` changes after a revision.
+pub(super) async fn page(
+    project: &ProjectHandle,
+    plan: PlanId,
+    after: Revision,
+    limit: usize,
+) -> Result<DeltaPage, Rejection> {
+    let head = project.read(plan).await?.revision();
+    if after.epoch != head.epoch || after > head {
+        return Err(Rejection::Unrecoverable { after, head });
+    }
+    let until = Revision { seq: head.seq.min(after.seq.saturating_add(limit as u64)), ..after };
+    let changes =
+        between(project.projects.backend().clone(), plan, after, until).await.map_err(|error| match error {
+            ReplayError::Unreachable(_) => Rejection::Unrecoverable { after, head },
+            ReplayError::Store(_) => Rejection::Unavailable,
+        })?;
+    let end_revision = changes.last().map_or(after, |last| last.revision());
+    Ok(DeltaPage { changes, end_revision, has_more: end_revision < head })
+}
+
+/// The change with this revision, from the log. `None`: it can't be told any more.
+pub(super) async fn change_at(backend: Backend, plan: PlanId, revision: Revision) -> Option<Arc<Applied>> {
+    let before = Revision { seq: revision.seq.checked_sub(1)?, ..revision };
+    between(backend, plan, before, revision).await.ok()?.pop()
+}
+
+async fn between(
+    backend: Backend,
+    plan: PlanId,
+    after: Revision,
+    until: Revision,
+) -> Result<Vec<Arc<Applied>>, ReplayError> {
+    let mut replay = LogReplay::new(backend, plan, after, until);
+    let mut changes = Vec::new();
+    loop {
+        let page = replay.next_page().await?;
+        if page.is_empty() {
+            return Ok(changes);
+        }
+        changes.extend(page);
+    }
+}

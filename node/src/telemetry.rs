@@ -1,0 +1,29 @@
+//! Logs: how they look, and what they say by default.
+//!
+//! Logs go to stderr. A normal hour is readable at `info`; `RUST_LOG` asks for more or less. No token and no plan's
+//! content is ever written.
+
+use tracing_subscriber::EnvFilter;
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// For machines: one JSON object per line.
+    Json,
+}
+
+/// What is logged unless `RUST_LOG` says otherwise.
+pub const DEFAULT_FILTER: &str = "info,fred=error,hyper=warn,rustls=warn";
+
+/// Starts logging. Only the first call of a process counts.
+pub fn start(format: LogFormat, filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call is a test's second node: the first one's settings stand.
+    let _ = match format {
+        LogFormat::Pretty => lines.with_ansi(false).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+}

@@ -1,0 +1,78 @@
+//! The contract of the backends: one set of promises, held against the embedded backend and against a real Redis.
+//!
+//! Each promise gets a fresh store. Redis is a `redis-server` that the test starts on a free port and stops again; if it
+//! is not installed, the tests fail and say so. What only a server can do to us (lose its functions, cut a connection,
+//! not answer) is promised at the end, for Redis alone.
+
+#[path = "backend_contract/channels.rs"]
+mod channels;
+#[path = "backend_contract/directory.rs"]
+mod directory;
+#[path = "backend_contract/kit.rs"]
+mod kit;
+#[path = "backend_contract/logs.rs"]
+mod logs;
+#[path = "backend_contract/presence.rs"]
+mod presence;
+#[path = "backend_contract/server.rs"]
+mod server;
+#[path = "backend_contract/snapshots.rs"]
+mod snapshots;
+
+macro_rules! contract {
+    ($($part:ident { $($promise:ident)* })*) => {
+        mod embedded {
+            $(mod $part { $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    crate::$part::$promise(crate::kit::Store::embedded()).await;
+                }
+            )* })*
+        }
+        mod redis {
+            $(mod $part { $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    crate::$part::$promise(crate::kit::Store::redis().await).await;
+                }
+            )* })*
+        }
+    };
+}
+
+contract! {
+    logs {
+        a_log_begins_once
+        entries_are_numbered_without_a_hole
+        a_log_that_moved_takes_nothing
+        a_repeat_is_told_and_adds_nothing
+        pages_lead_through_the_whole_log
+        heads_come_in_the_order_asked_for
+        a_deleted_log_leaves_nothing
+        concurrent_writers_lose_nothing
+    }
+    snapshots {
+        a_snapshot_goes_only_forward_and_only_where_the_log_agrees
+        a_snapshot_is_found_by_place
+        operations_are_remembered_as_long_as_their_entries
+        trimming_leaves_a_way_to_every_place
+    }
+    channels {
+        commits_are_heard_in_the_order_of_the_log
+        a_message_reaches_whoever_listens
+        a_probe_is_heard_by_its_own_node
+        what_does_not_fit_is_told
+    }
+    directory {
+        a_project_is_found_by_its_members
+        a_plan_is_found_in_its_project
+        a_deleted_project_leaves_nothing
+        an_owner_always_stays
+        two_owners_can_not_both_leave
+    }
+    presence {
+        presence_is_kept_per_node_and_connection
+        presence_expires_unless_renewed
+        a_lease_expires_unless_renewed
+    }
+}

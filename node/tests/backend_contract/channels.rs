@@ -1,0 +1,119 @@
+//! Promises of the channels.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use mille_node::backend::{Backend, Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, envelope};
+use mille_shared::log::LogEntry;
+use mille_shared::{PlanId, ProjectId};
+use tokio::sync::mpsc;
+
+use crate::kit::{Store, Writer, assert_chained, eventually, next};
+
+const PLAN: PlanId = PlanId(7);
+
+pub(crate) async fn commits_are_heard_in_the_order_of_the_log(store: Store) {
+    let nodes = [store.connect().await, store.connect().await];
+    for node in &nodes {
+        node.pubsub.subscribe(Channel::Plan(PLAN)).await.expect("subscribed");
+    }
+    let mut writer = Writer::begin(&store.connect().await, PLAN).await;
+    for count in [1, 3, 2, 40, 1] {
+        writer.write_many(count).await;
+    }
+    // A refused commit is not heard.
+    let stale = mille_shared::log::Head { revision: writer.head.revision.next(), ..writer.head };
+    let batch = crate::kit::batch(stale.hash, &["x"]);
+    writer.backend.log.commit(PLAN, stale, &batch).await.expect("an answer");
+    writer.write_many(1).await;
+
+    let log = writer.read().await;
+    for node in &nodes {
+        let mut incoming = node.pubsub.incoming().expect("the queue");
+        let mut heard: Vec<LogEntry> = Vec::new();
+        while heard.len() < log.len() - 1 {
+            let (channel, payload) = message(next(&mut incoming).await);
+            assert_eq!(channel, Channel::Plan(PLAN));
+            heard.extend(envelope::decode(&payload).expect("a batch"));
+        }
+        assert_chained(&heard);
+        assert_eq!(heard, log[1..]);
+    }
+}
+
+pub(crate) async fn a_message_reaches_whoever_listens(store: Store) {
+    let (here, there) = (store.connect().await, store.connect().await);
+    let mut incoming = queue(&there);
+    assert!(there.pubsub.incoming().is_none(), "the queue can be taken once");
+
+    let bytes = Bytes::from_static(b"\xff\x00 not a text");
+    for channel in [Channel::Project(ProjectId(1)), Channel::Plan(PlanId(1)), Channel::Control] {
+        here.pubsub.publish(channel, Bytes::from_static(b"nobody hears it")).await.expect("published");
+        there.pubsub.subscribe(channel).await.expect("subscribed");
+        here.pubsub.publish(channel, bytes.clone()).await.expect("published");
+        assert_eq!(message(next(&mut incoming).await), (channel, bytes.clone()));
+    }
+    there.pubsub.unsubscribe(Channel::Control).await.expect("unsubscribed");
+    here.pubsub.publish(Channel::Control, bytes.clone()).await.expect("published");
+    there.pubsub.publish(Channel::Plan(PlanId(1)), bytes.clone()).await.expect("published");
+    assert_eq!(
+        message(next(&mut incoming).await),
+        (Channel::Plan(PlanId(1)), bytes),
+        "what it says itself it hears too"
+    );
+    assert!(queue(&here).try_recv().is_err(), "who does not listen hears nothing");
+}
+
+pub(crate) async fn a_probe_is_heard_by_its_own_node(store: Store) {
+    let nodes = [store.connect().await, store.connect().await];
+    let mut queues = [queue(&nodes[0]), queue(&nodes[1])];
+    for node in &nodes {
+        node.pubsub.subscribe(Channel::Probe).await.expect("subscribed");
+    }
+    for (node, name) in nodes.iter().zip(["one", "two"]) {
+        node.pubsub.publish(Channel::Probe, Bytes::from(name)).await.expect("published");
+    }
+    for (incoming, name) in queues.iter_mut().zip(["one", "two"]) {
+        assert_eq!(message(next(incoming).await), (Channel::Probe, Bytes::from(name)));
+    }
+}
+
+/// Nobody takes messages; the queue fills up. Its owner finds what fitted, an interruption, and then what comes later.
+pub(crate) async fn what_does_not_fit_is_told(store: Store) {
+    const SENT: usize = INCOMING_MESSAGES_MAX + 200;
+    let node = store.connect().await;
+    node.pubsub.subscribe(Channel::Control).await.expect("subscribed");
+    let mut incoming = queue(&node);
+    for some in (0..SENT).collect::<Vec<_>>().chunks(200) {
+        let publishing = some.iter().map(|n| node.pubsub.publish(Channel::Control, Bytes::from(n.to_string())));
+        futures_util::future::try_join_all(publishing).await.expect("published");
+    }
+    eventually("the queue is full", async || (incoming.len() == INCOMING_MESSAGES_MAX).then_some(())).await;
+    let mut fitted = HashSet::new();
+    loop {
+        match next(&mut incoming).await {
+            Incoming::Message { payload, .. } => assert!(fitted.insert(payload), "each comes once"),
+            Incoming::Interrupted(why) => break assert_eq!(why, Interruption::Lagged),
+        }
+    }
+    assert_eq!(fitted.len(), INCOMING_MESSAGES_MAX - 1);
+    node.pubsub.publish(Channel::Control, Bytes::from_static(b"last")).await.expect("published");
+    // Those that were on their way when we began to read may come in before it.
+    for _ in 0..=SENT - fitted.len() {
+        if message(next(&mut incoming).await).1 == "last" {
+            return;
+        }
+    }
+    panic!("what was published after the interruption did not come in");
+}
+
+pub(crate) fn queue(node: &Backend) -> mpsc::Receiver<Incoming> {
+    node.pubsub.incoming().expect("the queue was not taken before")
+}
+
+pub(crate) fn message(incoming: Incoming) -> (Channel, Bytes) {
+    match incoming {
+        Incoming::Message { channel, payload } => (channel, payload),
+        Incoming::Interrupted(why) => panic!("nothing interrupts here: {why:?}"),
+    }
+}

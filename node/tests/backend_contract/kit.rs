@@ -1,0 +1,272 @@
+//! What the promises are tested with: stores, a server, a writer, and waiting for a state.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use mille_node::backend::embedded::Embedded;
+use mille_node::backend::redis::{self, RedisSettings};
+use mille_node::backend::{Backend, Incoming};
+use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal};
+use mille_shared::{PlanId, Revision};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long to wait for a state before calling it missing. Longer than any healing takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A store that nobody else uses.
+pub(crate) struct Store {
+    kind: Kind,
+}
+
+enum Kind {
+    Embedded(Embedded),
+    Redis(Server),
+}
+
+impl Store {
+    pub(crate) fn embedded() -> Self {
+        Self { kind: Kind::Embedded(Embedded::new()) }
+    }
+
+    pub(crate) async fn redis() -> Self {
+        Self { kind: Kind::Redis(Server::start().await) }
+    }
+
+    /// A node's backend: connections and a subscription of its own.
+    pub(crate) async fn connect(&self) -> Backend {
+        match &self.kind {
+            Kind::Embedded(embedded) => embedded.connect(),
+            Kind::Redis(server) => server.connect().await,
+        }
+    }
+}
+
+/// A `redis-server` of ours. It ends with this value, and so do the connections made to it.
+pub(crate) struct Server {
+    process: Child,
+    port: u16,
+    _files: TempDir,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        for _ in 0..5 {
+            let files = TempDir::new().expect("a directory for the server");
+            let port = free_port();
+            let process = Command::new("redis-server")
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .args(["--enable-debug-command", "yes", "--dir"])
+                .arg(files.path())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis-server 7 must be installed and in PATH to test against it");
+            let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+            let mut server = Self { process, port, _files: files, tasks, stop };
+            if server.answers().await {
+                return server;
+            }
+        }
+        panic!("redis-server did not start; five ports were tried");
+    }
+
+    pub(crate) async fn connect(&self) -> Backend {
+        let settings = RedisSettings { command_timeout: Duration::from_secs(2), ..RedisSettings::at(self.url()) };
+        self.connect_with(settings).await
+    }
+
+    pub(crate) async fn connect_with(&self, settings: RedisSettings) -> Backend {
+        redis::connect(&settings, &self.tasks, &self.stop).await.expect("redis takes us")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Says a command to the server, on a connection of its own, and returns the first bytes of the answer.
+    pub(crate) fn say(&self, command: &str) -> std::io::Result<String> {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.write_all(format!("{command}\r\n").as_bytes())?;
+        let mut answer = [0; 1024];
+        let length = socket.read(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    }
+
+    /// Whether the process lives and answers as itself: another one may have taken the port.
+    async fn answers(&mut self) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return false;
+            }
+            if self.say("INFO server").is_ok_and(|info| info.contains(&format!("process_id:{}\r", self.process.id()))) {
+                return true;
+            }
+            pause().await;
+        }
+        false
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A line to a server that can go dead: connections stay open and nothing passes on them any more. New ones work.
+pub(crate) struct Proxy {
+    port: u16,
+    freeze: Arc<Mutex<CancellationToken>>,
+}
+
+impl Proxy {
+    /// Begins to pass on connections, until the test ends.
+    pub(crate) async fn to(server: &Server) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let (freeze, target) = (Arc::new(Mutex::new(CancellationToken::new())), server.port);
+        let current = Arc::clone(&freeze);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let frozen = current.lock().expect("no panic under this lock").clone();
+                tokio::spawn(async move {
+                    let mut far = tokio::net::TcpStream::connect(("127.0.0.1", target)).await?;
+                    tokio::select! {
+                        done = tokio::io::copy_bidirectional(&mut near, &mut far) => done.map(drop),
+                        () = frozen.cancelled() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, freeze }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Lets the connections that are open now go dead.
+    pub(crate) fn freeze(&self) {
+        let mut current = self.freeze.lock().expect("no panic under this lock");
+        std::mem::take(&mut *current).cancel();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Waits until `check` gives something, at most as long as our patience lasts.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if let Some(found) = check().await {
+            return found;
+        }
+        pause().await;
+    }
+    panic!("in {PATIENCE:?} it did not come to this: {what}");
+}
+
+/// The one sleep of the suite: between two looks at a state.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+/// The next thing on the subscription.
+pub(crate) async fn next(incoming: &mut mpsc::Receiver<Incoming>) -> Incoming {
+    let next = tokio::time::timeout(PATIENCE, incoming.recv()).await;
+    next.expect("something must come in").expect("the subscription lives")
+}
+
+/// Writes one plan's log, one entry behind the other.
+pub(crate) struct Writer {
+    pub(crate) backend: Backend,
+    pub(crate) plan: PlanId,
+    pub(crate) head: Head,
+}
+
+impl Writer {
+    /// Begins the log.
+    pub(crate) async fn begin(backend: &Backend, plan: PlanId) -> Self {
+        let first = proposal(ChainHash::ROOT, "first", "{\"n\":\"first\"}");
+        let head = backend.log.create(plan, first).await.expect("a log begins");
+        Self { backend: backend.clone(), plan, head }
+    }
+
+    /// Commits entries with these operation keys, which must be taken, and goes on behind them.
+    pub(crate) async fn write(&mut self, keys: &[&str]) -> Vec<Proposal> {
+        let batch = batch(self.head.hash, keys);
+        let outcome = self.backend.log.commit(self.plan, self.head, &batch).await.expect("a commit");
+        assert_eq!(outcome, CommitOutcome::Committed);
+        self.head = Head {
+            revision: Revision { seq: self.head.revision.seq + batch.len() as u64, ..self.head.revision },
+            hash: batch[batch.len() - 1].hash,
+        };
+        batch
+    }
+
+    /// Commits that many entries, numbered on from the head.
+    pub(crate) async fn write_many(&mut self, count: u64) {
+        let from = self.head.revision.seq + 1;
+        let keys: Vec<_> = (from..from + count).map(|n| format!("op-{n}")).collect();
+        self.write(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+
+    /// The whole log, page by page.
+    pub(crate) async fn read(&self) -> Vec<LogEntry> {
+        let mut entries = Vec::new();
+        for _ in 0..1_000 {
+            let after = entries.last().map(|entry: &LogEntry| entry.revision);
+            let page = self.backend.log.range(self.plan, after, 100).await.expect("a page");
+            entries.extend(page.entries);
+            if !page.has_more {
+                return entries;
+            }
+        }
+        panic!("the log does not end");
+    }
+}
+
+/// Proposals that follow `hash`, one behind the other.
+pub(crate) fn batch(hash: ChainHash, keys: &[&str]) -> Vec<Proposal> {
+    let mut hash = hash;
+    let continued = |key: &&str| {
+        let next = proposal(hash, key, &format!("{{\"n\":\"{key} ü\"}}"));
+        hash = next.hash;
+        next
+    };
+    keys.iter().map(continued).collect()
+}
+
+/// A proposal whose hash depends on the one before it and its payload: FNV-1a, which is enough to tell them apart.
+pub(crate) fn proposal(before: ChainHash, key: &str, payload: &str) -> Proposal {
+    Proposal { key: OperationKey::from_text(key), hash: chained(before, payload), payload: payload.into() }
+}
+
+pub(crate) fn chained(before: ChainHash, payload: &str) -> ChainHash {
+    let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let bytes = before.0.iter().chain(payload.as_bytes());
+    ChainHash(bytes.fold(0xcbf2_9ce4_8422_2325, fnv).to_be_bytes())
+}
+
+/// Asserts that entries follow each other without a hole, in number and hash.
+pub(crate) fn assert_chained(entries: &[LogEntry]) {
+    for pair in entries.windows(2) {
+        assert!(pair[0].revision.precedes(pair[1].revision), "{} then {}", pair[0].revision, pair[1].revision);
+        assert_eq!(pair[1].hash, chained(pair[0].hash, &pair[1].payload), "the hash at {}", pair[1].revision);
+    }
+}

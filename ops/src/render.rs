@@ -1,0 +1,90 @@
+//! Turns the shipped configurations into those of one local cluster.
+//!
+//! The same files run elsewhere unchanged (the compose file mounts them), so what a developer tries at home
+//! is what is deployed: only addresses and directories differ.
+
+use std::path::Path;
+
+/// The configuration of Redis as shipped.
+const REDIS: &str = include_str!("../redis.conf");
+
+/// The configuration of HAProxy as shipped.
+const HAPROXY: &str = include_str!("../haproxy.cfg");
+
+/// Redis on `port`, its files in `dir`. In Redis' configuration the last word counts.
+pub(crate) fn redis(port: u16, dir: &Path) -> String {
+    let dir = dir.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
+    format!("{REDIS}\n# This cluster.\nport {port}\ndir \"{dir}\"\ndaemonize no\nlogfile \"\"\n")
+}
+
+/// HAProxy on `port` of the loopback, in front of `nodes` (name and address).
+pub(crate) fn haproxy(port: u16, nodes: &[(String, String)]) -> String {
+    let servers: Vec<String> = nodes.iter().map(|(name, address)| format!("    server {name} {address}")).collect();
+    let text = replace_block(HAPROXY, "resolvers", "");
+    let text = replace_block(&text, "bind", &format!("    bind 127.0.0.1:{port}"));
+    replace_block(&text, "servers", &servers.join("\n"))
+}
+
+/// Replaces the lines from `# >>> name` to `# <<< name`, both included.
+fn replace_block(text: &str, name: &str, replacement: &str) -> String {
+    let (begin, end) = (format!("# >>> {name}"), format!("# <<< {name}"));
+    let mut result = String::with_capacity(text.len());
+    let mut inside = false;
+    for line in text.lines() {
+        if line.trim() == begin {
+            inside = true;
+            if !replacement.is_empty() {
+                result.push_str(replacement);
+                result.push('\n');
+            }
+        }
+        if !inside {
+            result.push_str(line);
+            result.push('\n');
+        }
+        if line.trim() == end {
+            inside = false;
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_serves_the_nodes_of_this_cluster_and_no_others() {
+        let nodes =
+            [("node1".to_owned(), "127.0.0.1:5001".to_owned()), ("node2".to_owned(), "127.0.0.1:5002".to_owned())];
+        let text = haproxy(5000, &nodes);
+        let meant: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| ["bind ", "server ", "resolvers ", "nameserver "].iter().any(|word| line.starts_with(word)))
+            .collect();
+        assert_eq!(meant, ["bind 127.0.0.1:5000", "server node1 127.0.0.1:5001", "server node2 127.0.0.1:5002"]);
+    }
+
+    #[test]
+    fn every_block_that_is_replaced_exists_in_the_shipped_file() {
+        for name in ["resolvers", "bind", "servers"] {
+            for mark in [">>>", "<<<"] {
+                let count = HAPROXY.lines().filter(|line| line.trim() == format!("# {mark} {name}")).count();
+                assert_eq!(count, 1, "{mark} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_shipped_redis_syncs_every_write_and_never_evicts() {
+        let text = redis(4379, Path::new("/var/a \"b\""));
+        let settings: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        for setting in
+            ["appendonly yes", "appendfsync always", "maxmemory-policy noeviction", "bind 127.0.0.1", "port 4379"]
+        {
+            assert!(settings.contains(&setting), "{setting}");
+        }
+        assert!(settings.contains(&"dir \"/var/a \\\"b\\\"\""), "a path may hold blanks and quotes");
+    }
+}

@@ -1,0 +1,139 @@
+//! Which cluster a command talks to, and as whom.
+//!
+//! The local one by its state directory, where the command signs its own token; or any other by address
+//! and token. An explicit token also works with the local one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::output::refused;
+use crate::state::{State, find_dir};
+use crate::token::Claims;
+
+/// Who acts on a local cluster unless told otherwise: the owner of the sample project.
+pub(crate) const LOCAL_USER: &str = "demo";
+
+/// Life of a token that a command signs for itself.
+const OWN_TOKEN_TTL: Duration = Duration::from_secs(12 * 3600);
+
+/// The flags that name a cluster.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TargetArgs {
+    /// State directory of a local cluster [default: the nearest .mille here or above].
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    state: Option<PathBuf>,
+    /// Address of another cluster, such as https://mille.example.org.
+    #[arg(long, requires = "token")]
+    url: Option<String>,
+    /// Token to use there.
+    #[arg(long, value_name = "JWT")]
+    token: Option<String>,
+    /// On a local cluster without --token: the user to act as [default: demo].
+    #[arg(long, value_name = "ID", conflicts_with_all = ["url", "token"])]
+    user: Option<String>,
+}
+
+/// A cluster, and how to prove who we are.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Addresses without a slash at the end, best first; any of them serves every request.
+    pub(crate) urls: Vec<String>,
+    credentials: Credentials,
+}
+
+#[derive(Debug, Clone)]
+enum Credentials {
+    Given(String),
+    Signed { secret: String, user: String, scope: Option<String> },
+}
+
+impl TargetArgs {
+    /// Finds the cluster; a token we sign ourselves gets `scope`.
+    ///
+    /// # Errors
+    /// A sentence when no cluster is there.
+    pub(crate) fn resolve(&self, scope: Option<&str>) -> Result<Target> {
+        if let (Some(url), Some(token)) = (&self.url, &self.token) {
+            return Target::remote(url, token);
+        }
+        let dir = find_dir(self.state.as_deref());
+        let Some(state) = State::load(&dir)? else {
+            return Err(refused(format!(
+                "no cluster in {}; start one with `mille up`, or name another with --state, or with --url and --token",
+                dir.display()
+            )));
+        };
+        let mut target = Target::local(&state, self.user.as_deref().unwrap_or(LOCAL_USER), scope);
+        if let Some(token) = &self.token {
+            target.credentials = Credentials::Given(token.clone());
+        }
+        Ok(target)
+    }
+}
+
+impl Target {
+    /// The cluster that `state` describes, as `user`.
+    pub(crate) fn local(state: &State, user: &str, scope: Option<&str>) -> Self {
+        let credentials = Credentials::Signed {
+            secret: state.jwt_secret.clone(),
+            user: user.to_owned(),
+            scope: scope.map(str::to_owned),
+        };
+        Self { urls: state.urls(), credentials }
+    }
+
+    fn remote(url: &str, token: &str) -> Result<Self> {
+        let url = url.trim_end_matches('/');
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(refused(format!("--url {url} must begin with http:// or https://")));
+        }
+        Ok(Self { urls: vec![url.to_owned()], credentials: Credentials::Given(token.to_owned()) })
+    }
+
+    /// A token that is good now. Asked again at each connection, since ours would end some day.
+    ///
+    /// # Errors
+    /// When it can't be signed.
+    pub(crate) fn token(&self) -> Result<String> {
+        match &self.credentials {
+            Credentials::Given(token) => Ok(token.clone()),
+            Credentials::Signed { secret, user, scope } => {
+                Claims { scope: scope.clone(), ..Claims::new(user, OWN_TOKEN_TTL) }.sign(secret)
+            }
+        }
+    }
+
+    /// Whether a token that ran out can be replaced without asking anyone.
+    pub(crate) fn signs_itself(&self) -> bool {
+        matches!(self.credentials, Credentials::Signed { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nowhere() -> TargetArgs {
+        TargetArgs { state: None, url: None, token: None, user: None }
+    }
+
+    #[test]
+    fn a_missing_cluster_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let args = TargetArgs { state: Some(dir.path().to_owned()), ..nowhere() };
+        let error = args.resolve(None).expect_err("nothing runs there").to_string();
+        assert!(error.contains("mille up"), "{error}");
+    }
+
+    #[test]
+    fn an_address_needs_a_scheme_and_loses_its_last_slash() {
+        let args = |url: &str| TargetArgs { url: Some(url.into()), token: Some("t".into()), ..nowhere() };
+        args("mille.example.org").resolve(None).expect_err("no scheme");
+        let target = args("https://mille.example.org/").resolve(None).expect("good");
+        assert_eq!(target.urls, ["https://mille.example.org"]);
+        assert!(!target.signs_itself());
+    }
+}

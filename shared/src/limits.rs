@@ -1,0 +1,129 @@
+//! Every bound of the system: unit, reason, what happens there.
+//!
+//! Bounds that an operator may change are the defaults of settings; the node's configuration says which.
+
+use std::time::Duration;
+
+// ---- plans -------------------------------------------------------------------------------------------------------
+
+/// Plan nodes in one plan. More: `LIMIT_EXCEEDED`. An editor can't draw more, and a replica stays below a few MB.
+pub const PLAN_NODES_MAX: usize = 1_000;
+/// Edges in one plan. More: `LIMIT_EXCEEDED`.
+pub const PLAN_EDGES_MAX: usize = 5_000;
+/// Bytes of a plan node's config. More: `PAYLOAD_TOO_LARGE`.
+pub const CONFIG_BYTES_MAX: usize = 100_000;
+/// Bytes of the texts of one element's metadata. More: `PAYLOAD_TOO_LARGE`.
+pub const METADATA_BYTES_MAX: usize = 50_000;
+/// |x| and |y| of a plan node, in the editor's units. More, or not finite: `VALIDATION_FAILED`.
+pub const COORDINATE_ABS_MAX: f64 = 100_000.0;
+/// Changes in one `applyPlanDagChanges`. More: `LIMIT_EXCEEDED`.
+pub const CHANGES_PER_REQUEST_MAX: usize = 1_000;
+/// Bytes of a plan node's, edge's or run's id. More: `VALIDATION_FAILED`.
+pub const ELEMENT_ID_BYTES_MAX: usize = 100;
+/// Bytes of an operation id. More: `VALIDATION_FAILED`.
+pub const OPERATION_ID_BYTES_MAX: usize = 64;
+/// Bytes of a user id. More: `VALIDATION_FAILED`; a token with such a `sub` is refused.
+pub const USER_ID_BYTES_MAX: usize = 200;
+/// Runs remembered per plan node, so that a late report of an old run is known as such. Older ones are forgotten.
+pub const RUNS_REMEMBERED_MAX: usize = 8;
+
+// ---- log and replay ----------------------------------------------------------------------------------------------
+
+/// Changes between two snapshots of a plan. Fewer: more writing; more: a longer read to open a plan.
+pub const SNAPSHOT_EVERY_CHANGES: u64 = 1_000;
+/// Changes the log keeps at least, however old. Operation ids are remembered as long.
+pub const LOG_RETENTION_CHANGES: u64 = 10_000;
+/// Changes the log keeps at most. Beyond it, age no longer counts and resumes get a SNAPSHOT.
+pub const LOG_CHANGES_MAX: u64 = 50_000;
+/// Age up to which changes are kept, below [`LOG_CHANGES_MAX`].
+pub const LOG_RETENTION_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Recent changes kept in memory per open plan, for resumes that need no Redis. Older ones are read from the log.
+pub const RING_CHANGES_MAX: usize = 1_024;
+/// Bytes of those changes. Whichever bound is reached first lets the oldest go.
+pub const RING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Entries per read of the log. Redis serves nobody else meanwhile, so pages stay small.
+pub const LOG_PAGE_ENTRIES: usize = 500;
+/// Operations of one plan that wait on one node for their commit. More: `OVERLOADED`.
+pub const PENDING_OPERATIONS_MAX: usize = 2_048;
+/// Changes in one commit. Redis serves nobody else meanwhile.
+pub const COMMIT_BATCH_MAX: usize = 128;
+/// Bytes of payload in one commit; a single larger change goes alone.
+pub const COMMIT_BATCH_BYTES_MAX: usize = 512 * 1024;
+/// How often an operation is validated again because the log moved. Then `OVERLOADED`.
+pub const COMMIT_ATTEMPTS_MAX: u32 = 64;
+
+// ---- sockets -----------------------------------------------------------------------------------------------------
+
+/// Bytes of a GraphQL request or socket frame. More: `PAYLOAD_TOO_LARGE` (413), or close 1009.
+pub const REQUEST_BYTES_MAX: usize = 1_000_000;
+/// Bytes of a presence frame. More: close 1009.
+pub const PRESENCE_FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Nested selections of a query. More: `LIMIT_EXCEEDED`.
+pub const QUERY_DEPTH_MAX: usize = 12;
+/// Fields of a query. More: `LIMIT_EXCEEDED`.
+pub const QUERY_COMPLEXITY_MAX: usize = 500;
+/// How long a socket may wait with `connection_init`. Then close 4408.
+pub const CONNECTION_INIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Subscriptions of one socket. More: `LIMIT_EXCEEDED` on the new one.
+pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 100;
+/// How often a quiet socket is pinged.
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Silence after which a pinged socket is given up: close 4408.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a socket may take nothing while something waits for it. Then close 1013.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Events queued for one subscription. On overflow the queue's owner resumes from where it is.
+pub const SUBSCRIPTION_QUEUE_EVENTS_MAX: usize = 256;
+/// Messages queued for one socket. On overflow GraphQL streams wait (and fall behind their log), presence conflates.
+pub const OUTBOX_MESSAGES_MAX: usize = 256;
+/// Presence frames of one connection per second, cursor moves aside. More: `RATE_LIMITED`, once per second.
+pub const PRESENCE_FRAMES_PER_SECOND: u32 = 20;
+/// How long before its expiry a token is called expiring.
+pub const TOKEN_EXPIRY_WARNING: Duration = Duration::from_secs(60);
+/// How far clocks may differ when a token's times are judged.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
+
+// ---- presence ----------------------------------------------------------------------------------------------------
+
+/// How long a dropped connection stays in the roster, so that a reload does not flicker.
+pub const PRESENCE_GRACE: Duration = Duration::from_secs(10);
+/// Inactivity after which a user is shown as idle.
+pub const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// Time between two cursor frames in a small room.
+pub const CURSOR_INTERVAL: Duration = Duration::from_millis(50);
+/// Documents of one project that may have people in them at once. More: `LIMIT_EXCEEDED`.
+pub const DOCUMENTS_PER_PROJECT_MAX: usize = 1_000;
+/// Bytes of a document's id. More: `VALIDATION_FAILED`.
+pub const DOCUMENT_ID_BYTES_MAX: usize = 200;
+/// Bytes of a user's name or avatar colour as presence tells it. More: `VALIDATION_FAILED`.
+pub const USER_NAME_BYTES_MAX: usize = 200;
+
+// ---- cluster -----------------------------------------------------------------------------------------------------
+
+/// How often a node renews its lease and its presences.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
+/// Silence after which a node and its presences are gone. Shorter frees ghosts sooner, longer forgives pauses.
+pub const NODE_LEASE: Duration = Duration::from_secs(10);
+/// How often the heads of all open plans are compared with the log.
+pub const HEAD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a plan without listeners stays open on a node.
+pub const PLAN_LINGER: Duration = Duration::from_secs(30);
+/// Commands that wait for one project's actor. Full: callers wait, cursor moves are dropped and counted.
+pub const MAILBOX_COMMANDS_MAX: usize = 1_024;
+/// Messages from other nodes that wait for one project's actor. Full: the feed is interrupted and repaired from the log.
+pub const FEED_MESSAGES_MAX: usize = 8_192;
+/// How long one Redis command may take. Then `UNAVAILABLE`.
+pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node may take to stop in order. Then it ends anyway.
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
+
+const _: () = assert!(
+    NODE_LEASE.as_millis() >= 3 * HEARTBEAT_INTERVAL.as_millis(),
+    "two lost heartbeats must not look like a crash"
+);
+const _: () =
+    assert!(IDLE_TIMEOUT.as_millis() > 2 * PING_INTERVAL.as_millis(), "one lost ping must not look like silence");
+const _: () =
+    assert!(LOG_RETENTION_CHANGES >= 2 * SNAPSHOT_EVERY_CHANGES, "the log must outlive the snapshot it follows");
+const _: () = assert!(LOG_CHANGES_MAX >= LOG_RETENTION_CHANGES, "the upper bound must not cut the promised retention");
+const _: () = assert!(CHANGES_PER_REQUEST_MAX <= PENDING_OPERATIONS_MAX, "one request must fit the queue");

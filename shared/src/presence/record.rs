@@ -1,0 +1,132 @@
+//! What nodes keep of one connection: in the store, and for each other.
+//!
+//! A connection belongs to one node at a time, and only that node changes its record, counting each change. A record
+//! therefore has an order ([`Version`]): whoever holds two of them knows which is newer, however they travelled.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DocumentId, DocumentType, Position, Viewport};
+use crate::{ConnectionId, NodeId, Timestamp, UserId};
+
+/// One connection's presence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Whose presence this is.
+    pub connection: ConnectionId,
+    /// Which of its records this is, and which node has it.
+    pub version: Version,
+    /// Who is connected.
+    pub user: UserId,
+    /// Their name, as they gave it.
+    pub name: Arc<str>,
+    /// Their colour, as they gave it.
+    pub color: Arc<str>,
+    /// Whether they are a program.
+    pub agent: bool,
+    /// When they joined.
+    pub joined: Timestamp,
+    /// How present they are.
+    pub status: Status,
+    /// Whether they chose the status themselves; if not, it follows their activity.
+    pub chosen: bool,
+    /// When they last did something, as far as records go; cursor moves tell newer times.
+    pub last_active: Timestamp,
+    /// What proves the right to take this connection over: the hash of a secret that only the client has.
+    pub resume_hash: Arc<str>,
+    /// Cursor moves so far. Orders positions within one version's node and generation.
+    pub moves: u64,
+    /// The document they are in.
+    pub place: Option<Place>,
+}
+
+/// Somebody's place in a document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// The document.
+    pub document: DocumentId,
+    /// Its type, as they opened it.
+    pub kind: DocumentType,
+    /// Since when they are in it.
+    pub entered: Timestamp,
+    /// When they last did something in it.
+    pub last_active: Timestamp,
+    /// Where their cursor is.
+    pub position: Option<Position>,
+    /// The plan node they have selected.
+    pub selected: Option<Arc<str>>,
+    /// What they look at.
+    pub viewport: Option<Viewport>,
+    /// The client's own time of the last move, in milliseconds.
+    pub moved_at_ms: i64,
+}
+
+/// The order of a connection's records: first by how often it was taken over, then (two nodes may take it over at once)
+/// by node, then by the node's own count.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Version {
+    /// How often the connection was resumed.
+    pub generation: u32,
+    /// The node that has the connection.
+    pub node: NodeId,
+    /// The node's changes to the record since it has the connection.
+    pub seq: u64,
+}
+
+impl Version {
+    /// Of a connection that just joined at `node`.
+    #[must_use]
+    pub fn first(node: NodeId) -> Self {
+        Self { generation: 0, node, seq: 0 }
+    }
+
+    /// After another change by the same node.
+    #[must_use]
+    pub fn changed(&self) -> Self {
+        Self { generation: self.generation, node: self.node.clone(), seq: self.seq + 1 }
+    }
+
+    /// After `node` took the connection over.
+    #[must_use]
+    pub fn taken_over(&self, node: NodeId) -> Self {
+        Self { generation: self.generation + 1, node, seq: 0 }
+    }
+}
+
+/// How present somebody is. Ordered: a user with several connections is as present as the most present one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Doing things.
+    Active,
+    /// Silent for a while.
+    Idle,
+    /// Not there, by their own word.
+    Away,
+}
+
+impl Status {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Idle => "idle",
+            Self::Away => "away",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_takeover_is_newer_than_anything_the_former_node_still_says() {
+        let former = Version::first(NodeId::new("z.1"));
+        let taken = former.taken_over(NodeId::new("a.1"));
+        assert!(taken > former.changed().changed());
+        assert!(taken.changed() > taken);
+    }
+}

@@ -1,0 +1,343 @@
+//! A cluster for one test: nodes as processes, with a Redis of their own or none.
+//!
+//! `Cluster::of(3).start()` is a sentence; what a test needs beyond it is said with `embedded`, `dev`,
+//! `persistent`, `with`. Nodes never see the developer's own settings: their environment is cleaned of
+//! every variable a node reads. When a test fails, the end of every log is shown.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::patience::{eventually, patience, soon};
+use crate::process::{Exit, Process, free_port, tail_of};
+use crate::redis::Redis;
+use crate::token::{SECRET, Token};
+
+/// Seconds until a node must be ready.
+const READY_SECONDS: f64 = 20.0;
+/// Variables a node reads beside its own `MILLE_*`.
+const FOREIGN: [&str; 10] = [
+    "REDIS_URL",
+    "JWT_SECRET",
+    "JWT_PUBLIC_KEY_FILE",
+    "JWKS_FILE",
+    "JWKS_URL",
+    "JWT_ALGORITHMS",
+    "JWT_ISSUER",
+    "JWT_AUDIENCE",
+    "RUST_LOG",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+
+/// Describes a cluster before it starts.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    nodes: usize,
+    backend: Backend,
+    dev: bool,
+    quiet: bool,
+    settings: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backend {
+    Embedded,
+    Redis,
+    PersistentRedis,
+}
+
+/// A running cluster. Dropping it kills everything it started.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    redis: Option<Redis>,
+    quiet: bool,
+    home: Option<TempDir>,
+}
+
+#[derive(Debug)]
+struct Node {
+    name: String,
+    port: u16,
+    admin_port: u16,
+    process: Option<Process>,
+    log: PathBuf,
+    environment: Vec<(String, String)>,
+    dev: bool,
+}
+
+impl Builder {
+    /// Without Redis: the embedded backend. One node only.
+    #[must_use]
+    pub fn embedded(self) -> Self {
+        Self { backend: Backend::Embedded, ..self }
+    }
+
+    /// With a Redis that keeps what it acknowledged through a kill.
+    #[must_use]
+    pub fn persistent(self) -> Self {
+        Self { backend: Backend::PersistentRedis, ..self }
+    }
+
+    /// With `--dev`: introspection is on.
+    #[must_use]
+    pub fn dev(self) -> Self {
+        Self { dev: true, ..self }
+    }
+
+    /// Shows no logs when it is dropped.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
+    }
+
+    /// With a setting, as its environment variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it and waits until every node is ready.
+    ///
+    /// # Errors
+    /// When a binary is missing or a node does not become ready; the end of its log is in the message.
+    pub async fn start(self) -> Result<Cluster> {
+        ensure!(self.backend != Backend::Embedded || self.nodes == 1, "the embedded backend has one node");
+        let redis = match self.backend {
+            Backend::Embedded => None,
+            Backend::Redis => Some(Redis::start().await?),
+            Backend::PersistentRedis => Some(Redis::persistent().await?),
+        };
+        let home = tempfile::Builder::new().prefix("mille-cluster-").tempdir()?;
+        let mut nodes = Vec::with_capacity(self.nodes);
+        for index in 0..self.nodes {
+            nodes.push(self.node(index, redis.as_ref(), home.path())?);
+        }
+        let mut cluster = Cluster { nodes, redis, quiet: self.quiet, home: Some(home) };
+        for node in &mut cluster.nodes {
+            node.launch()?;
+        }
+        for node in &mut cluster.nodes {
+            node.ready().await?;
+        }
+        Ok(cluster)
+    }
+
+    fn node(&self, index: usize, redis: Option<&Redis>, home: &Path) -> Result<Node> {
+        let name = format!("node-{}", index + 1);
+        let (port, admin_port) = (free_port()?, free_port()?);
+        let mut environment = vec![
+            ("MILLE_LISTEN".to_owned(), format!("127.0.0.1:{port}")),
+            ("MILLE_ADMIN_LISTEN".to_owned(), format!("127.0.0.1:{admin_port}")),
+            ("MILLE_NODE_NAME".to_owned(), name.clone()),
+            ("JWT_SECRET".to_owned(), SECRET.to_owned()),
+            ("RUST_LOG".to_owned(), "info".to_owned()),
+        ];
+        environment.extend(redis.map(|redis| ("REDIS_URL".to_owned(), redis.url())));
+        environment.extend(self.settings.iter().cloned());
+        let log = home.join(format!("{name}.log"));
+        Ok(Node { name, port, admin_port, process: None, log, environment, dev: self.dev })
+    }
+}
+
+impl Cluster {
+    /// Describes a cluster of so many nodes with a Redis of its own.
+    #[must_use]
+    pub fn of(nodes: usize) -> Builder {
+        Builder { nodes, backend: Backend::Redis, dev: false, quiet: false, settings: Vec::new() }
+    }
+
+    /// The number of nodes, running or not.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The address of a node, `http://127.0.0.1:<port>`.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[must_use]
+    pub fn url(&self, node: usize) -> String {
+        format!("http://127.0.0.1:{}", self.nodes[node].port)
+    }
+
+    /// The address of a node's admin listener.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[must_use]
+    pub fn admin_url(&self, node: usize) -> String {
+        format!("http://127.0.0.1:{}", self.nodes[node].admin_port)
+    }
+
+    /// The address of a node for WebSockets, `ws://127.0.0.1:<port>`.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[must_use]
+    pub fn ws_url(&self, node: usize) -> String {
+        format!("ws://127.0.0.1:{}", self.nodes[node].port)
+    }
+
+    /// Someone without a token at a node.
+    #[must_use]
+    pub fn stranger(&self, node: usize) -> Client {
+        Client::new(&self.url(node))
+    }
+
+    /// A user with a good token at a node.
+    #[must_use]
+    pub fn user(&self, node: usize, user: &str) -> Client {
+        self.bearer(node, user, Token::of(user).sign())
+    }
+
+    /// Someone with any token at a node.
+    #[must_use]
+    pub fn bearer(&self, node: usize, user: &str, token: impl Into<String>) -> Client {
+        self.stranger(node).with_token(user, token)
+    }
+
+    /// The cluster's Redis.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn redis(&mut self) -> Result<&mut Redis> {
+        self.redis.as_mut().context("an embedded cluster has no Redis")
+    }
+
+    /// Kills a node at once (SIGKILL).
+    ///
+    /// # Errors
+    /// When it doesn't run.
+    pub fn kill_9(&mut self, node: usize) -> Result<()> {
+        let node = &mut self.nodes[node];
+        let mut process = node.process.take().with_context(|| format!("{} does not run", node.name))?;
+        process.kill_9()
+    }
+
+    /// Asks a node to leave (SIGTERM) and waits for it.
+    ///
+    /// # Errors
+    /// When it doesn't run, or does not leave within `patience`.
+    pub async fn stop(&mut self, node: usize, patience: Duration) -> Result<Exit> {
+        let node = &mut self.nodes[node];
+        let mut process = node.process.take().with_context(|| format!("{} does not run", node.name))?;
+        process.stop(patience).await
+    }
+
+    /// Starts a node again on its old ports; kills it before, if it runs.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart(&mut self, node: usize) -> Result<()> {
+        let node = &mut self.nodes[node];
+        node.process = None;
+        node.launch()?;
+        node.ready().await
+    }
+
+    /// What a node has written so far, over all its lives.
+    #[must_use]
+    pub fn log(&self, node: usize) -> String {
+        std::fs::read_to_string(&self.nodes[node].log).unwrap_or_default()
+    }
+
+    /// Fails if a node that should run has ended.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn must_live(&mut self) -> Result<()> {
+        self.nodes.iter_mut().filter_map(|node| node.process.as_mut()).try_for_each(Process::must_live)
+    }
+}
+
+impl Node {
+    fn launch(&mut self) -> Result<()> {
+        let mut command = clean_command(&node_binary()?);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if self.dev {
+            command.arg("--dev");
+        }
+        self.process = Some(Process::start(&self.name, &mut command, &self.log)?);
+        Ok(())
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let client = Client::new(&format!("http://127.0.0.1:{}", self.port));
+        let process = self.process.as_mut().context("not started")?;
+        let ready = eventually(patience(READY_SECONDS), async || {
+            let answer = client.get("/readyz").await?;
+            ensure!(answer.status == 200, "/readyz says {}: {}", answer.status, answer.body);
+            Ok(())
+        });
+        // A node that ended will never be ready: say so at once.
+        tokio::select! {
+            outcome = ready => outcome.with_context(|| format!("{} is not ready", self.name)),
+            exit = process.exit(patience(READY_SECONDS) + soon()) => {
+                bail!("{} ended with {} before it was ready:\n{}", self.name, exit?, process.tail())
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.process = None;
+        }
+        if !self.quiet {
+            // The test harness shows this only for a test that failed.
+            for node in &self.nodes {
+                eprintln!("--- the end of {}'s log ---\n{}", node.name, tail_of(&node.log));
+            }
+            if let Some(redis) = &self.redis {
+                eprintln!("--- the end of Redis' log ---\n{}", redis.tail());
+            }
+        }
+        if std::env::var_os("MILLE_TESTS_KEEP").is_some()
+            && let Some(home) = self.home.take()
+        {
+            eprintln!("logs kept in {}", home.keep().display());
+        }
+    }
+}
+
+/// The node's binary: `MILLE_NODE_BIN`, else the one built beside the test.
+///
+/// # Errors
+/// When there is none; the message says how to build it.
+pub fn node_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MILLE_NODE_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "MILLE_NODE_BIN names {}, which is no file", path.display());
+        return Ok(path);
+    }
+    let this = std::env::current_exe()?;
+    // A test lies in target/debug/deps, a binary in target/debug.
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("mille-node"));
+    beside.into_iter().find(|path| path.is_file()).with_context(|| {
+        format!(
+            "no mille-node beside {}: run `cargo build -p mille-node`, or name one in MILLE_NODE_BIN",
+            this.display()
+        )
+    })
+}
+
+/// A command whose environment holds nothing a node would read.
+#[must_use]
+pub fn clean_command(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("MILLE_") || FOREIGN.contains(&text.as_ref()) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}

@@ -1,0 +1,53 @@
+//! The kit that looks at a cluster from outside.
+//!
+//! A test describes a cluster, lets people act on it, and says what must be true in the end:
+//!
+//! ```no_run
+//! # async fn story() -> anyhow::Result<()> {
+//! use mille_tests::Cluster;
+//!
+//! let cluster = Cluster::of(3).start().await?;
+//! let ada = cluster.user(0, "ada");
+//! let harbour = ada.create_project("harbour").await?;
+//! let mut deltas = cluster.user(2, "ada").socket().await?.follow(&harbour, None).await?;
+//! ada.add_node(&harbour, "TransformNode", "clean").await?;
+//! let delta = deltas.value("planDagDeltaChanged").await?;
+//! assert_eq!(delta["kind"], "DELTA");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The rule it keeps: nodes and Redis are separate processes, reached as any client reaches them. The kit
+//! imports no crate of the node, so a mistake there is not repeated here. It waits for states, never for a
+//! while: [`eventually`] is the only place that polls.
+//!
+//! Settings, all optional: `MILLE_NODE_BIN` (the node's binary), `MILLE_TESTS_PATIENCE` (a factor on every
+//! wait, for slow machines), `MILLE_TESTS_SEED` (repeats a random run), `MILLE_TESTS_KEEP` (keeps the
+//! directories with the logs).
+
+mod client;
+mod cluster;
+pub mod documents;
+mod patience;
+mod people;
+mod plan_rules;
+mod presence;
+mod process;
+mod redis;
+mod replica;
+mod socket;
+mod token;
+mod wire;
+
+pub use client::{Answer, Client, Failure, Refusal, refused};
+pub use cluster::{Builder, Cluster, clean_command, node_binary};
+pub use patience::{eventually, patience, seed, soon, within};
+pub use people::{Project, edge_input, node_input};
+pub use plan_rules::{broken_rules, same_value};
+pub use presence::PresenceSocket;
+pub use process::{Exit, Process, free_port};
+pub use redis::Redis;
+pub use replica::{Replica, Revision};
+pub use socket::{Event, Socket, Subscription};
+pub use token::{SECRET, Token};
+pub use wire::{Closing, Frame, RawSocket, Upgrade};

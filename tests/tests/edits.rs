@@ -1,0 +1,500 @@
+//! The promise: an edit is atomic, checked against the state it is committed on, numbered and seen by all.
+//!
+//! Two nodes; what is done at one is looked at through the other. Races between them are `convergence`'s
+//! work, rights those of `doors`.
+
+use std::collections::HashSet;
+
+use anyhow::{Context as _, Result, ensure};
+use mille_tests::{
+    Client, Cluster, Event, Project, Refusal, Replica, Revision, Subscription, broken_rules, documents as d,
+    edge_input, eventually, node_input, refused, same_value, soon,
+};
+use serde_json::{Value, json};
+
+/// Two people with one project, at two nodes.
+struct Desk {
+    /// Holds the processes.
+    _cluster: Cluster,
+    /// Owner, at the first node.
+    ada: Client,
+    /// Editor, at the second node.
+    bob: Client,
+    project: Project,
+}
+
+impl Desk {
+    async fn set() -> Result<Self> {
+        let cluster = Cluster::of(2).start().await?;
+        let (ada, bob) = (cluster.user(0, "ada"), cluster.user(1, "bob"));
+        let project = ada.create_project("harbour").await?;
+        ada.share(&project, "bob", "EDITOR").await?;
+        Ok(Self { _cluster: cluster, ada, bob, project })
+    }
+
+    /// Runs an edit of this project as Ada.
+    async fn edit(&self, document: &str, mut variables: Value) -> Result<Value, mille_tests::Failure> {
+        variables["p"] = json!(self.project.id);
+        self.ada.run(document, variables).await
+    }
+
+    async fn refusal(&self, document: &str, variables: Value) -> Result<Refusal> {
+        let text = variables.to_string();
+        refused(self.edit(document, variables).await).with_context(|| text)
+    }
+
+    async fn nodes(&self, nodes: &[(&str, &str)]) -> Result<()> {
+        for (id, kind) in nodes {
+            self.ada.add_node_as(&self.project, id, kind).await?;
+        }
+        Ok(())
+    }
+
+    async fn revision(&self) -> Result<Revision> {
+        self.ada.revision(&self.project).await
+    }
+
+    /// Bob's view from the other node, once it has reached `revision`.
+    async fn bobs_plan(&self, revision: Revision) -> Result<Value> {
+        eventually(soon(), async || {
+            let plan = self.bob.plan(&self.project).await?;
+            let there = Revision::of(&plan["revision"])?;
+            ensure!(there == revision, "the other node is at {there}, not {revision}");
+            Ok(plan)
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_edit_does_what_it_says_and_is_one_delta() -> Result<()> {
+    let desk = Desk::set().await?;
+    let project = &desk.project;
+    let empty = desk.ada.plan(project).await?;
+    let start = Revision::of(&empty["revision"])?;
+    ensure!(start.seq == 0, "an empty plan is at <epoch>-0, not {start}");
+    let socket = desk.bob.socket().await?;
+    let mut deltas = socket.follow(project, Some(&start.to_string())).await?;
+    let mut replica = Replica::of_plan(&empty)?;
+
+    let source = desk.ada.add_node(project, "DataSourceNode", "arrivals").await?;
+    let id = source["id"].as_str().context("an id")?.to_owned();
+    ensure!(id.ends_with(|last: char| last.is_ascii_hexdigit()) && id.contains('_'), "an id of ours: {id}");
+    ensure!(source["metadata"]["label"] == "arrivals" && source["nodeType"] == "DataSourceNode", "{source}");
+    desk.nodes(&[("clean", "TransformNode"), ("out", "OutputNode")]).await?;
+    let edge = desk.ada.connect(project, &id, "clean").await?;
+    let edge_id = edge["id"].as_str().context("an id")?.to_owned();
+    ensure!(edge_id.starts_with("edge_"), "an id of ours: {edge_id}");
+    desk.ada.connect(project, "clean", "out").await?;
+
+    let updates = json!({"position": {"x": 1.5, "y": -2.0}, "metadata": {"label": "tidy", "description": "d"}, "config": "{\"a\":1}"});
+    let updated = desk.edit(d::UPDATE_NODE, json!({"id": "clean", "updates": updates})).await?;
+    let updated = &updated["updatePlanDagNode"];
+    ensure!(updated["metadata"] == json!({"label": "tidy", "description": "d"}), "{updated}");
+    ensure!(updated["config"] == "{\"a\":1}" && same_value(&updated["position"], &updates["position"]), "{updated}");
+    let moved = desk.ada.move_node(project, "clean", 10.0, 20.0).await?;
+    ensure!(same_value(&moved["position"], &json!({"x": 10, "y": 20})), "{moved}");
+    ensure!(moved["metadata"]["label"] == "tidy", "a move changes the place only: {moved}");
+    let moves = json!([
+        {"nodeId": "clean", "position": {"x": 1.0, "y": 1.0}, "sourcePosition": "right", "targetPosition": "left"},
+        {"nodeId": "out", "position": {"x": 2.0, "y": 2.0}},
+    ]);
+    let moved = desk.edit(d::BATCH_MOVE, json!({"moves": moves})).await?;
+    ensure!(moved["batchMovePlanDagNodes"].as_array().is_some_and(|list| list.len() == 2), "{moved}");
+    let relabelled = desk.edit(
+        d::UPDATE_EDGE,
+        json!({"id": edge_id, "updates": {"metadata": {"label": "raw", "dataType": "GRAPH_REFERENCE"}}}),
+    );
+    ensure!(
+        relabelled.await?["updatePlanDagEdge"]["metadata"] == json!({"label": "raw", "dataType": "GRAPH_REFERENCE"})
+    );
+    let renamed = desk.edit(d::UPDATE_METADATA, json!({"name": "Harbour", "description": "All of it"})).await?;
+    ensure!(renamed["updatePlanDagMetadata"]["metadata"]["name"] == "Harbour", "{renamed}");
+    desk.edit(d::DELETE_EDGE, json!({"id": edge_id})).await?;
+    let deleted = desk.ada.delete_node(project, "clean").await?;
+    ensure!(deleted["id"] == "clean" && deleted["metadata"]["label"] == "tidy", "what was deleted: {deleted}");
+
+    // Three plan nodes, two edges, update, move, batch, edge, metadata, two deletions.
+    let end = desk.revision().await?;
+    ensure!(end.seq == 12, "twelve edits are twelve revisions, not {end}");
+    let mut last = Value::Null;
+    while replica.revision() != Some(end) {
+        last = deltas.value("planDagDeltaChanged").await?;
+        replica.apply(&last)?;
+        ensure!(broken_rules(replica.document()).is_empty(), "{last}");
+    }
+    ensure!(replica.snapshots() == 0, "nothing was lost, so no SNAPSHOT");
+    ensure!(last["userId"] == "ada", "a delta names its user: {last}");
+    let plan = desk.bobs_plan(end).await?;
+    ensure!(same_value(replica.document(), &Replica::document_of(&plan)), "{plan}\nis not\n{}", replica.document());
+    ensure!(plan["edges"] == json!([]), "a plan node takes its edges along: {plan}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_stays_a_dag_whatever_is_asked() -> Result<()> {
+    let desk = Desk::set().await?;
+    desk.nodes(&[("source", "DataSourceNode"), ("a", "TransformNode"), ("b", "TransformNode"), ("c", "FilterNode")])
+        .await?;
+    desk.nodes(&[("merge", "MergeNode"), ("out", "OutputNode")]).await?;
+    for (source, target) in [("source", "a"), ("a", "b"), ("b", "c"), ("a", "merge"), ("b", "merge")] {
+        desk.ada.connect(&desk.project, source, target).await?;
+    }
+    let before = desk.ada.plan(&desk.project).await?;
+    let refused_edges = [
+        ("nowhere", "a", "a missing source"),
+        ("a", "nowhere", "a missing target"),
+        ("a", "a", "a self loop"),
+        ("merge", "source", "an input into a DataSourceNode"),
+        ("out", "merge", "an output from an OutputNode"),
+        ("source", "c", "a second input into a FilterNode"),
+        ("a", "merge", "a second edge between a pair"),
+    ];
+    for (source, target, what) in refused_edges {
+        let refusal = desk.refusal(d::ADD_EDGE, json!({"edge": edge_input(None, source, target)})).await?;
+        ensure!(refusal.code == "VALIDATION_FAILED", "{what}: {refusal:?}");
+        ensure!(!refusal.message.is_empty(), "{what} is refused without a word");
+    }
+    // b → merge → (free) x → b would be a cycle; so would any path back.
+    desk.nodes(&[("free", "MergeNode")]).await?;
+    desk.ada.connect(&desk.project, "merge", "free").await?;
+    desk.nodes(&[("back", "MergeNode")]).await?;
+    desk.ada.connect(&desk.project, "free", "back").await?;
+    let refusal = desk.refusal(d::ADD_EDGE, json!({"edge": edge_input(None, "back", "merge")})).await?;
+    ensure!(refusal.code == "VALIDATION_FAILED", "a cycle: {refusal:?}");
+
+    let fine = node_input(None, "GraphNode", "x");
+    let taken = node_input(Some("a"), "GraphNode", "x");
+    let spaced = node_input(Some("not valid"), "GraphNode", "x");
+    let long = node_input(Some(&"x".repeat(101)), "GraphNode", "x");
+    let mut far = fine.clone();
+    far["position"] = json!({"x": 100_000.5, "y": 0.0});
+    let mut heavy = fine.clone();
+    heavy["config"] = json!("c".repeat(110_000));
+    let mut wordy = fine.clone();
+    wordy["metadata"]["description"] = json!("d".repeat(60_000));
+    for (node, what) in
+        [(taken, "a taken id"), (spaced, "an id with a blank"), (long, "a long id"), (far, "a far place")]
+    {
+        let refusal = desk.refusal(d::ADD_NODE, json!({"node": node})).await?;
+        ensure!(refusal.code == "VALIDATION_FAILED", "{what}: {refusal:?}");
+    }
+    for (node, what) in [(heavy, "a config above 100 kB"), (wordy, "metadata above 50 kB")] {
+        let refusal = desk.refusal(d::ADD_NODE, json!({"node": node})).await?;
+        ensure!(refusal.code == "PAYLOAD_TOO_LARGE", "{what}: {refusal:?}");
+    }
+    for (document, variables) in [
+        (d::MOVE_NODE, json!({"id": "gone", "to": {"x": 0.0, "y": 0.0}})),
+        (d::UPDATE_NODE, json!({"id": "gone", "updates": {"config": "x"}})),
+        (d::DELETE_NODE, json!({"id": "gone"})),
+        (d::DELETE_EDGE, json!({"id": "gone"})),
+        (d::UPDATE_EDGE, json!({"id": "gone", "updates": {"metadata": {"label": "x"}}})),
+        (d::BATCH_MOVE, json!({"moves": [{"nodeId": "gone", "position": {"x": 0.0, "y": 0.0}}]})),
+    ] {
+        let refusal = desk.refusal(document, variables).await?;
+        ensure!(refusal.code == "NOT_FOUND", "{refusal:?}");
+    }
+    let (seq_before, seq_after) = (Revision::of(&before["revision"])?.seq, desk.revision().await?.seq);
+    ensure!(seq_after == seq_before + 4, "a refused edit made a revision: {seq_before} to {seq_after}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_operation_is_answered_once_and_again_and_done_once() -> Result<()> {
+    let desk = Desk::set().await?;
+    let project = &desk.project;
+    let ada_there = desk.ada.at(desk.bob.base());
+    let variables = json!({"p": project.id, "op": "op-1", "node": node_input(None, "GraphNode", "pier")});
+    let first = desk.ada.ask(d::ADD_NODE, "addPlanDagNode", variables.clone()).await?;
+    let after_first = desk.revision().await?;
+    for client in [&desk.ada, &ada_there] {
+        let again = client.ask(d::ADD_NODE, "addPlanDagNode", variables.clone()).await?;
+        ensure!(again["id"] == first["id"], "a repeat at {} brings {again}, not {first}", client.base());
+    }
+    ensure!(desk.revision().await? == after_first, "a repeat made a revision");
+    // The id belongs to a user and a client: the same one of someone else is another operation.
+    let bobs = desk.bob.ask(d::ADD_NODE, "addPlanDagNode", variables.clone()).await?;
+    ensure!(bobs["id"] != first["id"], "another user's operation id is another operation");
+    let phones = desk.ada.clone().named("phone").ask(d::ADD_NODE, "addPlanDagNode", variables).await?;
+    ensure!(phones["id"] != first["id"] && phones["id"] != bobs["id"], "so is another client's");
+    let count = desk.revision().await?.seq;
+    ensure!(count == after_first.seq + 2, "two more operations, {count} revisions");
+    let long = json!({"op": "x".repeat(65), "node": node_input(None, "GraphNode", "x")});
+    let refusal = desk.refusal(d::ADD_NODE, long).await?;
+    ensure!(refusal.code == "VALIDATION_FAILED", "an operation id above 64 bytes: {refusal:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_expects_an_old_revision_gets_a_conflict_for_what_changed_only() -> Result<()> {
+    let desk = Desk::set().await?;
+    desk.nodes(&[("a", "GraphNode"), ("b", "GraphNode")]).await?;
+    let old = desk.revision().await?.to_string();
+    desk.bob.move_node(&desk.project, "a", 5.0, 5.0).await?;
+    let now = desk.bob.revision(&desk.project).await?.to_string();
+    let stale = json!({"id": "a", "to": {"x": 9.0, "y": 9.0}, "rev": old});
+    let refusal = desk.refusal(d::MOVE_NODE, stale).await?;
+    ensure!(refusal.code == "CONFLICT", "{refusal:?}");
+    ensure!(refusal.extensions["revision"] == json!(now), "a conflict names the revision: {refusal:?}");
+    desk.edit(d::MOVE_NODE, json!({"id": "b", "to": {"x": 9.0, "y": 9.0}, "rev": old}))
+        .await
+        .context("b did not change")?;
+    desk.edit(d::MOVE_NODE, json!({"id": "a", "to": {"x": 9.0, "y": 9.0}, "rev": now}))
+        .await
+        .context("a as expected")?;
+    desk.edit(d::MOVE_NODE, json!({"id": "a", "to": {"x": 8.0, "y": 8.0}})).await.context("nothing expected")?;
+    let refusal = desk.refusal(d::MOVE_NODE, json!({"id": "a", "to": {"x": 1.0, "y": 1.0}, "rev": "soon"})).await?;
+    ensure!(refusal.code == "VALIDATION_FAILED", "a malformed revision: {refusal:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_that_changes_nothing_makes_no_revision() -> Result<()> {
+    let desk = Desk::set().await?;
+    desk.nodes(&[("a", "GraphNode")]).await?;
+    desk.ada.move_node(&desk.project, "a", 3.0, 4.0).await?;
+    let before = desk.ada.plan(&desk.project).await?;
+    let same = desk.ada.move_node(&desk.project, "a", 3.0, 4.0).await?;
+    ensure!(same_value(&same, &before["nodes"][0]), "the present state: {same}");
+    desk.edit(d::UPDATE_NODE, json!({"id": "a", "updates": {"metadata": {"label": "a"}, "config": "{}"}})).await?;
+    ensure!(desk.ada.plan(&desk.project).await? == before, "nothing changed, and yet something did");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_changes_are_one_delta_or_none() -> Result<()> {
+    let desk = Desk::set().await?;
+    desk.nodes(&[("a", "GraphNode"), ("b", "MergeNode")]).await?;
+    let before = desk.ada.plan(&desk.project).await?;
+    let start = Revision::of(&before["revision"])?;
+    let good = json!([
+        {"addNode": {"node": node_input(Some("c"), "TransformNode", "c")}},
+        {"addEdge": {"edge": edge_input(Some("ac"), "a", "c")}},
+        {"updateNode": {"nodeId": "c", "updates": {"metadata": {"label": "see"}}}},
+        {"moveNode": {"nodeId": "a", "position": {"x": 7.0, "y": 7.0}}},
+        {"updateEdge": {"edgeId": "ac", "updates": {"metadata": {"label": "flows"}}}},
+        {"updateMetadata": {"name": "Many"}},
+        {"deleteNode": {"nodeId": "b"}},
+    ]);
+    let result = desk.edit(d::APPLY, json!({"changes": good})).await?;
+    ensure!(Revision::of(&result["applyPlanDagChanges"]["revision"])? == start.next(), "one delta: {result}");
+    let after = desk.bobs_plan(start.next()).await?;
+    ensure!(result["applyPlanDagChanges"]["planDag"] == after, "both nodes hold one plan");
+    let ids: Vec<&Value> = after["nodes"].as_array().context("nodes")?.iter().map(|node| &node["id"]).collect();
+    ensure!(ids == ["a", "c"], "insertion order, without b: {ids:?}");
+
+    let bad = json!([{"deleteEdge": {"edgeId": "ac"}}, {"addEdge": {"edge": edge_input(None, "c", "c")}}]);
+    let refusal = desk.refusal(d::APPLY, json!({"changes": bad})).await?;
+    ensure!(refusal.code == "VALIDATION_FAILED", "{refusal:?}");
+    let two = json!([{"deleteNode": {"nodeId": "a"}, "deleteEdge": {"edgeId": "ac"}}]);
+    let refusal = desk.refusal(d::APPLY, json!({"changes": two})).await?;
+    ensure!(refusal.code == "VALIDATION_FAILED", "a change is exactly one: {refusal:?}");
+    let many: Vec<Value> =
+        (0..1_001).map(|x| json!({"moveNode": {"nodeId": "a", "position": {"x": x, "y": 0}}})).collect();
+    let refusal = desk.refusal(d::APPLY, json!({"changes": many})).await?;
+    ensure!(refusal.code == "LIMIT_EXCEEDED", "1,001 changes: {refusal:?}");
+    ensure!(desk.ada.plan(&desk.project).await? == after, "a refused batch left something behind");
+
+    let dag = json!({
+        "version": "1", "metadata": {"name": "New", "description": "from scratch"},
+        "nodes": [node_input(Some("n1"), "DataSourceNode", "n1"), node_input(Some("n2"), "OutputNode", "n2")],
+        "edges": [edge_input(Some("e1"), "n1", "n2")],
+    });
+    let verdict = desk.ada.ask(d::VALIDATE, "validatePlanDag", json!({"dag": dag})).await?;
+    ensure!(verdict["isValid"] == true && verdict["errors"] == json!([]), "{verdict}");
+    let replaced = desk.edit(d::REPLACE_PLAN, json!({"dag": dag})).await?;
+    ensure!(Revision::of(&replaced["updatePlanDag"]["revision"])? == start.next().next(), "one delta: {replaced}");
+    let log = desk.bob.deltas_after(&desk.project, &start.to_string()).await?;
+    let mut replica = Replica::of_plan(&before)?;
+    for event in &log {
+        replica.apply(event)?;
+    }
+    let document = Replica::document_of(&desk.ada.plan(&desk.project).await?);
+    ensure!(log.len() == 2 && same_value(replica.document(), &document), "{}\nis not\n{document}", replica.document());
+
+    let mut cyclic = dag.clone();
+    cyclic["nodes"] = json!([node_input(Some("n1"), "MergeNode", "n1"), node_input(Some("n2"), "MergeNode", "n2")]);
+    cyclic["edges"] = json!([edge_input(Some("e1"), "n1", "n2"), edge_input(Some("e2"), "n2", "n1")]);
+    let verdict = desk.ada.ask(d::VALIDATE, "validatePlanDag", json!({"dag": cyclic})).await?;
+    ensure!(verdict["isValid"] == false && verdict["errors"] != json!([]), "{verdict}");
+    let refusal = desk.refusal(d::REPLACE_PLAN, json!({"dag": cyclic})).await?;
+    ensure!(refusal.code == "VALIDATION_FAILED", "{refusal:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_execution_goes_forward_and_everyone_hears_of_it() -> Result<()> {
+    let desk = Desk::set().await?;
+    desk.nodes(&[("source", "DataSourceNode"), ("graph", "GraphNode")]).await?;
+    let start = desk.revision().await?;
+    let socket = desk.bob.socket().await?;
+    let variables = json!({"p": desk.project.id, "after": start.to_string()});
+    let mut states = socket.start(d::STATUS, variables).await?;
+    let report = async |id: &str, run: &str, state: &str| {
+        desk.edit(d::REPORT, json!({"id": id, "run": run, "state": state, "graph": {"nodeCount": 3, "edgeCount": 2}}))
+            .await
+    };
+    for state in ["pending", "processing", "completed"] {
+        let event = report("graph", "run-1", state).await?;
+        ensure!(event["reportNodeExecution"]["state"] == state, "{event}");
+        let heard = states.value("nodeExecutionStatusChanged").await?;
+        ensure!(heard["state"] == state && heard["nodeId"] == "graph" && heard["runId"] == "run-1", "{heard}");
+        ensure!(heard["nodeType"] == "GraphNode" && heard["graphExecution"]["executionState"] == state, "{heard}");
+    }
+    let numbered = desk.revision().await?;
+    ensure!(numbered.seq == start.seq + 3, "three states are three revisions: {start} to {numbered}");
+    for state in ["pending", "processing"] {
+        let refusal = refused(report("graph", "run-1", state).await)?;
+        ensure!(refusal.code == "VALIDATION_FAILED", "back to {state}: {refusal:?}");
+    }
+    let refusal = refused(report("graph", "run-2", "dancing").await)?;
+    ensure!(refusal.code == "VALIDATION_FAILED", "no such state: {refusal:?}");
+    let refusal = refused(report("gone", "run-2", "pending").await)?;
+    ensure!(refusal.code == "NOT_FOUND", "no such plan node: {refusal:?}");
+    report("graph", "run-2", "pending").await.context("a new run may start over")?;
+    let heard = states.value("nodeExecutionStatusChanged").await?;
+    ensure!(heard["runId"] == "run-2" && heard["state"] == "pending", "{heard}");
+    let datasource = json!({"filename": "a.csv", "dataSourceId": 7});
+    desk.edit(
+        d::REPORT,
+        json!({"id": "source", "run": "r", "state": "error", "message": "no file", "datasource": datasource}),
+    )
+    .await
+    .context("an error may come at once")?;
+    let heard = states.value("nodeExecutionStatusChanged").await?;
+    ensure!(heard["datasourceExecution"]["errorMessage"] == "no file", "{heard}");
+    let plan = desk.bobs_plan(desk.revision().await?).await?;
+    ensure!(plan["nodes"][0]["datasourceExecution"]["executionState"] == "error", "the plan keeps it: {plan}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_read_in_pages_and_says_when_it_does_not_reach_back() -> Result<()> {
+    let desk = Desk::set().await?;
+    let ids: Vec<String> = (0..7).map(|index| format!("n{index}")).collect();
+    for id in &ids {
+        desk.ada.add_node_as(&desk.project, id, "GraphNode").await?;
+    }
+    let end = desk.revision().await?;
+    let mut after = end.start().to_string();
+    let mut pages = Vec::new();
+    for _ in 0..3 {
+        let variables = json!({"p": desk.project.id, "after": after, "limit": 3});
+        let page = desk.bob.ask(d::DELTAS, "planDagDeltas", variables).await?;
+        after = page["endRevision"].as_str().context("endRevision")?.to_owned();
+        pages.push((page["events"].as_array().map(Vec::len), page["hasMore"].clone()));
+    }
+    ensure!(pages == [(Some(3), json!(true)), (Some(3), json!(true)), (Some(1), json!(false))], "{pages:?}");
+    ensure!(after == end.to_string(), "the pages end at {after}, the plan at {end}");
+
+    let other_epoch = Revision { epoch: end.epoch - 1, seq: 1 };
+    let ahead = Revision { seq: end.seq + 50, ..end };
+    for lost in [other_epoch, ahead] {
+        let variables = json!({"p": desk.project.id, "after": lost.to_string()});
+        let refusal = refused(desk.bob.run(d::DELTAS, variables).await)?;
+        ensure!(refusal.code == "UNRECOVERABLE_REVISION", "{lost}: {refusal:?}");
+        // The stream heals what the query can only report.
+        let socket = desk.bob.socket().await?;
+        let mut deltas = socket.follow(&desk.project, Some(&lost.to_string())).await?;
+        let event = deltas.value("planDagDeltaChanged").await?;
+        ensure!(event["kind"] == "SNAPSHOT" && event["reason"].is_string(), "{lost}: {event}");
+        Replica::new().apply(&event)?;
+    }
+    for nonsense in ["", "yesterday", "1", "1-", "1-2-3", "-1-2"] {
+        let variables = json!({"p": desk.project.id, "after": nonsense});
+        let refusal = refused(desk.bob.run(d::DELTAS, variables).await)?;
+        ensure!(refusal.code == "VALIDATION_FAILED", "{nonsense:?}: {refusal:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delta_stream_begins_where_it_was_asked_to() -> Result<()> {
+    let desk = Desk::set().await?;
+    desk.nodes(&[("a", "GraphNode"), ("b", "GraphNode")]).await?;
+    let here = desk.revision().await?;
+    let socket = desk.bob.socket().await?;
+    let follow = async |after: Value, snapshot: Value| -> Result<Subscription> {
+        let variables = json!({"p": desk.project.id, "after": after, "snapshot": snapshot});
+        socket.start(d::FOLLOW, variables).await
+    };
+    let mut from_start = follow(json!(here.start().to_string()), Value::Null).await?;
+    for seq in 1..=here.seq {
+        let event = from_start.value("planDagDeltaChanged").await?;
+        ensure!(event["revision"] == Revision { seq, ..here }.to_string(), "{event}");
+    }
+    let mut with_snapshot = follow(Value::Null, json!(true)).await?;
+    let event = with_snapshot.value("planDagDeltaChanged").await?;
+    ensure!(event["kind"] == "SNAPSHOT" && event["revision"] == here.to_string(), "{event}");
+    let mut both = follow(json!(Revision { seq: 1, ..here }.to_string()), json!(true)).await?;
+    let event = both.value("planDagDeltaChanged").await?;
+    ensure!(event["kind"] == "DELTA" && event["revision"] == here.to_string(), "`after` counts: {event}");
+    let mut from_now = follow(Value::Null, json!(false)).await?;
+    // The first change after the node has taken it up; before that, it may miss some.
+    let mut step = 0.0;
+    let event = eventually(soon(), async || {
+        step += 1.0;
+        desk.ada.move_node(&desk.project, "a", step, 0.0).await?;
+        from_now.waiting().context("nothing came yet")
+    })
+    .await?;
+    let Event::Next(payload) = event else { anyhow::bail!("{event:?}") };
+    let event = &payload["data"]["planDagDeltaChanged"];
+    ensure!(event["kind"] == "DELTA" && Revision::of(&event["revision"])?.seq > here.seq, "{event}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn typed_events_tell_the_same_story() -> Result<()> {
+    let desk = Desk::set().await?;
+    let start = desk.revision().await?;
+    let socket = desk.bob.socket().await?;
+    let plan = desk.project.plan.to_string();
+    let mut updates = socket.start(d::UPDATED, json!({"plan": plan, "after": start.to_string()})).await?;
+    let mut seen = socket.start(d::COLLABORATION, json!({"plan": plan})).await?;
+    // `collaborationEvents` has no `after`: knock until the first one answers.
+    let mut count = 0;
+    eventually(soon(), async || {
+        count += 1;
+        desk.ada.add_node_as(&desk.project, &format!("knock-{count}"), "MergeNode").await?;
+        seen.waiting().context("no event yet")
+    })
+    .await?;
+    for index in 1..=count {
+        let event = updates.value("planDagUpdated").await?;
+        ensure!(event["updateType"] == "NODE_ADDED", "{event}");
+        ensure!(event["data"]["node"]["id"] == format!("knock-{index}"), "{event}");
+    }
+    desk.nodes(&[("a", "GraphNode"), ("b", "GraphNode")]).await?;
+    let edge = desk.ada.connect(&desk.project, "a", "b").await?;
+    desk.ada.move_node(&desk.project, "a", 5.0, 5.0).await?;
+    desk.edit(d::UPDATE_METADATA, json!({"name": "told"})).await?;
+    desk.edit(d::DELETE_EDGE, json!({"id": edge["id"]})).await?;
+    desk.ada.delete_node(&desk.project, "b").await?;
+    let story =
+        ["NODE_ADDED", "NODE_ADDED", "EDGE_ADDED", "NODE_UPDATED", "METADATA_UPDATED", "EDGE_REMOVED", "NODE_REMOVED"];
+    for kind in story {
+        let event = updates.value("planDagUpdated").await?;
+        ensure!(event["updateType"] == kind && event["userId"] == "ada", "{kind} was due: {event}");
+    }
+    let mut wanted: HashSet<&str> =
+        ["NODE_CREATED", "NODE_UPDATED", "NODE_DELETED", "EDGE_CREATED", "EDGE_DELETED"].into();
+    while !wanted.is_empty() {
+        let event = seen.value("collaborationEvents").await?;
+        wanted.remove(event["eventType"].as_str().unwrap_or_default());
+    }
+    let mut visitor = desk.ada.presence(&desk.project).await?;
+    visitor.switch_document(&plan, "canvas").await?;
+    visitor.move_cursor(&plan, 11.0, 22.0).await?;
+    let mut wanted: HashSet<&str> = ["USER_JOINED", "CURSOR_MOVED", "USER_LEFT"].into();
+    while !wanted.is_empty() {
+        let event = seen.value("collaborationEvents").await?;
+        let kind = event["eventType"].as_str().unwrap_or_default().to_owned();
+        wanted.remove(kind.as_str());
+        if kind == "CURSOR_MOVED" {
+            ensure!(same_value(&event["data"]["cursorEvent"]["positionX"], &json!(11)), "{event}");
+            visitor.send("leave_session", json!({})).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! The promise: the layers and habits that the design lives by are kept, also at three in the morning.
+//!
+//! It reads the sources as text, without their comments. A rule that must be broken is broken here first,
+//! with the reason beside it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// A file longer than this tells more than one story.
+const LINES_MAX: usize = 600;
+/// Folders with sources of ours.
+const CRATES: [&str; 5] = ["shared", "node", "tests", "chaos", "ops"];
+
+/// A source file: its path below the root, and its code without comments.
+struct Source {
+    path: String,
+    text: String,
+    code: String,
+}
+
+/// Words that may only stand in certain places.
+struct Rule {
+    why: &'static str,
+    /// Where the rule holds.
+    within: &'static str,
+    /// What it forbids.
+    words: &'static [&'static str],
+    /// Where it may stand all the same.
+    except: &'static [&'static str],
+}
+
+const RULES: [Rule; 11] = [
+    Rule {
+        why: "the core is a machine without I/O: time and chance are its parameters",
+        within: "node/core/",
+        words: &[
+            "tokio",
+            "axum",
+            "async_graphql",
+            "fred",
+            "deadpool",
+            "rand",
+            "Instant::now",
+            "SystemTime",
+            "std::thread",
+        ],
+        except: &[],
+    },
+    Rule {
+        why: "the wire format does nothing by itself",
+        within: "shared/",
+        words: &[
+            "tokio",
+            "axum",
+            "async_graphql",
+            "fred",
+            "rand",
+            "Instant::now",
+            "SystemTime",
+            "now_utc",
+            "now_utc",
+            "std::net",
+            "std::fs",
+        ],
+        except: &[],
+    },
+    Rule {
+        why: "only the Redis backend knows its client",
+        within: "node/src/",
+        words: &["fred", "deadpool"],
+        except: &["node/src/backend/redis"],
+    },
+    Rule {
+        why: "only the gateway knows HTTP and GraphQL; the composition root serves them",
+        within: "node/src/",
+        words: &["axum", "async_graphql"],
+        except: &["node/src/gateway", "node/src/node.rs"],
+    },
+    Rule {
+        why: "the environment has one reader",
+        within: "node/src/",
+        words: &["env::var", "env::vars", "env::var_os", "env::vars_os"],
+        except: &["node/src/config"],
+    },
+    Rule {
+        why: "metrics are named in one place",
+        within: "node/src/",
+        words: &[
+            "counter!",
+            "gauge!",
+            "histogram!",
+            "describe_counter!",
+            "describe_gauge!",
+            "describe_histogram!",
+            "\"ws_connections_active",
+            "\"ws_messages_sent_total",
+            "\"ws_buffer_full_total",
+            "\"graphql_subscription_lag_total",
+            "\"broadcast_channels_idle_cleaned_total",
+        ],
+        except: &["node/src/metrics"],
+    },
+    Rule {
+        why: "every queue has a bound",
+        within: "",
+        words: &["unbounded_channel", "UnboundedSender", "UnboundedReceiver"],
+        except: &["tests/tests/house_rules.rs"],
+    },
+    Rule {
+        why: "a test waits for a state, in one bounded loop",
+        within: "tests/",
+        words: &["time::sleep", "thread::sleep", "sleep("],
+        except: &["tests/src/patience.rs", "tests/tests/house_rules.rs"],
+    },
+    Rule {
+        why: "a layer asks downwards only: nobody asks the gateway",
+        within: "node/src/",
+        words: &["crate::gateway"],
+        except: &["node/src/gateway", "node/src/node.rs", "node/src/main.rs", "node/src/lib.rs"],
+    },
+    Rule {
+        why: "a layer asks downwards only: the backend knows ports, not projects",
+        within: "node/src/backend",
+        words: &["crate::project", "crate::bridge", "mille_core"],
+        except: &[],
+    },
+    Rule {
+        why: "a checker that shares code with the node shares its mistakes",
+        within: "chaos/",
+        words: &["mille_core", "mille_node"],
+        except: &[],
+    },
+];
+
+#[test]
+fn every_word_stands_where_it_may() -> Result<()> {
+    let sources = sources()?;
+    let mut broken = Vec::new();
+    for source in &sources {
+        broken.extend(broken_rules(source));
+    }
+    ensure!(broken.is_empty(), "\n{}", broken.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn every_file_says_first_what_it_is_for_and_tells_one_story() -> Result<()> {
+    let mut broken = Vec::new();
+    for source in sources()? {
+        if !source.text.starts_with("//!") {
+            broken.push(format!("{}: does not begin with //!", source.path));
+        }
+        let lines = source.text.lines().count();
+        if lines > LINES_MAX {
+            broken.push(format!("{}: {lines} lines, more than {LINES_MAX}", source.path));
+        }
+    }
+    ensure!(broken.is_empty(), "\n{}", broken.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn the_core_depends_on_nothing_that_acts() -> Result<()> {
+    for (manifest, allowed) in [
+        ("node/core/Cargo.toml", &["mille-shared", "serde", "serde_json", "thiserror", "indexmap", "sha2", "time"][..]),
+        ("shared/Cargo.toml", &["serde", "serde_json", "thiserror", "time"][..]),
+    ] {
+        let text = std::fs::read_to_string(root().join(manifest)).with_context(|| manifest.to_owned())?;
+        let found = dependencies(&text);
+        let foreign: Vec<_> = found.iter().filter(|name| !allowed.contains(&name.as_str())).collect();
+        ensure!(foreign.is_empty(), "{manifest} asks for {foreign:?}; if it does not act, allow it here");
+    }
+    Ok(())
+}
+
+/// `Cargo.lock` also lists what optional features *could* pull in, so the tree is asked, not the file.
+#[test]
+fn there_is_one_crypto_backend() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = |package: &str| -> Result<String> {
+        let output = Command::new(&cargo)
+            .args(["tree", "--workspace", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none"])
+            .args(["--format", "{p}", "--invert", package])
+            .current_dir(root())
+            .output()?;
+        ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    ensure!(tree("aws-lc-rs")?.contains("mille-node"), "the backend we do use is not found: this test is blind");
+    let ring = tree("ring")?;
+    ensure!(ring.trim().is_empty(), "ring is a second crypto backend, wanted by:\n{ring}");
+    Ok(())
+}
+
+#[test]
+fn the_rules_notice_what_they_forbid() {
+    let breaks = |path: &str, text: &str| !broken_rules(&source(path.to_owned(), text.to_owned())).is_empty();
+    assert!(breaks("node/core/src/plan.rs", "use tokio::time;"));
+    assert!(breaks("node/core/src/plan.rs", "let now = Instant::now();"));
+    assert!(breaks("node/src/project/actor.rs", "use fred::prelude::*;"));
+    assert!(breaks("node/src/project/actor.rs", "use crate::gateway::Door;"));
+    assert!(breaks("node/src/node.rs", "let x = std::env::var(\"X\");"));
+    assert!(breaks("node/src/bridge/feed.rs", "counter!(\"x\").increment(1);"));
+    assert!(breaks("node/src/gateway/http.rs", "let name = \"ws_messages_sent_total\";"));
+    assert!(breaks("ops/src/main.rs", "let (a, b) = mpsc::unbounded_channel();"));
+    assert!(breaks("tests/tests/edits.rs", "tokio::time::sleep(second).await;"));
+    assert!(!breaks("node/core/src/plan.rs", "let operand = 1; // tokio has no place here"));
+    assert!(!breaks("node/src/backend/redis/log.rs", "use fred::prelude::*;"));
+    assert!(!breaks("node/src/gateway/http.rs", "use axum::Router;"));
+    assert_eq!(
+        dependencies("[dependencies]\na.workspace = true\nb = \"1\"\n[dev-dependencies]\nc = \"1\"\n"),
+        ["a", "b"]
+    );
+}
+
+fn broken_rules(source: &Source) -> Vec<String> {
+    let mut broken = Vec::new();
+    for rule in RULES {
+        if !source.path.starts_with(rule.within) || rule.except.iter().any(|place| source.path.starts_with(place)) {
+            continue;
+        }
+        for (number, line) in source.code.lines().enumerate() {
+            for word in rule.words.iter().filter(|word| has_word(line, word)) {
+                broken.push(format!("{}:{}: `{word}`, but {}", source.path, number + 1, rule.why));
+            }
+        }
+    }
+    broken
+}
+
+/// Whether `word` stands in the line with no letter before or after it.
+fn has_word(line: &str, word: &str) -> bool {
+    let is_letter = |letter: Option<char>| letter.is_some_and(|letter| letter.is_alphanumeric() || letter == '_');
+    let ends_open = !is_letter(word.chars().last());
+    line.match_indices(word).any(|(start, _)| {
+        let before = line[..start].chars().next_back();
+        let after = line[start + word.len()..].chars().next();
+        !is_letter(before) && (ends_open || !is_letter(after))
+    })
+}
+
+/// The names below `[dependencies]`.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut names = Vec::new();
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            inside = line == "[dependencies]";
+        } else if inside && !line.is_empty() && !line.starts_with('#') {
+            let name: String =
+                line.chars().take_while(|letter| letter.is_alphanumeric() || "-_".contains(*letter)).collect();
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn sources() -> Result<Vec<Source>> {
+    let mut found = Vec::new();
+    for folder in CRATES {
+        collect(&root().join(folder), folder, &mut found)?;
+    }
+    ensure!(found.len() > 20, "only {} sources found: this test is blind", found.len());
+    Ok(found)
+}
+
+fn collect(folder: &Path, name: &str, found: &mut Vec<Source>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let path = format!("{name}/{file}");
+        if entry.file_type()?.is_dir() {
+            if file != "target" && file != "node_modules" && !file.starts_with('.') {
+                collect(&entry.path(), &path, found)?;
+            }
+        } else if file.ends_with(".rs") {
+            let text = std::fs::read_to_string(entry.path())?;
+            found.push(source(path, text));
+        }
+    }
+    Ok(())
+}
+
+fn source(path: String, text: String) -> Source {
+    let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect();
+    Source { path, text, code }
+}

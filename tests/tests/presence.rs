@@ -1,0 +1,227 @@
+//! The promise: everyone sees who is here, where, and who left, whichever node they are on and whatever dies.
+
+use anyhow::{Context as _, Result, ensure};
+use mille_tests::{Client, Cluster, PresenceSocket, Project, documents as d, eventually, patience, same_value, soon};
+use serde_json::{Value, json};
+
+/// The lease of the nodes in the test that kills one, in seconds.
+const LEASE_SECONDS: f64 = 3.0;
+
+/// Two users of one project, at two nodes.
+async fn two_people(cluster: &Cluster) -> Result<(Client, Client, Project)> {
+    let (ada, bob) = (cluster.user(0, "ada"), cluster.user(1, "bob"));
+    let project = ada.create_project("harbour").await?;
+    ada.share(&project, "bob", "VIEWER").await?;
+    Ok((ada, bob, project))
+}
+
+fn is(user: &str, online: bool) -> impl Fn(&Value) -> bool {
+    move |presence| presence["userId"] == user && presence["isOnline"] == online
+}
+
+fn users_of(roster: &Value) -> Vec<String> {
+    let list = roster.as_array().cloned().unwrap_or_default();
+    let mut users: Vec<String> = list.iter().filter_map(|one| one["userId"].as_str().map(str::to_owned)).collect();
+    users.sort();
+    users
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_people_on_two_nodes_see_each_other_come_move_and_go() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let plan = project.plan.to_string();
+
+    let mut adas = PresenceSocket::connect(&ada, project.id).await?;
+    let welcome = adas.next("welcome").await?;
+    for field in ["connectionId", "nodeId", "resumeToken", "heartbeatMs", "cursorIntervalMs", "limits"] {
+        ensure!(!welcome[field].is_null(), "welcome without {field}: {welcome}");
+    }
+    ensure!(users_of(&adas.join(None).await?) == ["ada"], "the joiner sees itself");
+
+    let mut bobs = PresenceSocket::connect(&bob, project.id).await?;
+    let roster = bobs.join(None).await?;
+    ensure!(users_of(&roster) == ["ada", "bob"], "the roster is of the whole project: {roster}");
+    let joined = adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    ensure!(joined["connections"] == 1 && joined["status"] == "active" && joined["isAgent"] == false, "{joined}");
+
+    adas.switch_document(&plan, "canvas").await?;
+    let full =
+        |count: usize| move |data: &Value| data["activeUsers"].as_array().is_some_and(|users| users.len() == count);
+    let activity = bobs.next_where("document_activity", soon(), full(1)).await?;
+    ensure!(activity["documentId"] == plan.as_str(), "{activity}");
+    bobs.switch_document(&plan, "canvas").await?;
+    adas.next_where("document_activity", soon(), full(2)).await?;
+    bobs.next_where("document_activity", soon(), full(2)).await?;
+
+    adas.move_cursor(&plan, 10.0, 20.0).await?;
+    let at = |x: i64, y: i64| {
+        move |data: &Value| {
+            let cursors = data["cursors"].as_array().cloned().unwrap_or_default();
+            cursors.iter().any(|cursor| {
+                cursor["userId"] == "ada"
+                    && same_value(&cursor["position"]["x"], &json!(x))
+                    && same_value(&cursor["position"]["y"], &json!(y))
+            })
+        }
+    };
+    bobs.next_where("cursor_update", soon(), at(10, 20)).await?;
+    // Positions may be passed over, but never the last.
+    for step in 0..50 {
+        adas.move_cursor(&plan, f64::from(step), 0.0).await?;
+    }
+    adas.move_cursor(&plan, 77.0, 88.0).await?;
+    bobs.next_where("cursor_update", soon(), at(77, 88)).await?;
+
+    adas.send("update_status", json!({"status": "away"})).await?;
+    bobs.next_where("user_presence", soon(), |presence| presence["userId"] == "ada" && presence["status"] == "away")
+        .await?;
+    adas.send("leave_session", json!({})).await?;
+    bobs.next_where("user_presence", soon(), is("ada", false)).await?;
+    bobs.next_where("document_activity", soon(), full(1)).await?;
+    adas.quiet("anything").await.context("leaving the session keeps the socket")?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_switch_sends_nothing_and_a_document_keeps_its_type() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let (mut adas, mut bobs) = (ada.presence(&project).await?, bob.presence(&project).await?);
+    adas.switch_document("sheet", "spreadsheet").await?;
+    bobs.next("document_activity").await?;
+    adas.quiet("document_activity").await?;
+    for _ in 0..3 {
+        adas.switch_document("sheet", "spreadsheet").await?;
+    }
+    // What Ada does next reaches Bob after anything the repeats could have caused.
+    adas.send("update_status", json!({"status": "away"})).await?;
+    bobs.next_where("user_presence", soon(), |presence| presence["status"] == "away").await?;
+    ensure!(bobs.quiet("document_activity").await? == Vec::<Value>::new(), "a repeat was told to others");
+    ensure!(adas.quiet("document_activity").await? == Vec::<Value>::new(), "a repeat was answered");
+
+    bobs.switch_document("sheet", "canvas").await?;
+    let error = bobs.next_error().await?;
+    ensure!(error["code"] == "DOCUMENT_TYPE_MISMATCH", "{error}");
+    bobs.switch_document("sheet", "spreadsheet").await?;
+    bobs.next_where("document_activity", soon(), |data| {
+        data["activeUsers"].as_array().is_some_and(|all| all.len() == 2)
+    })
+    .await
+    .context("with the right type it opens")?;
+    // Switching leaves the document before, and the last to leave frees its type.
+    for socket in [&mut adas, &mut bobs] {
+        socket.switch_document("elsewhere", "canvas").await?;
+    }
+    eventually(soon(), async || {
+        adas.switch_document("sheet", "timeline").await?;
+        let all = ada.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+        let of_ada = all.as_array().context("a list")?.iter().find(|one| one["userId"] == "ada").context("ada")?;
+        let sheet = &of_ada["documents"]["sheet"];
+        ensure!(sheet["documentType"] == "timeline", "an empty document still has a type: {of_ada}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_tabs_are_one_presence_until_the_last_is_closed() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let mut adas = ada.presence(&project).await?;
+    let mut first = bob.presence(&project).await?;
+    adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    // The second tab is at the other node.
+    let mut second = bob.at(ada.base()).presence(&project).await?;
+    eventually(soon(), async || {
+        let all = ada.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+        let bobs: Vec<&Value> = all.as_array().context("a list")?.iter().filter(|one| one["userId"] == "bob").collect();
+        ensure!(bobs.len() == 1 && bobs[0]["connections"] == 2, "one presence of two connections: {all}");
+        Ok(())
+    })
+    .await?;
+    second.send("leave_session", json!({})).await?;
+    eventually(soon(), async || {
+        let health = ada.ask(d::HEALTH, "projectHealth", json!({"p": project.id})).await?;
+        ensure!(health["activeUsers"] == 2 && health["activeConnections"] == 2, "{health}");
+        Ok(())
+    })
+    .await?;
+    let gone = adas.quiet("user_presence").await?;
+    ensure!(!gone.iter().any(is("bob", false)), "bob still has a tab: {gone:?}");
+    first.send("leave_session", json!({})).await?;
+    adas.next_where("user_presence", soon(), is("bob", false)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_is_resumed_on_another_node_and_nobody_notices() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let mut adas = ada.presence(&project).await?;
+    let mut bobs = PresenceSocket::connect(&bob, project.id).await?;
+    let resume = bobs.next("welcome").await?["resumeToken"].as_str().context("a resume token")?.to_owned();
+    bobs.join(None).await?;
+    adas.next_where("user_presence", soon(), is("bob", true)).await?;
+
+    // The new page overtakes the close of the old one.
+    let mut reloaded = PresenceSocket::connect(&bob.at(ada.base()), project.id).await?;
+    let roster = reloaded.join(Some(&resume)).await?;
+    ensure!(users_of(&roster) == ["ada", "bob"], "{roster}");
+    let closing = bobs.closing(soon()).await?;
+    ensure!(closing.code == Some(1000), "the superseded socket: {closing:?}");
+    let all = ada.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+    let connections = all.as_array().context("a list")?.iter().find(|one| one["userId"] == "bob");
+    ensure!(connections.is_some_and(|one| one["connections"] == 1), "one connection, not two: {all}");
+    reloaded.send("update_status", json!({"status": "idle"})).await?;
+    adas.next_where("user_presence", soon(), |presence| presence["status"] == "idle").await?;
+    let told = adas.quiet("user_presence").await?;
+    ensure!(!told.iter().any(|presence| presence["userId"] == "bob"), "a resume tells others nothing: {told:?}");
+
+    // Closed without a word: ten seconds of grace, then he is gone.
+    drop(reloaded);
+    let told = adas.quiet("user_presence").await?;
+    ensure!(!told.iter().any(is("bob", false)), "no grace: {told:?}");
+    adas.next_where("user_presence", patience(14.0), is("bob", false)).await.context("the grace has an end")?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_dies_takes_its_users_with_it_within_its_lease() -> Result<()> {
+    let mut cluster = Cluster::of(2).with("MILLE_NODE_LEASE_SECONDS", &LEASE_SECONDS.to_string()).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let (mut adas, _bobs) = (ada.presence(&project).await?, bob.presence(&project).await?);
+    adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    cluster.kill_9(1)?;
+    adas.next_where("user_presence", patience(LEASE_SECONDS + 2.0), is("bob", false)).await?;
+    eventually(soon(), async || {
+        let all = ada.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+        let online = all.as_array().context("a list")?.iter().any(is("bob", true));
+        ensure!(!online, "a ghost: {all}");
+        Ok(())
+    })
+    .await?;
+    cluster.restart(1).await?;
+    let _back = bob.presence(&project).await.context("the node that came back takes him in")?;
+    adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graphql_socket_can_be_present_too_and_leaves_with_its_end() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let mut adas = ada.presence(&project).await?;
+    let socket = bob.socket().await?;
+    let joined = socket.run_one(d::JOIN, json!({"p": project.id})).await?;
+    ensure!(joined["joinProjectCollaboration"] == true, "{joined}");
+    adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    socket.run_one(d::LEAVE, json!({"p": project.id})).await?;
+    adas.next_where("user_presence", soon(), is("bob", false)).await?;
+    socket.run_one(d::JOIN, json!({"p": project.id})).await?;
+    adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    socket.close().await?;
+    // As for any connection that ends: after its grace of ten seconds at the latest.
+    adas.next_where("user_presence", patience(14.0), is("bob", false)).await?;
+    Ok(())
+}
