@@ -150,7 +150,7 @@ impl Actor {
             }
         };
         self.commands.close();
-        self.presence.drain();
+        self.presence.shutdown().await;
         self.plans.finish().await;
         self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
         self.metrics.retired(retired.as_str()).increment(1);

@@ -36,6 +36,8 @@ const MEMBER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 const COLOR: &str = "#607d8b";
 /// The code in metrics of a socket that ended without a close frame.
 const ABNORMAL: u16 = 1006;
+/// What a close frame without a code counts as.
+const NO_CODE: u16 = 1005;
 
 pub(super) struct Session {
     project: ProjectHandle,
@@ -64,6 +66,8 @@ pub(super) struct Session {
 /// Why the conversation is over.
 enum End {
     Close(CloseCode, &'static str),
+    /// The other side closed, with this code.
+    Left(u16),
     Gone,
 }
 
@@ -142,6 +146,10 @@ impl Session {
             End::Close(code, reason) => {
                 self.writer.close(self.incoming, code, reason).await;
                 code.as_u16()
+            }
+            End::Left(code) => {
+                self.writer.answer_close(self.incoming).await;
+                code
             }
             End::Gone => ABNORMAL,
         }
@@ -241,7 +249,7 @@ impl Session {
             },
             Ok(Message::Binary(_)) => close(CloseCode::BadRequest, "frames are texts"),
             Ok(Message::Ping(_) | Message::Pong(_)) => Step::Continue(()),
-            Ok(Message::Close(_)) => Step::Break(End::Gone),
+            Ok(Message::Close(frame)) => Step::Break(End::Left(frame.map_or(NO_CODE, |frame| frame.code))),
             Err(error) => broken(&error),
         }
     }

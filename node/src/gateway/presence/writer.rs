@@ -86,6 +86,15 @@ impl Writer {
         .await;
     }
 
+    /// Lets the answer to the other side's close go out: the library has made it, and sends it with the next flush.
+    pub(super) async fn answer_close(mut self, mut incoming: Incoming) {
+        let _ = tokio::time::timeout(CLOSE_WITHIN, async {
+            let _ = self.sink.flush().await;
+            while incoming.next().await.is_some_and(|message| message.is_ok()) {}
+        })
+        .await;
+    }
+
     fn push(&mut self, message: Message) {
         if self.queue.len() < limits::OUTBOX_MESSAGES_MAX {
             if !self.busy {
