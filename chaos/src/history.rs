@@ -4,7 +4,7 @@
 //! harness leaves a history that is true as far as it goes.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use serde::Serialize;
 use serde_json::Value;

@@ -113,6 +113,9 @@ pub struct Arguments {
     pub dev: bool,
 }
 
+/// The kinds of Redis we know how to reach.
+const REDIS_SCHEMES: [&str; 4] = ["redis", "rediss", "redis-sentinel", "redis-cluster"];
+
 /// What a node is built from.
 #[derive(Clone)]
 pub struct Config {
@@ -179,7 +182,7 @@ impl Config {
     /// [`ConfigError`]. Flags that make no sense end the process right here, with the usage.
     pub fn from_process() -> Result<(Self, LogFormat, String), ConfigError> {
         check_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
-        let arguments = Arguments::parse();
+        let arguments = Arguments::try_parse().unwrap_or_else(|error| end_with_usage(&error));
         let (format, filter) = (arguments.log_format, arguments.log_filter.clone());
         Ok((Self::new(arguments)?, format, filter))
     }
@@ -211,6 +214,12 @@ impl Config {
         }
         if arguments.jwt_next_secret.is_some() && arguments.jwt_secret.is_none() {
             return contradiction("JWT_NEXT_SECRET needs JWT_SECRET beside it".to_owned());
+        }
+        if let Some(url) = &arguments.redis_url
+            && !REDIS_SCHEMES.iter().any(|scheme| url.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")))
+        {
+            let known = REDIS_SCHEMES.map(|scheme| format!("{scheme}://")).join(", ");
+            return contradiction(format!("REDIS_URL must begin with one of {known}"));
         }
         let (auth, dev_secret) = auth(&arguments)?;
         let bounds = PlanBounds {
@@ -281,6 +290,20 @@ fn auth(arguments: &Arguments) -> Result<(AuthSettings, Option<String>), ConfigE
         ..AuthSettings::new(keys)
     };
     Ok((settings, dev_secret))
+}
+
+/// Ends the process as clap would, and names the variable too: a wrong value usually came from there.
+fn end_with_usage(error: &clap::Error) -> ! {
+    use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) {
+        let command = Arguments::command();
+        let long = flag.trim_start_matches('-').split(' ').next().unwrap_or_default();
+        let argument = command.get_arguments().find(|argument| argument.get_long() == Some(long));
+        if let Some(variable) = argument.and_then(clap::Arg::get_env) {
+            eprintln!("mille-node: {} is the variable of --{long}", variable.to_string_lossy());
+        }
+    }
+    error.exit()
 }
 
 /// Every variable that begins with `MILLE_` must be ours.

@@ -11,8 +11,6 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use mille_core::replica::Cause;
 
-use crate::gateway::transport::{TransportObserver, Via};
-
 /// Upper bounds of the buckets of every duration, in seconds.
 const SECONDS_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
@@ -161,13 +159,11 @@ impl Metrics {
     }
 
     /// Repairs of a plan, by cause.
-    #[must_use]
     pub fn gap(&self, cause: Cause) -> Counter {
         self.gaps.iter().find(|(known, _)| *known == cause).map_or_else(Counter::noop, |(_, counter)| counter.clone())
     }
 
     /// Project actors that ended, by cause: one of `stopped`, `idle`, `deleted`, `failed`.
-    #[must_use]
     pub fn retired(&self, cause: &str) -> Counter {
         self.retired
             .iter()
@@ -187,6 +183,30 @@ impl Metrics {
         self.subscriptions.load(Ordering::Relaxed)
     }
 
+    /// Notes an opened GraphQL socket or event stream.
+    pub fn connection_opened(&self) {
+        self.ws_connections_active.increment(1.0);
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes its end.
+    pub fn connection_closed(&self, code: u16, lifetime: Duration) {
+        self.ws_connections_active.decrement(1.0);
+        self.closed(code, lifetime);
+    }
+
+    /// Notes a subscription that begins.
+    pub fn subscribed(&self) {
+        self.subscriptions_active.increment(1.0);
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes its end.
+    pub fn unsubscribed(&self) {
+        self.subscriptions_active.decrement(1.0);
+        self.subscriptions.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Notes an opened presence socket.
     pub fn presence_opened(&self) {
         self.presence_connections_active.increment(1.0);
@@ -196,11 +216,10 @@ impl Metrics {
     /// Notes a closed presence socket.
     pub fn presence_closed(&self, code: u16, lifetime: Duration) {
         self.presence_connections_active.decrement(1.0);
-        self.connection_closed(code, lifetime);
+        self.closed(code, lifetime);
     }
 
-    /// Notes a closed connection.
-    fn connection_closed(&self, code: u16, lifetime: Duration) {
+    fn closed(&self, code: u16, lifetime: Duration) {
         let known = self.connections_closed.iter().find(|(known, _)| *known == code).map(|(_, counter)| counter);
         known.unwrap_or(&self.connections_closed_other).increment(1);
         self.connections.fetch_sub(1, Ordering::Relaxed);
@@ -211,36 +230,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl TransportObserver for Metrics {
-    fn opened(&self, _via: Via) {
-        self.ws_connections_active.increment(1.0);
-        self.connections.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn closed(&self, _via: Via, code: u16, lifetime: Duration) {
-        self.ws_connections_active.decrement(1.0);
-        self.connection_closed(code, lifetime);
-    }
-
-    fn sent(&self, _via: Via, messages: u64) {
-        self.ws_messages_sent.increment(messages);
-    }
-
-    fn subscribed(&self) {
-        self.subscriptions_active.increment(1.0);
-        self.subscriptions.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn unsubscribed(&self) {
-        self.subscriptions_active.decrement(1.0);
-        self.subscriptions.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn stalled(&self) {
-        self.ws_buffer_full.increment(1);
     }
 }
 

@@ -49,7 +49,7 @@ pub enum StartError {
     #[error(transparent)]
     Backend(#[from] backend::Error),
     /// The keys can't be used.
-    #[error(transparent)]
+    #[error("tokens can't be judged: {0} (see JWT_SECRET, JWT_PUBLIC_KEY_FILE, JWKS_FILE, JWKS_URL, JWT_ALGORITHMS)")]
     Keys(#[from] KeyError),
     /// An address can't be listened on.
     #[error("{address} can't be listened on: {source}")]
@@ -154,6 +154,10 @@ impl Node {
             },
         );
 
+        let welcome = match &config.dev_secret {
+            Some(secret) => welcome::text(listen, admin_listen, secret, dev_project(&config, &projects).await?),
+            None => None,
+        };
         let Shutdown { stop, tasks, .. } = &shutdown;
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
         // The doors stay open while sockets are told to leave, so that the probes can say "draining".
@@ -167,10 +171,6 @@ impl Node {
                 stop.run_until_cancelled(metrics.upkeep()).await;
             }
         });
-        let welcome = match &config.dev_secret {
-            Some(secret) => welcome::text(listen, admin_listen, secret, dev_project(&config, &projects).await?),
-            None => None,
-        };
         let store = if config.redis_url.is_some() { "redis" } else { "embedded" };
         tracing::info!(node.id = %id, %listen, %admin_listen, store, "serving");
         Ok(Self { id, listen, admin_listen, welcome, cluster, shutdown, drained })

@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 const NODES: usize = 3;
 const WRITERS: usize = 6;
 const EDITS: usize = 500;
-/// Contradictions made on purpose: half of them move against delete, half of them close a cycle.
-const DUELS: usize = 20;
+/// Contradictions made on purpose: half of them move against delete, half of them close a cycle. Each writer has as
+/// many of both.
+const DUELS: usize = 4 * WRITERS;
 /// Edits in the two kinds of duel: what is set up, and what then meets.
 const DUEL_EDITS: [usize; 2] = [3, 4];
 

@@ -48,8 +48,9 @@ async fn two_people_on_two_nodes_see_each_other_come_move_and_go() -> Result<()>
     adas.switch_document(&plan, "canvas").await?;
     let full =
         |count: usize| move |data: &Value| data["activeUsers"].as_array().is_some_and(|users| users.len() == count);
-    let activity = bobs.next_where("document_activity", soon(), full(1)).await?;
+    let activity = adas.next_where("document_activity", soon(), full(1)).await?;
     ensure!(activity["documentId"] == plan.as_str(), "{activity}");
+    bobs.next_where("user_presence", soon(), |presence| !presence["documents"][&plan].is_null()).await?;
     bobs.switch_document(&plan, "canvas").await?;
     adas.next_where("document_activity", soon(), full(2)).await?;
     bobs.next_where("document_activity", soon(), full(2)).await?;
@@ -89,8 +90,8 @@ async fn a_repeated_switch_sends_nothing_and_a_document_keeps_its_type() -> Resu
     let (ada, bob, project) = two_people(&cluster).await?;
     let (mut adas, mut bobs) = (ada.presence(&project).await?, bob.presence(&project).await?);
     adas.switch_document("sheet", "spreadsheet").await?;
-    bobs.next("document_activity").await?;
-    adas.quiet("document_activity").await?;
+    adas.next("document_activity").await?;
+    bobs.next_where("user_presence", soon(), |presence| !presence["documents"]["sheet"].is_null()).await?;
     for _ in 0..3 {
         adas.switch_document("sheet", "spreadsheet").await?;
     }

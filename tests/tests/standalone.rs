@@ -71,9 +71,13 @@ async fn a_development_node_makes_its_own_secret_and_says_so_loudly() -> Result<
     .await?;
     let refusal = refused(client.run(d::ME, json!({})).await)?;
     ensure!(refusal.code == "UNAUTHENTICATED", "--dev is no open door: {refusal:?}");
-    let said = node.log();
-    ensure!(said.contains(&format!("http://127.0.0.1:{port}")), "it prints ready links: {said}");
-    ensure!(said.to_lowercase().contains("dev"), "it says that it is a development node: {said}");
+    mille_tests::eventually(patience(20.0), async || {
+        let said = node.log();
+        ensure!(said.contains(&format!("http://127.0.0.1:{port}/graphql")), "it prints ready links: {said}");
+        ensure!(said.contains("DEVELOPMENT"), "it says that it is a development node: {said}");
+        Ok(())
+    })
+    .await?;
     let exit = node.stop(patience(20.0)).await?;
     ensure!(exit.code() == Some(0), "{exit}: {}", node.log());
     Ok(())

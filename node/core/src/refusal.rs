@@ -77,7 +77,7 @@ pub enum Element {
     /// An edge.
     Edge(Arc<EdgeRecord>),
     /// What the plan says of itself.
-    Metadata(PlanMetadata),
+    Metadata(Box<PlanMetadata>),
 }
 
 impl Element {

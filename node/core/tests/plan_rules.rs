@@ -1,5 +1,7 @@
 //! What the contract promises of edits, one test for each promise.
 
+#![allow(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
+
 mod kit;
 
 use kit::*;

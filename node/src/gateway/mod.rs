@@ -5,6 +5,7 @@ pub mod auth;
 pub mod errors;
 pub mod graphql;
 pub mod listener;
+mod observer;
 pub mod presence;
 pub mod probes;
 pub mod router;

@@ -215,7 +215,7 @@ impl Actor {
         let members = self.members.load_full();
         let role_of = |user: &UserId| -> Option<Role> { members.role_of(user) };
         self.plans.check_access(role_of);
-        self.presence.membership_changed(&role_of);
+        self.presence.membership_changed(role_of);
         self.refresh_answered();
     }
 

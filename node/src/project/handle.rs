@@ -41,6 +41,12 @@ impl ProjectHandle {
         self.id
     }
 
+    /// The node this handle is on.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        self.projects.node()
+    }
+
     /// The project as the directory knew it last: name, plans, members.
     #[must_use]
     pub fn members(&self) -> Arc<Members> {

@@ -164,7 +164,8 @@ impl Plans {
                 }
             }
             (done, Some(Slot::Open(open))) => {
-                if !open.take(done, &mut self.jobs) {
+                let is_gone = !open.take(done, &mut self.jobs);
+                if is_gone {
                     self.slots.remove(&plan);
                     self.close(plan);
                 }

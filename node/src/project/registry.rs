@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mille_core::chain;
+use mille_core::{PlanBounds, chain};
 use mille_shared::change::{Change, Fact};
 use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::log::{ChainHash, OperationKey, Proposal};
@@ -168,6 +168,8 @@ impl Projects {
         let project = access.project.id();
         let plans = self.backend().directory.delete_project(project).await?.ok_or(OpenError::NotFound)?;
         self.tell(&ControlMessage::ProjectDeleted { project }).await;
+        // Here it ends at once: its actor finds nothing, and stops.
+        let _ = access.project.refresh().await;
         for plan in plans {
             self.backend().log.delete(plan).await?;
         }
@@ -207,6 +209,18 @@ impl Projects {
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.inner.config.backend
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.inner.config.node
+    }
+
+    /// How large a plan and its parts may be.
+    #[must_use]
+    pub fn plan_bounds(&self) -> PlanBounds {
+        self.inner.config.plans.bounds
     }
 
     /// Where to count.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mille_node::backend::embedded::Embedded;
 use mille_node::backend::redis::{self, RedisSettings};
@@ -13,6 +13,7 @@ use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, 
 use mille_shared::{PlanId, Revision};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

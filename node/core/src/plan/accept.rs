@@ -251,7 +251,7 @@ impl Plan {
         let check_edge = |id: &EdgeId| {
             self.edges.get(id).map_or(Ok(()), |record| check(record.revision, &|| Element::Edge(Arc::clone(record))))
         };
-        let metadata = || Element::Metadata(self.metadata.clone());
+        let metadata = || Element::Metadata(Box::new(self.metadata.clone()));
         for edit in edits {
             match edit {
                 Edit::AddNode(_) | Edit::AddEdge(_) => {}

@@ -196,8 +196,8 @@ pub(super) struct Graph<'a> {
 impl<'a> Graph<'a> {
     /// The graph of a plan.
     pub(super) fn of(plan: &'a Plan) -> Self {
-        let mut graph = Self::default();
-        graph.types = plan.nodes.values().map(|record| (&record.node.id, record.node.node_type)).collect();
+        let types = plan.nodes.values().map(|record| (&record.node.id, record.node.node_type)).collect();
+        let mut graph = Self { types, ..Self::default() };
         for record in plan.edges.values() {
             let edge = &record.edge;
             graph.add(End {

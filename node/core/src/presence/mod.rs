@@ -34,7 +34,7 @@ use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, ProjectId, UserId
 
 use cursors::Cursors;
 pub use effects::{CursorFrame, Effect, Event, Moment, SeatId, To};
-pub use people::Join;
+pub use people::{Join, welcome};
 use repair::Peers;
 use roster::{Entry, Hold, Roster, Shown};
 

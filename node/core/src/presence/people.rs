@@ -1,12 +1,13 @@
 //! What the people of this node do: join, open documents, change status, leave, vanish.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mille_shared::presence::client::Secret;
 use mille_shared::presence::record::{Place, Record};
-use mille_shared::presence::server::{Limits, Welcome};
+use mille_shared::presence::server::{Limits, Throttle, Welcome};
 use mille_shared::presence::{DocumentId, DocumentType, ServerFrame, Status, Version};
-use mille_shared::{CloseCode, ConnectionId, ErrorCode, UserId, limits};
+use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, UserId, limits};
 
 use super::effects::{Effect, Moment, SeatId, To};
 use super::roster::{Entry, Hold};
@@ -33,16 +34,46 @@ pub struct Join {
     pub resume: Option<Secret>,
     /// Random bytes for the new connection's token.
     pub secret: [u8; token::SECRET_BYTES],
+    /// Whether they were sent [`welcome`] for this connection and secret before they joined.
+    pub is_welcomed: bool,
+}
+
+/// What a socket is told of the connection it begins: its id, and the token that takes its place back.
+#[must_use]
+pub fn welcome(
+    node: &NodeId,
+    connection: &ConnectionId,
+    secret: &[u8; token::SECRET_BYTES],
+    cursor_interval: Duration,
+) -> ServerFrame {
+    welcome_frame(node, connection, &token::hex(secret), cursor_interval)
+}
+
+fn welcome_frame(node: &NodeId, connection: &ConnectionId, secret: &str, cursor_interval: Duration) -> ServerFrame {
+    ServerFrame::Welcome {
+        data: Welcome {
+            connection_id: connection.clone(),
+            node_id: node.clone(),
+            resume_token: token::write(connection, secret),
+            heartbeat_ms: milliseconds(limits::PING_INTERVAL),
+            cursor_interval_ms: milliseconds(cursor_interval),
+            limits: Limits {
+                frame_bytes: limits::PRESENCE_FRAME_BYTES_MAX,
+                frames_per_second: limits::PRESENCE_FRAMES_PER_SECOND,
+            },
+        },
+    }
 }
 
 impl Presence {
     /// Lets somebody in: the place of an earlier connection if they hold its token, else a new one. They get `welcome`
-    /// and `bulk_presence`, in this order and before anything else.
+    /// (unless they have it, and it still holds) and `bulk_presence`, in this order and before anything else.
     pub fn join(&mut self, now: Moment, join: Join) -> Vec<Effect> {
         if self.roster.seated(join.seat).is_some() {
             return self.join_again(now, &join);
         }
         let resumed = join.resume.as_ref().and_then(|token| self.resumable(token, &join.user));
+        let resumes = resumed.is_some();
         let quiet = Some(join.seat);
         let (connection, secret) = match resumed {
             Some((connection, secret)) => {
@@ -60,18 +91,14 @@ impl Presence {
         self.arm_idle(&connection);
         let consequences = self.effects();
 
-        let welcome = Welcome {
-            connection_id: connection.clone(),
-            node_id: self.node.clone(),
-            resume_token: token::write(&connection, &secret),
-            heartbeat_ms: milliseconds(limits::PING_INTERVAL),
-            cursor_interval_ms: milliseconds(self.cursors.interval()),
-            limits: Limits {
-                frame_bytes: limits::PRESENCE_FRAME_BYTES_MAX,
-                frames_per_second: limits::PRESENCE_FRAMES_PER_SECOND,
-            },
-        };
-        self.send(To::One(join.seat), &ServerFrame::Welcome { data: welcome });
+        let interval = self.cursors.interval();
+        if resumes || !join.is_welcomed {
+            let frame = welcome_frame(&self.node, &connection, &secret, interval);
+            self.send(To::One(join.seat), &frame);
+        } else if interval != limits::CURSOR_INTERVAL {
+            let frame = ServerFrame::Throttle { data: Throttle { cursor_interval_ms: milliseconds(interval) } };
+            self.send(To::One(join.seat), &frame);
+        }
         // Opening the document comes before the roster, which is to show it, but its frames come after.
         let roster_at = self.out.len();
         if let Some(document) = &join.document {

@@ -36,6 +36,7 @@ fn join(seat: u64, user: &str) -> Join {
         document: None,
         resume: None,
         secret: [u8::try_from(seat % 251).unwrap(); 32],
+        is_welcomed: false,
     }
 }
 

@@ -66,17 +66,18 @@ impl Replica {
 
     /// Reads now, or once more after the read under way: that one may not see what happened since it began.
     fn want(&mut self, read: Read, cause: Cause, effects: &mut Vec<Effect>) {
+        let is_known =
+            self.wants_reload() || (read == Read::Fetch && matches!(self.repair, Some(Repair::Reading { .. })));
+        if !is_known {
+            effects.push(Effect::RepairStarted(cause));
+        }
         match &mut self.repair {
             Some(Repair::Reading { then, .. }) => *then = Some(read.or_more(*then)),
             Some(Repair::Failed { wanted }) => {
                 let read = read.or_more(Some(*wanted));
-                effects.push(Effect::RepairStarted(cause));
                 self.read(read, effects);
             }
-            None => {
-                effects.push(Effect::RepairStarted(cause));
-                self.read(read, effects);
-            }
+            None => self.read(read, effects),
         }
     }
 

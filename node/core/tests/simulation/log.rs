@@ -12,7 +12,7 @@ use mille_shared::{OperationId, Revision};
 use crate::kit::{EPOCH, assert_valid, creation};
 
 /// Entries behind the oldest snapshot that is kept.
-const RETENTION: u64 = 12;
+const RETENTION: u64 = 3;
 const PAGE: usize = 4;
 
 pub(crate) struct Log {

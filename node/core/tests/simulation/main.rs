@@ -1,33 +1,40 @@
 //! Whole clusters in one thread: replicas, a log, a network that loses, delays, doubles and reorders, and people who
 //! repeat what was not answered.
 //!
-//! A seed is a whole run. A failing one is printed; `MILLE_SEED=<n>` runs it alone, `MILLE_SEEDS=<count>` runs more.
+//! A seed is a whole run. A failing one is printed; `MILLE_TESTS_SEED=<n>` runs it alone, `MILLE_TESTS_SEEDS=<count>` runs more.
+
+#![allow(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
 #[path = "../kit/mod.rs"]
 mod kit;
 
 mod dice;
+mod faults;
 mod log;
 mod people;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use world::{Faults, Seen, World};
+use faults::{Faults, Seen};
+use world::World;
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
 
 /// Runs a scenario for many seeds, and tells the one that fails.
 fn for_seeds(count: u64, faults: Faults) -> Seen {
-    let from_env = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match from_env("MILLE_SEED") {
+    let seeds = match from_env("MILLE_TESTS_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..from_env("MILLE_SEEDS").unwrap_or(count),
+        None => 0..from_env("MILLE_TESTS_SEEDS").unwrap_or(count),
     };
     let mut seen = Seen::default();
     for seed in seeds {
         match catch_unwind(AssertUnwindSafe(|| World::new(seed, faults).run())) {
             Ok(run) => seen.add(run),
             Err(panic) => {
-                eprintln!("the run of MILLE_SEED={seed} failed");
+                eprintln!("the run of MILLE_TESTS_SEED={seed} failed");
                 resume_unwind(panic);
             }
         }
@@ -37,7 +44,7 @@ fn for_seeds(count: u64, faults: Faults) -> Seen {
 
 /// Whether one fixed seed or an unusual number of them was asked for: then what was seen says nothing.
 fn is_custom() -> bool {
-    std::env::var_os("MILLE_SEED").is_some() || std::env::var_os("MILLE_SEEDS").is_some()
+    from_env("MILLE_TESTS_SEED").or(from_env("MILLE_TESTS_SEEDS")).is_some()
 }
 
 #[test]

@@ -188,3 +188,17 @@ async fn who_has_no_session_gets_nothing() {
         assert!(is_let_through(query, false).await, "{query}");
     }
 }
+
+#[tokio::test]
+async fn a_field_that_may_be_null_fails_alone() {
+    let query = "{ lost: getPlanDag(projectId: 1) { version } __typename }";
+    let response = builder(false).finish().execute(query).await;
+    let data = response.data.into_json().expect("data is JSON");
+    assert_eq!(data, serde_json::json!({"lost": null, "__typename": "Query"}));
+    let error = serde_json::to_value(&response.errors).expect("errors are JSON");
+    assert_eq!(error[0]["path"], serde_json::json!(["lost"]));
+    assert!(
+        response.errors[0].source::<crate::gateway::errors::ApiError>().is_some(),
+        "the cause is kept for its code"
+    );
+}

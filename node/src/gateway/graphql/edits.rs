@@ -13,6 +13,7 @@ use super::inputs::{
     self, NodePositionInput, PlanDagChangeInput, PlanDagEdgeInput, PlanDagEdgeUpdateInput, PlanDagInput,
     PlanDagNodeInput, PlanDagNodeUpdateInput, PositionInput,
 };
+use super::nullable::{Nullable, nullable};
 use super::operation::{self, EditArguments, Editing};
 use super::types::{PlanDag, PlanDagEdge, PlanDagNode};
 use super::weights::WRITE;
@@ -36,10 +37,13 @@ impl EditMutations {
         #[graphql(desc = "The plan node to be.")] node: PlanDagNodeInput,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDagNode>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let accepted = edit(ctx, arguments, Edit::AddNode(node.into())).await?;
-        Ok(Some(PlanDagNode(operation::added_node(&accepted)?)))
+    ) -> Nullable<PlanDagNode> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let accepted = edit(ctx, arguments, Edit::AddNode(node.into())).await?;
+            Ok(PlanDagNode(operation::added_node(&accepted)?))
+        })
+        .await
     }
 
     /// Changes fields of a plan node; what is left out stays. `NOT_FOUND` if it does not exist (any more).
@@ -53,11 +57,14 @@ impl EditMutations {
         #[graphql(desc = "The new values.")] updates: PlanDagNodeUpdateInput,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDagNode>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let id = PlanNodeId::new(node_id.as_str());
-        let accepted = edit(ctx, arguments, inputs::update_node(node_id, updates)).await?;
-        Ok(Some(PlanDagNode(operation::updated_node(&accepted, &id)?)))
+    ) -> Nullable<PlanDagNode> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let id = PlanNodeId::new(node_id.as_str());
+            let accepted = edit(ctx, arguments, inputs::update_node(node_id, updates)).await?;
+            Ok(PlanDagNode(operation::updated_node(&accepted, &id)?))
+        })
+        .await
     }
 
     /// Moves a plan node. `NOT_FOUND` if it does not exist (any more).
@@ -71,11 +78,14 @@ impl EditMutations {
         #[graphql(desc = "Where to.")] position: PositionInput,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDagNode>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let id = PlanNodeId::new(node_id.as_str());
-        let accepted = edit(ctx, arguments, inputs::move_node(node_id, position)).await?;
-        Ok(Some(PlanDagNode(operation::updated_node(&accepted, &id)?)))
+    ) -> Nullable<PlanDagNode> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let id = PlanNodeId::new(node_id.as_str());
+            let accepted = edit(ctx, arguments, inputs::move_node(node_id, position)).await?;
+            Ok(PlanDagNode(operation::updated_node(&accepted, &id)?))
+        })
+        .await
     }
 
     /// Moves plan nodes, all or none, in one delta. At most 1,000. Returns them in the order of the argument.
@@ -110,10 +120,13 @@ impl EditMutations {
         #[graphql(desc = "The plan node.")] node_id: String,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDagNode>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let accepted = edit(ctx, arguments, Edit::DeleteNode { id: PlanNodeId::new(node_id) }).await?;
-        Ok(Some(PlanDagNode(operation::removed_node(&accepted)?)))
+    ) -> Nullable<PlanDagNode> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let accepted = edit(ctx, arguments, Edit::DeleteNode { id: PlanNodeId::new(node_id) }).await?;
+            Ok(PlanDagNode(operation::removed_node(&accepted)?))
+        })
+        .await
     }
 
     /// Adds an edge. `VALIDATION_FAILED` if an end is missing, it would close a cycle, or its ends do not take it.
@@ -126,10 +139,13 @@ impl EditMutations {
         #[graphql(desc = "The edge to be.")] edge: PlanDagEdgeInput,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDagEdge>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let accepted = self::edit(ctx, arguments, Edit::AddEdge(edge.into())).await?;
-        Ok(Some(PlanDagEdge(operation::added_edge(&accepted)?)))
+    ) -> Nullable<PlanDagEdge> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let accepted = self::edit(ctx, arguments, Edit::AddEdge(edge.into())).await?;
+            Ok(PlanDagEdge(operation::added_edge(&accepted)?))
+        })
+        .await
     }
 
     /// Changes an edge's label and data type. `NOT_FOUND` if it does not exist (any more).
@@ -143,11 +159,14 @@ impl EditMutations {
         #[graphql(desc = "The new values.")] updates: PlanDagEdgeUpdateInput,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDagEdge>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let id = EdgeId::new(edge_id.as_str());
-        let accepted = edit(ctx, arguments, inputs::update_edge(edge_id, updates)).await?;
-        Ok(Some(PlanDagEdge(operation::updated_edge(&accepted, &id)?)))
+    ) -> Nullable<PlanDagEdge> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let id = EdgeId::new(edge_id.as_str());
+            let accepted = edit(ctx, arguments, inputs::update_edge(edge_id, updates)).await?;
+            Ok(PlanDagEdge(operation::updated_edge(&accepted, &id)?))
+        })
+        .await
     }
 
     /// Deletes an edge. Returns what was deleted.
@@ -160,10 +179,13 @@ impl EditMutations {
         #[graphql(desc = "The edge.")] edge_id: String,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDagEdge>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let accepted = edit(ctx, arguments, Edit::DeleteEdge { id: EdgeId::new(edge_id) }).await?;
-        Ok(Some(PlanDagEdge(operation::removed_edge(&accepted)?)))
+    ) -> Nullable<PlanDagEdge> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let accepted = edit(ctx, arguments, Edit::DeleteEdge { id: EdgeId::new(edge_id) }).await?;
+            Ok(PlanDagEdge(operation::removed_edge(&accepted)?))
+        })
+        .await
     }
 
     /// Changes what the plan says of itself. What is left out stays; null takes it away.
@@ -177,12 +199,15 @@ impl EditMutations {
         #[graphql(desc = "What it is for.")] description: MaybeUndefined<String>,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDag>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let name = if is_given(ctx, "name") { name } else { MaybeUndefined::Undefined };
-        let description = if is_given(ctx, "description") { description } else { MaybeUndefined::Undefined };
-        let accepted = edit(ctx, arguments, inputs::update_metadata(name, description)).await?;
-        Ok(Some(PlanDag(accepted.plan)))
+    ) -> Nullable<PlanDag> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let name = if is_given(ctx, "name") { name } else { MaybeUndefined::Undefined };
+            let description = if is_given(ctx, "description") { description } else { MaybeUndefined::Undefined };
+            let accepted = edit(ctx, arguments, inputs::update_metadata(name, description)).await?;
+            Ok(PlanDag(accepted.plan))
+        })
+        .await
     }
 
     /// Puts another document in the plan's place, in one delta. Elements that keep their id keep their age and
@@ -196,10 +221,13 @@ impl EditMutations {
         #[graphql(desc = "The document to be.")] plan_dag: PlanDagInput,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
-    ) -> Result<Option<PlanDag>, ApiError> {
-        let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-        let accepted = edit(ctx, arguments, Edit::Replace(plan_dag.into())).await?;
-        Ok(Some(PlanDag(accepted.plan)))
+    ) -> Nullable<PlanDag> {
+        nullable(async {
+            let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+            let accepted = edit(ctx, arguments, Edit::Replace(plan_dag.into())).await?;
+            Ok(PlanDag(accepted.plan))
+        })
+        .await
     }
 
     /// Makes several edits, all or none, in one delta. At most 1,000, else `LIMIT_EXCEEDED`.
@@ -244,4 +272,41 @@ fn is_given(ctx: &Context<'_>, argument: &str) -> bool {
         if set { Ok(Value::Null) } else { Err(()) }
     };
     value.node.clone().into_const_with(is_set).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::{EmptyMutation, EmptySubscription, Request, Schema, Variables};
+    use serde_json::json;
+
+    use super::*;
+
+    struct Query;
+
+    #[Object]
+    impl Query {
+        async fn given(&self, ctx: &Context<'_>, text: MaybeUndefined<String>) -> bool {
+            let _ = text;
+            is_given(ctx, "text")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_variable_that_was_not_set_is_an_argument_left_out() {
+        let schema = Schema::new(Query, EmptyMutation, EmptySubscription);
+        for (query, variables, expected) in [
+            ("{ given }", json!({}), false),
+            ("{ given(text: null) }", json!({}), true),
+            ("{ given(text: \"x\") }", json!({}), true),
+            ("query ($x: String) { given(text: $x) }", json!({}), false),
+            ("query ($x: String) { given(text: $x) }", json!({"x": null}), true),
+            ("query ($x: String) { given(text: $x) }", json!({"x": "y"}), true),
+            ("query ($x: String = \"y\") { given(text: $x) }", json!({}), true),
+        ] {
+            let request = Request::new(query).variables(Variables::from_json(variables.clone()));
+            let response = schema.execute(request).await;
+            let data = response.data.into_json().expect("data is JSON");
+            assert_eq!(data, json!({"given": expected}), "{query} with {variables}: {:?}", response.errors);
+        }
+    }
 }

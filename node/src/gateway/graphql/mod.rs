@@ -14,6 +14,7 @@ mod execution;
 mod guard;
 mod inputs;
 mod mutation;
+mod nullable;
 mod operation;
 mod presence;
 mod query;

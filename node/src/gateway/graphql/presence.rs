@@ -180,6 +180,7 @@ fn join_of(seat: SeatId, identity: &Identity) -> Join {
         document: None,
         resume: None,
         secret: rand::random(),
+        is_welcomed: false,
     }
 }
 

@@ -1,7 +1,6 @@
 //! The queries.
 
 use async_graphql::{Context, Object};
-use mille_core::PlanBounds;
 use mille_core::plan::check_document;
 use mille_shared::directory::Role;
 use mille_shared::operation::NewDocument;
@@ -9,6 +8,7 @@ use mille_shared::{ErrorCode, Revision};
 
 use super::events::{PlanDagDeltaEvent, PlanDagDeltaPage};
 use super::inputs::PlanDagInput;
+use super::nullable::{Nullable, nullable};
 use super::presence::{self, ProjectHealthReport, UserPresence};
 use super::types::{ClusterStatus, Collaborator, PlanDag, Project, ValidationResult, Viewer};
 use super::weights::READ;
@@ -39,12 +39,8 @@ impl Query {
 
     /// A project that the caller is a member of, else `NOT_FOUND`.
     #[graphql(complexity = "READ + child_complexity")]
-    async fn project(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "The project.")] id: i32,
-    ) -> Result<Option<Project>, ApiError> {
-        Ok(Some(Project::entered(guard::project(ctx, id, Role::Viewer).await?)))
+    async fn project(&self, ctx: &Context<'_>, #[graphql(desc = "The project.")] id: i32) -> Nullable<Project> {
+        nullable(async { Ok(Project::entered(guard::project(ctx, id, Role::Viewer).await?)) }).await
     }
 
     /// A whole plan as it is now: not older than any change whose reply anyone has.
@@ -54,9 +50,12 @@ impl Query {
         ctx: &Context<'_>,
         #[graphql(desc = "The project.")] project_id: i32,
         #[graphql(desc = "The plan; left out: the project's first.")] plan_id: Option<i32>,
-    ) -> Result<Option<PlanDag>, ApiError> {
-        let (access, plan) = guard::plan(ctx, project_id, plan_id, Role::Viewer).await?;
-        Ok(Some(PlanDag(access.project.read(plan).await?)))
+    ) -> Nullable<PlanDag> {
+        nullable(async {
+            let (access, plan) = guard::plan(ctx, project_id, plan_id, Role::Viewer).await?;
+            Ok(PlanDag(access.project.read(plan).await?))
+        })
+        .await
     }
 
     /// The changes after a revision, for a client that catches up by itself. `UNRECOVERABLE_REVISION` when the log no
@@ -98,7 +97,8 @@ impl Query {
         #[graphql(desc = "The document.")] plan_dag: PlanDagInput,
     ) -> Result<ValidationResult, ApiError> {
         guard::session(ctx)?;
-        Ok(check_document(&NewDocument::from(plan_dag), &PlanBounds::default()).into())
+        let bounds = guard::projects(ctx)?.plan_bounds();
+        Ok(check_document(&NewDocument::from(plan_dag), &bounds).into())
     }
 
     /// The members of a project, in the order of their user ids.

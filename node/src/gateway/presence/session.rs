@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::extract::ws::Message;
 use futures_util::StreamExt as _;
-use mille_core::presence::{Join, SeatId};
+use mille_core::presence::{self, Join, SeatId};
 use mille_shared::presence::client::{CursorUpdate, JoinSession};
 use mille_shared::presence::server::TokenExpiring;
 use mille_shared::presence::{ClientFrame, DocumentId, FrameError, ServerFrame};
@@ -48,6 +48,8 @@ pub(super) struct Session {
     writer: Writer,
     incoming: Incoming,
     seat: SeatId,
+    /// The connection the client was welcomed as, until it joins.
+    welcomed: Option<(ConnectionId, [u8; 32])>,
     /// What the project has for this socket, once it joined.
     outbox: Option<OutboxReader>,
     limiter: FrameLimiter,
@@ -101,6 +103,7 @@ impl Session {
             incoming,
             // 64 random bits: no two seats of one project and node are ever the same.
             seat: SeatId(rand::random()),
+            welcomed: None,
             outbox: None,
             limiter: FrameLimiter::new(),
             document: None,
@@ -115,6 +118,10 @@ impl Session {
 
     /// Converses until somebody ends it. Answers the close code.
     pub(super) async fn run(mut self) -> u16 {
+        let (connection, secret) = new_connection();
+        let node = self.project.node();
+        self.writer.frame(&presence::welcome(node, &connection, &secret, limits::CURSOR_INTERVAL));
+        self.welcomed = Some((connection, secret));
         let drain = self.drain.clone();
         let end = loop {
             let deadline = self.deadline();
@@ -312,16 +319,21 @@ impl Session {
             return close(CloseCode::Forbidden, "no longer a member of this project");
         }
         let color = ask.avatar_color.or_else(|| self.identity.color.as_deref().map(Arc::from));
+        // A second stay on this socket is another connection, with a welcome of its own.
+        let welcomed = self.welcomed.take();
+        let is_welcomed = welcomed.is_some();
+        let (connection, secret) = welcomed.unwrap_or_else(new_connection);
         let join = Join {
             seat: self.seat,
-            connection: ConnectionId::new(uuid::Uuid::new_v4().simple().to_string()),
+            connection,
             user: self.identity.user_id.clone(),
             name: ask.user_name,
             color: color.unwrap_or_else(|| COLOR.into()),
             agent: ask.is_agent || self.identity.agent,
             document: ask.document.clone(),
             resume: ask.resume_token,
-            secret: rand::random(),
+            secret,
+            is_welcomed,
         };
         if ask.document.is_some() {
             self.document = ask.document;
@@ -377,6 +389,11 @@ impl Session {
         }
         verdict == Verdict::Take
     }
+}
+
+/// A connection's id and the random bytes of its resume token.
+fn new_connection() -> (ConnectionId, [u8; 32]) {
+    (ConnectionId::new(uuid::Uuid::new_v4().simple().to_string()), rand::random())
 }
 
 fn close(code: CloseCode, reason: &'static str) -> Step {

@@ -58,6 +58,7 @@ impl Node {
             document: None,
             resume: resume.map(|token| Secret::new(token.to_owned())),
             secret: [3; 32],
+            is_welcomed: false,
         };
         self.part.handle(PresenceCommand::Join { join: Box::new(join), outbox });
         reader

@@ -273,6 +273,7 @@ impl<'a> From<&'a GraphExecution> for GraphExecutionMetadata<'a> {
 /// What a plan node does.
 #[derive(Enum, Debug, Clone, Copy, PartialEq, Eq)]
 #[graphql(remote = "mille_shared::plan::PlanNodeType")]
+#[expect(clippy::enum_variant_names, reason = "they are the names of the contract")]
 pub(crate) enum PlanDagNodeType {
     /// Brings data in; takes no input.
     #[graphql(name = "DataSourceNode")]

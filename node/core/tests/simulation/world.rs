@@ -1,0 +1,513 @@
+//! A cluster and its network, event by event.
+//!
+//! Nodes do what their replicas ask, as the actors do. What is true is in the log alone; everything a replica says is held
+//! against it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use mille_core::replica::{CatchUp, Cause, Effect, Input, Replica, Ticket, Verdict};
+use mille_core::{Applied, Plan, PlanBounds};
+use mille_shared::log::{CommitOutcome, Head, LogEntry, OperationKey, Proposal, StoredSnapshot};
+use mille_shared::{OperationId, Revision};
+
+use crate::dice::Rng;
+use crate::faults::{Faults, Seen};
+use crate::kit::edit_of;
+use crate::log::Log;
+use crate::people::{Listener, Person, Told, Wish, json};
+
+const NODES: usize = 3;
+const PEOPLE: usize = 4;
+const LISTENERS: usize = 5;
+const OPERATIONS_EACH: u64 = 20;
+const SNAPSHOT_EVERY: u64 = 5;
+const HEAD_CHECK_EVERY: u64 = 60;
+/// From here on nothing goes wrong any more, but for lost messages.
+const CALM_AFTER: u64 = 2_000;
+/// How long the calm lasts once everybody has their answers: enough for three head checks.
+const SETTLE_FOR: u64 = 6 * HEAD_CHECK_EVERY;
+/// A run that takes more is one that goes round in circles.
+const EVENTS_MAX: u64 = 100_000;
+
+enum Event {
+    /// A message comes out of a node's channel.
+    Message(Life, Vec<LogEntry>),
+    /// An offer reaches the log. `answered`: its answer finds the way back.
+    Offered {
+        from: Life,
+        expected: Head,
+        batch: Vec<Proposal>,
+        answered: bool,
+    },
+    /// A question reaches the log. `after`: for a fetch; absent: for a reload.
+    Asked {
+        from: Life,
+        after: Option<Revision>,
+    },
+    /// An answer reaches a node.
+    Input(Life, Input),
+    Opened(Life, Box<Plan>),
+    Snapshot(StoredSnapshot),
+    HeadCheck(usize),
+    Act(usize),
+    /// A person has waited long enough for this attempt.
+    GiveUp {
+        person: usize,
+        id: String,
+        attempt: u64,
+    },
+    Attach(usize),
+    Nemesis,
+}
+
+/// A node and which of its lives: what was meant for an earlier one is lost.
+type Life = (usize, u64);
+
+struct Node {
+    life: u64,
+    /// Absent while the plan is opened.
+    replica: Option<Replica>,
+    /// What was heard meanwhile.
+    heard: Vec<Vec<LogEntry>>,
+    /// Nothing reaches the store or comes from it until then.
+    cut_until: u64,
+}
+
+pub(crate) struct World {
+    rng: Rng,
+    faults: Faults,
+    now: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    events_made: u64,
+    log: Log,
+    nodes: Vec<Node>,
+    people: Vec<Person>,
+    listeners: Vec<Listener>,
+    tickets: HashMap<Ticket, (usize, Wish)>,
+    told: Told,
+    accepted: HashMap<OperationKey, Revision>,
+    /// When everybody had their answers and nothing went wrong any more.
+    settled_at: Option<u64>,
+    seen: Seen,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
+        let log = Log::new();
+        let node = || Node { life: 0, replica: None, heard: Vec::new(), cut_until: 0 };
+        let mut world = Self {
+            rng: Rng::new(seed),
+            faults,
+            now: 0,
+            events: BTreeMap::new(),
+            events_made: 0,
+            nodes: (0..NODES).map(|_| node()).collect(),
+            people: (0..PEOPLE).map(|_| Person { to_do: OPERATIONS_EACH, wish: None }).collect(),
+            listeners: (0..LISTENERS).map(|_| Listener::new(log.plan())).collect(),
+            log,
+            tickets: HashMap::new(),
+            told: Told::default(),
+            accepted: HashMap::new(),
+            settled_at: None,
+            seen: Seen::default(),
+        };
+        for node in 0..NODES {
+            world.open(node);
+            world.after(0, HEAD_CHECK_EVERY, Event::HeadCheck(node));
+        }
+        (0..PEOPLE).for_each(|person| world.after(10, 50, Event::Act(person)));
+        (0..LISTENERS).for_each(|listener| world.after(10, 50, Event::Attach(listener)));
+        world.after(100, 300, Event::Nemesis);
+        world
+    }
+
+    pub(crate) fn run(mut self) -> Seen {
+        while let Some(((at, number), event)) = self.events.pop_first() {
+            assert!(number < EVENTS_MAX, "it never ends");
+            self.now = at;
+            self.happen(event);
+            let done = self.people.iter().all(|person| person.to_do == 0);
+            if done && self.is_calm() && self.settled_at.is_none() {
+                self.settled_at = Some(self.now);
+            }
+        }
+        self.check_the_end();
+        self.seen
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Message((node, life), entries) => {
+                if self.nodes[node].life != life || self.is_cut(node) {
+                    return;
+                }
+                match self.nodes[node].replica {
+                    Some(_) => self.input((node, life), Input::Heard(entries)),
+                    None => self.nodes[node].heard.push(entries),
+                }
+            }
+            Event::Offered { from, expected, batch, answered } => self.offered(from, expected, &batch, answered),
+            Event::Asked { from, after } => {
+                let answer = match after {
+                    Some(_) => Input::Fetched(self.log.range(after)),
+                    None => Input::Reloaded(Box::new(self.log.open())),
+                };
+                self.after(1, 15, Event::Input(from, answer));
+            }
+            Event::Input(life, input) => self.input(life, input),
+            Event::Opened((node, life), plan) => {
+                if self.nodes[node].life == life {
+                    self.nodes[node].replica = Some(Replica::new(*plan, PlanBounds::default(), SNAPSHOT_EVERY));
+                    for entries in std::mem::take(&mut self.nodes[node].heard) {
+                        self.input((node, life), Input::Heard(entries));
+                    }
+                }
+            }
+            Event::Snapshot(stored) => self.log.store(stored),
+            Event::HeadCheck(node) => {
+                if !self.is_cut(node) {
+                    let head = Some(self.log.head());
+                    self.after(1, 20, Event::Input((node, self.nodes[node].life), Input::HeadSeen(head)));
+                }
+                if self.settled_at.is_none_or(|settled| self.now < settled + SETTLE_FOR) {
+                    self.after(HEAD_CHECK_EVERY, HEAD_CHECK_EVERY + 1, Event::HeadCheck(node));
+                }
+            }
+            Event::Act(person) => self.act(person),
+            Event::GiveUp { person, id, attempt } => {
+                let wish = self.people[person].wish.as_ref();
+                if wish.is_some_and(|wish| wish.id == id && wish.attempts == attempt) {
+                    self.ask(person);
+                }
+            }
+            Event::Attach(listener) => self.attach(listener),
+            Event::Nemesis => self.do_harm(),
+        }
+    }
+
+    // ---- nodes -----------------------------------------------------------------------------------------------------
+
+    /// Subscribes first, reads second.
+    fn open(&mut self, node: usize) {
+        let plan = Box::new(self.log.open());
+        self.after(5, 40, Event::Opened((node, self.nodes[node].life), plan));
+    }
+
+    fn input(&mut self, (node, life): Life, input: Input) {
+        if self.nodes[node].life != life {
+            return;
+        }
+        let Some(replica) = &mut self.nodes[node].replica else { return };
+        let effects = replica.handle(input);
+        for effect in effects {
+            self.perform((node, life), effect);
+        }
+    }
+
+    fn perform(&mut self, life: Life, effect: Effect) {
+        match effect {
+            Effect::Commit { expected, batch, attempt } => self.offer(life, expected, batch, attempt),
+            Effect::Fetch { after } => self.question(life, Some(after)),
+            Effect::Reload => self.question(life, None),
+            Effect::Deliver(applied) => self.deliver(life.0, &applied),
+            Effect::Reset(_) => {
+                self.seen.resets += 1;
+                let plan = Arc::clone(self.nodes[life.0].replica.as_ref().unwrap().plan());
+                for listener in self.listeners.iter_mut().filter(|listener| listener.node == Some(life.0)) {
+                    listener.begin_anew(&plan);
+                }
+            }
+            Effect::Answer { ticket, verdict } => self.answered(ticket, verdict),
+            Effect::StoreSnapshot(plan) => self.after(1, 60, Event::Snapshot(plan.to_snapshot())),
+            Effect::RepairStarted(cause) => *self.seen.repairs.entry(cause).or_default() += 1,
+        }
+    }
+
+    fn offer(&mut self, from: Life, expected: Head, batch: Vec<Proposal>, attempt: u32) {
+        let failed = Event::Input(from, Input::CommitFailed);
+        if self.is_cut(from.0) || self.goes_wrong(self.faults.unanswered) {
+            return self.after(20, 40, failed);
+        }
+        let pause = u64::from(attempt) * self.rng.within(0, 4);
+        let answered = !self.goes_wrong(self.faults.unanswered);
+        if !answered {
+            // Given up before or after it reaches the log.
+            self.after(5, 60, failed);
+        }
+        self.after(pause + 1, pause + 30, Event::Offered { from, expected, batch, answered });
+    }
+
+    fn offered(&mut self, from: Life, expected: Head, batch: &[Proposal], answered: bool) {
+        let (outcome, added) = self.log.commit(expected, batch);
+        if outcome == CommitOutcome::Committed && !added.is_empty() {
+            for node in 0..NODES {
+                self.publish(node, &added);
+            }
+        }
+        if answered {
+            self.after(1, 15, Event::Input(from, Input::Committed(outcome)));
+        }
+    }
+
+    fn publish(&mut self, node: usize, entries: &[LogEntry]) {
+        let copies = if self.goes_wrong(self.faults.doubled) { 2 } else { 1 };
+        for _ in 0..copies {
+            // Messages are lost to the very end: head checks must make up for them.
+            if self.rng.percent(self.faults.lost) {
+                continue;
+            }
+            let slowest = if self.goes_wrong(self.faults.late) { 200 } else { 10 };
+            self.after(1, slowest, Event::Message((node, self.nodes[node].life), entries.to_vec()));
+        }
+    }
+
+    fn question(&mut self, from: Life, after: Option<Revision>) {
+        if self.is_cut(from.0) || self.goes_wrong(self.faults.unanswered) {
+            self.after(20, 40, Event::Input(from, Input::RepairFailed));
+        } else {
+            self.after(1, 15, Event::Asked { from, after });
+        }
+    }
+
+    fn is_cut(&self, node: usize) -> bool {
+        self.now < self.nodes[node].cut_until
+    }
+
+    // ---- people ----------------------------------------------------------------------------------------------------
+
+    fn act(&mut self, person: usize) {
+        if self.people[person].to_do == 0 || self.people[person].wish.is_some() {
+            return;
+        }
+        let mut byte = || self.rng.next() as u8;
+        let mut edits = vec![edit_of((byte(), byte(), byte(), byte()))];
+        if byte() % 4 == 0 {
+            edits.push(edit_of((byte(), byte(), byte(), byte())));
+        }
+        let known = self.listeners[person].at;
+        let expected = self.rng.percent(20).then_some(known);
+        let id = format!("{person}-{}", self.people[person].to_do);
+        let since = self.log.head().revision.seq;
+        self.people[person].wish = Some(Wish { id, expected, edits, attempts: 0, since });
+        self.ask(person);
+    }
+
+    /// Asks (again) on any node, with the same operation id.
+    fn ask(&mut self, person: usize) {
+        let Some(wish) = &mut self.people[person].wish else { return };
+        wish.attempts += 1;
+        let wish = wish.clone();
+        assert!(wish.attempts < 200, "nobody answers operation {}", wish.id);
+        self.after(150, 200, Event::GiveUp { person, id: wish.id.clone(), attempt: wish.attempts });
+        let node = self.rng.index(NODES);
+        let ticket = Ticket(self.events_made);
+        let submit = Input::Submit { ticket, operation: wish.operation(self.now), repeatable: true };
+        self.tickets.insert(ticket, (person, wish));
+        self.input((node, self.nodes[node].life), submit);
+    }
+
+    /// Holds a node's verdict against the log.
+    fn answered(&mut self, ticket: Ticket, verdict: Verdict) {
+        let (person, wish) = self.tickets.remove(&ticket).expect("an operation is answered once");
+        match verdict {
+            Verdict::Accepted { applied, plan } => {
+                assert!(plan.revision() >= applied.revision(), "the plan that is shown has the change");
+                assert_eq!(applied.change.operation_id, OperationId::new(wish.id.as_str()));
+                self.told.check(&applied);
+                self.seen.accepted += 1;
+                self.acknowledge(&wish, applied.revision());
+            }
+            Verdict::Repeated { revision } => {
+                self.seen.repeated += 1;
+                self.acknowledge(&wish, revision);
+            }
+            Verdict::Refused { .. } | Verdict::Unchanged { .. } => {
+                let refused = matches!(verdict, Verdict::Refused { .. });
+                let (Verdict::Refused { repeat, .. } | Verdict::Unchanged { repeat, .. }) = verdict else { return };
+                assert_eq!(repeat, Some(wish.key()), "what may be a repeat is looked up");
+                match self.log.find(&wish.key()) {
+                    Some(revision) => {
+                        self.seen.repeated += 1;
+                        self.acknowledge(&wish, revision);
+                    }
+                    None => self.check_refusal(&wish, refused),
+                }
+            }
+            Verdict::Overloaded | Verdict::Unavailable => {
+                self.seen.unavailable += 1;
+                return; // The person gives up waiting and asks again.
+            }
+        }
+        let current = &mut self.people[person];
+        if current.wish.as_ref().is_some_and(|current| current.id == wish.id) {
+            current.wish = None;
+            current.to_do -= 1;
+            self.after(5, 60, Event::Act(person));
+        }
+    }
+
+    /// What was acknowledged is in the log, there and nowhere else.
+    fn acknowledge(&mut self, wish: &Wish, revision: Revision) {
+        let key = wish.key();
+        if self.log.lost.contains(&key) {
+            return;
+        }
+        assert_eq!(self.log.find(&key), Some(revision), "operation {} was acknowledged", wish.id);
+        if let Some(id) = self.log.operation_at(revision) {
+            assert_eq!(id.as_str(), wish.id, "another operation stands there");
+        }
+        let first = *self.accepted.entry(key).or_insert(revision);
+        assert_eq!(first, revision, "a repeat has the first result");
+    }
+
+    /// The log was in a state since the question that says no (or: nothing to do) as well.
+    fn check_refusal(&mut self, wish: &Wish, refused: bool) {
+        *(if refused { &mut self.seen.refused } else { &mut self.seen.unchanged }) += 1;
+        if !self.log.lost.is_empty() {
+            return;
+        }
+        let operation = wish.operation(self.now);
+        let since = usize::try_from(wish.since).unwrap();
+        let justified = self.log.states[since..].iter().any(|plan| {
+            let judgement = plan.accept(&operation, &PlanBounds::default());
+            if refused { judgement.is_err() } else { judgement == Ok(None) }
+        });
+        assert!(justified, "no state of the log since {since} answers {wish:?} so", wish = wish.id);
+    }
+
+    // ---- listeners -------------------------------------------------------------------------------------------------
+
+    fn deliver(&mut self, node: usize, applied: &Arc<Applied>) {
+        self.told.check(applied);
+        if self.log.lost.is_empty() {
+            let seq = usize::try_from(applied.revision().seq).unwrap();
+            let truth = self.log.states.get(seq).map(Plan::head);
+            assert_eq!(truth, Some(applied.head), "what is told is in the log");
+        }
+        for listener in self.listeners.iter_mut().filter(|listener| listener.node == Some(node)) {
+            listener.see(applied);
+        }
+    }
+
+    /// A listener comes to a node with what it knows.
+    fn attach(&mut self, index: usize) {
+        let node = self.rng.index(NODES);
+        let Some(replica) = &self.nodes[node].replica else {
+            return self.after(5, 30, Event::Attach(index));
+        };
+        let (listener, plan) = (&mut self.listeners[index], replica.plan());
+        match replica.catch_up(listener.at) {
+            CatchUp::Changes(changes) => changes.iter().for_each(|applied| {
+                self.told.check(applied);
+                listener.see(applied);
+            }),
+            CatchUp::FromLog => match self.log.replay(listener.at, plan.revision()) {
+                Some(changes) => {
+                    self.seen.replays += 1;
+                    changes.iter().for_each(|applied| {
+                        self.told.check(applied);
+                        listener.see(applied);
+                    });
+                }
+                None => listener.begin_anew(plan),
+            },
+            CatchUp::Ahead => {
+                self.after(20, 60, Event::Attach(index));
+                return self.input((node, self.nodes[node].life), Input::Behind);
+            }
+            CatchUp::OtherEpoch => panic!("there is one epoch here"),
+        }
+        assert_eq!(listener.at, plan.revision(), "caught up");
+        listener.node = Some(node);
+    }
+
+    // ---- harm ------------------------------------------------------------------------------------------------------
+
+    fn do_harm(&mut self) {
+        if self.is_calm() || !self.faults.nemesis {
+            return;
+        }
+        self.after(50, 300, Event::Nemesis);
+        let node = self.rng.index(NODES);
+        match self.rng.within(0, 4) {
+            0 => {
+                let length = self.rng.within(20, 1_200);
+                self.nodes[node].cut_until = self.now + length;
+                if self.rng.percent(60) {
+                    let back = Input::Interrupted(Cause::Reconnect);
+                    self.after(length, length + 10, Event::Input((node, self.nodes[node].life), back));
+                }
+            }
+            1 => self.input((node, self.nodes[node].life), Input::Interrupted(Cause::Lagged)),
+            2 if self.faults.rollback => self.seen.rollbacks += u64::from(self.lose_end() > 0),
+            // A listener's revision has no hash: after a rollback only its own node can tell it what happened.
+            _ if self.faults.rollback => {}
+            2 => self.restart(node),
+            _ => {
+                let index = self.rng.index(LISTENERS);
+                self.listeners[index].node = None;
+                self.after(5, 400, Event::Attach(index));
+            }
+        }
+    }
+
+    fn lose_end(&mut self) -> usize {
+        // Before everyone has heard the plan once there is nobody to be misled.
+        if self.listeners.iter().any(|listener| listener.node.is_none()) {
+            return 0;
+        }
+        let count = self.rng.index(4);
+        self.log.lose_end(count)
+    }
+
+    fn restart(&mut self, node: usize) {
+        self.seen.restarts += 1;
+        self.nodes[node].life += 1;
+        self.nodes[node].replica = None;
+        self.nodes[node].heard.clear();
+        for index in 0..LISTENERS {
+            if self.listeners[index].node == Some(node) {
+                self.listeners[index].node = None;
+                self.after(5, 100, Event::Attach(index));
+            }
+        }
+        self.open(node);
+    }
+
+    fn is_calm(&self) -> bool {
+        self.now >= CALM_AFTER && self.nodes.iter().all(|node| self.now >= node.cut_until)
+    }
+
+    fn goes_wrong(&mut self, percent: u64) -> bool {
+        !self.is_calm() && self.rng.percent(percent)
+    }
+
+    fn after(&mut self, soonest: u64, latest: u64, event: Event) {
+        let delay = self.rng.within(soonest, latest);
+        self.events_made += 1;
+        self.events.insert((self.now + delay, self.events_made), event);
+    }
+
+    // ---- the end ---------------------------------------------------------------------------------------------------
+
+    /// Everything was delivered or lost, and heads were compared: everyone is where the log is.
+    fn check_the_end(&self) {
+        let truth = self.log.plan();
+        let document = json(truth);
+        for (index, node) in self.nodes.iter().enumerate() {
+            let replica = node.replica.as_ref().expect("open");
+            assert!(!replica.is_repairing() && !replica.is_busy(), "node {index} has come to rest");
+            assert_eq!(**replica.plan(), *truth, "node {index} has the log's plan");
+            assert_eq!(json(replica.plan()), document, "node {index} has it in the log's order");
+        }
+        for (index, listener) in self.listeners.iter().enumerate() {
+            assert!(listener.node.is_some(), "listener {index} found a node");
+            assert_eq!(listener.at, truth.revision(), "listener {index} is at the log's head");
+            assert_eq!(listener.document, document, "listener {index} has the log's document");
+        }
+        for (key, revision) in self.accepted.iter().filter(|(key, _)| !self.log.lost.contains(key)) {
+            assert_eq!(self.log.find(key), Some(*revision), "acknowledged and missing: {key:?}");
+        }
+    }
+}

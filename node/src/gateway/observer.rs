@@ -1,0 +1,32 @@
+//! What the transports tell, counted.
+
+use std::time::Duration;
+
+use super::transport::{TransportObserver, Via};
+use crate::metrics::Metrics;
+
+impl TransportObserver for Metrics {
+    fn opened(&self, _via: Via) {
+        self.connection_opened();
+    }
+
+    fn closed(&self, _via: Via, code: u16, lifetime: Duration) {
+        self.connection_closed(code, lifetime);
+    }
+
+    fn sent(&self, _via: Via, messages: u64) {
+        self.ws_messages_sent.increment(messages);
+    }
+
+    fn subscribed(&self) {
+        Metrics::subscribed(self);
+    }
+
+    fn unsubscribed(&self) {
+        Metrics::unsubscribed(self);
+    }
+
+    fn stalled(&self) {
+        self.ws_buffer_full.increment(1);
+    }
+}
