@@ -134,7 +134,7 @@ impl Cluster {
         self.renew().await
     }
 
-    /// Renews the lease and this node's presences, and tells the projects of nodes that are gone, until `stop`; then gives the lease back.
+    /// Renews the lease and this node's presences, and tells the projects of nodes that are gone, until `stop`.
     pub async fn run(self, projects: Projects, stop: CancellationToken) {
         let interval = limits::HEARTBEAT_INTERVAL.min(self.inner.lease / 4);
         let mut ticks = tokio::time::interval(interval);
@@ -159,6 +159,10 @@ impl Cluster {
             }
             seen = alive;
         }
+    }
+
+    /// Gives the lease back: nothing of this node's is left.
+    pub async fn leave(&self) {
         if let Err(error) = self.inner.backend.leases.release(&self.inner.node).await {
             tracing::info!(%error, "the lease was not given back; it expires by itself");
         }

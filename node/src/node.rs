@@ -208,7 +208,7 @@ impl Node {
     /// Leaves in order. `false`: something did not end within `deadline`.
     pub async fn stop(self, deadline: Duration) -> bool {
         self.cluster.start_drain();
-        self.shutdown.leave(deadline).await
+        self.shutdown.leave(deadline, self.cluster.leave()).await
     }
 }
 

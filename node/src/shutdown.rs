@@ -31,8 +31,9 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Leaves in order. `false`: something did not end in time.
-    pub async fn leave(&self, deadline: Duration) -> bool {
+    /// Leaves in order; `farewell` comes when nothing of the node's is left but its connections to the store. `false`:
+    /// something did not end in time.
+    pub async fn leave(&self, deadline: Duration, farewell: impl Future<Output = ()>) -> bool {
         self.drain.cancel();
         self.sockets.close();
         let steps = async {
@@ -43,6 +44,7 @@ impl Shutdown {
             self.stop.cancel();
             self.tasks.close();
             self.tasks.wait().await;
+            farewell.await;
             self.close.cancel();
             self.connections.close();
             self.connections.wait().await;

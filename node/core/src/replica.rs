@@ -94,7 +94,8 @@ pub enum Effect {
         expected: Head,
         /// The changes, chained from there.
         batch: Vec<Proposal>,
-        /// How often the eldest operation in it was tried before; with more tries, wait a little (and unevenly) first.
+        /// How often the eldest operation in it was tried before. Offer it at once all the same: while it waits, the head
+        /// it was judged on grows older, and it would lose again.
         attempt: u32,
     },
     /// Read the log after a revision.
@@ -269,6 +270,12 @@ impl Replica {
         self.repair.is_some()
     }
 
+    /// Whether a read of the log is under way: its answer may bring us further. False while the store does not answer.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        matches!(self.repair, Some(Repair::Reading { .. }))
+    }
+
     /// How many operations wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -285,7 +292,7 @@ impl Replica {
             Input::Behind => self.repair(Cause::Behind, &mut effects),
             Input::HeadSeen(head) => self.compare(head, &mut effects),
             Input::Fetched(page) => self.fetched(page, &mut effects),
-            Input::RepairFailed => self.repair_failed(&mut effects),
+            Input::RepairFailed => self.repair_failed(),
             Input::Reloaded(plan) => self.reloaded(*plan, &mut effects),
             Input::Committed(outcome) => self.committed(outcome, &mut effects),
             Input::CommitFailed => self.commit_failed(&mut effects),

@@ -36,13 +36,20 @@ struct Inner {
     backend: Backend,
     metrics: Arc<Metrics>,
     /// Who hears which channel. Held only to look up or change, never while awaiting.
-    feeds: Mutex<HashMap<Channel, FeedSender>>,
+    feeds: Mutex<HashMap<Channel, Interest>>,
     /// Serialises subscribing and unsubscribing, so that the store's state follows the map's.
     subscribing: tokio::sync::Mutex<()>,
     control: mpsc::Sender<Control>,
     started: Instant,
     /// When the probe last came back, in milliseconds since `started`.
     delivered_ms: AtomicU64,
+}
+
+/// Who hears a channel, and how often they asked for it: an actor that closes a plan and opens it again may have both under
+/// way, in any order.
+struct Interest {
+    feed: FeedSender,
+    times: usize,
 }
 
 /// Control messages that wait for the registry. Full: the registry is told that some were lost.
@@ -86,13 +93,19 @@ impl Bridge {
         feed::line(Arc::clone(&self.inner.metrics))
     }
 
-    /// Hears a channel on a line. When it returns, every later message comes.
+    /// Hears a channel on a line. When it returns, every later message comes, until it was forgotten as often as it was
+    /// listened to, or another line listens.
     ///
     /// # Errors
-    /// [`backend::Error`]; the channel is not heard then.
+    /// [`backend::Error`]; the channel is not heard then, and need not be forgotten.
     pub async fn listen(&self, channel: Channel, feed: &FeedSender) -> backend::Result<()> {
         let _turn = self.inner.subscribing.lock().await;
-        self.inner.feeds.lock().insert(channel, feed.clone());
+        {
+            let mut feeds = self.inner.feeds.lock();
+            let before = feeds.get(&channel).filter(|interest| interest.feed.is_same(feed));
+            let times = before.map_or(1, |interest| interest.times + 1);
+            feeds.insert(channel, Interest { feed: feed.clone(), times });
+        }
         let subscribed = self.inner.backend.pubsub.subscribe(channel).await;
         if subscribed.is_err() {
             self.inner.feeds.lock().remove(&channel);
@@ -100,12 +113,14 @@ impl Bridge {
         subscribed
     }
 
-    /// Hears a channel no more, unless another line took it over.
+    /// Hears a channel no more, unless another line took it over or this one listened again.
     pub async fn forget(&self, channel: Channel, feed: &FeedSender) {
         let _turn = self.inner.subscribing.lock().await;
         {
             let mut feeds = self.inner.feeds.lock();
-            if !feeds.get(&channel).is_some_and(|current| current.is_same(feed)) {
+            let Some(interest) = feeds.get_mut(&channel).filter(|interest| interest.feed.is_same(feed)) else { return };
+            interest.times -= 1;
+            if interest.times > 0 {
                 return;
             }
             feeds.remove(&channel);
@@ -139,8 +154,8 @@ impl Bridge {
 
     fn plans(&self) -> Vec<(PlanId, FeedSender)> {
         let feeds = self.inner.feeds.lock();
-        let plans = feeds.iter().filter_map(|(channel, feed)| match channel {
-            Channel::Plan(plan) => Some((*plan, feed.clone())),
+        let plans = feeds.iter().filter_map(|(channel, interest)| match channel {
+            Channel::Plan(plan) => Some((*plan, interest.feed.clone())),
             _ => None,
         });
         plans.collect()
@@ -173,7 +188,7 @@ impl Bridge {
                 None => tracing::warn!("a control message can't be read; nodes of different versions?"),
             },
             Channel::Plan(_) | Channel::Project(_) => {
-                let feed = self.inner.feeds.lock().get(&channel).cloned();
+                let feed = self.inner.feeds.lock().get(&channel).map(|interest| interest.feed.clone());
                 if let Some(feed) = feed {
                     feed.offer(Heard::Message { channel, payload });
                 }
@@ -184,7 +199,7 @@ impl Bridge {
     fn interrupt(&self, why: Interruption) {
         tracing::info!(cause = ?why, "the subscription was interrupted; every open plan is compared with its log");
         self.inner.metrics.subscription_interruptions.increment(1);
-        let feeds: Vec<_> = self.inner.feeds.lock().values().cloned().collect();
+        let feeds: Vec<_> = self.inner.feeds.lock().values().map(|interest| interest.feed.clone()).collect();
         let mut told: Vec<&FeedSender> = Vec::new();
         for feed in &feeds {
             if !told.iter().any(|one| one.is_same(feed)) {
@@ -200,5 +215,31 @@ impl Bridge {
         if self.inner.control.try_send(control).is_err() {
             tracing::warn!("control messages come faster than they are taken; left to the sweep");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::embedded::Embedded;
+
+    #[tokio::test]
+    async fn an_actor_that_listens_again_before_it_forgets_still_hears() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let backend = Embedded::new().connect();
+        let pubsub = Arc::clone(&backend.pubsub);
+        let (bridge, _controls) = Bridge::start(backend, Arc::new(Metrics::new()), &tasks, &stop).await.unwrap();
+        let (sender, mut feed) = bridge.feed();
+        let channel = Channel::Plan(PlanId(1));
+        bridge.listen(channel, &sender).await.unwrap();
+        bridge.listen(channel, &sender).await.unwrap();
+        bridge.forget(channel, &sender).await;
+        assert_eq!(bridge.open_plans(), 1);
+        pubsub.publish(channel, "news".into()).await.unwrap();
+        let news = async { while !matches!(feed.next().await, Heard::Message { .. }) {} };
+        tokio::time::timeout(Duration::from_secs(10), news).await.expect("it is heard");
+        bridge.forget(channel, &sender).await;
+        assert_eq!(bridge.open_plans(), 0);
+        stop.cancel();
     }
 }

@@ -1,8 +1,8 @@
 //! A project's actor: waits, asks the parts it owns, performs.
 //!
-//! The order of its branches is a decision: stopping first, then what others sent, then what our own jobs came to, then
-//! what users ask, so that a flood of requests can't keep the node from catching up. Nothing in the loop awaits a socket
-//! or the store.
+//! No branch goes before another: whatever is ready is taken in random order, so that a flood of messages can't starve
+//! the users of this node, nor a flood of requests keep the node from catching up. Nothing in the loop awaits a socket or
+//! the store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use arc_swap::ArcSwap;
 use mille_core::replica::{Cause, Input};
 use mille_shared::directory::Role;
 use mille_shared::{ProjectId, UserId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Members;
-use super::command::Command;
-use super::plans::Plans;
+use super::command::{Command, Rejection};
+use super::plans::{self, Plans};
 use super::presence::PresencePart;
 use crate::backend::{self, Backend, Channel, Interruption};
 use crate::bridge::{Bridge, Feed, FeedSender, Heard};
@@ -38,6 +38,8 @@ pub(super) struct Actor {
     pub(super) metrics: Arc<Metrics>,
     pub(super) members: Arc<ArcSwap<Members>>,
     pub(super) commands: mpsc::Receiver<Command>,
+    /// Members or plans may have changed.
+    pub(super) changed: Arc<Notify>,
     pub(super) feed: Feed,
     pub(super) feed_sender: FeedSender,
     pub(super) plans: Plans,
@@ -52,10 +54,14 @@ pub(super) struct Actor {
 #[derive(Default)]
 pub(super) struct Refresh {
     running: Option<tokio::task::JoinHandle<backend::Result<Option<Members>>>>,
-    waiting: Vec<oneshot::Sender<()>>,
-    waiting_next: Vec<oneshot::Sender<()>>,
+    waiting: Vec<Asker>,
+    waiting_next: Vec<Asker>,
     again: bool,
+    /// The last one failed: what is known may be old.
+    failed: bool,
 }
+
+type Asker = oneshot::Sender<Result<(), Rejection>>;
 
 /// Why the actor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +90,10 @@ impl Retired {
 
 enum Next {
     Heard(Heard),
-    Job(Option<(mille_shared::PlanId, super::plans::Done)>),
+    Job(Option<(plans::Opened, plans::Done)>),
     Presence(super::presence::StoreAnswer),
     Members(Result<backend::Result<Option<Members>>, tokio::task::JoinError>),
+    Changed,
     Command(Option<Command>),
     Wake,
     Sweep,
@@ -102,31 +109,32 @@ impl Actor {
             self.present.store(self.presence.connections(), Ordering::Relaxed);
             let wake = self.presence.next_deadline();
             let next = tokio::select! {
-                biased;
                 () = stop.cancelled() => break Retired::Stopped,
                 members = self.refresh.done() => Next::Members(members),
+                () = self.changed.notified() => Next::Changed,
+                _ = sweeps.tick() => Next::Sweep,
                 heard = self.feed.next() => Next::Heard(heard),
                 job = self.plans.done() => Next::Job(job),
                 answer = self.presence.answer() => Next::Presence(answer),
                 () = until(wake) => Next::Wake,
                 command = self.commands.recv() => Next::Command(command),
-                _ = sweeps.tick() => Next::Sweep,
             };
             match next {
                 Next::Heard(heard) => self.heard(heard),
-                Next::Job(Some((plan, done))) => self.plans.take(plan, done),
+                Next::Job(Some((opened, done))) => self.plans.take(opened, done),
                 Next::Job(None) => break Retired::Failed,
                 Next::Presence(answer) => self.presence.handle_answer(answer),
                 Next::Members(Ok(Ok(Some(members)))) => self.members_read(members),
                 Next::Members(Ok(Ok(None))) => break Retired::Deleted,
                 Next::Members(Ok(Err(error))) => {
                     tracing::debug!(project.id = %self.id, %error, "members can't be read for now; what was known stays");
-                    self.refresh_answered();
+                    self.refresh_answered(Err(Rejection::Unavailable));
                 }
                 Next::Members(Err(error)) => {
                     tracing::error!(project.id = %self.id, %error, "reading members failed");
-                    self.refresh_answered();
+                    self.refresh_answered(Err(Rejection::Unavailable));
                 }
+                Next::Changed => self.start_refresh(),
                 Next::Wake => self.presence.wake(Instant::now()),
                 Next::Command(Some(command)) => {
                     used = Instant::now();
@@ -135,12 +143,12 @@ impl Actor {
                 Next::Command(None) => break Retired::Stopped,
                 Next::Sweep => {
                     sweeps_done = sweeps_done.wrapping_add(1);
-                    if sweeps_done.is_multiple_of(SWEEPS_PER_REFRESH) {
+                    if self.refresh.failed || sweeps_done.is_multiple_of(SWEEPS_PER_REFRESH) {
                         self.start_refresh();
                     }
                     let now = Instant::now();
                     self.plans.close_unused(now);
-                    let idle = self.plans.is_idle() && self.presence.is_idle();
+                    let idle = self.plans.is_idle() && self.presence.is_idle() && self.commands.is_empty();
                     if !idle {
                         used = now;
                     } else if now.duration_since(used) >= self.idle_timeout {
@@ -150,6 +158,10 @@ impl Actor {
             }
         };
         self.commands.close();
+        if retired == Retired::Deleted {
+            // There is nothing to come back for: whoever is present lost the right to be.
+            self.presence.membership_changed(|_| None);
+        }
         self.presence.shutdown().await;
         self.plans.finish().await;
         self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
@@ -179,7 +191,7 @@ impl Actor {
         match command {
             Command::Attach { plan, request, reply } => {
                 if self.members.load().role_of(&request.user_id).is_none() {
-                    let _ = reply.send(Err(super::Rejection::Forbidden));
+                    let _ = reply.send(Err(Rejection::Forbidden));
                     return;
                 }
                 self.plans.command(plan, Command::Attach { plan, request, reply });
@@ -191,11 +203,10 @@ impl Actor {
             Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
             Command::PresenceLost => self.presence.restore(),
             Command::Refresh { reply } => {
-                match (reply, self.refresh.running.is_some()) {
+                match self.refresh.running {
                     // The read that is under way may have begun before what the asker knows of.
-                    (Some(reply), true) => self.refresh.waiting_next.push(reply),
-                    (Some(reply), false) => self.refresh.waiting.push(reply),
-                    (None, _) => {}
+                    Some(_) => self.refresh.waiting_next.push(reply),
+                    None => self.refresh.waiting.push(reply),
                 }
                 self.start_refresh();
             }
@@ -216,12 +227,13 @@ impl Actor {
         let role_of = |user: &UserId| -> Option<Role> { members.role_of(user) };
         self.plans.check_access(role_of);
         self.presence.membership_changed(role_of);
-        self.refresh_answered();
+        self.refresh_answered(Ok(()));
     }
 
-    fn refresh_answered(&mut self) {
+    fn refresh_answered(&mut self, answer: Result<(), Rejection>) {
+        self.refresh.failed = answer.is_err();
         for reply in self.refresh.waiting.drain(..) {
-            let _ = reply.send(());
+            let _ = reply.send(answer.clone());
         }
         self.refresh.waiting.append(&mut self.refresh.waiting_next);
         if std::mem::take(&mut self.refresh.again) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mille_core::{Applied, Plan, Refusal};
 use mille_shared::execution::ExecutionState;
+use mille_shared::log::{ChainHash, Head};
 use mille_shared::operation::Operation;
 use mille_shared::{NodeId, PlanId, PlanNodeId, Revision, RunId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -116,7 +117,7 @@ pub(super) enum Command {
     /// Presence.
     Presence(PresenceCommand),
     /// Members or plans of the project changed: read them again, then answer.
-    Refresh { reply: Option<oneshot::Sender<()>> },
+    Refresh { reply: oneshot::Sender<Result<(), Rejection>> },
     /// Nodes are gone from the cluster.
     NodesGone(Vec<NodeId>),
     /// The store lost this node's table of the project's presence.
@@ -130,8 +131,8 @@ pub(super) struct AttachRequest {
     pub user_id: UserId,
     /// From where.
     pub start: Start,
-    /// The history it knows, if it listened before: after a reset its revisions mean nothing.
-    pub generation: Option<u64>,
+    /// The hash of the history it knows, if it listened before: the log may have become another since.
+    pub known: Option<ChainHash>,
     /// Whether it wants to hear of progress.
     pub wants_progress: bool,
 }
@@ -139,10 +140,8 @@ pub(super) struct AttachRequest {
 /// A listener's line, and how it catches up with it.
 #[derive(Debug)]
 pub(super) struct Attached {
-    /// Which history it listens to.
-    pub generation: u64,
     /// The plan's head when it was registered.
-    pub head: Revision,
+    pub head: Head,
     /// How it catches up.
     pub backlog: Backlog,
     /// What comes after. Its end means: attach again from where you are.

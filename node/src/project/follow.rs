@@ -6,11 +6,13 @@
 
 use std::collections::VecDeque;
 
+use mille_shared::log::{ChainHash, Head};
 use mille_shared::{PlanId, Revision, UserId};
 use tokio::sync::mpsc;
 
 use super::command::{AttachRequest, Attached, Backlog, PlanEvent, Rejection};
 use super::handle::ProjectHandle;
+use super::registry::OpenError;
 use super::replay::LogReplay;
 
 /// Where a listener begins.
@@ -50,7 +52,8 @@ pub struct Following {
     /// The last revision that was told. `None` until something was: then the start still counts.
     position: Option<Revision>,
     start: Start,
-    generation: Option<u64>,
+    /// The hash of the history up to there. `None`: we have only the client's word.
+    known: Option<ChainHash>,
     backlog: VecDeque<PlanEvent>,
     replay: Option<LogReplay>,
     live: mpsc::Receiver<PlanEvent>,
@@ -64,7 +67,7 @@ impl Following {
         start: Start,
         wants_progress: bool,
     ) -> Result<Self, Rejection> {
-        let request = AttachRequest { user_id: user_id.clone(), start, generation: None, wants_progress };
+        let request = AttachRequest { user_id: user_id.clone(), start, known: None, wants_progress };
         let attached = project.attach(plan, request).await?;
         let (_, nothing) = mpsc::channel(1);
         let position = match start {
@@ -78,7 +81,7 @@ impl Following {
             wants_progress,
             position,
             start,
-            generation: None,
+            known: None,
             backlog: VecDeque::new(),
             replay: None,
             live: nothing,
@@ -98,6 +101,10 @@ impl Following {
                     return Ok(event);
                 }
             } else if let Some(replay) = &mut self.replay {
+                // The actor can't let go of who does not listen to it yet, and a long past takes its time.
+                if self.project.members().role_of(&self.user_id).is_none() {
+                    return Err(Ended::Forbidden);
+                }
                 match replay.next_page().await {
                     Ok(changes) if changes.is_empty() => self.replay = None,
                     Ok(changes) => self.backlog.extend(changes.into_iter().map(PlanEvent::Changed)),
@@ -117,14 +124,17 @@ impl Following {
         let request = AttachRequest {
             user_id: self.user_id.clone(),
             start,
-            generation: self.generation,
+            known: self.known,
             wants_progress: self.wants_progress,
         };
         let attached = match self.project.attach(self.plan, request.clone()).await {
             Err(Rejection::Stopping) => {
                 // The actor may only have been retired or restarted; a new one may serve.
-                self.project = self.project.projects.open_again(self.project.id).await.ok_or(Ended::Stopping)?;
-                self.generation = None;
+                self.project = match self.project.projects.open_again(self.project.id).await {
+                    Ok(project) => project,
+                    Err(OpenError::NotFound) => return Err(Ended::Gone),
+                    Err(_) => return Err(Ended::Stopping),
+                };
                 self.project.attach(self.plan, request).await
             }
             other => other,
@@ -141,9 +151,8 @@ impl Following {
     }
 
     fn take(&mut self, attached: Attached) {
-        self.generation = Some(attached.generation);
         if self.start == Start::Next && self.position.is_none() {
-            self.position = Some(attached.head);
+            self.reach(attached.head);
         }
         self.live = attached.live;
         self.replay = None;
@@ -151,7 +160,8 @@ impl Following {
             Backlog::Events(events) => self.backlog.extend(events),
             Backlog::FromLog { until } => {
                 let backend = self.project.projects.backend().clone();
-                self.replay = self.position.map(|after| LogReplay::new(backend, self.plan, after, until));
+                self.replay =
+                    self.position.map(|after| LogReplay::new(backend, self.plan, after, until).behind(self.known));
             }
         }
     }
@@ -161,16 +171,20 @@ impl Following {
         match event {
             PlanEvent::Progress(_) => true,
             PlanEvent::Snapshot { plan, .. } => {
-                self.position = Some(plan.revision());
+                self.reach(plan.head());
                 true
             }
             PlanEvent::Changed(applied) => {
                 let seen = self.position.is_some_and(|position| position >= applied.revision());
                 if !seen {
-                    self.position = Some(applied.revision());
+                    self.reach(applied.head);
                 }
                 !seen
             }
         }
+    }
+
+    fn reach(&mut self, head: Head) {
+        (self.position, self.known) = (Some(head.revision), Some(head.hash));
     }
 }

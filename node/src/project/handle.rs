@@ -8,7 +8,7 @@ use mille_core::Plan;
 use mille_shared::directory::Role;
 use mille_shared::operation::Operation;
 use mille_shared::{NodeId, PlanId, ProjectId, Revision, UserId, limits};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::access::Members;
 use super::command::{Accepted, AttachRequest, Attached, Command, DeltaPage, Progress, Rejection};
@@ -23,6 +23,8 @@ pub struct ProjectHandle {
     pub(super) id: ProjectId,
     pub(super) members: Arc<ArcSwap<Members>>,
     pub(super) commands: mpsc::Sender<Command>,
+    /// Tells the actor that members or plans may have changed: never full, never waits.
+    pub(super) changed: Arc<Notify>,
     /// How many connections are present on this node.
     pub(super) present: Arc<AtomicUsize>,
     pub(super) projects: Projects,
@@ -56,7 +58,7 @@ impl ProjectHandle {
     /// The plan that is meant: the named one, or the project's first.
     ///
     /// # Errors
-    /// [`Rejection::NoSuchPlan`] if it is none of this project's.
+    /// [`Rejection::NoSuchPlan`] if it is none of this project's; else as [`Self::refresh`].
     pub async fn plan_id(&self, named: Option<PlanId>) -> Result<PlanId, Rejection> {
         if let Some(plan) = self.members.load().plan(named) {
             return Ok(plan.id);
@@ -68,7 +70,7 @@ impl ProjectHandle {
     /// A user's role, `None` for who is no member. A role below `needed` is looked up anew before it is the answer.
     ///
     /// # Errors
-    /// [`Rejection::Stopping`].
+    /// [`Rejection::Unavailable`] if the directory did not answer, [`Rejection::Stopping`].
     pub async fn role_of(&self, user: &UserId, needed: Role) -> Result<Option<Role>, Rejection> {
         let known = self.members.load().role_of(user);
         if known >= Some(needed) {
@@ -81,9 +83,9 @@ impl ProjectHandle {
     /// Reads members and plans again from the directory. Also tells whoever listens or is present and may no longer.
     ///
     /// # Errors
-    /// [`Rejection::Stopping`]. If the directory does not answer, what was known stays.
+    /// [`Rejection::Unavailable`] if the directory did not answer: what was known stays. [`Rejection::Stopping`].
     pub async fn refresh(&self) -> Result<(), Rejection> {
-        self.ask(|reply| Command::Refresh { reply: Some(reply) }).await
+        self.ask(|reply| Command::Refresh { reply }).await?
     }
 
     /// Brings an operation into a plan's log and waits until it is there.

@@ -22,3 +22,6 @@ pub use follow::{Ended, Following, Start};
 pub use handle::ProjectHandle;
 pub use plans::PlanSettings;
 pub use registry::{OpenError, Projects, ProjectsConfig};
+
+#[cfg(test)]
+mod tests;

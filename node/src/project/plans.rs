@@ -9,6 +9,7 @@ mod open_plan;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use mille_core::PlanBounds;
 use mille_core::replica::Input;
 use mille_shared::directory::Role;
@@ -16,6 +17,7 @@ use mille_shared::{PlanId, UserId, limits};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::access::Members;
 use super::command::{Command, PlanEvent, Progress, Rejection};
 use super::store::{self, OpenFailure};
 use crate::backend::{Backend, Channel, Retention, envelope};
@@ -30,6 +32,8 @@ pub(super) struct PlanContext {
     pub backend: Backend,
     pub bridge: Bridge,
     pub feed: FeedSender,
+    /// Who may listen, as the actor knows it now.
+    pub members: Arc<ArcSwap<Members>>,
     pub metrics: Arc<Metrics>,
     pub settings: PlanSettings,
 }
@@ -50,8 +54,20 @@ pub(super) struct Plans {
     context: PlanContext,
     slots: HashMap<PlanId, Slot>,
     /// At most a few per plan: one commit, one repair, one head, and a lookup per waiting operation.
-    jobs: JoinSet<(PlanId, Done)>,
+    jobs: Jobs,
+    /// How many openings there were.
+    openings: u64,
 }
+
+/// One opening of a plan. A plan may be closed while a job is under way and then be opened again: what the job comes to
+/// means nothing to the new copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Opened {
+    plan: PlanId,
+    number: u64,
+}
+
+type Jobs = JoinSet<(Opened, Done)>;
 
 enum Slot {
     Opening(Opening),
@@ -59,8 +75,8 @@ enum Slot {
 }
 
 /// A plan that is being read.
-#[derive(Default)]
 struct Opening {
+    id: Opened,
     /// Bounded by [`limits::PENDING_OPERATIONS_MAX`]; beyond it callers are told of overload.
     commands: Vec<Command>,
     /// What was heard meanwhile, to be sequenced after what was read. Bounded by [`limits::FEED_MESSAGES_MAX`]; beyond
@@ -70,7 +86,7 @@ struct Opening {
 
 impl Plans {
     pub(super) fn new(context: PlanContext) -> Self {
-        Self { context, slots: HashMap::new(), jobs: JoinSet::new() }
+        Self { context, slots: HashMap::new(), jobs: JoinSet::new(), openings: 0 }
     }
 
     /// Takes a command for a plan, opening it if need be.
@@ -82,10 +98,12 @@ impl Plans {
             }
             Some(Slot::Opening(opening)) => opening.commands.push(command),
             None => {
-                let opening = Opening { commands: vec![command], heard: Vec::new() };
+                self.openings += 1;
+                let id = Opened { plan, number: self.openings };
+                let opening = Opening { id, commands: vec![command], heard: Vec::new() };
                 self.slots.insert(plan, Slot::Opening(opening));
                 let PlanContext { bridge, backend, feed, .. } = self.context.clone();
-                self.jobs.spawn(async move { (plan, Done::Opened(store::open(bridge, backend, plan, feed).await)) });
+                self.jobs.spawn(async move { (id, Done::Opened(store::open(bridge, backend, plan, feed).await)) });
             }
         }
     }
@@ -124,7 +142,7 @@ impl Plans {
     }
 
     /// What a job came to. Pends while there is none; can be cancelled without loss.
-    pub(super) async fn done(&mut self) -> Option<(PlanId, Done)> {
+    pub(super) async fn done(&mut self) -> Option<(Opened, Done)> {
         match self.jobs.join_next().await {
             Some(Ok(done)) => Some(done),
             Some(Err(error)) => {
@@ -137,10 +155,11 @@ impl Plans {
     }
 
     /// Takes what a job came to.
-    pub(super) fn take(&mut self, plan: PlanId, done: Done) {
-        match (done, self.slots.get_mut(&plan)) {
+    pub(super) fn take(&mut self, id: Opened, done: Done) {
+        let plan = id.plan;
+        match (done, self.slots.get_mut(&plan).filter(|slot| slot.id() == id)) {
             (Done::Opened(Ok(opened)), Some(slot)) => {
-                let open = OpenPlan::new(plan, opened, self.context.clone());
+                let open = OpenPlan::new(id, opened, self.context.clone());
                 let Slot::Opening(opening) = std::mem::replace(slot, Slot::Open(Box::new(open))) else { return };
                 for input in opening.heard {
                     self.input(plan, input);
@@ -149,7 +168,7 @@ impl Plans {
                     self.command(plan, command);
                 }
             }
-            (Done::Opened(Err(failure)), _) => {
+            (Done::Opened(Err(failure)), Some(_)) => {
                 let Some(Slot::Opening(opening)) = self.slots.remove(&plan) else { return };
                 let rejection = match &failure {
                     OpenFailure::NoLog => Rejection::NoSuchPlan,
@@ -166,8 +185,9 @@ impl Plans {
             (done, Some(Slot::Open(open))) => {
                 let is_gone = !open.take(done, &mut self.jobs);
                 if is_gone {
+                    open.refuse_all(&Rejection::NoSuchPlan);
                     self.slots.remove(&plan);
-                    self.close(plan);
+                    self.close(id);
                 }
             }
             _ => {}
@@ -189,9 +209,9 @@ impl Plans {
             Slot::Open(open) => open.is_unused(now),
             Slot::Opening(_) => false,
         };
-        let closed: Vec<PlanId> = self.slots.extract_if(|_, slot| unused(slot)).map(|(plan, _)| plan).collect();
-        for plan in closed {
-            self.close(plan);
+        let closed: Vec<Opened> = self.slots.extract_if(|_, slot| unused(slot)).map(|(_, slot)| slot.id()).collect();
+        for id in closed {
+            self.close(id);
             self.context.metrics.broadcast_channels_idle_cleaned.increment(1);
         }
     }
@@ -205,7 +225,7 @@ impl Plans {
     pub(super) async fn finish(&mut self) {
         while self.slots.values().any(|slot| matches!(slot, Slot::Open(open) if open.is_busy())) {
             match self.done().await {
-                Some((plan, done)) => self.take(plan, done),
+                Some((id, done)) => self.take(id, done),
                 None => break,
             }
         }
@@ -214,12 +234,21 @@ impl Plans {
         }
     }
 
-    fn close(&mut self, plan: PlanId) {
+    fn close(&mut self, id: Opened) {
         let PlanContext { bridge, feed, .. } = self.context.clone();
         self.jobs.spawn(async move {
-            bridge.forget(Channel::Plan(plan), &feed).await;
-            (plan, Done::Closed)
+            bridge.forget(Channel::Plan(id.plan), &feed).await;
+            (id, Done::Closed)
         });
+    }
+}
+
+impl Slot {
+    fn id(&self) -> Opened {
+        match self {
+            Self::Opening(opening) => opening.id,
+            Self::Open(open) => open.id(),
+        }
     }
 }
 

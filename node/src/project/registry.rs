@@ -16,7 +16,7 @@ use mille_shared::log::{ChainHash, OperationKey, Proposal};
 use mille_shared::plan::PlanMetadata;
 use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, UserId};
 use parking_lot::Mutex;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Notify, OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -28,7 +28,7 @@ use super::handle::{self, ProjectHandle};
 use super::plans::{PlanContext, PlanSettings, Plans};
 use super::presence::{PresencePart, PresenceSettings, Surroundings};
 use crate::backend::{self, Backend, Channel, MemberChange};
-use crate::bridge::{Bridge, Control, ControlMessage};
+use crate::bridge::{Bridge, Control, ControlMessage, FeedSender};
 use crate::clock;
 use crate::metrics::Metrics;
 
@@ -272,18 +272,17 @@ impl Projects {
                 Control::Interrupted => self.running(),
             };
             for handle in changed {
-                // Full: the sweep reads them again.
-                let _ = handle.commands.try_send(Command::Refresh { reply: None });
+                handle.changed.notify_one();
             }
         }
     }
 
-    /// A project's next actor, after one ended. `None`: there is none to be had here.
-    pub(super) async fn open_again(&self, project: ProjectId) -> Option<ProjectHandle> {
-        if self.inner.stop.is_cancelled() {
-            return None;
-        }
-        self.open(project).await.ok()
+    /// A project's next actor, after one ended.
+    ///
+    /// # Errors
+    /// [`OpenError::NotFound`] if the project is gone, [`OpenError::Unavailable`], [`OpenError::Stopping`].
+    pub(super) async fn open_again(&self, project: ProjectId) -> Result<ProjectHandle, OpenError> {
+        self.open(project).await
     }
 
     async fn role_in(
@@ -295,6 +294,7 @@ impl Projects {
         let handle = self.open(project).await?;
         match handle.role_of(user, needed).await {
             Ok(role) => Ok((handle, role)),
+            Err(Rejection::Unavailable) => Err(OpenError::Unavailable),
             Err(_) => Err(OpenError::Stopping),
         }
     }
@@ -324,21 +324,26 @@ impl Projects {
     async fn start(&self, id: ProjectId) -> Result<ProjectHandle, OpenError> {
         let ProjectsConfig { node, backend, bridge, metrics, plans, presence, idle_timeout } = &self.inner.config;
         let (feed_sender, feed) = bridge.feed();
-        bridge.listen(Channel::Project(id), &feed_sender).await?;
-        let Some(members) = actor::read_members(backend.clone(), id).await? else {
-            bridge.forget(Channel::Project(id), &feed_sender).await;
-            return Err(OpenError::NotFound);
+        let unless_started = ForgetOnDrop {
+            bridge: bridge.clone(),
+            channel: Channel::Project(id),
+            feed: Some(feed_sender.clone()),
+            tasks: self.inner.tasks.clone(),
         };
+        bridge.listen(Channel::Project(id), &feed_sender).await?;
+        let members = actor::read_members(backend.clone(), id).await?.ok_or(OpenError::NotFound)?;
+        unless_started.keep();
         let members = Arc::new(ArcSwap::from_pointee(members));
         let (commands, receiver) = handle::mailbox();
         let context = PlanContext {
             backend: backend.clone(),
             bridge: bridge.clone(),
             feed: feed_sender.clone(),
+            members: Arc::clone(&members),
             metrics: Arc::clone(metrics),
             settings: *plans,
         };
-        let present = Arc::new(AtomicUsize::new(0));
+        let (present, changed) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let around = Surroundings {
             store: Arc::clone(&backend.presence),
             pubsub: Arc::clone(&backend.pubsub),
@@ -351,6 +356,7 @@ impl Projects {
             metrics: Arc::clone(metrics),
             members: Arc::clone(&members),
             commands: receiver,
+            changed: Arc::clone(&changed),
             feed,
             feed_sender,
             plans: Plans::new(context),
@@ -370,7 +376,7 @@ impl Projects {
             drop(gauge);
         };
         self.inner.tasks.spawn(running.instrument(span));
-        Ok(ProjectHandle { id, members, commands, present, projects: self.clone() })
+        Ok(ProjectHandle { id, members, commands, changed, present, projects: self.clone() })
     }
 
     fn forget(&self, project: ProjectId) {
@@ -423,6 +429,31 @@ impl Projects {
     async fn tell(&self, message: &ControlMessage) {
         if let Err(error) = self.inner.config.bridge.tell(message).await {
             tracing::warn!(%error, "other nodes learn of a change of members by the sweep only");
+        }
+    }
+}
+
+/// Forgets a channel, unless its project starts: whoever waits for the start may hang up in the middle of it.
+struct ForgetOnDrop {
+    bridge: Bridge,
+    channel: Channel,
+    feed: Option<FeedSender>,
+    tasks: TaskTracker,
+}
+
+impl ForgetOnDrop {
+    /// The actor forgets it.
+    fn keep(mut self) {
+        self.feed = None;
+    }
+}
+
+impl Drop for ForgetOnDrop {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and its subscription with it.
+        if let (Some(feed), Ok(runtime)) = (self.feed.take(), tokio::runtime::Handle::try_current()) {
+            let (bridge, channel) = (self.bridge.clone(), self.channel);
+            self.tasks.spawn_on(async move { bridge.forget(channel, &feed).await }, &runtime);
         }
     }
 }

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_core::Applied;
 use mille_core::replay::{Replay, Unreachable};
+use mille_core::{Applied, chain};
+use mille_shared::log::ChainHash;
 use mille_shared::{PlanId, Revision, limits};
 
 use super::command::{DeltaPage, Rejection};
@@ -25,6 +26,8 @@ pub(super) struct LogReplay {
     plan: PlanId,
     after: Revision,
     until: Revision,
+    /// The hash at `after` that the first change must continue.
+    known: Option<ChainHash>,
     replay: Option<Replay>,
 }
 
@@ -51,7 +54,12 @@ impl ReplayError {
 
 impl LogReplay {
     pub(super) fn new(backend: Backend, plan: PlanId, after: Revision, until: Revision) -> Self {
-        Self { backend, plan, after, until, replay: None }
+        Self { backend, plan, after, until, known: None, replay: None }
+    }
+
+    /// The same, if the log is still the history with this hash; [`Unreachable`] otherwise.
+    pub(super) fn behind(self, known: Option<ChainHash>) -> Self {
+        Self { known, ..self }
     }
 
     /// The next changes, in order; empty at the end.
@@ -86,7 +94,10 @@ impl LogReplay {
                 return Err(Unreachable { after: self.after }.into());
             }
             let told = replay.feed(&page.entries)?;
-            if !told.is_empty() {
+            if let Some(first) = told.first() {
+                if self.known.take().is_some_and(|known| chain::link(known, &first.payload) != first.head.hash) {
+                    return Err(Unreachable { after: self.after }.into());
+                }
                 return Ok(told);
             }
         }
@@ -104,6 +115,9 @@ pub(super) async fn page(
     let head = project.read(plan).await?.revision();
     if after.epoch != head.epoch || after > head {
         return Err(Rejection::Unrecoverable { after, head });
+    }
+    if after == head {
+        return Ok(DeltaPage { changes: Vec::new(), end_revision: head, has_more: false });
     }
     let until = Revision { seq: head.seq.min(after.seq.saturating_add(limit as u64)), ..after };
     let changes =

@@ -1,12 +1,9 @@
 //! What a project's actor asks of the store: plain futures that run beside it and come back as inputs.
 
-use std::time::Duration;
-
 use mille_core::Plan;
 use mille_core::plan::ApplyError;
 use mille_shared::log::{CommitOutcome, Head, Proposal};
 use mille_shared::{PlanId, limits};
-use rand::Rng;
 
 use crate::backend::{self, Backend, Channel};
 use crate::bridge::{Bridge, FeedSender};
@@ -89,11 +86,7 @@ pub(super) async fn commit(
     plan: PlanId,
     expected: Head,
     batch: Vec<Proposal>,
-    attempt: u32,
 ) -> backend::Result<CommitOutcome> {
-    if let Some(pause) = pause_before(attempt) {
-        tokio::time::sleep(pause).await;
-    }
     if !batch.is_empty() {
         return backend.log.commit(plan, expected, &batch).await;
     }
@@ -104,12 +97,4 @@ pub(super) async fn commit(
 /// A plan's head.
 pub(super) async fn head(backend: Backend, plan: PlanId) -> backend::Result<Option<Head>> {
     Ok(backend.log.heads(&[plan]).await?.into_iter().next().flatten())
-}
-
-/// The first attempts go at once; later ones wait a random moment, longer with each, so that writers on several nodes do
-/// not keep overtaking each other.
-fn pause_before(attempt: u32) -> Option<Duration> {
-    let doublings = attempt.checked_sub(2)?.min(5);
-    let most_ms = 2_u64.pow(doublings);
-    Some(Duration::from_micros(rand::rng().random_range(0..=most_ms * 1_000)))
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{DocumentId, DocumentType, Position, Status, Viewport};
-use crate::{ErrorCode, limits};
+use crate::{ErrorCode, Timestamp, limits};
 
 /// A frame from a client.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,7 +78,7 @@ pub struct CursorUpdate {
     pub position: Position,
     /// The plan node selected.
     pub selected: Option<Arc<str>>,
-    /// The client's own time, in milliseconds.
+    /// The client's own time, in milliseconds since 1970; 0 if it tells none.
     pub timestamp_ms: i64,
 }
 
@@ -216,10 +216,22 @@ fn refused(message: impl Into<String>) -> FrameError {
     FrameError::Refused { code: ErrorCode::ValidationFailed, message: message.into() }
 }
 
-/// Clients take the time from clocks that have fractions; what is finer than milliseconds is dropped.
+/// Clients tell the time as milliseconds, some with fractions, or as RFC 3339. A cursor is not worth refusing for it: what
+/// is none counts as not told.
 fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    #[allow(clippy::cast_possible_truncation)]
-    f64::deserialize(deserializer).map(|ms| ms as i64)
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Told {
+        Milliseconds(f64),
+        Text(String),
+        Else(serde::de::IgnoredAny),
+    }
+    Ok(match Told::deserialize(deserializer)? {
+        #[allow(clippy::cast_possible_truncation)]
+        Told::Milliseconds(ms) => ms as i64,
+        Told::Text(text) => Timestamp::parse(&text).map_or(0, |moment| moment.unix_ms),
+        Told::Else(_) => 0,
+    })
 }
 
 #[derive(Deserialize)]

@@ -46,9 +46,18 @@ impl Plan {
     fn judge_all(&self, edits: &[Edit], at: Timestamp, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {
         let mut draft = self.clone();
         let next = Head { revision: self.head.revision.next(), hash: self.head.hash };
+        // Seeing a plan as a graph costs as much as the plan is large, so edges that are added in a row share it.
+        let mut graph: Option<Graph> = None;
         let mut facts = Vec::new();
         for edit in edits {
-            let step = draft.judge(edit, at, bounds)?;
+            let step = match edit {
+                Edit::AddEdge(edge) => {
+                    let graph = graph.get_or_insert_with(|| Graph::of(&draft));
+                    draft.judge_add_edge(edge, graph, at, bounds)?
+                }
+                edit => draft.judge(edit, at, bounds)?,
+            };
+            graph = graph.and_then(|mut graph| graph.follow(&step).then_some(graph));
             #[expect(clippy::expect_used, reason = "facts are made from the very state they are applied to")]
             draft.apply_facts(&step, next, at).expect("judged facts apply");
             facts.extend(step);
@@ -61,7 +70,7 @@ impl Plan {
             Edit::AddNode(node) => self.judge_add_node(node, at, bounds),
             Edit::UpdateNode { id, update } => self.judge_update_node(id, update, bounds),
             Edit::DeleteNode { id } => self.judge_delete_node(id),
-            Edit::AddEdge(edge) => self.judge_add_edge(edge, at, bounds),
+            Edit::AddEdge(edge) => self.judge_add_edge(edge, &Graph::of(self), at, bounds),
             Edit::UpdateEdge { id, metadata } => self.judge_update_edge(id, metadata.as_ref(), bounds),
             Edit::DeleteEdge { id } => {
                 self.existing_edge(id)?;
@@ -131,7 +140,13 @@ impl Plan {
         Ok(edges.chain([Fact::NodeRemoved { id: id.clone() }]).collect())
     }
 
-    fn judge_add_edge(&self, edge: &NewEdge, at: Timestamp, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {
+    fn judge_add_edge(
+        &self,
+        edge: &NewEdge,
+        graph: &Graph,
+        at: Timestamp,
+        bounds: &PlanBounds,
+    ) -> Result<Vec<Fact>, Refusal> {
         if self.edges.contains_key(&edge.id) {
             let message = format!("there is already an edge '{}'", edge.id);
             return Err(Refusal::Invalid(Problem::of_edge(&edge.id, ProblemKind::DuplicateId, message)));
@@ -140,7 +155,7 @@ impl Plan {
             return Err(Refusal::TooMany { what: "edges", limit: bounds.edges_max });
         }
         rules::check_edge_itself(edge, bounds)?;
-        Graph::of(self).check_edge(edge).map_err(Refusal::Invalid)?;
+        graph.check_edge(edge).map_err(Refusal::Invalid)?;
         Ok(vec![Fact::EdgeAdded { edge: new_edge(edge, at) }])
     }
 
@@ -153,8 +168,8 @@ impl Plan {
         let edge = &self.existing_edge(id)?.edge;
         let Some(metadata) = metadata.filter(|new| **new != edge.metadata) else { return Ok(Vec::new()) };
         rules::check_edge_metadata(metadata, bounds)?;
-        let end = End { id, source: &edge.source, target: &edge.target, data_type: metadata.data_type };
-        if let Some(twin) = Graph::of(self).twin(end) {
+        let end = End { data_type: metadata.data_type, ..End::from(edge) };
+        if let Some(twin) = Graph::of(self).twin(&end) {
             let message =
                 format!("edge '{twin}' already joins '{}' and '{}' with this data type", edge.source, edge.target);
             return Err(Refusal::Invalid(Problem::of_edge(id, ProblemKind::DuplicateEdge, message)));
@@ -240,8 +255,13 @@ impl Plan {
         Ok(vec![Fact::ExecutionChanged { id, run_id, state: report.state, datasource, graph }])
     }
 
-    /// With an expected revision, whatever the edits touch must not have changed after it.
+    /// With an expected revision, whatever the edits touch must not have changed after it. A revision that the log does not
+    /// have is one of a history that was lost: everything may have changed since.
     fn check_expected(&self, expected: Revision, edits: &[Edit]) -> Result<(), Refusal> {
+        if expected > self.head.revision {
+            let current = Element::Metadata(Box::new(self.metadata.clone()));
+            return Err(Refusal::Conflict { expected, current, revision: self.head.revision });
+        }
         let check = |revision: Revision, current: &dyn Fn() -> Element| {
             if revision > expected { Err(Refusal::Conflict { expected, current: current(), revision }) } else { Ok(()) }
         };

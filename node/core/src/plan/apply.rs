@@ -77,7 +77,7 @@ impl Plan {
     /// Applies the next entry of the log.
     ///
     /// # Errors
-    /// [`ApplyError`]; the plan is then as it was, unless the error is [`ApplyError::Corrupt`].
+    /// [`ApplyError`]; the plan is then as it was.
     pub fn apply(&mut self, entry: &LogEntry) -> Result<Applied, ApplyError> {
         let revision = entry.revision;
         if !self.head.revision.precedes(revision) {
@@ -86,9 +86,15 @@ impl Plan {
         if chain::link(self.head.hash, &entry.payload) != entry.hash {
             return Err(ApplyError::Fork { revision });
         }
-        let change =
+        let change: Change =
             serde_json::from_str(&entry.payload).map_err(|e| ApplyError::Corrupt { revision, why: e.to_string() })?;
-        self.apply_change(change, Arc::clone(&entry.payload), entry.hash)
+        // A fact that does not fit changes nothing; of several, those before it already have.
+        let before = (change.facts.len() > 1).then(|| self.clone());
+        let applied = self.apply_change(change, Arc::clone(&entry.payload), entry.hash);
+        if let (Err(_), Some(before)) = (&applied, before) {
+            *self = before;
+        }
+        applied
     }
 
     /// Applies a change that was accepted on this state, as the one right behind its head.
@@ -126,12 +132,13 @@ impl Plan {
         match fact {
             Fact::Created { .. } => return Err("a plan is created once"),
             Fact::NodeAdded { node } => {
+                if self.nodes.contains_key(&node.id) {
+                    return Err("a plan node is added twice");
+                }
                 let record = Arc::new(NodeRecord { node: (**node).clone(), revision, runs: Vec::new() });
                 steps.patch.push(PatchOperation::add("/nodes/-", value_of(&record.node)));
                 steps.touches.push(Touch::NodeAdded(Arc::clone(&record)));
-                if self.nodes.insert(node.id.clone(), record).is_some() {
-                    return Err("a plan node is added twice");
-                }
+                self.nodes.insert(node.id.clone(), record);
             }
             Fact::NodeUpdated { id, position, source_position, target_position, metadata, config } => {
                 let (path, record) = self.node_to_change(id)?;
@@ -167,12 +174,13 @@ impl Plan {
                 steps.touches.push(Touch::NodeRemoved(record));
             }
             Fact::EdgeAdded { edge } => {
+                if self.edges.contains_key(&edge.id) {
+                    return Err("an edge is added twice");
+                }
                 let record = Arc::new(EdgeRecord { edge: edge.clone(), revision });
                 steps.patch.push(PatchOperation::add("/edges/-", value_of(edge)));
                 steps.touches.push(Touch::EdgeAdded(Arc::clone(&record)));
-                if self.edges.insert(edge.id.clone(), record).is_some() {
-                    return Err("an edge is added twice");
-                }
+                self.edges.insert(edge.id.clone(), record);
             }
             Fact::EdgeUpdated { id, metadata } => {
                 let (index, _, record) = self.edges.get_full_mut(id).ok_or(MISSING_EDGE)?;
@@ -319,4 +327,36 @@ fn remember_run(runs: &mut Vec<(RunId, ExecutionState)>, run_id: &RunId, state: 
 #[expect(clippy::expect_used, reason = "only a bug can bring a document that is no JSON")]
 fn value_of(document: &(impl Serialize + ?Sized)) -> Value {
     serde_json::to_value(document).expect("a plan's elements are JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use mille_shared::{ClientId, OperationId, UserId};
+
+    use super::*;
+
+    fn entry(head: Option<Head>, facts: Vec<Fact>) -> LogEntry {
+        let change = Change {
+            operation_id: OperationId::new("op"),
+            user_id: UserId::new("ada"),
+            client_id: ClientId::none(),
+            at: Timestamp::from_unix_ms(0),
+            facts,
+        };
+        let payload: Arc<str> = serde_json::to_string(&change).unwrap().into();
+        let revision = head.map_or(Revision { epoch: 1, seq: 0 }, |head| head.revision.next());
+        LogEntry { revision, hash: chain::link(head.map_or(ChainHash::ROOT, |head| head.hash), &payload), payload }
+    }
+
+    #[test]
+    fn an_entry_that_can_not_be_applied_leaves_the_plan_as_it_was() {
+        let metadata = PlanMetadata { name: None, description: None, author: None, created: None };
+        let mut plan = Plan::begin(&entry(None, vec![Fact::Created { metadata: metadata.clone() }])).unwrap();
+        let before = plan.clone();
+        let renamed = Fact::MetadataUpdated { metadata: PlanMetadata { name: Some("half".to_owned()), ..metadata } };
+        let removed = Fact::NodeRemoved { id: PlanNodeId::new("nobody") };
+        let error = plan.apply(&entry(Some(plan.head()), vec![renamed, removed])).unwrap_err();
+        assert!(matches!(error, ApplyError::Corrupt { .. }), "{error}");
+        assert_eq!(plan, before);
+    }
 }

@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use mille_shared::change::Fact;
 use mille_shared::operation::{NewDocument, NewEdge, NewNode};
-use mille_shared::plan::{EdgeDataType, EdgeMetadata, NodeMetadata, PlanNodeType, Position};
+use mille_shared::plan::{EdgeDataType, EdgeMetadata, NodeMetadata, PlanEdge, PlanNodeType, Position};
 use mille_shared::{EdgeId, PlanNodeId};
 
 use super::{Plan, PlanBounds};
@@ -51,7 +52,7 @@ pub fn check_document(document: &NewDocument, bounds: &PlanBounds) -> Findings {
         if let Err(refusal) = check_node(node, bounds) {
             errors.push(as_problem(refusal, Some(&node.id), None));
         }
-        graph.types.insert(&node.id, node.node_type);
+        graph.types.insert(node.id.clone(), node.node_type);
     }
     let mut edge_ids = HashSet::new();
     for edge in &document.edges {
@@ -67,7 +68,7 @@ pub fn check_document(document: &NewDocument, bounds: &PlanBounds) -> Findings {
             errors.push(as_problem(refusal, None, Some(&edge.id)));
         }
         match graph.check_edge(edge) {
-            Ok(()) => graph.add(edge.end()),
+            Ok(()) => graph.add(End::from(edge)),
             Err(problem) => errors.push(problem),
         }
     }
@@ -167,53 +168,71 @@ fn as_problem(refusal: Refusal, node: Option<&PlanNodeId>, edge: Option<&EdgeId>
 }
 
 /// The ends of an edge and what flows along it: all that the rules look at.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct End<'a> {
-    pub(super) id: &'a EdgeId,
-    pub(super) source: &'a PlanNodeId,
-    pub(super) target: &'a PlanNodeId,
+#[derive(Debug, Clone)]
+pub(super) struct End {
+    pub(super) id: EdgeId,
+    pub(super) source: PlanNodeId,
+    pub(super) target: PlanNodeId,
     pub(super) data_type: EdgeDataType,
 }
 
-pub(super) trait HasEnd {
-    fn end(&self) -> End<'_>;
-}
-
-impl HasEnd for NewEdge {
-    fn end(&self) -> End<'_> {
-        End { id: &self.id, source: &self.source, target: &self.target, data_type: self.metadata.data_type }
+impl From<&NewEdge> for End {
+    fn from(edge: &NewEdge) -> Self {
+        let NewEdge { id, source, target, metadata } = edge.clone();
+        Self { id, source, target, data_type: metadata.data_type }
     }
 }
 
-/// A plan as the rules see it.
-#[derive(Debug, Default)]
-pub(super) struct Graph<'a> {
-    types: HashMap<&'a PlanNodeId, PlanNodeType>,
-    outputs: HashMap<&'a PlanNodeId, Vec<End<'a>>>,
-    inputs: HashMap<&'a PlanNodeId, usize>,
+impl From<&PlanEdge> for End {
+    fn from(edge: &PlanEdge) -> Self {
+        let (id, source, target) = (edge.id.clone(), edge.source.clone(), edge.target.clone());
+        Self { id, source, target, data_type: edge.metadata.data_type }
+    }
 }
 
-impl<'a> Graph<'a> {
+/// A plan as the rules see it. It owns its ids (a counter each), so that it can follow a plan that changes.
+#[derive(Debug, Default)]
+pub(super) struct Graph {
+    types: HashMap<PlanNodeId, PlanNodeType>,
+    outputs: HashMap<PlanNodeId, Vec<End>>,
+    inputs: HashMap<PlanNodeId, usize>,
+}
+
+impl Graph {
     /// The graph of a plan.
-    pub(super) fn of(plan: &'a Plan) -> Self {
-        let types = plan.nodes.values().map(|record| (&record.node.id, record.node.node_type)).collect();
+    pub(super) fn of(plan: &Plan) -> Self {
+        let types = plan.nodes.values().map(|record| (record.node.id.clone(), record.node.node_type)).collect();
         let mut graph = Self { types, ..Self::default() };
         for record in plan.edges.values() {
-            let edge = &record.edge;
-            graph.add(End {
-                id: &edge.id,
-                source: &edge.source,
-                target: &edge.target,
-                data_type: edge.metadata.data_type,
-            });
+            graph.add(End::from(&record.edge));
         }
         graph
     }
 
+    /// Goes with the plan where that is cheap. `false`: it does not know the plan any more.
+    pub(super) fn follow(&mut self, facts: &[Fact]) -> bool {
+        facts.iter().all(|fact| match fact {
+            Fact::NodeAdded { node } => {
+                self.types.insert(node.id.clone(), node.node_type);
+                true
+            }
+            Fact::EdgeAdded { edge } => {
+                self.add(End::from(edge));
+                true
+            }
+            Fact::NodeUpdated { .. } | Fact::MetadataUpdated { .. } | Fact::ExecutionChanged { .. } => true,
+            Fact::Created { .. }
+            | Fact::NodeRemoved { .. }
+            | Fact::EdgeUpdated { .. }
+            | Fact::EdgeRemoved { .. }
+            | Fact::Replaced { .. } => false,
+        })
+    }
+
     /// Takes an edge in, without judging it.
-    pub(super) fn add(&mut self, end: End<'a>) {
-        self.outputs.entry(end.source).or_default().push(end);
-        *self.inputs.entry(end.target).or_default() += 1;
+    pub(super) fn add(&mut self, end: End) {
+        *self.inputs.entry(end.target.clone()).or_default() += 1;
+        self.outputs.entry(end.source.clone()).or_default().push(end);
     }
 
     /// Judges an edge that would be added.
@@ -237,7 +256,7 @@ impl<'a> Graph<'a> {
         if target_type == PlanNodeType::DataSourceNode {
             return wrong(ProblemKind::InvalidConnection, format!("'{target}' is a DataSourceNode and takes no input"));
         }
-        if self.twin(edge.end()).is_some() {
+        if self.twin(&End::from(edge)).is_some() {
             let message = format!("there is already an edge from '{source}' to '{target}' with this data type");
             return wrong(ProblemKind::DuplicateEdge, message);
         }
@@ -253,9 +272,9 @@ impl<'a> Graph<'a> {
     }
 
     /// Another edge between the same pair with the same data type.
-    pub(super) fn twin(&self, edge: End<'_>) -> Option<&EdgeId> {
-        let same = |end: &&End<'_>| end.id != edge.id && end.target == edge.target && end.data_type == edge.data_type;
-        self.outputs.get(edge.source)?.iter().find(same).map(|end| end.id)
+    pub(super) fn twin(&self, edge: &End) -> Option<&EdgeId> {
+        let same = |end: &&End| end.id != edge.id && end.target == edge.target && end.data_type == edge.data_type;
+        self.outputs.get(&edge.source)?.iter().find(same).map(|end| &end.id)
     }
 
     /// Whether a path leads from one plan node to another. Linear in the edges it passes.
@@ -267,15 +286,15 @@ impl<'a> Graph<'a> {
                 return true;
             }
             for end in self.outputs.get(id).into_iter().flatten() {
-                if seen.insert(end.target) {
-                    open.push(end.target);
+                if seen.insert(&end.target) {
+                    open.push(&end.target);
                 }
             }
         }
         false
     }
 
-    fn warnings(&self, nodes: impl Iterator<Item = &'a PlanNodeId>) -> Vec<Problem> {
+    fn warnings<'a>(&self, nodes: impl Iterator<Item = &'a PlanNodeId>) -> Vec<Problem> {
         let mut warnings = Vec::new();
         for id in nodes {
             let inputs = self.inputs.get(id).copied().unwrap_or(0);

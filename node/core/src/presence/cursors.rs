@@ -75,7 +75,8 @@ impl Presence {
         {
             place.position = Some(update.position);
             place.selected = update.selected;
-            place.moved_at_ms = update.timestamp_ms;
+            // Who does not tell the time moved now.
+            place.moved_at_ms = if update.timestamp_ms > 0 { update.timestamp_ms } else { now.wall.unix_ms };
             place.last_active = place.last_active.max(now.wall);
             entry.record.moves += 1;
             self.cursors.mark(&update.document, &connection);

@@ -67,8 +67,12 @@ impl Replica {
         effects.push(Effect::Answer { ticket, verdict });
     }
 
-    /// Offers the next batch, if nothing is under way and our copy is not known to be behind.
+    /// Offers the next batch, if nothing is under way and our copy is not known to be behind. While the store does not
+    /// answer nobody waits, also not who comes back from a commit.
     pub(super) fn commit_next(&mut self, effects: &mut Vec<Effect>) {
+        if matches!(self.repair, Some(Repair::Failed { .. })) {
+            return self.answer_pending(&Verdict::Unavailable, effects);
+        }
         if self.flight.is_some() || self.repair.is_some() || self.pending.is_empty() {
             return;
         }
@@ -221,5 +225,66 @@ impl Replica {
         for pending in again.into_iter().rev() {
             self.pending.push_front(pending);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mille_shared::change::{Change, Fact};
+    use mille_shared::log::ChainHash;
+    use mille_shared::operation::Edit;
+    use mille_shared::plan::PlanMetadata;
+    use mille_shared::{ClientId, OperationId, Revision, Timestamp, UserId};
+
+    use super::*;
+    use crate::plan::PlanBounds;
+    use crate::replica::Input;
+
+    fn empty_plan() -> Plan {
+        let change = Change {
+            operation_id: OperationId::new("create"),
+            user_id: UserId::new("ada"),
+            client_id: ClientId::none(),
+            at: Timestamp::from_unix_ms(0),
+            facts: vec![Fact::Created {
+                metadata: PlanMetadata { name: None, description: None, author: None, created: None },
+            }],
+        };
+        let payload: Arc<str> = serde_json::to_string(&change).unwrap().into();
+        let hash = chain::link(ChainHash::ROOT, &payload);
+        Plan::begin(&LogEntry { revision: Revision { epoch: 1, seq: 0 }, hash, payload }).unwrap()
+    }
+
+    fn submit(replica: &mut Replica, ticket: u64) -> Vec<Effect> {
+        let operation = Operation {
+            id: OperationId::new(ticket.to_string()),
+            user_id: UserId::new("ada"),
+            client_id: ClientId::none(),
+            at: Timestamp::from_unix_ms(1),
+            expected_revision: None,
+            edits: vec![Edit::UpdateMetadata { name: Some(Some(ticket.to_string())), description: None }],
+        };
+        replica.handle(Input::Submit { ticket: Ticket(ticket), operation, repeatable: true })
+    }
+
+    #[test]
+    fn who_comes_back_from_a_commit_does_not_wait_for_a_store_that_does_not_answer() {
+        let mut replica = Replica::new(empty_plan(), PlanBounds::default(), 1_000);
+        (0..3).for_each(|ticket| drop(submit(&mut replica, ticket)));
+        replica.handle(Input::Committed(CommitOutcome::Committed));
+        replica.handle(Input::Behind);
+        replica.handle(Input::RepairFailed);
+        let repeats = vec![(0, Revision { epoch: 1, seq: 1 })];
+        let effects = replica.handle(Input::Committed(CommitOutcome::Repeated { repeats }));
+        let answers: Vec<_> = effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Answer { ticket, verdict: Verdict::Repeated { .. } } => (ticket.0, "repeated"),
+                Effect::Answer { ticket, verdict: Verdict::Unavailable } => (ticket.0, "unavailable"),
+                other => panic!("an answer, not {other:?}"),
+            })
+            .collect();
+        assert_eq!(answers, [(1, "repeated"), (2, "unavailable")]);
+        assert!(!replica.is_busy());
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use mille_shared::limits;
 use mille_shared::log::{Head, LogEntry, LogPage};
 
-use super::{Cause, Effect, Replica, Verdict};
+use super::{Cause, Effect, Replica};
 use crate::plan::Plan;
 
 /// Entries kept while the log is read.
@@ -110,11 +110,11 @@ impl Replica {
         }
     }
 
-    pub(super) fn repair_failed(&mut self, effects: &mut Vec<Effect>) {
+    /// Who waits for a commit is answered by [`Self::commit_next`], which follows every input.
+    pub(super) fn repair_failed(&mut self) {
         if let Some(Repair::Reading { what, then }) = self.repair {
             self.repair = Some(Repair::Failed { wanted: what.or_more(then) });
             self.held.clear();
-            self.answer_pending(&Verdict::Unavailable, effects);
         }
     }
 

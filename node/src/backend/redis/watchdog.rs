@@ -1,7 +1,7 @@
 //! Notices a connection that is open and dead.
 //!
 //! The client library judges a connection by its last write, so one that still takes commands and never answers looks
-//! alive to it. Here it must answer: two PINGs in a row without an answer, and the connection is made anew.
+//! alive to it. Here it must answer: three PINGs in a row without an answer, and the connection is made anew.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 const PING_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a PING may take.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
-/// PINGs without an answer after which the connection is given up. One may be a pause of ours.
-const STRIKES_MAX: u32 = 2;
+/// PINGs without an answer after which the connection is given up. Two may be a pause of ours, on a busy machine.
+const STRIKES_MAX: u32 = 3;
 /// How long the client may take to begin a new connection. It can't be asked while it is making one.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -162,18 +162,20 @@ fn media_type(entry: &str) -> &str {
 }
 
 fn written(format: Format, answer: &Answer) -> Response {
-    let refused = format == Format::GraphqlResponse && is_request_error(answer);
+    let is_refusal = is_request_error(answer);
+    let refused = format == Format::GraphqlResponse && is_refusal;
+    // Where nothing was executed there is no `data`, not even null.
+    let body = if is_refusal {
+        axum::Json(serde_json::json!({"errors": answer.errors})).into_response()
+    } else {
+        axum::Json(answer).into_response()
+    };
     let status = if refused { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     let kind = match format {
         Format::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
         Format::Json | Format::EventStream => "application/json; charset=utf-8",
     };
-    (
-        status,
-        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")],
-        axum::Json(answer).into_response().into_body(),
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body.into_body()).into_response()
 }
 
 impl Format {

@@ -46,7 +46,9 @@ pub async fn upgrade<E: Executor>(
         .max_frame_size(bytes_max);
     let tasks = transport.tasks.clone();
     let Some(dialect) = dialect else {
-        return upgrade.on_upgrade(move |socket| tasks.track_future(refuse_subprotocol(socket)));
+        // A client that offered something takes no socket that names nothing, and would never see the close code.
+        let offered = offered_subprotocols(&headers).find(|entry| is_plain_name(entry)).map(str::to_owned);
+        return upgrade.protocols(offered).on_upgrade(move |socket| tasks.track_future(refuse_subprotocol(socket)));
     };
     let span = tracing::info_span!("socket", connection.id = tracing::field::Empty, dialect = dialect.subprotocol());
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
@@ -63,6 +65,11 @@ pub async fn upgrade<E: Executor>(
             .instrument(span),
         )
     })
+}
+
+/// Whether this is a language's name, and not a token in its place, which is never repeated.
+fn is_plain_name(entry: &str) -> bool {
+    !entry.is_empty() && !entry.starts_with("bearer.")
 }
 
 async fn refuse_subprotocol(mut socket: WebSocket) {

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mille_core::replica::{CatchUp, Cause, Effect, Input, Replica, Ticket, Verdict};
-use mille_core::{Applied, Plan};
+use mille_core::{Applied, Plan, chain};
 use mille_shared::directory::Role;
-use mille_shared::log::{CommitOutcome, Head, LogPage};
+use mille_shared::log::{ChainHash, CommitOutcome, Head, LogPage};
 use mille_shared::operation::Operation;
 use mille_shared::{PlanId, PlanNodeId, Revision, UserId, limits};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::PlanContext;
+use super::{Jobs, Opened, PlanContext};
 use crate::backend::{self, Channel};
 use crate::project::command::{
     Accepted, AttachRequest, Attached, Backlog, Command, PlanEvent, Progress, Rejection, SubmitReply,
@@ -30,14 +29,13 @@ const PROGRESS_REMEMBERED_MAX: usize = 4_096;
 
 /// An open plan.
 pub(super) struct OpenPlan {
+    opened: Opened,
     id: PlanId,
     context: PlanContext,
     replica: Replica,
-    /// Which history: counts the resets on this node.
-    generation: u64,
     listeners: Vec<Listener>,
     /// Bounded with the replica's queue.
-    tickets: HashMap<Ticket, SubmitReply>,
+    tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
     /// Who waits until we know the log's head. Bounded by the mailbox' callers, each of whom waits for one answer.
     asking: Vec<AfterSync>,
@@ -48,6 +46,12 @@ pub(super) struct OpenPlan {
     behind: Vec<(Revision, AfterSync)>,
     progress_told: HashMap<PlanNodeId, Instant>,
     used: Instant,
+}
+
+/// An operation that waits for its answer.
+struct Waiting {
+    since: Instant,
+    reply: SubmitReply,
 }
 
 struct Listener {
@@ -82,16 +86,14 @@ pub(in crate::project) enum Done {
     Closed,
 }
 
-type Jobs = JoinSet<(PlanId, Done)>;
-
 impl OpenPlan {
-    pub(super) fn new(id: PlanId, plan: Plan, context: PlanContext) -> Self {
+    pub(super) fn new(opened: Opened, plan: Plan, context: PlanContext) -> Self {
         let replica = Replica::new(plan, context.settings.bounds, context.settings.snapshot_every);
         Self {
-            id,
+            opened,
+            id: opened.plan,
             context,
             replica,
-            generation: 0,
             listeners: Vec::new(),
             tickets: HashMap::new(),
             next_ticket: 0,
@@ -102,6 +104,10 @@ impl OpenPlan {
             progress_told: HashMap::new(),
             used: Instant::now(),
         }
+    }
+
+    pub(super) fn id(&self) -> Opened {
+        self.opened
     }
 
     pub(super) fn command(&mut self, command: Command, jobs: &mut Jobs) {
@@ -159,6 +165,20 @@ impl OpenPlan {
         self.listeners.retain(|listener| role_of(&listener.user_id).is_some());
     }
 
+    /// Answers everyone who waits. What they asked for may have happened all the same.
+    pub(super) fn refuse_all(&mut self, rejection: &Rejection) {
+        for (_, waiting) in self.tickets.drain() {
+            let _ = waiting.reply.send(Err(rejection.clone()));
+        }
+        let behind = self.behind.drain(..).map(|(_, then)| then);
+        for then in self.asking.drain(..).chain(self.asking_next.drain(..)).chain(behind) {
+            match then {
+                AfterSync::Read(reply) => drop(reply.send(Err(rejection.clone()))),
+                AfterSync::Attach(_, reply) => drop(reply.send(Err(rejection.clone()))),
+            }
+        }
+    }
+
     pub(super) fn tell_progress(&mut self, event: &PlanEvent) {
         // Full: the listener does without. What matters is numbered and comes by the log.
         for listener in self.listeners.iter().filter(|listener| listener.wants_progress) {
@@ -182,32 +202,31 @@ impl OpenPlan {
     fn submit(&mut self, operation: Operation, repeatable: bool, reply: SubmitReply, jobs: &mut Jobs) {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.tickets.insert(ticket, reply);
+        self.tickets.insert(ticket, Waiting { since: Instant::now(), reply });
         self.input(Input::Submit { ticket, operation, repeatable }, jobs);
     }
 
     fn perform(&mut self, effect: Effect, jobs: &mut Jobs) {
-        let (plan, backend) = (self.id, self.context.backend.clone());
+        let (opened, plan, backend) = (self.opened, self.id, self.context.backend.clone());
         match effect {
             Effect::Commit { expected, batch, attempt } => {
                 if attempt > 0 {
                     self.context.metrics.commit_retries.increment(1);
                 }
-                jobs.spawn(async move {
-                    (plan, Done::Committed(store::commit(backend, plan, expected, batch, attempt).await))
-                });
+                jobs.spawn(
+                    async move { (opened, Done::Committed(store::commit(backend, plan, expected, batch).await)) },
+                );
             }
             Effect::Fetch { after } => {
                 jobs.spawn(async move {
-                    (plan, Done::Fetched(backend.log.range(plan, Some(after), limits::LOG_PAGE_ENTRIES).await))
+                    (opened, Done::Fetched(backend.log.range(plan, Some(after), limits::LOG_PAGE_ENTRIES).await))
                 });
             }
             Effect::Reload => {
-                jobs.spawn(async move { (plan, Done::Reloaded(store::load(backend, plan).await)) });
+                jobs.spawn(async move { (opened, Done::Reloaded(store::load(backend, plan).await)) });
             }
             Effect::Deliver(applied) => self.deliver(PlanEvent::Changed(applied)),
             Effect::Reset(cause) => {
-                self.generation += 1;
                 tracing::warn!(plan.id = %plan, cause = cause.as_str(), "the plan was opened anew; listeners get a snapshot");
                 let snapshot = Arc::clone(self.replica.plan());
                 self.deliver(PlanEvent::Snapshot { plan: snapshot, reason: reset_reason(cause) });
@@ -222,7 +241,7 @@ impl OpenPlan {
                             tracing::warn!(plan.id = %plan, %error, "a snapshot was not kept; the next one will be")
                         }
                     }
-                    (plan, Done::Closed)
+                    (opened, Done::Closed)
                 });
             }
             Effect::RepairStarted(cause) => {
@@ -259,10 +278,10 @@ impl OpenPlan {
         };
         let Some(key) = repeat else { return self.answer(ticket, answer) };
         // It may only look wrong because it already happened.
-        let (plan, log) = (self.id, Arc::clone(&self.context.backend.log));
+        let (opened, plan, log) = (self.opened, self.id, Arc::clone(&self.context.backend.log));
         jobs.spawn(async move {
             let found = log.find(plan, &key).await;
-            (plan, Done::Found { ticket, found, otherwise: Box::new(answer) })
+            (opened, Done::Found { ticket, found, otherwise: Box::new(answer) })
         });
     }
 
@@ -272,15 +291,16 @@ impl OpenPlan {
             let (applied, plan) = (Some(Arc::clone(applied)), Arc::clone(self.replica.plan()));
             return self.answer(ticket, Ok(Accepted { revision, applied, plan }));
         }
-        let (plan, backend) = (self.id, self.context.backend.clone());
+        let (opened, plan, backend) = (self.opened, self.id, self.context.backend.clone());
         jobs.spawn(async move {
             let applied = replay::change_at(backend, plan, revision).await;
-            (plan, Done::Told { ticket, revision, applied })
+            (opened, Done::Told { ticket, revision, applied })
         });
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Result<Accepted, Rejection>) {
-        if let Some(reply) = self.tickets.remove(&ticket) {
+        if let Some(Waiting { since, reply }) = self.tickets.remove(&ticket) {
+            self.context.metrics.edit_seconds.record(since.elapsed().as_secs_f64());
             // Whoever asked may have hung up; the change stands all the same.
             let _ = reply.send(answer);
         }
@@ -291,10 +311,14 @@ impl OpenPlan {
         if self.is_asking {
             return self.asking_next.push(then);
         }
-        self.is_asking = true;
         self.asking.push(then);
-        let (plan, backend) = (self.id, self.context.backend.clone());
-        jobs.spawn(async move { (plan, Done::Head(store::head(backend, plan).await)) });
+        self.ask_head(jobs);
+    }
+
+    fn ask_head(&mut self, jobs: &mut Jobs) {
+        self.is_asking = true;
+        let (opened, plan, backend) = (self.opened, self.id, self.context.backend.clone());
+        jobs.spawn(async move { (opened, Done::Head(store::head(backend, plan).await)) });
     }
 
     fn synced(&mut self, head: backend::Result<Option<Head>>, jobs: &mut Jobs) {
@@ -313,15 +337,16 @@ impl OpenPlan {
             }
             None => waiting.into_iter().for_each(|then| self.serve(then)),
         }
-        for then in std::mem::take(&mut self.asking_next) {
-            self.sync(then, jobs);
+        if !self.asking_next.is_empty() {
+            self.asking = std::mem::take(&mut self.asking_next);
+            self.ask_head(jobs);
         }
     }
 
     /// Serves those whose revision we have, or can't get.
     fn answer_behind(&mut self) {
         let ours = self.replica.plan().revision();
-        let stuck = !self.replica.is_repairing();
+        let stuck = !self.replica.is_reading();
         let served: Vec<_> = self.behind.extract_if(.., |(target, _)| *target <= ours || stuck).collect();
         for (_, then) in served {
             self.serve(then);
@@ -332,10 +357,13 @@ impl OpenPlan {
         match then {
             AfterSync::Read(reply) => drop(reply.send(Ok(Arc::clone(self.replica.plan())))),
             AfterSync::Attach(request, reply) => {
+                // Asked again here, where the listener is registered: the right may have ended while it waited.
+                if self.context.members.load().role_of(&request.user_id).is_none() {
+                    return drop(reply.send(Err(Rejection::Forbidden)));
+                }
                 let (events, live) = mpsc::channel(limits::SUBSCRIPTION_QUEUE_EVENTS_MAX);
-                let AttachRequest { user_id, wants_progress, .. } = request.clone();
-                let head = self.replica.plan().revision();
-                let attached = Attached { generation: self.generation, head, backlog: self.backlog(&request), live };
+                let attached = Attached { head: self.replica.plan().head(), backlog: self.backlog(&request), live };
+                let AttachRequest { user_id, wants_progress, .. } = request;
                 if reply.send(Ok(attached)).is_ok() {
                     self.listeners.push(Listener { user_id, wants_progress, events });
                 }
@@ -354,10 +382,10 @@ impl OpenPlan {
             Start::Snapshot { reason } => return snapshot(reason),
             Start::After(after) => after,
         };
-        if request.generation.is_some_and(|known| known != self.generation) {
-            return snapshot(reset_reason(Cause::Fork));
-        }
         match self.replica.catch_up(after) {
+            CatchUp::Changes(changes) if !continues(request.known, &changes, plan.head()) => {
+                snapshot(reset_reason(Cause::Fork))
+            }
             CatchUp::Changes(changes) => {
                 self.context.metrics.resumes_by_replay.increment(1);
                 Backlog::Events(changes.into_iter().map(PlanEvent::Changed).collect())
@@ -383,14 +411,22 @@ impl OpenPlan {
         }
         self.progress_told.insert(progress.node_id.clone(), now);
         let Ok(message) = serde_json::to_vec(progress) else { return };
-        let (plan, pubsub) = (self.id, Arc::clone(&self.context.backend.pubsub));
+        let (opened, plan, pubsub) = (self.opened, self.id, Arc::clone(&self.context.backend.pubsub));
         jobs.spawn(async move {
             if let Err(error) = pubsub.publish(Channel::Plan(plan), message.into()).await {
                 tracing::debug!(plan.id = %plan, %error, "a report of progress was not told");
             }
-            (plan, Done::Closed)
+            (opened, Done::Closed)
         });
     }
+}
+
+/// Whether changes up to `head` continue the history that a listener knows. One that gives no hash is believed.
+fn continues(known: Option<ChainHash>, changes: &[Arc<Applied>], head: Head) -> bool {
+    known.is_none_or(|known| match changes.first() {
+        Some(first) => chain::link(known, &first.payload) == first.head.hash,
+        None => known == head.hash,
+    })
 }
 
 fn reset_reason(cause: Cause) -> &'static str {

@@ -198,7 +198,11 @@ impl Keeper {
                     // Whether anybody still wants to know is not ours to care.
                     let _ = self.answer.send(StoreAnswer::Lost).await;
                 } else if lost {
+                    if closed {
+                        return;
+                    }
                     ledger.lock().lost = true;
+                    tokio::time::sleep(RETRY_AFTER).await;
                 }
                 continue;
             }

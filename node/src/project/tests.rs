@@ -1,0 +1,272 @@
+//! Projects as the gateway uses them, over the embedded backend: two nodes, one store, and a log that can be made to fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mille_core::PlanBounds;
+use mille_shared::directory::Role;
+use mille_shared::log::{CommitOutcome, Head, LogPage, OperationKey, Proposal};
+use mille_shared::operation::{Edit, Operation};
+use mille_shared::{ClientId, NodeId, OperationId, PlanId, Revision, UserId, limits};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::presence::PresenceSettings;
+use super::*;
+use crate::backend::embedded::Embedded;
+use crate::backend::{self, Backend, Channel, EventLog, Retention};
+use crate::bridge::Bridge;
+use crate::clock;
+use crate::metrics::Metrics;
+
+/// The store's log, which does not let itself be read when it is told so, and counts who asks for heads.
+struct Log {
+    store: Arc<dyn EventLog>,
+    is_unreadable: AtomicBool,
+    heads_asked: AtomicUsize,
+}
+
+#[async_trait]
+impl EventLog for Log {
+    async fn create(&self, plan: PlanId, first: Proposal) -> backend::Result<Head> {
+        self.store.create(plan, first).await
+    }
+
+    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal]) -> backend::Result<CommitOutcome> {
+        self.store.commit(plan, expected, batch).await
+    }
+
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> backend::Result<LogPage> {
+        if self.is_unreadable.load(Ordering::Relaxed) {
+            return Err(backend::Error::Busy("told so".to_owned()));
+        }
+        self.store.range(plan, after, limit).await
+    }
+
+    async fn heads(&self, plans: &[PlanId]) -> backend::Result<Vec<Option<Head>>> {
+        self.heads_asked.fetch_add(1, Ordering::Relaxed);
+        // A store is never there at once: whoever asks meanwhile waits for the next question.
+        sleep(Duration::from_millis(1)).await;
+        self.store.heads(plans).await
+    }
+
+    async fn find(&self, plan: PlanId, key: &OperationKey) -> backend::Result<Option<Revision>> {
+        self.store.find(plan, key).await
+    }
+
+    async fn delete(&self, plan: PlanId) -> backend::Result<()> {
+        self.store.delete(plan).await
+    }
+}
+
+struct TestNode {
+    projects: Projects,
+    bridge: Bridge,
+    backend: Backend,
+    log: Arc<Log>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl TestNode {
+    async fn start(store: &Embedded, name: &str) -> Self {
+        let mut backend = store.connect();
+        let log = Log { store: Arc::clone(&backend.log), is_unreadable: false.into(), heads_asked: 0.into() };
+        let log = Arc::new(log);
+        backend.log = log.clone();
+        let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Arc::new(Metrics::new()));
+        let (bridge, controls) =
+            Bridge::start(backend.clone(), Arc::clone(&metrics), &tasks, &stop).await.expect("bridge");
+        let retention =
+            Retention { changes: limits::LOG_RETENTION_CHANGES, age: Duration::ZERO, changes_max: u64::MAX };
+        let config = ProjectsConfig {
+            node: NodeId::of(name, "1"),
+            backend: backend.clone(),
+            bridge: bridge.clone(),
+            metrics,
+            plans: PlanSettings { bounds: PlanBounds::default(), snapshot_every: 100, retention },
+            presence: PresenceSettings::default(),
+            idle_timeout: Duration::from_secs(3600),
+        };
+        let projects = Projects::new(config, tasks.clone(), stop.clone());
+        tasks.spawn(projects.clone().serve_control(controls));
+        Self { projects, bridge, backend, log, tasks, stop }
+    }
+
+    async fn enter(&self, project: mille_shared::ProjectId) -> ProjectHandle {
+        self.projects.access(project, &ada(), Role::Owner).await.expect("access").project
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("a node stops");
+    }
+}
+
+fn ada() -> UserId {
+    UserId::new("ada")
+}
+
+fn rename(id: &str, name: &str) -> Operation {
+    Operation {
+        id: OperationId::new(id),
+        user_id: ada(),
+        client_id: ClientId::none(),
+        at: clock::now(),
+        expected_revision: None,
+        edits: vec![Edit::UpdateMetadata { name: Some(Some(name.to_owned())), description: None }],
+    }
+}
+
+/// One change after the other.
+async fn rename_often(project: &ProjectHandle, plan: PlanId, word: &str, times: usize) {
+    for number in 1..=times {
+        let name = format!("{word}{number}");
+        project.submit(plan, rename(&name, &name), true).await.expect("an edit");
+    }
+}
+
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    for _ in 0..200 {
+        if is_so().await {
+            return;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    panic!("not within 200 s: {what}");
+}
+
+/// Two nodes of one store, a project with one plan, and handles to it on both.
+async fn pair() -> (TestNode, TestNode, ProjectHandle, ProjectHandle, PlanId) {
+    let store = Embedded::new();
+    let (one, two) = (TestNode::start(&store, "one").await, TestNode::start(&store, "two").await);
+    let here = one.projects.create_project("p", None, &ada()).await.expect("a project").project;
+    let there = two.enter(here.id()).await;
+    let plan = here.plan_id(None).await.expect("a plan");
+    (one, two, here, there, plan)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_listener_is_told_every_change_once_also_from_the_log() {
+    let (one, two, here, there, plan) = pair().await;
+    let mut slow = there.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    let changes = limits::RING_CHANGES_MAX + 2 * limits::SUBSCRIPTION_QUEUE_EVENTS_MAX;
+    rename_often(&here, plan, "n", changes).await;
+    for seq in 1..=changes as u64 {
+        match slow.next().await.expect("an event") {
+            PlanEvent::Changed(applied) => assert_eq!((applied.revision().seq, applied.previous.seq), (seq, seq - 1)),
+            other => panic!("a change, not {other:?}"),
+        }
+    }
+    assert!(timeout(Duration::from_secs(5), slow.next()).await.is_err(), "nothing is told twice");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_is_answered_with_its_first_change_also_when_only_the_log_knows_it() {
+    let (one, two, here, there, plan) = pair().await;
+    let first = here.submit(plan, rename("first", "a"), true).await.expect("an edit");
+    rename_often(&here, plan, "n", limits::RING_CHANGES_MAX + 150).await;
+    for node in [&here, &there] {
+        let again = node.submit(plan, rename("first", "a"), true).await.expect("a repeat");
+        assert_eq!(again.revision, first.revision);
+        assert_eq!(again.applied, first.applied);
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_nobody_uses_closes_and_opens_again_in_full() {
+    let (one, two, here, there, plan) = pair().await;
+    rename_often(&there, plan, "n", 3).await;
+    eventually("both plans are closed", async || one.bridge.open_plans() + two.bridge.open_plans() == 0).await;
+    let mut events = here.follow(plan, &ada(), Start::Snapshot { reason: "asked" }, false).await.expect("follow");
+    rename_often(&there, plan, "m", 2).await;
+    assert!(matches!(events.next().await, Ok(PlanEvent::Snapshot { plan, .. }) if plan.revision().seq == 3));
+    for seq in 4..=5 {
+        assert!(matches!(events.next().await, Ok(PlanEvent::Changed(applied)) if applied.revision().seq == seq));
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_was_let_go_notices_that_the_log_became_another() {
+    let (one, two, here, there, plan) = pair().await;
+    let mut slow = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    let told = limits::SUBSCRIPTION_QUEUE_EVENTS_MAX;
+    rename_often(&here, plan, "old", told + 10).await;
+    // The same beginning at the same time, so the same epoch: only the hashes tell the histories apart.
+    let first = one.backend.log.range(plan, None, 1).await.expect("the log").entries.remove(0);
+    let key = OperationKey::from_text("create");
+    one.backend.log.delete(plan).await.expect("delete");
+    eventually("both plans are gone", async || one.bridge.open_plans() + two.bridge.open_plans() == 0).await;
+    let again = Proposal { key, hash: first.hash, payload: first.payload };
+    let epoch = one.backend.log.create(plan, again).await.expect("create").revision.epoch;
+    rename_often(&there, plan, "new", told + 20).await;
+    let mut last = 0;
+    let snapshot = loop {
+        match slow.next().await.expect("an event") {
+            PlanEvent::Changed(applied) => last = applied.revision().seq,
+            PlanEvent::Snapshot { plan, .. } => break plan,
+            PlanEvent::Progress(_) => {}
+        }
+    };
+    assert_eq!(last, told as u64, "what was queued is told first");
+    assert_eq!(snapshot.metadata().name, Some(format!("new{}", told + 20)));
+    assert_eq!(snapshot.revision(), Revision { epoch, seq: told as u64 + 20 });
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_newest_is_served_what_there_is_when_the_log_can_not_be_read() {
+    let (one, two, here, there, plan) = pair().await;
+    assert_eq!(there.read(plan).await.expect("a plan").revision().seq, 0);
+    two.backend.pubsub.unsubscribe(Channel::Plan(plan)).await.expect("deaf");
+    two.log.is_unreadable.store(true, Ordering::Relaxed);
+    rename_often(&here, plan, "n", 2).await;
+    let read = timeout(Duration::from_secs(30), there.read(plan)).await.expect("nobody hangs").expect("a plan");
+    assert_eq!(read.revision().seq, 0);
+    two.log.is_unreadable.store(false, Ordering::Relaxed);
+    eventually("it has caught up", async || there.read(plan).await.is_ok_and(|plan| plan.revision().seq == 2)).await;
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_ask_at_the_time_share_a_question() {
+    let (one, two, here, _, plan) = pair().await;
+    here.read(plan).await.expect("a plan");
+    let before = one.log.heads_asked.load(Ordering::Relaxed);
+    let reads = (0..100).map(|_| here.read(plan));
+    assert!(futures_util::future::join_all(reads).await.iter().all(Result::is_ok));
+    let asked = one.log.heads_asked.load(Ordering::Relaxed) - before;
+    // One under way, one for all who came meanwhile, and perhaps the regular check.
+    assert!(asked <= 3, "{asked} questions");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_is_told_why_it_ends() {
+    let (one, two, here, there, plan) = pair().await;
+    let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    let bob = UserId::new("bob");
+    one.projects.set_member(&access, &bob, Role::Viewer).await.expect("a member");
+    two.projects.access(here.id(), &bob, Role::Viewer).await.expect("a member at once, everywhere");
+    let mut bobs = there.follow(plan, &bob, Start::Next, false).await.expect("follow");
+    let mut adas = there.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    one.projects.remove_member(&access, &bob).await.expect("removed");
+    assert_eq!(timeout(Duration::from_secs(1), bobs.next()).await.expect("soon").err(), Some(Ended::Forbidden));
+    one.projects.delete_project(&access).await.expect("deleted");
+    assert_eq!(timeout(Duration::from_secs(3), adas.next()).await.expect("soon").err(), Some(Ended::Gone));
+    one.stop().await;
+    two.stop().await;
+}
