@@ -61,6 +61,8 @@ pub struct Metrics {
     pub resumes_by_replay: Counter,
     /// Clients that were given the whole plan.
     pub resumes_by_snapshot: Counter,
+    /// Cursor moves dropped because a project's mailbox was full. Harmless in small numbers: the next one replaces it.
+    pub cursors_dropped: Counter,
     /// Reports of execution progress dropped because a mailbox was full.
     pub progress_dropped: Counter,
     /// Running project actors.
@@ -119,6 +121,10 @@ impl Metrics {
             ),
             resumes_by_replay: declare.labelled("resumes_total", ("outcome", "replay"), "How clients caught up."),
             resumes_by_snapshot: declare.labelled("resumes_total", ("outcome", "snapshot"), "How clients caught up."),
+            cursors_dropped: declare.counter(
+                "cursors_dropped_total",
+                "Cursor moves dropped because a mailbox was full. Harmless in small numbers: the next one replaces it.",
+            ),
             progress_dropped: declare
                 .counter("execution_progress_dropped_total", "Reports of progress dropped because a mailbox was full."),
             actors: declare.gauge("project_actors_active", "Running project actors."),

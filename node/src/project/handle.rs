@@ -16,6 +16,7 @@ use super::follow::{Following, Start};
 use super::presence::PresenceCommand;
 use super::registry::Projects;
 use super::replay;
+use crate::metrics::Metrics;
 
 /// A project on this node. Cheap to clone; outlives its actor, and says so ([`Rejection::Stopping`]).
 #[derive(Clone)]
@@ -47,6 +48,12 @@ impl ProjectHandle {
     #[must_use]
     pub fn node(&self) -> &NodeId {
         self.projects.node()
+    }
+
+    /// Where to count.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        self.projects.metrics()
     }
 
     /// The project as the directory knew it last: name, plans, members.

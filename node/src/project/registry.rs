@@ -256,12 +256,6 @@ impl Projects {
         Ok(())
     }
 
-    /// How many projects run on this node.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.running().len()
-    }
-
     /// Hears control messages until the node stops.
     pub async fn serve_control(self, mut controls: mpsc::Receiver<Control>) {
         while let Some(Some(control)) = self.inner.stop.run_until_cancelled(controls.recv()).await {

@@ -81,7 +81,7 @@ fn enter(door: PresenceDoor, headers: HeaderMap, uri: Uri, upgrade: WebSocketUpg
 async fn serve(door: PresenceDoor, project: ProjectId, token: Option<BearerToken>, socket: WebSocket) {
     let opened_at = Instant::now();
     door.metrics.presence_opened();
-    let (writer, incoming) = Writer::split(socket);
+    let (writer, incoming) = Writer::split(socket, Arc::clone(&door.metrics));
     let code = match admit(&door, project, token).await {
         Ok((identity, handle)) => {
             let clock = TokenClock::new(&identity, door.authenticator.leeway());

@@ -374,8 +374,10 @@ impl Session {
     fn hand_on_cursor(&mut self, now: Instant) {
         if let Some(update) = self.cursor.take() {
             self.cursor_at = now + limits::CURSOR_INTERVAL;
-            // Metrics: cursors dropped. The next one replaces it.
-            let _ = self.project.try_presence(PresenceCommand::MoveCursor { seat: self.seat, update });
+            if !self.project.try_presence(PresenceCommand::MoveCursor { seat: self.seat, update }) {
+                // The next one replaces it.
+                self.project.metrics().cursors_dropped.increment(1);
+            }
         }
     }
 

@@ -15,6 +15,8 @@ use mille_shared::presence::server::Reconnect;
 use mille_shared::{CloseCode, limits};
 use tokio::time::Instant;
 
+use crate::metrics::Metrics;
+
 /// The socket's reading half.
 pub(super) type Incoming = SplitStream<WebSocket>;
 
@@ -27,15 +29,16 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// The socket's writing half, with what waits for it.
 pub(super) struct Writer {
     sink: SplitSink<WebSocket, Message>,
+    metrics: Arc<Metrics>,
     queue: VecDeque<Message>,
     busy: bool,
     progress_at: Instant,
 }
 
 impl Writer {
-    pub(super) fn split(socket: WebSocket) -> (Self, Incoming) {
+    pub(super) fn split(socket: WebSocket, metrics: Arc<Metrics>) -> (Self, Incoming) {
         let (sink, incoming) = socket.split();
-        (Self { sink, queue: VecDeque::new(), busy: false, progress_at: Instant::now() }, incoming)
+        (Self { sink, metrics, queue: VecDeque::new(), busy: false, progress_at: Instant::now() }, incoming)
     }
 
     /// Whether something waits to be written or flushed. While so, nothing is taken from the outbox, which bounds itself.
@@ -109,8 +112,8 @@ impl Writer {
         while !self.queue.is_empty() {
             ready!(self.sink.poll_ready_unpin(cx))?;
             if let Some(message) = self.queue.pop_front() {
-                // Metrics: frames and bytes sent.
                 self.sink.start_send_unpin(message)?;
+                self.metrics.ws_messages_sent.increment(1);
                 self.progress_at = Instant::now();
             }
         }

@@ -293,7 +293,6 @@ impl PresencePart {
         for effect in effects {
             match effect {
                 Effect::Send { to, frame } => {
-                    // Metrics: frames sent, by receivers.
                     let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
                     receivers.for_each(|outbox| outbox.frame(Arc::clone(&frame)));
                 }
@@ -311,7 +310,6 @@ impl PresencePart {
                     let is_replaceable = matches!(message.body, Body::Cursors { .. });
                     let text = server::to_text(&message);
                     if !self.workers.publish(Bytes::copy_from_slice(text.as_bytes()), is_replaceable) {
-                        // Metrics: messages to other nodes dropped.
                         debug!(project.id = %self.project, "no room to publish; a digest will repair it");
                     }
                 }
