@@ -132,6 +132,10 @@ impl IntoResponse for ApiError {
         if self.status() == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if self.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the request is not read, so the connection can't carry another.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if matches!(self.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             let seconds = self.retry_after_ms.unwrap_or(RETRY_AFTER_DEFAULT_MS).div_ceil(1_000);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
