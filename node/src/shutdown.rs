@@ -2,8 +2,8 @@
 //!
 //! 1. Not ready: load balancers send nobody new.
 //! 2. Sockets are told to come back elsewhere, and close.
-//! 3. Projects answer the edits that are under way, and stop.
-//! 4. The lease is given back; the listeners close.
+//! 3. Projects answer the edits that are under way, and stop; the listeners close.
+//! 4. The lease is given back: nobody may think us gone while we still say goodbye.
 //! 5. The connections to the store close, which everything before may still have needed.
 //!
 //! Each step ends by itself; together they have a deadline, after which the process ends anyway.
