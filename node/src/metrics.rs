@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use mille_core::replica::Cause;
+use mille_core::replica::{Cause, Readmission};
 
 /// Upper bounds of the buckets of every duration, in seconds.
 const SECONDS_BUCKETS: [f64; 14] =
@@ -21,7 +21,7 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The close codes that are counted by themselves; others are counted together as `other`.
 const CLOSE_CODES: [u16; 13] = [1000, 1001, 1006, 1009, 1012, 1013, 4400, 4401, 4403, 4406, 4408, 4409, 4429];
-const CAUSES: [Cause; 9] = [
+const CAUSES: [Cause; 11] = [
     Cause::Hole,
     Cause::Reconnect,
     Cause::Lagged,
@@ -31,7 +31,10 @@ const CAUSES: [Cause; 9] = [
     Cause::Unanswered,
     Cause::Trimmed,
     Cause::Fork,
+    Cause::Epoch,
+    Cause::Vanished,
 ];
+const READMISSIONS: [&str; 4] = ["accepted", "known", "unchanged", "refused"];
 const RETIRED: [&str; 4] = ["stopped", "idle", "deleted", "failed"];
 
 /// Every metric of a node.
@@ -67,6 +70,10 @@ pub struct Metrics {
     pub progress_dropped: Counter,
     /// Running project actors.
     pub actors: Gauge,
+    /// Changes that the store lost and got back. Worry: it loses what it acknowledged.
+    pub changes_restored: Counter,
+    /// Times others had built on a log that had lost its end. Worry: it loses what it acknowledged.
+    pub histories_parted: Counter,
     /// How long an edit took from its arrival to its answer.
     pub edit_seconds: Histogram,
     connections: AtomicI32,
@@ -76,6 +83,7 @@ pub struct Metrics {
     connections_closed_other: Counter,
     gaps: Vec<(Cause, Counter)>,
     retired: Vec<(&'static str, Counter)>,
+    readmissions: Vec<(&'static str, Counter)>,
 }
 
 impl Metrics {
@@ -128,6 +136,21 @@ impl Metrics {
             progress_dropped: declare
                 .counter("execution_progress_dropped_total", "Reports of progress dropped because a mailbox was full."),
             actors: declare.gauge("project_actors_active", "Running project actors."),
+            changes_restored: declare.counter(
+                "changes_restored_total",
+                "Changes that Redis lost and got back from this node. Worry: it loses what it acknowledged.",
+            ),
+            histories_parted: declare.counter(
+                "histories_parted_total",
+                "Times others had built on a log that had lost its end. Worry: Redis loses what it acknowledged.",
+            ),
+            readmissions: READMISSIONS
+                .iter()
+                .map(|outcome| {
+                    let help = "Lost changes that were judged again. Worry about 'refused': those edits are gone.";
+                    (*outcome, declare.labelled("changes_readmitted_total", ("outcome", outcome), help))
+                })
+                .collect(),
             edit_seconds: declare.histogram("edit_seconds", "From an edit's arrival to its answer."),
             connections: AtomicI32::new(0),
             subscriptions: AtomicI32::new(0),
@@ -167,6 +190,20 @@ impl Metrics {
     /// Repairs of a plan, by cause.
     pub fn gap(&self, cause: Cause) -> Counter {
         self.gaps.iter().find(|(known, _)| *known == cause).map_or_else(Counter::noop, |(_, counter)| counter.clone())
+    }
+
+    /// Lost changes that were judged again, by what became of them.
+    pub fn readmission(&self, outcome: &Readmission) -> Counter {
+        let name = match outcome {
+            Readmission::Accepted { .. } => "accepted",
+            Readmission::Known { .. } => "known",
+            Readmission::Unchanged => "unchanged",
+            Readmission::Refused(_) => "refused",
+        };
+        self.readmissions
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or_else(Counter::noop, |(_, count)| count.clone())
     }
 
     /// Project actors that ended, by cause: one of `stopped`, `idle`, `deleted`, `failed`.

@@ -49,6 +49,9 @@ contract! {
         pages_lead_through_the_whole_log
         heads_come_in_the_order_asked_for
         a_deleted_log_leaves_nothing
+        an_epoch_in_which_changes_were_lost_is_left
+        what_is_restored_gets_the_numbers_it_had
+        a_log_that_is_gone_is_put_back
         concurrent_writers_lose_nothing
     }
     snapshots {

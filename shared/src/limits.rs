@@ -106,6 +106,10 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 pub const NODE_LEASE: Duration = Duration::from_secs(10);
 /// How often the heads of all open plans are compared with the log.
 pub const HEAD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a life of the store must be known before new changes are added in it: the time for every node that lives to
+/// find its way back and restore what the store lost. Shorter: more histories part after a failover. Longer: the first
+/// edits after one wait longer.
+pub const STORE_SETTLES_AFTER: Duration = Duration::from_millis(2_500);
 /// How long a plan without listeners stays open on a node.
 pub const PLAN_LINGER: Duration = Duration::from_secs(30);
 /// Commands that wait for one project's actor. Full: callers wait, cursor moves are dropped and counted.

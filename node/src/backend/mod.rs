@@ -15,7 +15,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use mille_shared::directory::{Member, Plan, Project, Role};
-use mille_shared::log::{CommitOutcome, Head, LogPage, OperationKey, Proposal, StoredSnapshot};
+use mille_shared::log::{
+    CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
+};
 use mille_shared::{ConnectionId, NodeId, PlanId, ProjectId, Revision, Timestamp, UserId};
 use tokio::sync::mpsc;
 
@@ -56,24 +58,39 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// The logs: one per plan, numbered by the store, appended only behind the head that the writer names.
 #[async_trait]
 pub trait EventLog: Send + Sync + 'static {
-    /// Begins a plan's log with its first entry, `<epoch>-0`, the epoch being the store's time in milliseconds.
-    /// A log that exists already is left alone, and its head is the answer. A log that begins anew forgets the
-    /// snapshots and operations of an earlier life.
-    async fn create(&self, plan: PlanId, first: Proposal) -> Result<Head>;
+    /// Begins a plan's log with its first entry, `<epoch>-0`. A log that exists already is left alone, and its head is
+    /// the answer. A log that begins anew forgets the snapshots and operations of an earlier life.
+    async fn create(&self, plan: PlanId, epoch: u64, first: Proposal) -> Result<Head>;
 
-    /// In one step: looks up the operations, compares the head, appends, remembers the operations and publishes the
-    /// entries on [`Channel::Plan`] as an [`envelope`]. Whoever listens hears commits in the order of the log.
+    /// In one step: looks up the operations, compares the head, judges the terms, appends, remembers the operations and
+    /// publishes the entries on [`Channel::Plan`] as an [`envelope`]. Whoever listens hears commits in the order of the
+    /// log.
     ///
     /// `batch` is not empty and at most [`COMMIT_BATCH_MAX`](mille_shared::limits::COMMIT_BATCH_MAX) long, its keys
     /// differ, its payloads are single lines, and its hashes continue `expected`.
-    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal]) -> Result<CommitOutcome>;
+    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal], terms: &Terms) -> Result<CommitOutcome>;
 
     /// Up to `limit` entries (at least one, at most [`LOG_PAGE_ENTRIES`](mille_shared::limits::LOG_PAGE_ENTRIES)) after
     /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage>;
 
-    /// The heads of several logs, in one call. `None` for a plan that has no log.
-    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<Head>>>;
+    /// The store's life.
+    async fn life(&self) -> Result<StoreLife>;
+
+    /// Where several logs end, in one call per server.
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>>;
+
+    /// Puts a log back that is gone whole: a snapshot of the plan, and the changes that led to it with the operations
+    /// they were, the newest last. A log that is there is left alone. Answers where the log ends now.
+    ///
+    /// `known_in` is the life of the store in which the log was last known to be whole.
+    async fn revive(
+        &self,
+        plan: PlanId,
+        snapshot: StoredSnapshot,
+        changes: &[(LogEntry, OperationKey)],
+        known_in: Option<&StoreLife>,
+    ) -> Result<LogState>;
 
     /// Where an operation stands, if the log remembers it.
     async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>>;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use mille_shared::log::Head;
+use mille_shared::log::LogState;
 use mille_shared::{PlanId, limits};
 use tokio::sync::mpsc;
 
@@ -28,8 +28,10 @@ pub enum Heard {
     Head {
         /// Which plan.
         plan: PlanId,
-        /// Its log's head; `None`: it has no log.
-        head: Option<Head>,
+        /// Where its log ends.
+        state: LogState,
+        /// Whether the store's life is settled: every node had the time to give back what it lost.
+        is_settled: bool,
     },
     /// Messages may have been lost on all of its channels.
     Interrupted(Interruption),
@@ -84,13 +86,16 @@ impl Feed {
 
 #[cfg(test)]
 mod tests {
+    use mille_shared::log::StoreLife;
+
     use super::*;
 
     #[tokio::test]
     async fn what_does_not_fit_is_heard_of_as_an_interruption() {
         let (sender, mut feed) = line(Arc::new(Metrics::new()));
         for _ in 0..=limits::FEED_MESSAGES_MAX {
-            sender.offer(Heard::Head { plan: PlanId(1), head: None });
+            let state = LogState { head: None, life: StoreLife::new("life") };
+            sender.offer(Heard::Head { plan: PlanId(1), state, is_settled: true });
         }
         assert!(matches!(feed.next().await, Heard::Interrupted(Interruption::Lagged)));
         assert!(matches!(feed.next().await, Heard::Head { .. }), "what fitted is still there");

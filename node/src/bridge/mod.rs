@@ -6,6 +6,7 @@
 
 mod control;
 mod feed;
+mod lives;
 mod watch;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mille_shared::PlanId;
+use mille_shared::log::StoreLife;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -25,6 +27,7 @@ use crate::metrics::Metrics;
 
 pub use control::{Control, ControlMessage};
 pub use feed::{Feed, FeedSender, Heard};
+use lives::Lives;
 
 /// The node's subscription. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +46,7 @@ struct Inner {
     started: Instant,
     /// When the probe last came back, in milliseconds since `started`.
     delivered_ms: AtomicU64,
+    lives: Lives,
 }
 
 /// Who hears a channel, and how often they asked for it: an actor that closes a plan and opens it again may have both under
@@ -78,6 +82,7 @@ impl Bridge {
                 control,
                 started: Instant::now(),
                 delivered_ms: AtomicU64::new(0),
+                lives: Lives::default(),
             }),
         };
         bridge.inner.backend.pubsub.subscribe(Channel::Control).await?;
@@ -137,6 +142,12 @@ impl Bridge {
     /// [`backend::Error`]; the slow sweep makes up for it.
     pub async fn tell(&self, message: &ControlMessage) -> backend::Result<()> {
         self.inner.backend.pubsub.publish(Channel::Control, message.encode()).await
+    }
+
+    /// Notes a life of the store, and says whether it is settled: known for so long that every node that lives had the
+    /// time to give back what the store lost when it began.
+    pub fn see_life(&self, life: &StoreLife) -> bool {
+        self.inner.lives.see(life)
     }
 
     /// How long ago a message to ourselves last came back.

@@ -31,12 +31,19 @@ impl Bridge {
 
     async fn check_heads(&self) {
         let plans = self.plans();
+        if plans.is_empty() {
+            // So that a plan that opens later need not wait for this life to settle.
+            if let Ok(life) = self.inner.backend.log.life().await {
+                self.see_life(&life);
+            }
+        }
         for part in plans.chunks(HEADS_PER_CALL_MAX) {
             let ids: Vec<PlanId> = part.iter().map(|(plan, _)| *plan).collect();
             match self.inner.backend.log.heads(&ids).await {
                 Ok(heads) => {
-                    for ((plan, feed), head) in part.iter().zip(heads) {
-                        feed.offer(Heard::Head { plan: *plan, head });
+                    for ((plan, feed), state) in part.iter().zip(heads) {
+                        let is_settled = self.see_life(&state.life);
+                        feed.offer(Heard::Head { plan: *plan, state, is_settled });
                     }
                 }
                 Err(error) => tracing::debug!(%error, plans = ids.len(), "the heads of open plans are unknown for now"),

@@ -95,7 +95,11 @@ impl LogReplay {
             }
             let told = replay.feed(&page.entries)?;
             if let Some(first) = told.first() {
-                if self.known.take().is_some_and(|known| chain::link(known, &first.payload) != first.head.hash) {
+                if self
+                    .known
+                    .take()
+                    .is_some_and(|known| chain::link(known, first.revision(), &first.payload) != first.head.hash)
+                {
                     return Err(Unreachable { after: self.after }.into());
                 }
                 return Ok(told);

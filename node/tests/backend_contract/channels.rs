@@ -8,7 +8,7 @@ use mille_shared::log::LogEntry;
 use mille_shared::{PlanId, ProjectId};
 use tokio::sync::mpsc;
 
-use crate::kit::{Store, Writer, assert_chained, eventually, next};
+use crate::kit::{Store, Writer, assert_chained, eventually, new_changes, next};
 
 const PLAN: PlanId = PlanId(7);
 
@@ -24,7 +24,7 @@ pub(crate) async fn commits_are_heard_in_the_order_of_the_log(store: Store) {
     // A refused commit is not heard.
     let stale = mille_shared::log::Head { revision: writer.head.revision.next(), ..writer.head };
     let batch = crate::kit::batch(stale.hash, &["x"]);
-    writer.backend.log.commit(PLAN, stale, &batch).await.expect("an answer");
+    writer.backend.log.commit(PLAN, stale, &batch, &new_changes()).await.expect("an answer");
     writer.write_many(1).await;
 
     let log = writer.read().await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mille_node::backend::embedded::Embedded;
 use mille_node::backend::redis::{self, RedisSettings};
 use mille_node::backend::{Backend, Incoming};
-use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal};
+use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal, Terms};
 use mille_shared::{PlanId, Revision};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// The epoch in which logs begin.
+pub(crate) const EPOCH: u64 = 1_700_000_000_000;
 /// How long to wait for a state before calling it missing. Longer than any healing takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -204,20 +206,28 @@ impl Writer {
     /// Begins the log.
     pub(crate) async fn begin(backend: &Backend, plan: PlanId) -> Self {
         let first = proposal(ChainHash::ROOT, "first", "{\"n\":\"first\"}");
-        let head = backend.log.create(plan, first).await.expect("a log begins");
+        let head = backend.log.create(plan, EPOCH, first).await.expect("a log begins");
         Self { backend: backend.clone(), plan, head }
     }
 
     /// Commits entries with these operation keys, which must be taken, and goes on behind them.
     pub(crate) async fn write(&mut self, keys: &[&str]) -> Vec<Proposal> {
         let batch = batch(self.head.hash, keys);
-        let outcome = self.backend.log.commit(self.plan, self.head, &batch).await.expect("a commit");
-        assert_eq!(outcome, CommitOutcome::Committed);
-        self.head = Head {
-            revision: Revision { seq: self.head.revision.seq + batch.len() as u64, ..self.head.revision },
-            hash: batch[batch.len() - 1].hash,
-        };
+        let outcome = self.offer(&batch, &new_changes()).await;
+        assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
+        self.go_on(self.head.revision.epoch, &batch);
         batch
+    }
+
+    /// Offers a batch behind the head that we know.
+    pub(crate) async fn offer(&self, batch: &[Proposal], terms: &Terms) -> CommitOutcome {
+        self.backend.log.commit(self.plan, self.head, batch, terms).await.expect("an answer")
+    }
+
+    /// Notes that a batch was taken in this epoch.
+    pub(crate) fn go_on(&mut self, epoch: u64, batch: &[Proposal]) {
+        let seq = self.head.revision.seq + batch.len() as u64;
+        self.head = Head { revision: Revision { epoch, seq }, hash: batch[batch.len() - 1].hash };
     }
 
     /// Commits that many entries, numbered on from the head.
@@ -240,6 +250,16 @@ impl Writer {
         }
         panic!("the log does not end");
     }
+}
+
+/// The terms of a writer that vouches for nothing and lost nothing.
+pub(crate) fn new_changes() -> Terms {
+    Terms::Add { followed: Vec::new(), settled: None, lost_epoch: None, begins_epoch: None }
+}
+
+/// The heads alone.
+pub(crate) async fn heads(backend: &Backend, plans: &[PlanId]) -> mille_node::backend::Result<Vec<Option<Head>>> {
+    Ok(backend.log.heads(plans).await?.into_iter().map(|state| state.head).collect())
 }
 
 /// Proposals that follow `hash`, one behind the other.

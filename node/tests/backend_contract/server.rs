@@ -6,12 +6,12 @@ use bytes::Bytes;
 use mille_node::backend::redis::{ConnectError, RedisSettings, connect};
 use mille_node::backend::{Channel, Error, Incoming, Interruption, Retention};
 use mille_shared::PlanId;
-use mille_shared::log::{CommitOutcome, StoredSnapshot};
+use mille_shared::log::{CommitOutcome, StoreLife, StoredSnapshot, Terms};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channels::queue;
-use crate::kit::{Proxy, Server, Writer, batch, eventually, next};
+use crate::kit::{Proxy, Server, Writer, batch, eventually, heads, new_changes, next};
 
 const PLAN: PlanId = PlanId(7);
 
@@ -48,6 +48,58 @@ async fn a_lost_function_library_is_loaded_again() {
     assert_eq!(writer.backend.snapshots.load(PLAN, None).await.expect("an answer"), Some(snapshot));
 }
 
+/// A restart or a failover: the server is known by another replication id afterwards.
+async fn begin_a_new_life(server: &Server, writer: &Writer) -> StoreLife {
+    let before = writer.backend.log.life().await.expect("a life");
+    assert_eq!(server.say("DEBUG CHANGE-REPL-ID").expect("an answer"), "+OK\r\n");
+    eventually("it has begun", async || writer.backend.log.life().await.ok().filter(|life| *life != before)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_change_in_a_new_life_must_have_waited_and_be_vouched_for() {
+    let server = Server::start().await;
+    let mut writer = Writer::begin(&server.connect().await, PLAN).await;
+    writer.write(&["a"]).await;
+    let old = writer.backend.log.life().await.expect("a life");
+    let terms = |followed: &[&StoreLife], settled: Option<&StoreLife>| Terms::Add {
+        followed: followed.iter().copied().cloned().collect(),
+        settled: settled.cloned(),
+        lost_epoch: None,
+        begins_epoch: None,
+    };
+
+    let new = begin_a_new_life(&server, &writer).await;
+    let offered = batch(writer.head.hash, &["b"]);
+    for impatient in [terms(&[], None), terms(&[&old], None), terms(&[&old], Some(&old))] {
+        let outcome = writer.offer(&offered, &impatient).await;
+        assert_eq!(outcome, CommitOutcome::Reborn { life: new.clone() }, "{impatient:?}");
+    }
+    let stranger = terms(&[&new], Some(&new));
+    let outcome = writer.offer(&offered, &stranger).await;
+    assert!(matches!(outcome, CommitOutcome::NewEpoch { .. }), "nobody vouches for what was lost: {outcome:?}");
+    let outcome = writer.offer(&offered, &terms(&[&old, &new], Some(&new))).await;
+    assert_eq!(outcome, CommitOutcome::Committed { life: new.clone() }, "who followed it does");
+    writer.go_on(writer.head.revision.epoch, &offered);
+    writer.write(&["c"]).await;
+
+    // In the next one nobody is left who knows. What is lost is given back all the same, by whoever has it.
+    let newest = begin_a_new_life(&server, &writer).await;
+    let lost = batch(writer.head.hash, &["d"]);
+    let epoch = writer.head.revision.epoch;
+    let outcome = writer.offer(&lost, &Terms::Restore { epoch }).await;
+    assert_eq!(outcome, CommitOutcome::Committed { life: newest.clone() });
+    writer.go_on(epoch, &lost);
+    let offered = batch(writer.head.hash, &["e"]);
+    let CommitOutcome::NewEpoch { epoch } = writer.offer(&offered, &terms(&[&newest], Some(&newest))).await else {
+        panic!("restoring vouches for nothing")
+    };
+    let begins = Terms::Add { followed: vec![], settled: Some(newest), lost_epoch: None, begins_epoch: Some(epoch) };
+    assert!(matches!(writer.offer(&offered, &begins).await, CommitOutcome::Committed { .. }));
+    writer.go_on(epoch, &offered);
+    writer.write(&["f"]).await;
+    assert_eq!(writer.read().await.len(), 7);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_does_not_answer_is_unavailable_until_it_does() {
     let server = Server::start().await;
@@ -57,17 +109,16 @@ async fn a_server_that_does_not_answer_is_unavailable_until_it_does() {
 
     let url = server.url();
     let sleeping = std::thread::spawn(move || server.say("DEBUG SLEEP 3").map(|_| server));
-    let unanswered = eventually("a command gets no answer", async || writer.backend.log.heads(&[PLAN]).await.err());
+    let unanswered = eventually("a command gets no answer", async || heads(&writer.backend, &[PLAN]).await.err());
     assert!(matches!(unanswered.await, Error::Unavailable(_)));
     // Now a commit, of which nobody can know whether it was executed. Asked again, it is in the log once.
     let (expected, batch) = (writer.head, batch(writer.head.hash, &["b"]));
-    let unknown = writer.backend.log.commit(PLAN, expected, &batch).await;
+    let commit = async || writer.backend.log.commit(PLAN, expected, &batch, &new_changes()).await;
+    let unknown = commit().await;
     assert!(matches!(unknown, Err(Error::Unavailable(_))), "{unknown:?}");
-    let outcome =
-        eventually("the server answers again", async || writer.backend.log.commit(PLAN, expected, &batch).await.ok());
-    let outcome = outcome.await;
+    let outcome = eventually("the server answers again", async || commit().await.ok()).await;
     let repeated = CommitOutcome::Repeated { repeats: vec![(0, expected.revision.next())] };
-    assert!(outcome == CommitOutcome::Committed || outcome == repeated, "{outcome:?}");
+    assert!(matches!(outcome, CommitOutcome::Committed { .. }) || outcome == repeated, "{outcome:?}");
     assert_eq!(writer.read().await.len(), 3);
     let server = sleeping.join().expect("the thread").expect("the server slept");
     assert_eq!(server.url(), url);
@@ -88,9 +139,9 @@ async fn a_dead_connection_is_noticed_under_traffic() {
     node.pubsub.subscribe(Channel::Control).await.expect("subscribed");
 
     proxy.freeze();
-    assert!(matches!(node.log.heads(&[PLAN]).await, Err(Error::Unavailable(_))));
-    let heads = eventually("commands are answered again", async || node.log.heads(&[PLAN]).await.ok()).await;
-    assert_eq!(heads, [Some(writer.head)]);
+    assert!(matches!(heads(&node, &[PLAN]).await, Err(Error::Unavailable(_))));
+    let found = eventually("commands are answered again", async || heads(&node, &[PLAN]).await.ok()).await;
+    assert_eq!(found, [Some(writer.head)]);
     eventually("large reads are answered again", async || node.log.range(PLAN, None, 9).await.ok()).await;
     assert!(matches!(next(&mut incoming).await, Incoming::Interrupted(Interruption::Reconnect)));
     node.pubsub.publish(Channel::Control, Bytes::from_static(b"again")).await.expect("published");
@@ -108,7 +159,7 @@ async fn connections_end_when_told_to() {
     stop.cancel();
     tasks.close();
     tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.expect("all tasks end");
-    assert!(matches!(writer.backend.log.heads(&[PLAN]).await, Err(Error::Unavailable(_))));
+    assert!(matches!(heads(&writer.backend, &[PLAN]).await, Err(Error::Unavailable(_))));
     assert!(matches!(writer.backend.log.range(PLAN, None, 1).await, Err(Error::Unavailable(_))));
     eventually("the server has only the connection that asks", async || {
         server.say("INFO clients").ok()?.contains("connected_clients:1\r").then_some(())
