@@ -50,6 +50,16 @@ pub enum Error {
     Corrupt(String),
 }
 
+/// For whom a log or a snapshot is read. Each lane has its own bound, so that a thousand clients who come back do not keep
+/// a node from catching up, without which it could take no edits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// A node that opens a plan or catches up: one read per open plan at a time.
+    Repair,
+    /// A client that resumes or asks for the past: as many as there are clients. Soon [`Error::Busy`].
+    Replay,
+}
+
 /// What a port answers.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -70,7 +80,7 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Up to `limit` entries (at least one, at most [`LOG_PAGE_ENTRIES`](mille_shared::limits::LOG_PAGE_ENTRIES)) after
     /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage>;
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage>;
 
     /// The heads of several logs, in one call. `None` for a plan that has no log.
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<Head>>>;
@@ -100,7 +110,7 @@ pub struct Retention {
 #[async_trait]
 pub trait SnapshotStore: Send + Sync + 'static {
     /// The newest snapshot at or before the place; without a place, the newest.
-    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>) -> Result<Option<StoredSnapshot>>;
+    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>, lane: Lane) -> Result<Option<StoredSnapshot>>;
 
     /// Keeps a snapshot and trims the log to `retention`, in one step. Answers whether it was kept: it is not unless
     /// it is newer than the newest and the log has an entry with its revision and hash.

@@ -5,7 +5,7 @@ use mille_core::plan::ApplyError;
 use mille_shared::log::{CommitOutcome, Head, Proposal};
 use mille_shared::{PlanId, limits};
 
-use crate::backend::{self, Backend, Channel};
+use crate::backend::{self, Backend, Channel, Lane};
 use crate::bridge::{Bridge, FeedSender};
 
 /// Why a plan can't be opened.
@@ -56,7 +56,7 @@ pub(super) async fn load(backend: Backend, id: PlanId) -> Result<Plan, OpenFailu
 
 async fn load_once(backend: &Backend, id: PlanId) -> Result<Plan, OpenFailure> {
     let corrupt = |error: ApplyError| OpenFailure::Corrupt(error.to_string());
-    let mut plan = match backend.snapshots.load(id, None).await? {
+    let mut plan = match backend.snapshots.load(id, None, Lane::Repair).await? {
         Some(stored) => {
             let plan = Plan::from_snapshot(stored.head, &stored.payload);
             Some(plan.map_err(|error| OpenFailure::Corrupt(error.to_string()))?)
@@ -65,7 +65,7 @@ async fn load_once(backend: &Backend, id: PlanId) -> Result<Plan, OpenFailure> {
     };
     loop {
         let after = plan.as_ref().map(Plan::revision);
-        let page = backend.log.range(id, after, limits::LOG_PAGE_ENTRIES).await?;
+        let page = backend.log.range(id, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await?;
         for entry in &page.entries {
             match &mut plan {
                 None => plan = Some(Plan::begin(entry).map_err(corrupt)?),

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::presence::PresenceSettings;
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::backend::{self, Backend, Channel, EventLog, Retention};
+use crate::backend::{self, Backend, Channel, EventLog, Lane, Retention};
 use crate::bridge::Bridge;
 use crate::clock;
 use crate::metrics::Metrics;
@@ -39,11 +39,11 @@ impl EventLog for Log {
         self.store.commit(plan, expected, batch).await
     }
 
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> backend::Result<LogPage> {
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> backend::Result<LogPage> {
         if self.is_unreadable.load(Ordering::Relaxed) {
             return Err(backend::Error::Busy("told so".to_owned()));
         }
-        self.store.range(plan, after, limit).await
+        self.store.range(plan, after, limit, lane).await
     }
 
     async fn heads(&self, plans: &[PlanId]) -> backend::Result<Vec<Option<Head>>> {
@@ -203,7 +203,7 @@ async fn a_listener_that_was_let_go_notices_that_the_log_became_another() {
     let told = limits::SUBSCRIPTION_QUEUE_EVENTS_MAX;
     rename_often(&here, plan, "old", told + 10).await;
     // The same beginning at the same time, so the same epoch: only the hashes tell the histories apart.
-    let first = one.backend.log.range(plan, None, 1).await.expect("the log").entries.remove(0);
+    let first = one.backend.log.range(plan, None, 1, Lane::Replay).await.expect("the log").entries.remove(0);
     let key = OperationKey::from_text("create");
     one.backend.log.delete(plan).await.expect("delete");
     eventually("both plans are gone", async || one.bridge.open_plans() + two.bridge.open_plans() == 0).await;

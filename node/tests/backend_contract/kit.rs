@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mille_node::backend::embedded::Embedded;
 use mille_node::backend::redis::{self, RedisSettings};
-use mille_node::backend::{Backend, Incoming};
+use mille_node::backend::{Backend, Incoming, Lane};
 use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal};
 use mille_shared::{PlanId, Revision};
 use tempfile::TempDir;
@@ -232,7 +232,7 @@ impl Writer {
         let mut entries = Vec::new();
         for _ in 0..1_000 {
             let after = entries.last().map(|entry: &LogEntry| entry.revision);
-            let page = self.backend.log.range(self.plan, after, 100).await.expect("a page");
+            let page = self.backend.log.range(self.plan, after, 100, Lane::Replay).await.expect("a page");
             entries.extend(page.entries);
             if !page.has_more {
                 return entries;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mille_node::backend::Backend;
+use mille_node::backend::{Backend, Lane};
 use mille_shared::log::{ChainHash, CommitOutcome, Head, OperationKey};
 use mille_shared::{PlanId, Revision, Timestamp};
 
@@ -94,18 +94,18 @@ pub(crate) async fn pages_lead_through_the_whole_log(store: Store) {
         writer.write_many(100).await;
     }
     let log = &writer.backend.log;
-    let page = log.range(PLAN, None, 3).await.expect("a page");
+    let page = log.range(PLAN, None, 3, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.iter().map(|entry| entry.revision.seq).collect::<Vec<_>>(), [0, 1, 2]);
     assert!(page.has_more);
     let middle = page.entries[2].revision;
-    let page = log.range(PLAN, Some(middle), 2).await.expect("a page");
+    let page = log.range(PLAN, Some(middle), 2, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.iter().map(|entry| entry.revision.seq).collect::<Vec<_>>(), [3, 4]);
-    let page = log.range(PLAN, None, usize::MAX).await.expect("a page");
+    let page = log.range(PLAN, None, usize::MAX, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.len(), mille_shared::limits::LOG_PAGE_ENTRIES);
     assert!(page.has_more);
-    let page = log.range(PLAN, Some(writer.head.revision), 10).await.expect("a page");
+    let page = log.range(PLAN, Some(writer.head.revision), 10, Lane::Replay).await.expect("a page");
     assert!(page.entries.is_empty() && !page.has_more);
-    let page = log.range(PlanId(99), None, 10).await.expect("a page");
+    let page = log.range(PlanId(99), None, 10, Lane::Replay).await.expect("a page");
     assert!(page.entries.is_empty() && !page.has_more);
 
     let all = writer.read().await;

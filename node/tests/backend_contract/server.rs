@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mille_node::backend::redis::{ConnectError, RedisSettings, connect};
-use mille_node::backend::{Channel, Error, Incoming, Interruption, Retention};
+use mille_node::backend::{Channel, Error, Incoming, Interruption, Lane, Retention};
 use mille_shared::PlanId;
 use mille_shared::log::{CommitOutcome, StoredSnapshot};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ async fn a_lost_function_library_is_loaded_again() {
     let snapshot = StoredSnapshot { head: writer.head, payload: "{}".into() };
     let retention = Retention { changes: 10, age: Duration::ZERO, changes_max: 10 };
     assert!(writer.backend.snapshots.store(PLAN, snapshot.clone(), retention).await.expect("an answer"));
-    assert_eq!(writer.backend.snapshots.load(PLAN, None).await.expect("an answer"), Some(snapshot));
+    assert_eq!(writer.backend.snapshots.load(PLAN, None, Lane::Replay).await.expect("an answer"), Some(snapshot));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,10 +91,32 @@ async fn a_dead_connection_is_noticed_under_traffic() {
     assert!(matches!(node.log.heads(&[PLAN]).await, Err(Error::Unavailable(_))));
     let heads = eventually("commands are answered again", async || node.log.heads(&[PLAN]).await.ok()).await;
     assert_eq!(heads, [Some(writer.head)]);
-    eventually("large reads are answered again", async || node.log.range(PLAN, None, 9).await.ok()).await;
+    eventually("large reads are answered again", async || node.log.range(PLAN, None, 9, Lane::Replay).await.ok()).await;
     assert!(matches!(next(&mut incoming).await, Incoming::Interrupted(Interruption::Reconnect)));
     node.pubsub.publish(Channel::Control, Bytes::from_static(b"again")).await.expect("published");
     assert!(matches!(next(&mut incoming).await, Incoming::Message { channel: Channel::Control, .. }));
+}
+
+/// As many clients come back as the lane of replays has connections, and none of them gets on. The node that must catch
+/// up does not wait for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_does_not_wait_for_replays() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(&server).await;
+    let node = server.connect_with(RedisSettings::at(proxy.url())).await;
+    let mut writer = Writer::begin(&node, PLAN).await;
+    writer.write(&["a"]).await;
+    let read = |lane| node.log.range(PLAN, None, 9, lane);
+    let all = || futures_util::future::join_all((0..4).map(|_| read(Lane::Replay)));
+    assert!(all().await.iter().all(Result::is_ok), "each has a connection");
+
+    proxy.freeze();
+    let (hang, one_more, repair) = tokio::join!(all(), read(Lane::Replay), read(Lane::Repair));
+    assert!(hang.iter().all(|read| matches!(read, Err(Error::Unavailable(_)))), "{hang:?}");
+    assert!(matches!(one_more, Err(Error::Busy(_))), "{one_more:?}");
+    assert_eq!(repair.expect("a page").entries.len(), 2);
+    let snapshot = node.snapshots.load(PLAN, None, Lane::Repair);
+    assert_eq!(snapshot.await.expect("an answer"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,7 +131,7 @@ async fn connections_end_when_told_to() {
     tasks.close();
     tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.expect("all tasks end");
     assert!(matches!(writer.backend.log.heads(&[PLAN]).await, Err(Error::Unavailable(_))));
-    assert!(matches!(writer.backend.log.range(PLAN, None, 1).await, Err(Error::Unavailable(_))));
+    assert!(matches!(writer.backend.log.range(PLAN, None, 1, Lane::Replay).await, Err(Error::Unavailable(_))));
     eventually("the server has only the connection that asks", async || {
         server.say("INFO clients").ok()?.contains("connected_clients:1\r").then_some(())
     })

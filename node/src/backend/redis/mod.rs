@@ -35,7 +35,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Backend, Error, Result};
+use super::{Backend, Error, Lane, Result};
 use keys::Channels;
 
 /// Commands of one node that wait for their answers on the command connection. The throughput of a connection levels
@@ -114,7 +114,7 @@ pub async fn connect(
     let redis = Arc::new(Redis {
         client,
         in_flight: Semaphore::new(IN_FLIGHT_MAX),
-        readers: pool::readers(builder.clone(), tasks, stop),
+        lanes: pool::Lanes::open(&builder, tasks, stop),
         channels: Channels::of(&uuid::Uuid::new_v4().simple().to_string()),
         command_timeout: settings.command_timeout,
         version,
@@ -134,7 +134,7 @@ pub async fn connect(
 struct Redis {
     client: Client,
     in_flight: Semaphore,
-    readers: pool::Readers,
+    lanes: pool::Lanes,
     channels: Channels,
     command_timeout: Duration,
     version: String,
@@ -149,6 +149,14 @@ impl Redis {
         let room = timeout(self.command_timeout, self.in_flight.acquire()).await;
         let Ok(Ok(_room)) = room else { return Err(Error::Busy(format!("{IN_FLIGHT_MAX} commands wait for answers"))) };
         timed(name, command).await
+    }
+
+    /// Runs a command with or for something large on one of the lane's connections.
+    async fn aside<T, F>(&self, lane: Lane, name: &'static str, command: impl FnOnce(Client) -> F) -> Result<T>
+    where
+        F: Future<Output = FredResult<T>> + Send,
+    {
+        self.lanes.run(lane, name, command).await
     }
 }
 

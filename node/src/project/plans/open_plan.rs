@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Jobs, Opened, PlanContext};
-use crate::backend::{self, Channel};
+use crate::backend::{self, Channel, Lane};
 use crate::project::command::{
     Accepted, AttachRequest, Attached, Backlog, Command, PlanEvent, Progress, Rejection, SubmitReply,
 };
@@ -219,7 +219,12 @@ impl OpenPlan {
             }
             Effect::Fetch { after } => {
                 jobs.spawn(async move {
-                    (opened, Done::Fetched(backend.log.range(plan, Some(after), limits::LOG_PAGE_ENTRIES).await))
+                    (
+                        opened,
+                        Done::Fetched(
+                            backend.log.range(plan, Some(after), limits::LOG_PAGE_ENTRIES, Lane::Repair).await,
+                        ),
+                    )
                 });
             }
             Effect::Reload => {
