@@ -154,6 +154,8 @@ pub enum Interruption {
     Reconnect,
     /// We did not take messages as fast as they came.
     Lagged,
+    /// The connection was open and delivered nothing, so it was made anew: see [`PubSub::reconnect`].
+    Probe,
 }
 
 /// Channels between nodes.
@@ -168,6 +170,14 @@ pub trait PubSub: Send + Sync + 'static {
 
     /// Listens no more.
     async fn unsubscribe(&self, channel: Channel) -> Result<()>;
+
+    /// Makes the connection anew on which messages come, since it seems to deliver none. Begins with
+    /// it at most; an [`Interruption::Probe`] says that subscriptions are in force again. Nothing, if it is being made anew
+    /// already.
+    async fn reconnect(&self);
+
+    /// Whether messages come in, as far as is known without asking. If not, an [`Interruption`] will say when they do.
+    fn is_in_force(&self) -> bool;
 
     /// Everything this node listens to, on one queue of [`INCOMING_MESSAGES_MAX`]. Can be taken once; later calls get
     /// `None`. When the queue is full, messages are dropped and an [`Interruption::Lagged`] follows.
@@ -283,6 +293,18 @@ pub trait Leases: Send + Sync + 'static {
 
     /// How the store itself is: for operators.
     async fn status(&self) -> StoreStatus;
+
+    /// The same as far as it is known without asking: never waits.
+    fn health(&self) -> StoreHealth;
+}
+
+/// Whether the store is asked at all, and what an operator should know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// False: whatever is asked is refused at once, until the store answers again.
+    pub answers: bool,
+    /// What is known, in words.
+    pub detail: String,
 }
 
 /// How the store is.

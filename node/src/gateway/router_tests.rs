@@ -84,7 +84,8 @@ async fn node(dev: bool) -> Node {
     let asked = drain.clone();
     let readiness = Readiness::new(NodeId::of("n", "1"), move || {
         let ok = !asked.is_cancelled();
-        vec![Check { name: "drain", ok, detail: "the operator's wish".to_owned() }]
+        let told = Check { is_needed: false, ..Check::needed("store", false, "does not answer") };
+        vec![Check::needed("drain", ok, "the operator's wish"), told]
     });
     let allowed_origins = AllowedOrigins::new(["https://app.example/".to_owned()]);
     let presence = get(|| async { "presence" });

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mille_node::backend::embedded::Embedded;
-use mille_node::backend::redis::{self, RedisSettings};
+use mille_node::backend::redis::{self, RedisObserver, RedisSettings};
 use mille_node::backend::{Backend, Incoming, Lane};
 use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal};
 use mille_shared::{PlanId, Revision};
@@ -85,11 +85,35 @@ impl Server {
     }
 
     pub(crate) async fn connect_with(&self, settings: RedisSettings) -> Backend {
-        redis::connect(&settings, &self.tasks, &self.stop).await.expect("redis takes us")
+        self.connect_observed(settings, Arc::new(())).await
+    }
+
+    pub(crate) async fn connect_observed(&self, settings: RedisSettings, observer: Arc<dyn RedisObserver>) -> Backend {
+        redis::connect(&settings, observer, &self.tasks, &self.stop).await.expect("redis takes us")
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Stops the process without ending it: connections stay open, new ones are taken by the kernel, nobody answers.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Ends the process.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+    }
+
+    fn signal(&self, signal: &str) {
+        let told = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
+        assert!(told.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
     /// Says a command to the server, on a connection of its own, and returns the first bytes of the answer.

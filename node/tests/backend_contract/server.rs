@@ -1,12 +1,15 @@
 //! What only a server can do to us, and what we promise then. For Redis alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mille_node::backend::redis::{ConnectError, RedisSettings, connect};
-use mille_node::backend::{Channel, Error, Incoming, Interruption, Lane, Retention};
+use mille_node::backend::redis::{ConnectError, Connection, RedisObserver, RedisSettings, connect};
+use mille_node::backend::{Backend, Channel, Error, Incoming, Interruption, Lane, Retention};
 use mille_shared::PlanId;
 use mille_shared::log::{CommitOutcome, StoredSnapshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -97,6 +100,108 @@ async fn a_dead_connection_is_noticed_under_traffic() {
     assert!(matches!(next(&mut incoming).await, Incoming::Message { channel: Channel::Control, .. }));
 }
 
+/// What an observer was told.
+#[derive(Default)]
+struct Told {
+    is_up: AtomicBool,
+    is_open: AtomicBool,
+    refused: AtomicUsize,
+    reconnected: AtomicUsize,
+}
+
+impl RedisObserver for Told {
+    fn up(&self, is_up: bool) {
+        self.is_up.store(is_up, Ordering::Relaxed);
+    }
+
+    fn breaker(&self, is_open: bool) {
+        self.is_open.store(is_open, Ordering::Relaxed);
+    }
+
+    fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn reconnected(&self, connection: Connection) {
+        if connection == Connection::Commands {
+            self.reconnected.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn done(&self, _took: Duration) {}
+}
+
+/// Waits until the breaker is open, and asserts that commands cost nothing then.
+async fn refused_at_once(node: &Backend, told: &Told) {
+    eventually("the breaker opens", async || told.is_open.load(Ordering::Relaxed).then_some(())).await;
+    assert!(!node.leases.health().answers, "{:?}", node.leases.health());
+    let began = Instant::now();
+    let asked = (0..1_000).map(|_| node.log.heads(&[PLAN]));
+    let answers = futures_util::future::join_all(asked).await;
+    // Half a second is far less than one timeout, and far more than a thousand refusals take.
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Unavailable(_)))));
+    assert!(told.refused.load(Ordering::Relaxed) >= 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_to_a_frozen_server_are_refused_at_once_until_it_answers() {
+    let server = Server::start().await;
+    let told = Arc::new(Told::default());
+    let node = server.connect_observed(RedisSettings::at(server.url()), told.clone()).await;
+    let mut writer = Writer::begin(&node, PLAN).await;
+    writer.write(&["a"]).await;
+    assert!(told.is_up.load(Ordering::Relaxed) && !told.is_open.load(Ordering::Relaxed));
+
+    server.freeze();
+    refused_at_once(&node, &told).await;
+    server.thaw();
+    eventually("commands are answered again", async || node.log.heads(&[PLAN]).await.ok()).await;
+    assert!(!told.is_open.load(Ordering::Relaxed));
+    eventually("it is up again", async || told.is_up.load(Ordering::Relaxed).then_some(())).await;
+    writer.write(&["b"]).await;
+    assert_eq!(writer.read().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_to_a_server_that_is_gone_are_refused_at_once() {
+    let mut server = Server::start().await;
+    let told = Arc::new(Told::default());
+    let node = server.connect_observed(RedisSettings::at(server.url()), told.clone()).await;
+    node.log.heads(&[PLAN]).await.expect("an answer");
+    server.kill();
+    refused_at_once(&node, &told).await;
+    assert!(matches!(node.pubsub.subscribe(Channel::Control).await, Err(Error::Unavailable(_))));
+    assert!(matches!(node.log.range(PLAN, None, 1, Lane::Repair).await, Err(Error::Unavailable(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_command_connection_heals_by_itself() {
+    let server = Server::start().await;
+    let told = Arc::new(Told::default());
+    let node = server.connect_observed(RedisSettings::at(server.url()), told.clone()).await;
+    for cuts in 1..=3 {
+        server.say("CLIENT KILL TYPE normal").expect("an answer");
+        eventually("it is connected anew", async || (told.reconnected.load(Ordering::Relaxed) >= cuts).then_some(()))
+            .await;
+        eventually("commands are answered again", async || node.log.heads(&[PLAN]).await.ok()).await;
+    }
+    eventually("the breaker is closed", async || node.leases.health().answers.then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_known_whether_the_subscription_is_in_force() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(&server).await;
+    let node = server.connect_with(RedisSettings::at(proxy.url())).await;
+    let mut incoming = queue(&node);
+    assert!(node.pubsub.is_in_force());
+    proxy.freeze();
+    eventually("its silence is noticed", async || (!node.pubsub.is_in_force()).then_some(())).await;
+    assert!(matches!(next(&mut incoming).await, Incoming::Interrupted(Interruption::Reconnect)));
+    eventually("it is in force again", async || node.pubsub.is_in_force().then_some(())).await;
+}
+
 /// As many clients come back as the lane of replays has connections, and none of them gets on. The node that must catch
 /// up does not wait for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +229,8 @@ async fn connections_end_when_told_to() {
     let server = Server::start().await;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let settings = RedisSettings::at(server.url());
-    let mut writer = Writer::begin(&connect(&settings, &tasks, &stop).await.expect("connected"), PLAN).await;
+    let mut writer =
+        Writer::begin(&connect(&settings, Arc::new(()), &tasks, &stop).await.expect("connected"), PLAN).await;
     writer.write(&["a"]).await;
     assert_eq!(writer.read().await.len(), 2, "the pool has a connection too");
     stop.cancel();
@@ -142,8 +248,8 @@ async fn connections_end_when_told_to() {
 async fn a_server_that_is_not_there_is_told_at_once() {
     let url = Server::start().await.url();
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let refused = connect(&RedisSettings::at(url), &tasks, &stop).await.err();
+    let refused = connect(&RedisSettings::at(url), Arc::new(()), &tasks, &stop).await.err();
     assert!(matches!(refused, Some(ConnectError::Unreachable(_))), "{refused:?}");
-    let refused = connect(&RedisSettings::at("nonsense"), &tasks, &stop).await.err();
+    let refused = connect(&RedisSettings::at("nonsense"), Arc::new(()), &tasks, &stop).await.err();
     assert!(matches!(refused, Some(ConnectError::Url(_))), "{refused:?}");
 }
