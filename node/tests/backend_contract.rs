@@ -12,6 +12,8 @@ mod directory;
 mod kit;
 #[path = "backend_contract/logs.rs"]
 mod logs;
+#[path = "backend_contract/outage.rs"]
+mod outage;
 #[path = "backend_contract/presence.rs"]
 mod presence;
 #[path = "backend_contract/server.rs"]

@@ -51,19 +51,21 @@ impl Bridge {
                 }
                 _ = ticks.tick() => true,
             };
+            let is_down = self.holds_heads(&mut outage);
             let probed = async {
                 if is_tick {
-                    self.probe(&mut deafness).await;
+                    self.probe(&mut deafness, is_down).await;
                 }
             };
             tokio::join!(probed, self.check_heads(&mut outage));
         }
     }
 
-    /// Sends a message to ourselves, and has the connection made anew if such messages do not come back.
-    async fn probe(&self, deafness: &mut Deafness) {
+    /// Sends a message to ourselves, and has the connection made anew if such messages do not come back. Not while it is
+    /// known to be down, for then that is being done; but if it is down for long, who does it may have failed.
+    async fn probe(&self, deafness: &mut Deafness, is_down: bool) {
         let pubsub = &self.inner.backend.pubsub;
-        if !pubsub.is_in_force() {
+        if is_down {
             deafness.excused();
         }
         let heard = self.inner.probes_heard.load(Ordering::Relaxed);

@@ -12,13 +12,14 @@ use mille_node::backend::{Backend, Incoming, Lane};
 use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal};
 use mille_shared::{PlanId, Revision};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long to wait for a state before calling it missing. Longer than any healing takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store that nobody else uses.
 pub(crate) struct Store {
@@ -121,7 +122,7 @@ impl Server {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.write_all(format!("{command}\r\n").as_bytes())?;
-        let mut answer = [0; 1024];
+        let mut answer = [0; 16 * 1024];
         let length = socket.read(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
     }
@@ -150,10 +151,12 @@ impl Drop for Server {
     }
 }
 
-/// A line to a server that can go dead: connections stay open and nothing passes on them any more. New ones work.
+/// A line to a server that can go dead: connections stay open and nothing passes on them any more. New ones work. Or it
+/// can be closed to subscriptions: those that are open are cut, and none can be made until it is opened again.
 pub(crate) struct Proxy {
     port: u16,
     freeze: Arc<Mutex<CancellationToken>>,
+    is_closed: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -163,29 +166,61 @@ impl Proxy {
         let port = listener.local_addr().expect("its address").port();
         let (freeze, target) = (Arc::new(Mutex::new(CancellationToken::new())), server.port);
         let current = Arc::clone(&freeze);
+        let is_closed = watch::Sender::new(false);
+        let closed = is_closed.clone();
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let frozen = current.lock().expect("no panic under this lock").clone();
+                let mut closed = closed.subscribe();
                 tokio::spawn(async move {
                     let mut far = tokio::net::TcpStream::connect(("127.0.0.1", target)).await?;
+                    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.split(), far.split());
+                    let (asked, answered) =
+                        (pass_on(&mut near_in, &mut far_out, &mut closed), tokio::io::copy(&mut far_in, &mut near_out));
                     tokio::select! {
-                        done = tokio::io::copy_bidirectional(&mut near, &mut far) => done.map(drop),
+                        done = asked => done,
+                        done = answered => done.map(drop),
                         () = frozen.cancelled() => std::future::pending().await,
                     }
                 });
             }
         });
-        Self { port, freeze }
+        Self { port, freeze, is_closed }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Closes the line to subscriptions, or opens it again.
+    pub(crate) fn close_to_subscriptions(&self, is_closed: bool) {
+        self.is_closed.send_replace(is_closed);
+    }
+
     /// Lets the connections that are open now go dead.
     pub(crate) fn freeze(&self) {
         let mut current = self.freeze.lock().expect("no panic under this lock");
         std::mem::take(&mut *current).cancel();
+    }
+}
+
+/// Passes on what a node asks. Ends when it has subscribed and the line is closed to that.
+async fn pass_on(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    closed: &mut watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let (mut has_subscribed, mut buffer) = (false, vec![0; 64 * 1024]);
+    loop {
+        let length = tokio::select! {
+            length = from.read(&mut buffer) => length?,
+            _ = closed.wait_for(|is_closed| *is_closed), if has_subscribed => return Ok(()),
+        };
+        has_subscribed |= buffer[..length].windows(9).any(|word| word == b"SUBSCRIBE");
+        if length == 0 || (has_subscribed && *closed.borrow()) {
+            return Ok(());
+        }
+        to.write_all(&buffer[..length]).await?;
     }
 }
 
