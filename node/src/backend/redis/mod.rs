@@ -96,8 +96,8 @@ pub enum ConnectError {
     Library(String),
 }
 
-/// Connects, and loads the function library. `observer` is told how the connections are from then on. The connections' tasks run on `tasks`; when `stop` is cancelled, they leave
-/// and every port answers [`Error::Unavailable`]. So cancel it last.
+/// Connects, and loads the function library. `observer` is told how the connections are from then on. Their tasks run on
+/// `tasks`; when `stop` is cancelled, they leave and every port answers [`Error::Unavailable`]. So cancel it last.
 ///
 /// # Errors
 /// [`ConnectError`]. Tasks begun until then end when `stop` is cancelled.
