@@ -213,7 +213,12 @@ async fn a_repair_does_not_wait_for_replays() {
     writer.write(&["a"]).await;
     let read = |lane| node.log.range(PLAN, None, 9, lane);
     let all = || futures_util::future::join_all((0..4).map(|_| read(Lane::Replay)));
-    assert!(all().await.iter().all(Result::is_ok), "each has a connection");
+    eventually("each has a connection", async || {
+        assert!(all().await.iter().all(Result::is_ok));
+        // Besides the commands', the subscription's, and the one that asks.
+        server.say("INFO clients").ok()?.contains("connected_clients:7\r").then_some(())
+    })
+    .await;
 
     proxy.freeze();
     let (hang, one_more, repair) = tokio::join!(all(), read(Lane::Replay), read(Lane::Repair));
