@@ -12,6 +12,8 @@ mod directory;
 mod kit;
 #[path = "backend_contract/logs.rs"]
 mod logs;
+#[path = "backend_contract/outage.rs"]
+mod outage;
 #[path = "backend_contract/presence.rs"]
 mod presence;
 #[path = "backend_contract/server.rs"]
@@ -65,6 +67,7 @@ contract! {
         a_message_reaches_whoever_listens
         a_probe_is_heard_by_its_own_node
         what_does_not_fit_is_told
+        a_connection_made_anew_says_so_and_delivers
     }
     directory {
         a_project_is_found_by_its_members

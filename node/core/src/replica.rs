@@ -232,6 +232,8 @@ pub enum Cause {
     Reconnect,
     /// Messages were dropped because we took them too slowly.
     Lagged,
+    /// The channel's connection was open and delivered nothing.
+    Probe,
     /// The log's head moved and we did not hear of it.
     HeadCheck,
     /// A commit found the log elsewhere.
@@ -258,6 +260,7 @@ impl Cause {
             Self::Hole => "hole",
             Self::Reconnect => "reconnect",
             Self::Lagged => "lagged",
+            Self::Probe => "delivery_probe",
             Self::HeadCheck => "head_check",
             Self::Moved => "moved",
             Self::Behind => "behind",

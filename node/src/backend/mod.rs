@@ -52,6 +52,16 @@ pub enum Error {
     Corrupt(String),
 }
 
+/// For whom a log or a snapshot is read. Each lane has its own bound, so that a thousand clients who come back do not keep
+/// a node from catching up, without which it could take no edits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// A node that opens a plan or catches up: one read per open plan at a time.
+    Repair,
+    /// A client that resumes or asks for the past: as many as there are clients. Soon [`Error::Busy`].
+    Replay,
+}
+
 /// What a port answers.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -72,7 +82,7 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Up to `limit` entries (at least one, at most [`LOG_PAGE_ENTRIES`](mille_shared::limits::LOG_PAGE_ENTRIES)) after
     /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage>;
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage>;
 
     /// The store's life.
     async fn life(&self) -> Result<StoreLife>;
@@ -117,7 +127,7 @@ pub struct Retention {
 #[async_trait]
 pub trait SnapshotStore: Send + Sync + 'static {
     /// The newest snapshot at or before the place; without a place, the newest.
-    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>) -> Result<Option<StoredSnapshot>>;
+    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>, lane: Lane) -> Result<Option<StoredSnapshot>>;
 
     /// Keeps a snapshot and trims the log to `retention`, in one step. Answers whether it was kept: it is not unless
     /// it is newer than the newest and the log has an entry with its revision and hash.
@@ -161,6 +171,8 @@ pub enum Interruption {
     Reconnect,
     /// We did not take messages as fast as they came.
     Lagged,
+    /// The connection was open and delivered nothing, so it was made anew: see [`PubSub::reconnect`].
+    Probe,
 }
 
 /// Channels between nodes.
@@ -175,6 +187,14 @@ pub trait PubSub: Send + Sync + 'static {
 
     /// Listens no more.
     async fn unsubscribe(&self, channel: Channel) -> Result<()>;
+
+    /// Makes the connection anew on which messages come, since it seems to deliver none. Begins with
+    /// it at most; an [`Interruption::Probe`] says that subscriptions are in force again. Nothing, if it is being made anew
+    /// already.
+    async fn reconnect(&self);
+
+    /// Whether messages come in, as far as is known without asking. If not, an [`Interruption`] will say when they do.
+    fn is_in_force(&self) -> bool;
 
     /// Everything this node listens to, on one queue of [`INCOMING_MESSAGES_MAX`]. Can be taken once; later calls get
     /// `None`. When the queue is full, messages are dropped and an [`Interruption::Lagged`] follows.
@@ -290,6 +310,18 @@ pub trait Leases: Send + Sync + 'static {
 
     /// How the store itself is: for operators.
     async fn status(&self) -> StoreStatus;
+
+    /// The same as far as it is known without asking: never waits.
+    fn health(&self) -> StoreHealth;
+}
+
+/// Whether the store is asked at all, and what an operator should know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// False: whatever is asked is refused at once, until the store answers again.
+    pub answers: bool,
+    /// What is known, in words.
+    pub detail: String,
 }
 
 /// How the store is.

@@ -181,6 +181,7 @@ impl Actor {
                 let cause = match why {
                     Interruption::Reconnect => Cause::Reconnect,
                     Interruption::Lagged => Cause::Lagged,
+                    Interruption::Probe => Cause::Probe,
                 };
                 self.plans.input_all(|| Input::Interrupted(cause));
                 self.presence.interrupted();

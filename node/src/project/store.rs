@@ -7,7 +7,7 @@ use mille_core::{Applied, Opened, Plan};
 use mille_shared::log::{CommitOutcome, Head, LogState, Proposal, StoreLife, Terms};
 use mille_shared::{PlanId, limits};
 
-use crate::backend::{self, Backend, Channel};
+use crate::backend::{self, Backend, Channel, Lane};
 use crate::bridge::{Bridge, FeedSender};
 
 /// Why a plan can't be opened.
@@ -68,7 +68,7 @@ pub(super) async fn load(backend: Backend, id: PlanId) -> Result<Opened, OpenFai
 
 async fn load_once(backend: &Backend, id: PlanId) -> Result<Opened, OpenFailure> {
     let corrupt = |error: ApplyError| OpenFailure::Corrupt(error.to_string());
-    let mut opened = match backend.snapshots.load(id, None).await? {
+    let mut opened = match backend.snapshots.load(id, None, Lane::Repair).await? {
         Some(stored) => {
             let opened = Opened::from_snapshot(&stored);
             Some(opened.map_err(|error| OpenFailure::Corrupt(error.to_string()))?)
@@ -77,7 +77,7 @@ async fn load_once(backend: &Backend, id: PlanId) -> Result<Opened, OpenFailure>
     };
     loop {
         let after = opened.as_ref().map(Opened::revision);
-        let page = backend.log.range(id, after, limits::LOG_PAGE_ENTRIES).await?;
+        let page = backend.log.range(id, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await?;
         for entry in &page.entries {
             match &mut opened {
                 None => opened = Some(Opened::begin(entry).map_err(corrupt)?),

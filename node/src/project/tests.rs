@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::presence::PresenceSettings;
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::backend::{self, Backend, Channel, EventLog, Retention};
+use crate::backend::{self, Backend, Channel, EventLog, Lane, Retention};
 use crate::bridge::Bridge;
 use crate::clock;
 use crate::metrics::Metrics;
@@ -61,11 +61,11 @@ impl EventLog for Log {
         self.store.revive(plan, snapshot, changes, known_in).await
     }
 
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> backend::Result<LogPage> {
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> backend::Result<LogPage> {
         if self.is_unreadable.load(Ordering::Relaxed) {
             return Err(backend::Error::Busy("told so".to_owned()));
         }
-        self.store.range(plan, after, limit).await
+        self.store.range(plan, after, limit, lane).await
     }
 
     async fn heads(&self, plans: &[PlanId]) -> backend::Result<Vec<LogState>> {
@@ -229,7 +229,7 @@ async fn a_listener_hears_that_histories_parted_and_lost_changes_come_back() {
     let old = told + 10;
     rename_often(&here, plan, "old", old).await;
     // The log loses all but its beginning, and a node that knows nothing of it is the first to build on that.
-    let first = one.backend.log.range(plan, None, 1).await.expect("the log").entries.remove(0);
+    let first = one.backend.log.range(plan, None, 1, Lane::Replay).await.expect("the log").entries.remove(0);
     let key = OperationKey::from_text("create");
     one.backend.log.delete(plan).await.expect("delete");
     let again = Proposal { key, hash: first.hash, payload: first.payload };

@@ -107,6 +107,23 @@ pub(crate) async fn what_does_not_fit_is_told(store: Store) {
     panic!("what was published after the interruption did not come in");
 }
 
+/// Whoever thinks the connection deaf gets a new one, is told when it is in force, and hears again.
+pub(crate) async fn a_connection_made_anew_says_so_and_delivers(store: Store) {
+    let node = store.connect().await;
+    let mut incoming = queue(&node);
+    node.pubsub.subscribe(Channel::Probe).await.expect("subscribed");
+    for _ in 0..2 {
+        node.pubsub.reconnect().await;
+        match next(&mut incoming).await {
+            Incoming::Interrupted(why) => assert_eq!(why, Interruption::Probe),
+            Incoming::Message { channel, .. } => panic!("nothing was published on {channel:?}"),
+        }
+        assert!(node.pubsub.is_in_force());
+        node.pubsub.publish(Channel::Probe, Bytes::from_static(b"again")).await.expect("published");
+        assert_eq!(message(next(&mut incoming).await).1, "again");
+    }
+}
+
 pub(crate) fn queue(node: &Backend) -> mpsc::Receiver<Incoming> {
     node.pubsub.incoming().expect("the queue was not taken before")
 }

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mille_node::backend::embedded::Embedded;
-use mille_node::backend::redis::{self, RedisSettings};
-use mille_node::backend::{Backend, Incoming};
+use mille_node::backend::redis::{self, RedisObserver, RedisSettings};
+use mille_node::backend::{Backend, Incoming, Lane};
 use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal, Terms};
 use mille_shared::{PlanId, Revision};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,7 +21,7 @@ use tokio_util::task::TaskTracker;
 /// The epoch in which logs begin.
 pub(crate) const EPOCH: u64 = 1_700_000_000_000;
 /// How long to wait for a state before calling it missing. Longer than any healing takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store that nobody else uses.
 pub(crate) struct Store {
@@ -87,11 +88,35 @@ impl Server {
     }
 
     pub(crate) async fn connect_with(&self, settings: RedisSettings) -> Backend {
-        redis::connect(&settings, &self.tasks, &self.stop).await.expect("redis takes us")
+        self.connect_observed(settings, Arc::new(())).await
+    }
+
+    pub(crate) async fn connect_observed(&self, settings: RedisSettings, observer: Arc<dyn RedisObserver>) -> Backend {
+        redis::connect(&settings, observer, &self.tasks, &self.stop).await.expect("redis takes us")
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Stops the process without ending it: connections stay open, new ones are taken by the kernel, nobody answers.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Ends the process.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+    }
+
+    fn signal(&self, signal: &str) {
+        let told = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
+        assert!(told.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
     /// Says a command to the server, on a connection of its own, and returns the first bytes of the answer.
@@ -99,7 +124,7 @@ impl Server {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.write_all(format!("{command}\r\n").as_bytes())?;
-        let mut answer = [0; 1024];
+        let mut answer = [0; 16 * 1024];
         let length = socket.read(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
     }
@@ -128,10 +153,12 @@ impl Drop for Server {
     }
 }
 
-/// A line to a server that can go dead: connections stay open and nothing passes on them any more. New ones work.
+/// A line to a server that can go dead: connections stay open and nothing passes on them any more. New ones work. Or it
+/// can be closed to subscriptions: those that are open are cut, and none can be made until it is opened again.
 pub(crate) struct Proxy {
     port: u16,
     freeze: Arc<Mutex<CancellationToken>>,
+    is_closed: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -141,29 +168,61 @@ impl Proxy {
         let port = listener.local_addr().expect("its address").port();
         let (freeze, target) = (Arc::new(Mutex::new(CancellationToken::new())), server.port);
         let current = Arc::clone(&freeze);
+        let is_closed = watch::Sender::new(false);
+        let closed = is_closed.clone();
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let frozen = current.lock().expect("no panic under this lock").clone();
+                let mut closed = closed.subscribe();
                 tokio::spawn(async move {
                     let mut far = tokio::net::TcpStream::connect(("127.0.0.1", target)).await?;
+                    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.split(), far.split());
+                    let (asked, answered) =
+                        (pass_on(&mut near_in, &mut far_out, &mut closed), tokio::io::copy(&mut far_in, &mut near_out));
                     tokio::select! {
-                        done = tokio::io::copy_bidirectional(&mut near, &mut far) => done.map(drop),
+                        done = asked => done,
+                        done = answered => done.map(drop),
                         () = frozen.cancelled() => std::future::pending().await,
                     }
                 });
             }
         });
-        Self { port, freeze }
+        Self { port, freeze, is_closed }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Closes the line to subscriptions, or opens it again.
+    pub(crate) fn close_to_subscriptions(&self, is_closed: bool) {
+        self.is_closed.send_replace(is_closed);
+    }
+
     /// Lets the connections that are open now go dead.
     pub(crate) fn freeze(&self) {
         let mut current = self.freeze.lock().expect("no panic under this lock");
         std::mem::take(&mut *current).cancel();
+    }
+}
+
+/// Passes on what a node asks. Ends when it has subscribed and the line is closed to that.
+async fn pass_on(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    closed: &mut watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let (mut has_subscribed, mut buffer) = (false, vec![0; 64 * 1024]);
+    loop {
+        let length = tokio::select! {
+            length = from.read(&mut buffer) => length?,
+            _ = closed.wait_for(|is_closed| *is_closed), if has_subscribed => return Ok(()),
+        };
+        has_subscribed |= buffer[..length].windows(9).any(|word| word == b"SUBSCRIBE");
+        if length == 0 || (has_subscribed && *closed.borrow()) {
+            return Ok(());
+        }
+        to.write_all(&buffer[..length]).await?;
     }
 }
 
@@ -242,7 +301,7 @@ impl Writer {
         let mut entries = Vec::new();
         for _ in 0..1_000 {
             let after = entries.last().map(|entry: &LogEntry| entry.revision);
-            let page = self.backend.log.range(self.plan, after, 100).await.expect("a page");
+            let page = self.backend.log.range(self.plan, after, 100, Lane::Replay).await.expect("a page");
             entries.extend(page.entries);
             if !page.has_more {
                 return entries;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mille_node::backend::Backend;
+use mille_node::backend::{Backend, Lane};
 use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, StoredSnapshot, Terms};
 use mille_shared::{PlanId, Revision};
 
@@ -93,18 +93,18 @@ pub(crate) async fn pages_lead_through_the_whole_log(store: Store) {
         writer.write_many(100).await;
     }
     let log = &writer.backend.log;
-    let page = log.range(PLAN, None, 3).await.expect("a page");
+    let page = log.range(PLAN, None, 3, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.iter().map(|entry| entry.revision.seq).collect::<Vec<_>>(), [0, 1, 2]);
     assert!(page.has_more);
     let middle = page.entries[2].revision;
-    let page = log.range(PLAN, Some(middle), 2).await.expect("a page");
+    let page = log.range(PLAN, Some(middle), 2, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.iter().map(|entry| entry.revision.seq).collect::<Vec<_>>(), [3, 4]);
-    let page = log.range(PLAN, None, usize::MAX).await.expect("a page");
+    let page = log.range(PLAN, None, usize::MAX, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.len(), mille_shared::limits::LOG_PAGE_ENTRIES);
     assert!(page.has_more);
-    let page = log.range(PLAN, Some(writer.head.revision), 10).await.expect("a page");
+    let page = log.range(PLAN, Some(writer.head.revision), 10, Lane::Replay).await.expect("a page");
     assert!(page.entries.is_empty() && !page.has_more);
-    let page = log.range(PlanId(99), None, 10).await.expect("a page");
+    let page = log.range(PlanId(99), None, 10, Lane::Replay).await.expect("a page");
     assert!(page.entries.is_empty() && !page.has_more);
 
     let all = writer.read().await;
@@ -164,7 +164,7 @@ pub(crate) async fn an_epoch_in_which_changes_were_lost_is_left(store: Store) {
     assert_chained(&entries);
     let places: Vec<_> = entries.iter().map(|entry| (entry.revision.epoch, entry.revision.seq)).collect();
     assert_eq!(places, [(EPOCH, 0), (EPOCH, 1), (epoch, 2), (epoch, 3), (epoch, 4)], "numbers go on");
-    let page = writer.backend.log.range(PLAN, Some(entries[1].revision), 9).await.expect("a page");
+    let page = writer.backend.log.range(PLAN, Some(entries[1].revision), 9, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries, entries[2..]);
 }
 
@@ -205,7 +205,7 @@ pub(crate) async fn a_log_that_is_gone_is_put_back(store: Store) {
     backend.log.delete(PLAN).await.expect("gone");
     assert_eq!(revive(&snapshot, &changes).await.head, Some(writer.head));
     assert_eq!(writer.read().await, whole[2..], "the recent changes are where they were");
-    assert_eq!(backend.snapshots.load(PLAN, None).await.expect("an answer"), Some(snapshot.clone()));
+    assert_eq!(backend.snapshots.load(PLAN, None, Lane::Replay).await.expect("an answer"), Some(snapshot.clone()));
     let place = backend.log.find(PLAN, &written[2].key).await.expect("an answer");
     assert_eq!(place, Some(writer.head.revision), "with their operations");
     writer.write(&["d"]).await;

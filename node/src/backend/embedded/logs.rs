@@ -15,7 +15,7 @@ use mille_shared::{PlanId, Revision};
 use tokio::time::Instant;
 
 use super::{Store, lock};
-use crate::backend::{Channel, EventLog, Result, Retention, SnapshotStore, envelope};
+use crate::backend::{Channel, EventLog, Lane, Result, Retention, SnapshotStore, envelope};
 
 /// All plans' logs.
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl EventLog for Store {
         Ok(CommitOutcome::Committed { life: life() })
     }
 
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage> {
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, _: Lane) -> Result<LogPage> {
         let limit = limit.clamp(1, LOG_PAGE_ENTRIES);
         let logs = lock(&self.logs);
         let Some(log) = logs.plans.get(&plan) else { return Ok(LogPage::default()) };
@@ -147,7 +147,7 @@ impl EventLog for Store {
 
 #[async_trait]
 impl SnapshotStore for Store {
-    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>) -> Result<Option<StoredSnapshot>> {
+    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>, _: Lane) -> Result<Option<StoredSnapshot>> {
         let logs = lock(&self.logs);
         let Some(log) = logs.plans.get(&plan) else { return Ok(None) };
         let fits = |kept: &&KeptSnapshot| at_or_before.is_none_or(|place| kept.snapshot.head.revision <= place);

@@ -7,8 +7,8 @@ use fred::clients::Client;
 use fred::interfaces::{ClientLike, FredResult, FunctionInterface};
 use fred::types::Value;
 
-use super::{Redis, pool, timed};
-use crate::backend::{Error, Result};
+use super::{Redis, timed};
+use crate::backend::{Error, Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
 /// What a server says that does not have the library. The client library gives it no kind of its own.
@@ -68,17 +68,23 @@ impl Redis {
         self.send(function.0, self.client.fcall_ro(function.0, keys, args)).await
     }
 
-    /// Calls a function with or for something large, on one of the pool's connections.
-    pub(super) async fn call_aside(&self, function: Function, keys: Vec<String>, args: Vec<Value>) -> Result<Value> {
+    /// Calls a function with or for something large, on one of the lane's connections.
+    pub(super) async fn call_aside(
+        &self,
+        lane: Lane,
+        function: Function,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<Value> {
         let call = |client: Client, keys: Vec<String>, args: Vec<Value>| async move {
             client.fcall::<Value, _, _, _>(function.0, keys, args).await
         };
-        let answer = pool::aside(&self.readers, function.0, |client| call(client, keys.clone(), args.clone())).await;
+        let answer = self.aside(lane, function.0, |client| call(client, keys.clone(), args.clone())).await;
         if !is_missing(&answer) {
             return answer;
         }
         self.load_again(function).await?;
-        pool::aside(&self.readers, function.0, |client| call(client, keys, args)).await
+        self.aside(lane, function.0, |client| call(client, keys, args)).await
     }
 
     async fn load_again(&self, function: Function) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Logs in Redis: one stream per plan, whose entry ids are the revisions.
 
 use async_trait::async_trait;
+use fred::clients::Client;
 use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, StreamsInterface};
 use fred::types::Value;
 use mille_shared::limits::LOG_PAGE_ENTRIES;
@@ -11,8 +12,8 @@ use mille_shared::{PlanId, Revision};
 
 use super::functions::{COMMIT, CREATE, HEADS, REVIVE};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{Redis, fan_out, keys, pool};
-use crate::backend::{Channel, EventLog, Result};
+use super::{Redis, fan_out, keys};
+use crate::backend::{Channel, EventLog, Lane, Result};
 
 /// Logs in one question for their heads. Redis serves nobody else meanwhile.
 const HEADS_PER_CALL_MAX: usize = 500;
@@ -40,14 +41,12 @@ impl EventLog for Redis {
         outcome(&self.call(COMMIT, keys, args).await?.into_array())
     }
 
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage> {
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage> {
         let limit = limit.clamp(1, LOG_PAGE_ENTRIES);
         let from = after.map_or_else(|| "-".to_owned(), |revision| format!("({revision}"));
         let key = keys::log(plan);
-        let answer: Value = pool::aside(&self.readers, "xrange", |client| async move {
-            client.xrange(key, from, "+", Some(limit as u64)).await
-        })
-        .await?;
+        let read = |client: Client| async move { client.xrange(key, from, "+", Some(limit as u64)).await };
+        let answer: Value = self.aside(lane, "xrange", read).await?;
         let entries: Vec<_> = answer.into_array().into_iter().map(entry).collect::<Result<_>>()?;
         Ok(LogPage { has_more: entries.len() == limit, entries })
     }
@@ -82,7 +81,7 @@ impl EventLog for Redis {
             args.push(hash.to_string().into());
             args.push((&**payload).into());
         }
-        let answer = self.call_aside(REVIVE, all_keys(plan), args).await?.into_array();
+        let answer = self.call_aside(Lane::Repair, REVIVE, all_keys(plan), args).await?.into_array();
         let [name, revision, hash] = answer.as_slice() else { return Err(corrupt("a log's head")) };
         Ok(LogState { head: Some(head(revision, hash)?), life: life(name)? })
     }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Jobs, OpeningId, PlanContext};
-use crate::backend::{self, Channel};
+use crate::backend::{self, Channel, Lane};
 use crate::project::command::{
     Accepted, AttachRequest, Attached, Backlog, Command, PlanEvent, Progress, Rejection, SubmitReply,
 };
@@ -235,7 +235,8 @@ impl OpenPlan {
             }
             Effect::Fetch { after } => {
                 jobs.spawn(async move {
-                    (opening, Done::Fetched(backend.log.range(plan, after, limits::LOG_PAGE_ENTRIES).await))
+                    let page = backend.log.range(plan, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await;
+                    (opening, Done::Fetched(page))
                 });
             }
             Effect::Locate => {
