@@ -124,7 +124,7 @@ pub const PROBE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How long a life of the store must be known before new changes are added in it: the time for every node that lives to
 /// find its way back and restore what the store lost. Shorter: more histories part after a failover. Longer: the first
 /// edits after one wait longer.
-pub const STORE_SETTLES_AFTER: Duration = Duration::from_millis(2_500);
+pub const STORE_SETTLES_AFTER: Duration = Duration::from_secs(2);
 /// How long a plan without listeners stays open on a node.
 pub const PLAN_LINGER: Duration = Duration::from_secs(30);
 /// Commands that wait for one project's actor. Full: callers wait, cursor moves are dropped and counted.

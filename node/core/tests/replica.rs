@@ -286,6 +286,12 @@ fn an_interruption_makes_the_next_difference_count_at_once() {
     let effects = replica.handle(seen(&long));
     assert!(matches!(effects[0], Effect::RepairStarted(Cause::Reconnect)), "{effects:?}");
     assert_eq!(names(&effects), ["fetch"]);
+    let longer = history(&["a", "b", "c", "d"]);
+    replica.handle(from_head(&long.log[1..]));
+    replica.handle(Input::Interrupted(Cause::Reconnect));
+    assert_eq!(names(&replica.handle(Input::Heard(vec![longer.log[4].clone()]))), ["fetch"], "a hole is quicker");
+    replica.handle(from_head(&longer.log[2..4]));
+    assert_eq!(names(&replica.handle(seen(&longer))), [""; 0], "and what was read need not be read again");
 }
 
 #[test]

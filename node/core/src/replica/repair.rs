@@ -81,6 +81,8 @@ impl Replica {
     fn fetch(&mut self, effects: &mut Vec<Effect>) {
         let head = self.plan.head();
         self.ask(Ask::Fetch { head }, effects);
+        // What the answer tells need not be looked for once more.
+        (self.suspicion, self.missed) = (None, None);
         // From our head on, not after it: that it is still there is half of the answer.
         effects.push(Effect::Fetch { after: head.revision.previous() });
     }

@@ -119,6 +119,9 @@ impl OpenPlan {
         match command {
             Command::Submit { operation, repeatable, reply, .. } => self.submit(*operation, repeatable, reply, jobs),
             Command::Read { reply, .. } => self.sync(AfterSync::Read(reply), jobs),
+            Command::Attach { request, reply, .. } if self.was_told_by_us(&request) => {
+                self.serve(AfterSync::Attach(request, reply));
+            }
             Command::Attach { request, reply, .. } => self.sync(AfterSync::Attach(request, reply), jobs),
             Command::Progress { progress, .. } => self.publish_progress(&progress, jobs),
             Command::Presence(_) | Command::Refresh { .. } | Command::NodesGone(_) | Command::PresenceLost => {}
@@ -367,6 +370,13 @@ impl OpenPlan {
             // Whoever asked may have hung up; the change stands all the same.
             let _ = reply.send(answer);
         }
+    }
+
+    /// Whether a listener that fell behind knows nothing newer than we do: then nobody need be asked.
+    fn was_told_by_us(&self, request: &AttachRequest) -> bool {
+        let Start::After(after) = request.start else { return false };
+        let head = self.replica.recent(after).map_or(self.replica.plan().head(), |applied| applied.head);
+        request.known == Some(head.hash) && head.revision == after
     }
 
     /// Asks for the log's head, once for all who wait for the question to be sent.
