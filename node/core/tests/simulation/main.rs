@@ -57,27 +57,27 @@ fn without_faults_everyone_is_in_step_and_nothing_is_repaired_for_long() {
 
 #[test]
 fn whatever_the_network_does_everyone_sees_the_log_once_and_in_order() {
-    let seen = for_seeds(250, Faults::ROUGH);
+    let seen = for_seeds(600, Faults::ROUGH);
     assert!(is_custom() || seen.is_thorough(), "some part was never visited: {seen:?}");
 }
 
 #[test]
 fn a_store_that_restarts_and_keeps_everything_is_noticed_by_nobody() {
-    let seen = for_seeds(150, Faults { unanswered: 10, restarts: true, ..Faults::NONE });
+    let seen = for_seeds(400, Faults { unanswered: 10, restarts: true, ..Faults::NONE });
     assert_eq!((seen.resets, seen.epochs, seen.parted), (0, 0, 0), "{seen:?}");
     assert!(is_custom() || seen.rebirths > 100, "{seen:?}");
 }
 
 #[test]
 fn a_log_that_loses_its_end_gets_it_back() {
-    let seen = for_seeds(300, Faults::FAILOVERS);
+    let seen = for_seeds(1_000, Faults::FAILOVERS);
     assert!(is_custom() || [seen.rollbacks, seen.restored, seen.rebirths].iter().all(|n| *n > 200), "{seen:?}");
     assert!(is_custom() || seen.parted < seen.rollbacks / 10, "those who wait their turn seldom part: {seen:?}");
 }
 
 #[test]
 fn whatever_happens_nothing_is_lost_that_a_living_node_knows() {
-    let seen = for_seeds(600, Faults::EVERYTHING);
+    let seen = for_seeds(1_500, Faults::EVERYTHING);
     assert!(is_custom() || (seen.is_thorough() && seen.repairs.contains_key(&Cause::Vanished)), "{seen:?}");
     assert!(is_custom() || [seen.parted, seen.readmitted, seen.epochs].iter().all(|n| *n > 20), "{seen:?}");
 }
