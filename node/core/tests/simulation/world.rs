@@ -3,6 +3,9 @@
 //! Nodes do what their replicas ask, as the actors do. What is true is in the log alone; everything a replica says is held
 //! against it.
 
+mod end;
+mod harm;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -15,7 +18,7 @@ use crate::dice::Rng;
 use crate::faults::{Faults, Seen};
 use crate::kit::edit_of;
 use crate::log::Log;
-use crate::people::{Listener, Person, Told, Wish, json};
+use crate::people::{Listener, Person, Told, Wish};
 
 const NODES: usize = 3;
 const PEOPLE: usize = 4;
@@ -521,85 +524,6 @@ impl World {
         listener.node = Some(node);
     }
 
-    // ---- harm ------------------------------------------------------------------------------------------------------
-
-    fn do_harm(&mut self) {
-        if self.is_calm() {
-            return;
-        }
-        self.after(50, 300, Event::Nemesis);
-        let node = self.rng.index(NODES);
-        let Faults { nemesis, restarts, rollbacks, vanishes, .. } = self.faults;
-        match self.rng.within(0, 8) {
-            0 if nemesis => {
-                let length = self.rng.within(20, 1_200);
-                self.nodes[node].cut_until = self.now + length;
-                if self.rng.percent(60) {
-                    let back = Input::Interrupted(Cause::Reconnect);
-                    self.after(length, length + 10, Event::Input((node, self.nodes[node].life), back));
-                }
-            }
-            1 if nemesis => self.input((node, self.nodes[node].life), Input::Interrupted(Cause::Lagged)),
-            2 if nemesis => self.restart(node),
-            3 if nemesis => {
-                let index = self.rng.index(LISTENERS);
-                self.listeners[index].node = None;
-                self.after(5, 400, Event::Attach(index));
-            }
-            // A life in which nobody had the time to look around proves nothing.
-            4 if restarts && (nemesis || self.now > self.reborn_at + 10 * HEAD_CHECK_EVERY) => self.rebirth(),
-            5 if rollbacks => {
-                if !self.rng.percent(self.faults.silent) {
-                    self.rebirth();
-                }
-                let count = self.rng.index(6);
-                let lost = self.log.lose_end(count);
-                self.testify(lost);
-            }
-            6 if vanishes && self.rng.percent(30) => {
-                self.rebirth();
-                let lost = self.log.vanish();
-                self.testify(lost);
-            }
-            _ => {}
-        }
-    }
-
-    /// The store begins a new life: every connection is made anew.
-    fn rebirth(&mut self) {
-        self.seen.rebirths += 1;
-        self.reborn_at = self.now;
-        self.log.be_reborn();
-        for node in 0..NODES {
-            let back = Input::Interrupted(Cause::Reconnect);
-            self.after(1, 120, Event::Input((node, self.nodes[node].life), back));
-        }
-    }
-
-    /// Notes who had applied what was lost.
-    fn testify(&mut self, lost: Vec<Head>) {
-        self.seen.rollbacks += u64::from(!lost.is_empty());
-        for head in lost {
-            let knows = |replica: &Replica| replica.recent(head.revision).is_some_and(|applied| applied.head == head);
-            let witnesses = (0..NODES).filter(|node| self.nodes[*node].replica.as_ref().is_some_and(knows));
-            self.witnesses.insert(head, witnesses.map(|node| (node, self.nodes[node].life)).collect());
-        }
-    }
-
-    fn restart(&mut self, node: usize) {
-        self.seen.restarts += 1;
-        self.nodes[node].life += 1;
-        self.nodes[node].replica = None;
-        self.nodes[node].heard.clear();
-        for index in 0..LISTENERS {
-            if self.listeners[index].node == Some(node) {
-                self.listeners[index].node = None;
-                self.after(5, 100, Event::Attach(index));
-            }
-        }
-        self.open(node);
-    }
-
     fn is_calm(&self) -> bool {
         self.now >= CALM_AFTER && self.nodes.iter().all(|node| self.now >= node.cut_until)
     }
@@ -612,41 +536,5 @@ impl World {
         let delay = self.rng.within(soonest, latest);
         self.events_made += 1;
         self.events.insert((self.now + delay, self.events_made), event);
-    }
-
-    // ---- the end ---------------------------------------------------------------------------------------------------
-
-    /// Everything was delivered or lost, and heads were compared: everyone is where the log is.
-    fn check_the_end(&mut self) {
-        let truth = self.log.plan();
-        let document = json(truth);
-        for (index, node) in self.nodes.iter().enumerate() {
-            let replica = node.replica.as_ref().expect("open");
-            assert!(!replica.is_repairing() && !replica.is_busy(), "node {index} has come to rest");
-            assert_eq!(**replica.plan(), *truth, "node {index} has the log's plan");
-            assert_eq!(json(replica.plan()), document, "node {index} has it in the log's order");
-        }
-        for (index, listener) in self.listeners.iter().enumerate() {
-            assert!(listener.node.is_some(), "listener {index} found a node");
-            assert_eq!(listener.at.revision, truth.revision(), "listener {index} is at the log's head");
-            match listener.misled {
-                None => assert_eq!(listener.document, document, "listener {index} has the log's document"),
-                Some(at) => assert!(!self.has_witness(at), "listener {index} was misled at {at:?} and never told"),
-            }
-        }
-        let history = self.log.history();
-        let missing: Vec<_> = self.accepted.keys().filter(|key| !history.contains(key)).cloned().collect();
-        for key in missing.iter().filter(|key| !self.excused.contains(*key)) {
-            let mut places = self.log.lost.iter().filter(|(_, lost)| *lost == key).map(|(place, _)| *place);
-            assert!(places.all(|place| !self.has_witness(place)), "acknowledged and missing: {key:?}");
-            self.seen.forgotten += 1;
-        }
-        assert!(self.was_rolled_back() || missing.is_empty(), "acknowledged and missing: {missing:?}");
-    }
-
-    /// Whether a node lives that had applied the change at a place that was lost.
-    fn has_witness(&self, place: Head) -> bool {
-        let lives = |(node, life): &Life| self.nodes[*node].life == *life;
-        self.witnesses.get(&place).is_some_and(|witnesses| witnesses.iter().any(lives))
     }
 }
