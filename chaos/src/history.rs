@@ -171,6 +171,15 @@ impl History {
         self.entries.push(Entry { at_ms, event: Event::Measured { what: what.to_owned(), value, at_most } });
     }
 
+    /// A number that was measured, by its name.
+    #[must_use]
+    pub fn measured(&self, name: &str) -> Option<u64> {
+        self.events().find_map(|event| match event {
+            Event::Measured { what, value, .. } if what == name => Some(*value),
+            _ => None,
+        })
+    }
+
     /// How long the slowest answer took from `since_ms` on, in milliseconds: a yes, or a no that says to come back.
     #[must_use]
     pub fn slowest_answer_ms(&self, since_ms: u64) -> u64 {
@@ -182,11 +191,14 @@ impl History {
         times.max().unwrap_or(0)
     }
 
-    /// When the first edit was acknowledged after `since_ms`.
+    /// When the first edit was acknowledged that was sent after `since_ms`.
     #[must_use]
     pub fn first_acknowledged_ms(&self, since_ms: u64) -> Option<u64> {
-        let mut late = self.entries.iter().filter(|entry| entry.at_ms >= since_ms);
-        late.find(|entry| matches!(entry.event, Event::Acknowledged { .. })).map(|entry| entry.at_ms)
+        let first = self.entries.iter().find(|entry| match &entry.event {
+            Event::Acknowledged { after_ms, .. } => entry.at_ms >= since_ms + after_ms,
+            _ => false,
+        });
+        first.map(|entry| entry.at_ms)
     }
 }
 
@@ -283,6 +295,6 @@ mod tests {
         let entries = vec![Entry { at_ms: 10, event: no }, Entry { at_ms: 20, event: yes }];
         let history = History { entries, ..History::default() };
         assert_eq!((history.slowest_answer_ms(0), history.slowest_answer_ms(11)), (9, 4));
-        assert_eq!(history.first_acknowledged_ms(5), Some(20));
+        assert_eq!((history.first_acknowledged_ms(5), history.first_acknowledged_ms(17)), (Some(20), None));
     }
 }

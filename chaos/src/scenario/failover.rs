@@ -48,8 +48,9 @@ pub(super) async fn play(order: Order, heir: Heir) -> Result<Played> {
     let after = stage.head().await?;
     let lost = before.seq.saturating_sub(after.seq);
     ensure!(lost > 0, "the replica had everything: this run shows nothing");
+    let mut led_ms = 0;
     if forks {
-        stage.strike(Blow::LeadToRedis(first)).await?;
+        led_ms = stage.strike(Blow::LeadToRedis(first)).await?;
         eventually(patience(BUILT_UPON_SECONDS), async || {
             let here = stage.head().await?;
             ensure!(here > after, "nobody builds on {after}");
@@ -58,9 +59,9 @@ pub(super) async fn play(order: Order, heir: Heir) -> Result<Played> {
         .await?;
     }
     let others = if forks { 0..first } else { 0..order.nodes };
-    let mut led_ms = 0;
     for node in others {
-        led_ms = stage.strike(Blow::LeadToRedis(node)).await?;
+        let now_ms = stage.strike(Blow::LeadToRedis(node)).await?;
+        led_ms = if forks { led_ms } else { now_ms };
     }
     let led_at = cut_at + LAG + Duration::from_millis(if forks { 5_000 } else { 0 });
     stage.reach(order.length.max(led_at + GO_ON_FOR)).await;

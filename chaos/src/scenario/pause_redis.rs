@@ -17,7 +17,7 @@ const PAUSED_FOR: Duration = Duration::from_secs(6);
 /// How long people edit after it goes on, at least.
 const GO_ON_FOR: Duration = Duration::from_secs(4);
 /// Seconds within which an edit must be answered: what a command may take by default, and slack for a busy machine.
-const ANSWER_SECONDS: f64 = 2.0 + 1.5;
+const ANSWER_SECONDS: f64 = 2.0 + 0.5;
 
 pub(super) async fn play(order: Order) -> Result<Played> {
     let mut stage = Stage::set(order, Cluster::of(order.nodes).persistent(), Cast::default()).await?;
