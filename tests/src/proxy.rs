@@ -183,7 +183,8 @@ impl Line {
         let carried = async {
             self.thawed().await?;
             let server = TcpStream::connect(("127.0.0.1", born.upstream)).await?;
-            (client.set_nodelay(true)?, server.set_nodelay(true)?);
+            client.set_nodelay(true)?;
+            server.set_nodelay(true)?;
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
             tokio::select! {
