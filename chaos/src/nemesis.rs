@@ -27,6 +27,8 @@ pub enum Blow {
     Mend(usize),
     /// The next message of a plan to a node is lost on the way.
     LoseMessage(usize),
+    /// Every message of a plan to a node is lost on the way, until its line is mended.
+    LoseMessages(usize),
     /// Redis is stopped in the middle of what it does (SIGSTOP).
     PauseRedis,
     /// It goes on.
@@ -59,6 +61,7 @@ impl fmt::Display for Blow {
             Self::Freeze(node) => write!(f, "the line of node {node} is frozen"),
             Self::Mend(node) => write!(f, "the line of node {node} is in order"),
             Self::LoseMessage(node) => write!(f, "the next message to node {node} is lost"),
+            Self::LoseMessages(node) => write!(f, "messages to node {node} are lost"),
             Self::PauseRedis => f.write_str("Redis is paused"),
             Self::ResumeRedis => f.write_str("Redis goes on"),
             Self::KillRedis => f.write_str("Redis is killed"),
@@ -102,6 +105,7 @@ pub async fn strike(cluster: &mut Cluster, recorder: &Recorder, blow: Blow) -> R
         Blow::Freeze(node) => cluster.proxy(node)?.freeze(),
         Blow::Mend(node) => cluster.proxy(node)?.mend(),
         Blow::LoseMessage(node) => cluster.proxy(node)?.lose_messages(1),
+        Blow::LoseMessages(node) => cluster.proxy(node)?.lose_messages(u32::MAX),
         Blow::PauseRedis => cluster.redis()?.pause()?,
         Blow::ResumeRedis => cluster.redis()?.resume()?,
         Blow::KillRedis => cluster.redis()?.kill_9()?,

@@ -105,8 +105,9 @@ impl Proxy {
         self.line.faults.send_modify(|faults| faults.is_frozen = true);
     }
 
-    /// Ends cuts, refusals and frost.
+    /// Ends cuts, refusals, frost and losses.
     pub fn mend(&self) {
+        self.lose_messages(0);
         self.line.faults.send_modify(|faults| {
             (faults.is_closed, faults.refuses_subscriptions, faults.is_frozen) = (false, false, false);
         });
@@ -120,7 +121,7 @@ impl Proxy {
         });
     }
 
-    /// Loses the next `count` messages of plans.
+    /// Loses the next `count` messages of plans, and no more than that.
     pub fn lose_messages(&self, count: u32) {
         self.line.to_lose.store(count, Ordering::SeqCst);
     }

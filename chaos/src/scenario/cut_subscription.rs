@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mille_tests::Cluster;
+use mille_tests::{Cluster, patience};
 
 use super::{Played, bound_ms};
 use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH, STREAMS_HELD};
@@ -28,7 +28,7 @@ const CAST: Cast = Cast {
     listeners: 200,
     listeners_at: DEAF,
 };
-/// Changes per second that must have been reached.
+/// Changes per second that must have been reached, fewer on a machine that is said to be slow.
 const CHANGES_PER_SECOND_MIN: f64 = 100.0;
 
 pub(super) async fn play(order: Order) -> Result<Played> {
@@ -58,7 +58,8 @@ pub(super) async fn play(order: Order) -> Result<Played> {
 
     let deaf = stage.watchers_at(DEAF);
     let mut history = stage.close(false).await?;
-    ensure!(rate >= CHANGES_PER_SECOND_MIN, "only {rate:.0} changes/s: this run shows little");
+    let rate_min = CHANGES_PER_SECOND_MIN / patience(1.0).as_secs_f64();
+    ensure!(rate >= rate_min, "only {rate:.0} changes/s: this run shows little");
     let whole = whole_at_ms(&history.entries, &deaf, &missed).map_or(u64::MAX, |at| at.saturating_sub(mended_ms));
     history.measure("changes while the subscription was away", changes, None);
     history.measure("range reads for the repair of one plan", repair_reads, 1);
