@@ -19,7 +19,8 @@
 //!
 //! The rule it keeps: nodes and Redis are separate processes, reached as any client reaches them. The kit
 //! imports no crate of the node, so a mistake there is not repeated here. It waits for states, never for a
-//! while: [`eventually`] is the only place that polls.
+//! while: [`eventually`] is the only place that polls. What a test breaks it breaks from outside too: a process by a
+//! signal, a node's line to Redis by a [`Proxy`].
 //!
 //! Settings, all optional: `MILLE_NODE_BIN` (the node's binary), `MILLE_TESTS_PATIENCE` (a factor on every
 //! wait, for slow machines), `MILLE_TESTS_SEED` (repeats a random run), `MILLE_TESTS_KEEP` (keeps the
