@@ -194,8 +194,10 @@ impl Line {
             }
         };
         tokio::select! {
-            end = carried => end,
+            // What is cut and thawed in one go must not bring what was frozen.
+            biased;
             _ = ended => Ok(()),
+            end = carried => end,
         }
     }
 
@@ -379,6 +381,20 @@ mod tests {
         proxy.cut();
         assert!(peer.hear().await.is_err(), "a cut line speaks");
         assert!(Peer::on(&proxy).await.is_err(), "a closed line takes someone in");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_was_frozen_is_gone_when_the_line_leads_elsewhere() -> Result<()> {
+        let (redis, other) = (Redis::start().await?, Redis::start().await?);
+        let proxy = Proxy::to_redis(redis.port()).await?;
+        let mut peer = Peer::on(&proxy).await?;
+        peer.ask(&["SUBSCRIBE", "mille:{plan:1}:events"]).await?;
+        proxy.freeze();
+        publish(&redis, "mille:{plan:1}:events", "frozen").await?;
+        proxy.lead_to(other.port());
+        proxy.mend();
+        assert!(peer.hear().await.is_err(), "a message came through");
         Ok(())
     }
 
