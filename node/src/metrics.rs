@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use mille_core::replica::Cause;
+use mille_core::replica::{Cause, Readmission};
+
+use crate::backend::redis::Connection;
 
 /// Upper bounds of the buckets of every duration, in seconds.
 const SECONDS_BUCKETS: [f64; 14] =
@@ -21,17 +23,21 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The close codes that are counted by themselves; others are counted together as `other`.
 const CLOSE_CODES: [u16; 13] = [1000, 1001, 1006, 1009, 1012, 1013, 4400, 4401, 4403, 4406, 4408, 4409, 4429];
-const CAUSES: [Cause; 9] = [
+const CAUSES: [Cause; 12] = [
     Cause::Hole,
     Cause::Reconnect,
     Cause::Lagged,
+    Cause::Probe,
     Cause::HeadCheck,
     Cause::Moved,
     Cause::Behind,
     Cause::Unanswered,
     Cause::Trimmed,
     Cause::Fork,
+    Cause::Epoch,
+    Cause::Vanished,
 ];
+const READMISSIONS: [&str; 4] = ["accepted", "known", "unchanged", "refused"];
 const RETIRED: [&str; 4] = ["stopped", "idle", "deleted", "failed"];
 
 /// Every metric of a node.
@@ -67,8 +73,23 @@ pub struct Metrics {
     pub progress_dropped: Counter,
     /// Running project actors.
     pub actors: Gauge,
+    /// Changes that the store lost and got back. Worry: it loses what it acknowledged.
+    pub changes_restored: Counter,
+    /// Times others had built on a log that had lost its end. Worry: it loses what it acknowledged.
+    pub histories_parted: Counter,
     /// How long an edit took from its arrival to its answer.
     pub edit_seconds: Histogram,
+    /// 1 while Redis answers, 0 while it does not, and on a node without Redis.
+    pub redis_up: Gauge,
+    /// 1 while commands are refused at once because Redis does not answer.
+    pub redis_breaker_open: Gauge,
+    /// Times that began. Worry when it goes on.
+    pub redis_breaker_opened: Counter,
+    /// Commands that were refused meanwhile; none of them was sent.
+    pub redis_commands_refused: Counter,
+    /// How long a command took on the command connection, until its answer or its timeout.
+    pub redis_command_seconds: Histogram,
+    redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
     connection_lifetime_seconds: Histogram,
@@ -76,6 +97,7 @@ pub struct Metrics {
     connections_closed_other: Counter,
     gaps: Vec<(Cause, Counter)>,
     retired: Vec<(&'static str, Counter)>,
+    readmissions: Vec<(&'static str, Counter)>,
 }
 
 impl Metrics {
@@ -128,7 +150,44 @@ impl Metrics {
             progress_dropped: declare
                 .counter("execution_progress_dropped_total", "Reports of progress dropped because a mailbox was full."),
             actors: declare.gauge("project_actors_active", "Running project actors."),
+            changes_restored: declare.counter(
+                "changes_restored_total",
+                "Changes that Redis lost and got back from this node. Worry: it loses what it acknowledged.",
+            ),
+            histories_parted: declare.counter(
+                "histories_parted_total",
+                "Times others had built on a log that had lost its end. Worry: Redis loses what it acknowledged.",
+            ),
+            readmissions: READMISSIONS
+                .iter()
+                .map(|outcome| {
+                    let help = "Lost changes that were judged again. Worry about 'refused': those edits are gone.";
+                    (*outcome, declare.labelled("changes_readmitted_total", ("outcome", outcome), help))
+                })
+                .collect(),
             edit_seconds: declare.histogram("edit_seconds", "From an edit's arrival to its answer."),
+            redis_up: declare.gauge("redis_up", "1 while Redis answers. Worry when it is 0 on a node that has one."),
+            redis_breaker_open: declare
+                .gauge("redis_breaker_open", "1 while commands are refused at once because Redis does not answer."),
+            redis_breaker_opened: declare.counter(
+                "redis_breaker_opened_total",
+                "Times Redis stopped answering, so that commands were refused. Worry when it goes on.",
+            ),
+            redis_commands_refused: declare.counter(
+                "redis_commands_refused_total",
+                "Commands that were not sent because Redis does not answer; who asked may ask again.",
+            ),
+            redis_command_seconds: declare.histogram(
+                "redis_command_seconds",
+                "From a command on the command connection to its answer or timeout. Worry when it nears 0.1.",
+            ),
+            redis_reconnects: Connection::ALL
+                .iter()
+                .map(|connection| {
+                    let help = "Times a lasting connection to Redis was made anew. Worry when it goes on.";
+                    (*connection, declare.labelled("redis_reconnects_total", ("connection", connection.as_str()), help))
+                })
+                .collect(),
             connections: AtomicI32::new(0),
             subscriptions: AtomicI32::new(0),
             connection_lifetime_seconds: declare
@@ -167,6 +226,28 @@ impl Metrics {
     /// Repairs of a plan, by cause.
     pub fn gap(&self, cause: Cause) -> Counter {
         self.gaps.iter().find(|(known, _)| *known == cause).map_or_else(Counter::noop, |(_, counter)| counter.clone())
+    }
+
+    /// Lost changes that were judged again, by what became of them.
+    pub fn readmission(&self, outcome: &Readmission) -> Counter {
+        let name = match outcome {
+            Readmission::Accepted { .. } => "accepted",
+            Readmission::Known { .. } => "known",
+            Readmission::Unchanged => "unchanged",
+            Readmission::Refused(_) => "refused",
+        };
+        self.readmissions
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or_else(Counter::noop, |(_, count)| count.clone())
+    }
+
+    /// Connections to Redis that were made anew.
+    pub fn redis_reconnects(&self, connection: Connection) -> Counter {
+        self.redis_reconnects
+            .iter()
+            .find(|(known, _)| *known == connection)
+            .map_or_else(Counter::noop, |(_, counter)| counter.clone())
     }
 
     /// Project actors that ended, by cause: one of `stopped`, `idle`, `deleted`, `failed`.
@@ -282,7 +363,16 @@ mod tests {
     #[test]
     fn every_metric_is_declared_from_the_start() {
         let text = Metrics::new().render();
-        for name in ["ws_messages_sent_total 0", "ws_buffer_full_total 0", "gaps_total{cause=\"fork\"} 0"] {
+        let names = [
+            "ws_messages_sent_total 0",
+            "ws_buffer_full_total 0",
+            "gaps_total{cause=\"fork\"} 0",
+            "gaps_total{cause=\"delivery_probe\"} 0",
+            "redis_up 0",
+            "redis_breaker_opened_total 0",
+            "redis_reconnects_total{connection=\"subscription\"} 0",
+        ];
+        for name in names {
             assert!(text.contains(name), "{name} is missing in\n{text}");
         }
     }

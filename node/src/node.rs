@@ -95,7 +95,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let authenticator = Authenticator::new(&config.auth).await?;
         authenticator.start_refresh(&shutdown.tasks, shutdown.stop.clone());
-        let backend = connect(&config, &shutdown).await?;
+        let backend = connect(&config, &metrics, &shutdown).await?;
         let (bridge, controls) =
             Bridge::start(backend.clone(), Arc::clone(&metrics), &shutdown.tasks, &shutdown.stop).await?;
         let projects = Projects::new(
@@ -119,7 +119,7 @@ impl Node {
         let cluster = Cluster::new(backend.clone(), id.clone(), address, config.node_lease, load);
         cluster.join().await?;
 
-        let readiness = readiness(&id, &cluster, &bridge, &authenticator, &shutdown);
+        let readiness = readiness(&id, &backend, &cluster, &bridge, &authenticator, &shutdown);
         let transport = Transport {
             executor: graphql::schema(projects.clone(), cluster.clone(), config.dev),
             authenticator: authenticator.clone(),
@@ -212,10 +212,11 @@ impl Node {
     }
 }
 
-async fn connect(config: &Config, shutdown: &Shutdown) -> Result<Backend, StartError> {
+async fn connect(config: &Config, metrics: &Arc<Metrics>, shutdown: &Shutdown) -> Result<Backend, StartError> {
     let Some(url) = &config.redis_url else { return Ok(Embedded::new().connect()) };
     let settings = RedisSettings { command_timeout: config.redis_command_timeout, ..RedisSettings::at(url) };
-    Ok(redis::connect(&settings, &shutdown.connections, &shutdown.close).await?)
+    let observer = Arc::clone(metrics) as _;
+    Ok(redis::connect(&settings, observer, &shutdown.connections, &shutdown.close).await?)
 }
 
 /// A node alone begins empty, so in development it makes something to look at.
@@ -248,29 +249,24 @@ fn load(metrics: &Metrics, bridge: &Bridge) -> Load {
 /// What must hold for a node to get new connections.
 fn readiness(
     id: &NodeId,
+    backend: &Backend,
     cluster: &Cluster,
     bridge: &Bridge,
     authenticator: &Authenticator,
     shutdown: &Shutdown,
 ) -> Readiness {
     let (cluster, bridge, authenticator) = (cluster.clone(), bridge.clone(), authenticator.clone());
-    let drain = shutdown.drain.clone();
+    let (drain, leases) = (shutdown.drain.clone(), Arc::clone(&backend.leases));
     Readiness::new(id.clone(), move || {
-        let (lease, delivery) = (cluster.renewed_age(), bridge.delivery_age());
+        let (lease, delivery, store) = (cluster.renewed_age(), bridge.delivery_age(), leases.health());
         let grace = READY_GRACE + limits::HEARTBEAT_INTERVAL;
         vec![
-            Check {
-                name: "serving",
-                ok: !drain.is_cancelled(),
-                detail: "false while the node is being taken out".to_owned(),
-            },
-            Check { name: "lease", ok: lease < grace, detail: format!("renewed {} ms ago", lease.as_millis()) },
-            Check { name: "delivery", ok: delivery < grace, detail: format!("proved {} ms ago", delivery.as_millis()) },
-            Check {
-                name: "keys",
-                ok: authenticator.has_keys(),
-                detail: "false while no token can be judged".to_owned(),
-            },
+            Check::needed("serving", !drain.is_cancelled(), "false while the node is being taken out"),
+            Check::needed("lease", lease < grace, format!("renewed {} ms ago", lease.as_millis())),
+            Check::needed("delivery", delivery < grace, format!("proved {} ms ago", delivery.as_millis())),
+            Check::needed("keys", authenticator.has_keys(), "false while no token can be judged"),
+            // Only told: what it means for clients is judged by the lease and the delivery, with their grace.
+            Check { is_needed: false, ..Check::needed("store", store.answers, store.detail) },
         ]
     })
 }

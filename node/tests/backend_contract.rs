@@ -12,6 +12,8 @@ mod directory;
 mod kit;
 #[path = "backend_contract/logs.rs"]
 mod logs;
+#[path = "backend_contract/outage.rs"]
+mod outage;
 #[path = "backend_contract/presence.rs"]
 mod presence;
 #[path = "backend_contract/server.rs"]
@@ -49,6 +51,9 @@ contract! {
         pages_lead_through_the_whole_log
         heads_come_in_the_order_asked_for
         a_deleted_log_leaves_nothing
+        an_epoch_in_which_changes_were_lost_is_left
+        what_is_restored_gets_the_numbers_it_had
+        a_log_that_is_gone_is_put_back
         concurrent_writers_lose_nothing
     }
     snapshots {
@@ -62,6 +67,7 @@ contract! {
         a_message_reaches_whoever_listens
         a_probe_is_heard_by_its_own_node
         what_does_not_fit_is_told
+        a_connection_made_anew_says_so_and_delivers
     }
     directory {
         a_project_is_found_by_its_members

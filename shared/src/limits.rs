@@ -104,8 +104,27 @@ pub const USER_NAME_BYTES_MAX: usize = 200;
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// Silence after which a node and its presences are gone. Shorter frees ghosts sooner, longer forgives pauses.
 pub const NODE_LEASE: Duration = Duration::from_secs(10);
-/// How often the heads of all open plans are compared with the log.
-pub const HEAD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the heads of all open plans are compared with the log, and a node proves that it hears itself. A message that
+/// was lost and was the last shows at the second check after it.
+pub const HEAD_CHECK_INTERVAL: Duration = Duration::from_millis(900);
+/// After an interruption, the heads are compared at once, but each node waits up to this long by chance, so that not all
+/// ask at the same time.
+pub const HEAD_CHECK_JITTER: Duration = Duration::from_millis(200);
+/// How long heads are not told while the subscription is known to be down: the reconnect repairs all with one read per
+/// plan. Beyond it a node no longer waits for that, and catches up by its checks.
+pub const HEADS_HELD_MAX: Duration = Duration::from_secs(5);
+/// How long a node's messages to itself may be missing, although the store takes them, until the subscription is made anew.
+/// Shorter takes a pause for a fault; longer leaves people without cursors and presence of other nodes.
+pub const PROBE_DEAF_AFTER: Duration = Duration::from_secs(3);
+/// Pause after that until it is made anew once more. Doubles up to [`PROBE_RECONNECT_PAUSE_MAX`]: if it does not help, the
+/// fault lies elsewhere, and the head checks carry the plans.
+pub const PROBE_RECONNECT_PAUSE: Duration = Duration::from_secs(5);
+/// The longest such pause.
+pub const PROBE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a life of the store must be known before new changes are added in it: the time for every node that lives to
+/// find its way back and restore what the store lost. Shorter: more histories part after a failover. Longer: the first
+/// edits after one wait longer.
+pub const STORE_SETTLES_AFTER: Duration = Duration::from_millis(2_500);
 /// How long a plan without listeners stays open on a node.
 pub const PLAN_LINGER: Duration = Duration::from_secs(30);
 /// Commands that wait for one project's actor. Full: callers wait, cursor moves are dropped and counted.
@@ -125,5 +144,13 @@ const _: () =
     assert!(IDLE_TIMEOUT.as_millis() > 2 * PING_INTERVAL.as_millis(), "one lost ping must not look like silence");
 const _: () =
     assert!(LOG_RETENTION_CHANGES >= 2 * SNAPSHOT_EVERY_CHANGES, "the log must outlive the snapshot it follows");
+const _: () = assert!(
+    2 * HEAD_CHECK_INTERVAL.as_millis() + HEAD_CHECK_JITTER.as_millis() <= 2_000,
+    "a lost last message must be repaired within 2 s"
+);
+const _: () = assert!(
+    PROBE_DEAF_AFTER.as_millis() >= 3 * HEAD_CHECK_INTERVAL.as_millis(),
+    "two lost probes must not look like a deaf subscription"
+);
 const _: () = assert!(LOG_CHANGES_MAX >= LOG_RETENTION_CHANGES, "the upper bound must not cut the promised retention");
 const _: () = assert!(CHANGES_PER_REQUEST_MAX <= PENDING_OPERATIONS_MAX, "one request must fit the queue");

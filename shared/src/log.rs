@@ -1,7 +1,7 @@
 //! The log of a plan: its entries, their hash chain, and what is offered to it.
 //!
-//! An entry carries a change as text and a hash of (the hash before it, that text). Two histories that bear the same
-//! numbers therefore differ in their hashes, and whoever reads the next entry sees it. Hashing and judging are
+//! An entry carries a change as text and a hash of (the hash before it, its place, that text). Two histories that bear
+//! the same numbers therefore differ in their hashes, and whoever reads the next entry sees it. Hashing and judging are
 //! `mille-core`'s work; storing is the backend's.
 
 use std::fmt;
@@ -77,10 +77,36 @@ pub struct Head {
 pub struct LogEntry {
     /// Its place.
     pub revision: Revision,
-    /// Hash of the hash before it and `payload`.
+    /// Hash of the hash before it, `revision` and `payload`.
     pub hash: ChainHash,
     /// The change, as the text that was hashed.
     pub payload: Arc<str>,
+}
+
+/// One life of the store. A restart and a failover begin another one, and in either the end of a log may be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct StoreLife(Arc<str>);
+
+impl StoreLife {
+    /// A life as the store names it: a word without spaces.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The store's name for it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Where a log ends, and in which life of the store that was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogState {
+    /// The last entry; absent: there is no log.
+    pub head: Option<Head>,
+    /// The store's life.
+    pub life: StoreLife,
 }
 
 /// A change offered to the log.
@@ -88,7 +114,7 @@ pub struct LogEntry {
 pub struct Proposal {
     /// What makes a repeat of its operation recognisable.
     pub key: OperationKey,
-    /// Hash of the hash before it and `payload`.
+    /// Hash of the hash before it, its place to be, and `payload`.
     pub hash: ChainHash,
     /// The change, as text.
     pub payload: Arc<str>,
@@ -117,11 +143,39 @@ impl OperationKey {
     }
 }
 
+/// What a commit is to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Terms {
+    /// New changes.
+    ///
+    /// The first ones in a new life of the store are a matter of trust: the log may have lost its end, and other nodes
+    /// may be about to bring it back. So they are taken only from a writer who has waited for those; and unless the
+    /// writer followed the log through the life in which it was written last, they must begin a new epoch.
+    Add {
+        /// Lives of the store through which the writer followed the log without a break.
+        followed: Vec<StoreLife>,
+        /// The life in which the writer has waited for others to bring back what was lost.
+        settled: Option<StoreLife>,
+        /// An epoch in which changes were lost for good, so that its numbers must not be given again.
+        lost_epoch: Option<u64>,
+        /// The epoch of the batch: a new one, as the store gave it for this head, or absent, that of the head.
+        begins_epoch: Option<u64>,
+    },
+    /// Entries that the log had and lost: they get the numbers they had. All of one epoch.
+    Restore {
+        /// Their epoch.
+        epoch: u64,
+    },
+}
+
 /// What a commit came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitOutcome {
     /// All proposals are in the log, in order, right behind the expected head.
-    Committed,
+    Committed {
+        /// The store's life.
+        life: StoreLife,
+    },
     /// Some proposals repeat operations that the log already has. Nothing was added.
     Repeated {
         /// For each repeat: which proposal, and where its operation stands.
@@ -131,6 +185,16 @@ pub enum CommitOutcome {
     Moved {
         /// Where it is; absent: there is no log.
         head: Option<Head>,
+    },
+    /// The store began a new life in which nothing was added yet, and the writer has not waited in it. Nothing was added.
+    Reborn {
+        /// The new life.
+        life: StoreLife,
+    },
+    /// The log must go on in a new epoch. Nothing was added.
+    NewEpoch {
+        /// Which: it was never used.
+        epoch: u64,
     },
 }
 

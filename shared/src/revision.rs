@@ -1,8 +1,9 @@
 //! A place in a plan's log.
 //!
-//! A client keeps the last revision it saw and shows it when it reconnects. The epoch names one life of the log: if
-//! it is lost, the next one has another epoch, so an old revision never fits by luck. Within an epoch `seq` is dense:
-//! a hole is visible. It is the id of the entry in Redis, letter for letter.
+//! A client keeps the last revision it saw and shows it when it reconnects. The epoch names one history of the log: if
+//! its end is lost for good, the log goes on in another epoch, so a revision that was lost never fits by luck. `seq` is
+//! dense, within an epoch and from one to the next: a hole is visible. It is the id of the entry in Redis, letter for
+//! letter.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,23 +13,29 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// A place in a plan's log: `<epoch>-<seq>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
-    /// Which life of the log: the milliseconds since 1970 at which it began.
+    /// Which history of the log: the milliseconds since 1970 at which it began.
     pub epoch: u64,
-    /// How many changes the epoch had before this one: 0 is the plan's creation.
+    /// How many changes the plan had before this one: 0 is its creation.
     pub seq: u64,
 }
 
 impl Revision {
-    /// The place of the change after this one.
+    /// The place of the change after this one, in the same epoch.
     #[must_use]
     pub fn next(self) -> Self {
         Self { epoch: self.epoch, seq: self.seq + 1 }
     }
 
-    /// Whether `other` is the change right after this one.
+    /// The place before this one, if there is one in the same epoch.
+    #[must_use]
+    pub fn previous(self) -> Option<Self> {
+        self.seq.checked_sub(1).map(|seq| Self { seq, ..self })
+    }
+
+    /// Whether `other` may be the change right after this one: the next number, in this epoch or a later one.
     #[must_use]
     pub fn precedes(self, other: Self) -> bool {
-        self.next() == other
+        other.seq == self.seq + 1 && other.epoch >= self.epoch
     }
 
     /// `seq` as a GraphQL `Int`: what clients see as a plan's version. Holds still at the largest `Int`.
@@ -86,6 +93,17 @@ mod tests {
             let revision = Revision { epoch, seq };
             prop_assert_eq!(revision.to_string().parse(), Ok(revision));
         }
+    }
+
+    #[test]
+    fn numbers_go_on_from_one_epoch_to_the_next() {
+        let here = Revision { epoch: 5, seq: 7 };
+        assert!(here.precedes(here.next()));
+        assert!(here.precedes(Revision { epoch: 9, seq: 8 }));
+        assert!(!here.precedes(Revision { epoch: 9, seq: 0 }), "a number is never given twice");
+        assert!(!here.precedes(Revision { epoch: 4, seq: 8 }), "epochs only grow");
+        assert_eq!(here.next().previous(), Some(here));
+        assert_eq!(Revision { epoch: 5, seq: 0 }.previous(), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mille_shared::change::Change;
 use mille_shared::delta::PatchOperation;
 use mille_shared::execution::ExecutionState;
-use mille_shared::log::{Head, LogEntry};
+use mille_shared::log::{Head, LogEntry, OperationKey};
 use mille_shared::plan::PlanMetadata;
 use mille_shared::{Revision, RunId};
 
@@ -36,6 +36,12 @@ impl Applied {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.head.revision
+    }
+
+    /// The name under which the log remembers its operation.
+    #[must_use]
+    pub fn operation_key(&self) -> OperationKey {
+        OperationKey::of(&self.change.user_id, &self.change.client_id, &self.change.operation_id)
     }
 
     /// Its log entry.

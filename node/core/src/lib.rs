@@ -9,11 +9,13 @@
 //! | [`plan`] | which operations a plan accepts, and what a change does to it |
 //! | [`chain`] | whether two histories are the same |
 //! | [`replica`] | in which order changes are applied, committed, repaired |
+//! | [`opened`] | how a plan is opened from snapshot and log |
 //! | [`replay`] | how the past is told again from snapshot and log |
 //! | [`presence`] | who is present, where, and who must hear of it |
 
 pub mod applied;
 pub mod chain;
+pub mod opened;
 pub mod plan;
 pub mod presence;
 pub mod refusal;
@@ -22,5 +24,6 @@ pub mod replica;
 mod ring;
 
 pub use applied::{Applied, Touch};
+pub use opened::Opened;
 pub use plan::{EdgeRecord, NodeRecord, Plan, PlanBounds};
 pub use refusal::{Element, Problem, ProblemKind, Refusal};

@@ -17,6 +17,8 @@ pub struct Replay {
     plan: Option<Plan>,
     after: Revision,
     until: Revision,
+    /// The place asked for was reached.
+    is_telling: bool,
 }
 
 /// The log no longer reaches back, or is no longer the history it was.
@@ -32,18 +34,22 @@ impl Replay {
     /// beginning of the log if there is none.
     ///
     /// # Errors
-    /// [`Unreachable`] if the snapshot is behind the place asked for, of another epoch, or can't be read.
+    /// [`Unreachable`] if the snapshot is behind the place asked for or can't be read, or if the two places are of two
+    /// epochs: between them is what nobody can tell change by change.
     pub fn new(base: Option<&StoredSnapshot>, after: Revision, until: Revision) -> Result<Self, Unreachable> {
         let unreachable = Unreachable { after };
+        if after.epoch != until.epoch {
+            return Err(unreachable);
+        }
         let plan = match base {
             None => None,
-            Some(base) if base.head.revision.epoch == after.epoch && base.head.revision <= after => {
+            Some(base) if base.head.revision <= after => {
                 let plan = Plan::from_snapshot(base.head, &base.payload).map_err(|_| unreachable.clone())?;
                 Some(plan)
             }
             Some(_) => return Err(unreachable),
         };
-        Ok(Self { plan, after, until })
+        Ok(Self { plan, after, until, is_telling: false })
     }
 
     /// The place after which the log must be read next.
@@ -67,23 +73,29 @@ impl Replay {
     /// Takes the entries that follow [`Self::position`] and tells the changes among them that were asked for.
     ///
     /// # Errors
-    /// [`Unreachable`] if they do not follow: the log was trimmed or replaced meanwhile.
+    /// [`Unreachable`] if they do not follow, or lead past the places asked for: the log was trimmed or is another
+    /// history by now.
     pub fn feed(&mut self, entries: &[LogEntry]) -> Result<Vec<Arc<Applied>>, Unreachable> {
-        let unreachable = |_: ApplyError| Unreachable { after: self.after };
-        let mut told = Vec::new();
+        let unreachable = Unreachable { after: self.after };
+        let mut told: Vec<Arc<Applied>> = Vec::new();
         for entry in entries {
-            if entry.revision.epoch != self.until.epoch {
-                return Err(Unreachable { after: self.after });
-            }
-            if entry.revision > self.until {
+            if self.is_done() {
                 break;
             }
+            if entry.revision > self.until {
+                return Err(unreachable);
+            }
+            let lost = |_: ApplyError| unreachable.clone();
             match &mut self.plan {
-                None => self.plan = Some(Plan::begin(entry).map_err(unreachable)?),
+                None => self.plan = Some(Plan::begin(entry).map_err(lost)?),
                 Some(plan) => {
-                    let applied = plan.apply(entry).map_err(unreachable)?;
-                    if entry.revision > self.after {
+                    let at = plan.revision();
+                    let applied = plan.apply(entry).map_err(lost)?;
+                    if at == self.after || self.is_telling {
+                        self.is_telling = true;
                         told.push(Arc::new(applied));
+                    } else if at > self.after {
+                        return Err(unreachable);
                     }
                 }
             }

@@ -1,33 +1,40 @@
 //! One node's copy of a plan: the machine that keeps it in step with the log and brings edits into the log.
 //!
-//! Three things come together here, and nowhere else:
+//! Four things come together here, and nowhere else:
 //!
 //! - **Sequencing.** Entries arrive from anywhere (the channel, our own commits, a read of the log) and are applied in
 //!   the order of the log, each once. One that was seen is ignored; one from behind a hole waits.
-//! - **Repair.** A hole, an interruption of the channel or a head that moved without us is mended by one read of the log
-//!   after our head; if the log no longer reaches back or is another history, by opening the plan anew.
-//! - **Commit.** Operations are judged on our copy and offered to the log together with our head. If the log has moved,
-//!   we catch up, judge again and offer again. One batch is under way at a time; what arrives meanwhile is the next.
+//! - **Repair** (`repair`). A hole, an interruption of the channel or a head that moved without us is mended by one read
+//!   of the log from our head on, which also proves that our head is still there.
+//! - **Restoration** (`restore`). A log that lost its end is given it back, entry by entry, with the same numbers and
+//!   hashes. If others have built on what was left, we take their history, and the lost changes are judged again.
+//! - **Commit** (`commit`). Operations are judged on our copy and offered to the log together with our head. If the log
+//!   has moved, we catch up, judge again and offer again. One batch is under way at a time; what arrives meanwhile is
+//!   the next. What we may vouch for while offering is kept in `standing`.
 //!
 //! Inputs go in by [`Replica::handle`], effects come out; the caller performs them and reports what came of it. Every
-//! `Commit`, `Fetch` and `Reload` must be answered by exactly one input.
+//! `Commit`, `Fetch`, `Locate`, `Restore`, `Revive` and `Reload` must be answered by exactly one input.
 
 mod commit;
 mod repair;
+mod restore;
+mod standing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use mille_shared::Revision;
-use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, OperationKey, Proposal};
+use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, Terms};
 use mille_shared::operation::Operation;
 
 use crate::applied::Applied;
-use crate::plan::{ApplyError, Plan, PlanBounds};
+use crate::opened::Opened;
+use crate::plan::{Plan, PlanBounds};
 use crate::refusal::Refusal;
 use crate::ring::Ring;
 use commit::{Flight, Pending};
 use repair::Repair;
+use standing::Standing;
 
 /// One node's copy of a plan.
 #[derive(Debug)]
@@ -40,11 +47,17 @@ pub struct Replica {
     /// each begins with none. Bounded by [`repair::HELD_ENTRIES_MAX`]; what does not fit is read from the log.
     held: BTreeMap<Revision, LogEntry>,
     repair: Option<Repair>,
+    /// Messages may have been lost: the next difference between heads counts at once.
+    suspicion: Option<Cause>,
     /// The head that the last check saw and we had not.
     missed: Option<Revision>,
     /// Our head when the last check saw the log behind it.
     ahead: Option<Revision>,
-    /// Bounded by [`mille_shared::limits::PENDING_OPERATIONS_MAX`]; beyond it, operations are refused as overload.
+    /// Whether the log was seen to end where we do, since we last changed.
+    is_confirmed: bool,
+    standing: Standing,
+    /// Bounded by [`mille_shared::limits::PENDING_OPERATIONS_MAX`]; beyond it, operations are refused as overload. Lost
+    /// changes that are judged again come on top, at most as many as the ring holds.
     pending: VecDeque<Pending>,
     flight: Option<Flight>,
 }
@@ -67,22 +80,37 @@ pub enum Input {
     },
     /// Entries came in on the plan's channel.
     Heard(Vec<LogEntry>),
-    /// Messages on the channel may have been lost. The subscription is in force again.
+    /// Messages on the channel may have been lost. The subscription is in force again, and heads are compared now.
     Interrupted(Cause),
-    /// The log's head, as the regular check saw it. `None`: there is no log.
-    HeadSeen(Option<Head>),
-    /// A client knows a revision that we do not: look now rather than at the next check.
-    Behind,
+    /// The log's head, as the regular check saw it.
+    HeadSeen(HeadSeen),
+    /// A message came that can't be read, or a client knows a revision that we do not: look now rather than at the
+    /// next check.
+    Look(Cause),
     /// Answer to [`Effect::Fetch`].
     Fetched(LogPage),
-    /// Answer to [`Effect::Fetch`] or [`Effect::Reload`]: the store did not answer. Tried again at the next head seen.
-    RepairFailed,
+    /// Answer to [`Effect::Locate`] and [`Effect::Revive`].
+    Located(LogState),
+    /// Answer to [`Effect::Restore`].
+    Restored(CommitOutcome),
     /// Answer to [`Effect::Reload`].
-    Reloaded(Box<Plan>),
+    Reloaded(Box<Opened>),
+    /// Answer to any of them: the store did not answer. Tried again at the next head seen.
+    RepairFailed,
     /// Answer to [`Effect::Commit`].
     Committed(CommitOutcome),
     /// Answer to [`Effect::Commit`]: the store did not answer. The batch may be in the log all the same.
     CommitFailed,
+}
+
+/// A log's head, as the regular check saw it.
+#[derive(Debug, Clone)]
+pub struct HeadSeen {
+    /// Where the log ends.
+    pub state: LogState,
+    /// Whether this life of the store is known for so long that every node that lives had the time to bring back what
+    /// was lost when it began.
+    pub is_settled: bool,
 }
 
 /// What a replica wants done.
@@ -94,14 +122,37 @@ pub enum Effect {
         expected: Head,
         /// The changes, chained from there.
         batch: Vec<Proposal>,
+        /// On which terms.
+        terms: Terms,
         /// How often the eldest operation in it was tried before. Offer it at once all the same: while it waits, the head
         /// it was judged on grows older, and it would lose again.
         attempt: u32,
     },
-    /// Read the log after a revision.
+    /// Read a page of the log.
     Fetch {
-        /// Our head.
-        after: Revision,
+        /// After this place; from its beginning, if there is none.
+        after: Option<Revision>,
+    },
+    /// Ask where the log ends.
+    Locate,
+    /// Offer entries to the log that it had and lost, on [`Terms::Restore`].
+    Restore {
+        /// The head of what is left of the log.
+        expected: Head,
+        /// The lost entries, chained from there.
+        batch: Vec<Proposal>,
+        /// Their epoch.
+        epoch: u64,
+    },
+    /// The whole log is gone. If the plan still exists, put it back: as it is now, with its recent changes. If not, the
+    /// plan was deleted and the replica has no purpose any more.
+    Revive {
+        /// The plan.
+        plan: Arc<Plan>,
+        /// The changes that led to it, the newest last.
+        changes: Vec<Arc<Applied>>,
+        /// The life of the store in which the log was last known to be whole.
+        known_in: Option<StoreLife>,
     },
     /// Open the plan anew from the newest snapshot and the log.
     Reload,
@@ -121,6 +172,55 @@ pub enum Effect {
     StoreSnapshot(Arc<Plan>),
     /// A repair began; for logs and metrics.
     RepairStarted(Cause),
+    /// The log had lost its end; for logs and metrics.
+    Rollback(Rollback),
+}
+
+/// What became of changes that the log lost.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rollback {
+    /// They are back where they were.
+    Restored {
+        /// How many were put back from here. Others may have put back some too.
+        changes: u64,
+        /// The log's head with them.
+        head: Revision,
+    },
+    /// Others had built on what was left. Their history counts; what was lost is judged again as new changes.
+    Parted {
+        /// The last place that both histories have.
+        after: Revision,
+        /// How many changes are judged again.
+        lost: u64,
+        /// Whether more may be lost than this node remembers.
+        is_partial: bool,
+    },
+    /// A lost change was judged again.
+    Judged {
+        /// The change as it was.
+        lost: Arc<Applied>,
+        /// What became of it.
+        outcome: Readmission,
+    },
+}
+
+/// What became of a lost change that was judged again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Readmission {
+    /// It has a new place in the log.
+    Accepted {
+        /// Where.
+        revision: Revision,
+    },
+    /// The log has it already: another node was first.
+    Known {
+        /// Where.
+        revision: Revision,
+    },
+    /// What it wanted is so already.
+    Unchanged,
+    /// The plan it meets now does not take it.
+    Refused(Box<Refusal>),
 }
 
 /// Why a copy and its log had to be brought together again.
@@ -132,6 +232,8 @@ pub enum Cause {
     Reconnect,
     /// Messages were dropped because we took them too slowly.
     Lagged,
+    /// The channel's connection was open and delivered nothing.
+    Probe,
     /// The log's head moved and we did not hear of it.
     HeadCheck,
     /// A commit found the log elsewhere.
@@ -142,8 +244,12 @@ pub enum Cause {
     Unanswered,
     /// The log no longer reaches back to where we are.
     Trimmed,
-    /// The log is another history than ours: it lost its end, or began anew.
+    /// The log is another history than ours: it lost its end, and others went on from there.
     Fork,
+    /// The log goes on in another epoch, so numbers that are lost fit nothing that is in it.
+    Epoch,
+    /// There was no log any more.
+    Vanished,
 }
 
 impl Cause {
@@ -154,12 +260,15 @@ impl Cause {
             Self::Hole => "hole",
             Self::Reconnect => "reconnect",
             Self::Lagged => "lagged",
+            Self::Probe => "delivery_probe",
             Self::HeadCheck => "head_check",
             Self::Moved => "moved",
             Self::Behind => "behind",
             Self::Unanswered => "unanswered",
             Self::Trimmed => "trimmed",
             Self::Fork => "fork",
+            Self::Epoch => "epoch",
+            Self::Vanished => "vanished",
         }
     }
 }
@@ -215,16 +324,20 @@ pub enum CatchUp {
 impl Replica {
     /// A copy that was just opened from snapshot and log.
     #[must_use]
-    pub fn new(plan: Plan, bounds: PlanBounds, snapshot_every: u64) -> Self {
+    pub fn new(opened: Opened, bounds: PlanBounds, snapshot_every: u64) -> Self {
+        let Opened { plan, ring } = opened;
         Self {
             bounds,
             snapshot_every: snapshot_every.max(1),
+            ring,
             plan: Arc::new(plan),
-            ring: Ring::default(),
             held: BTreeMap::new(),
             repair: None,
+            suspicion: None,
             missed: None,
             ahead: None,
+            is_confirmed: false,
+            standing: Standing::default(),
             pending: VecDeque::new(),
             flight: None,
         }
@@ -246,7 +359,8 @@ impl Replica {
     #[must_use]
     pub fn catch_up(&self, after: Revision) -> CatchUp {
         let head = self.plan.revision();
-        if after.epoch != head.epoch {
+        // Until the new epoch begins, numbers of the lost history may fit the one that took its place.
+        if after.epoch != head.epoch || self.standing.must_leave(head.epoch) {
             return CatchUp::OtherEpoch;
         }
         if after > head {
@@ -264,16 +378,23 @@ impl Replica {
         self.flight.is_some() || !self.pending.is_empty()
     }
 
+    /// Whether the log was seen to hold all that this copy holds, since it last changed. Until then the copy may be the
+    /// only one that remembers.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.is_confirmed && self.repair.is_none()
+    }
+
     /// Whether the copy is known to be behind its log.
     #[must_use]
     pub fn is_repairing(&self) -> bool {
         self.repair.is_some()
     }
 
-    /// Whether a read of the log is under way: its answer may bring us further. False while the store does not answer.
+    /// Whether a question to the store is under way: its answer may bring us further. False while it does not answer.
     #[must_use]
     pub fn is_reading(&self) -> bool {
-        matches!(self.repair, Some(Repair::Reading { .. }))
+        matches!(self.repair, Some(Repair::Asking { .. }))
     }
 
     /// How many operations wait.
@@ -287,80 +408,101 @@ impl Replica {
         let mut effects = Vec::new();
         match input {
             Input::Submit { ticket, operation, repeatable } => self.submit(ticket, operation, repeatable, &mut effects),
-            Input::Heard(entries) => self.sequence(entries, &mut effects),
-            Input::Interrupted(cause) => self.repair(cause, &mut effects),
-            Input::Behind => self.repair(Cause::Behind, &mut effects),
-            Input::HeadSeen(head) => self.compare(head, &mut effects),
+            Input::Heard(entries) => self.sequence(entries, From::Channel, &mut effects),
+            Input::Interrupted(cause) => self.suspicion = Some(cause),
+            Input::Look(cause) => self.repair(cause, &mut effects),
+            Input::HeadSeen(seen) => self.compare(seen, &mut effects),
             Input::Fetched(page) => self.fetched(page, &mut effects),
+            Input::Located(state) => self.located(state, &mut effects),
+            Input::Restored(outcome) => self.restored(outcome, &mut effects),
             Input::RepairFailed => self.repair_failed(),
             Input::Reloaded(plan) => self.reloaded(*plan, &mut effects),
             Input::Committed(outcome) => self.committed(outcome, &mut effects),
             Input::CommitFailed => self.commit_failed(&mut effects),
         }
         self.commit_next(&mut effects);
+        begin_anew_once(&mut effects);
         effects
     }
 
     /// Applies entries in the order of the log, each once.
-    fn sequence(&mut self, entries: impl IntoIterator<Item = LogEntry>, effects: &mut Vec<Effect>) {
+    fn sequence(&mut self, entries: impl IntoIterator<Item = LogEntry>, from: From, effects: &mut Vec<Effect>) {
         for entry in entries {
-            self.take(entry, effects);
+            self.take(entry, from, effects);
         }
         // While the plan is opened anew, everything is held.
-        while !self.wants_reload()
+        while !self.is_rebuilding()
             && let Some(held) = self.held.first_entry()
-            && *held.key() <= self.plan.revision().next()
+            && (*held.key() <= self.plan.revision() || self.plan.revision().precedes(*held.key()))
         {
             let entry = held.remove();
-            self.take(entry, effects);
+            self.take(entry, From::Channel, effects);
         }
     }
 
-    fn take(&mut self, entry: LogEntry, effects: &mut Vec<Effect>) {
-        if self.wants_reload() {
+    fn take(&mut self, entry: LogEntry, from: From, effects: &mut Vec<Effect>) {
+        if self.is_rebuilding() {
             return self.hold(entry);
         }
-        let head = self.plan.head();
-        if entry.revision.epoch < head.revision.epoch {
-            return;
+        let ours = self.plan.revision();
+        if entry.revision.epoch < ours.epoch {
+            return; // of a history that was lost, or long known
         }
-        if entry.revision.epoch > head.revision.epoch {
-            return self.reload(Cause::Fork, effects);
-        }
-        if entry.revision <= head.revision {
-            let known = if entry.revision == head.revision {
-                Some(head.hash)
-            } else {
-                self.ring.at(entry.revision).map(|applied| applied.head.hash)
+        if entry.revision.seq <= ours.seq {
+            let is_other = match self.ring.hash_at(entry.revision) {
+                Some(hash) => hash != entry.hash,
+                // What has a number we know in an epoch we do not is another history; what is older than memory is not.
+                None => entry.revision.epoch > ours.epoch,
             };
-            if known.is_some_and(|hash| hash != entry.hash) {
-                self.reload(Cause::Fork, effects);
+            if is_other {
+                self.repair(Cause::Fork, effects);
             }
             return;
         }
-        if !head.revision.precedes(entry.revision) {
+        if !ours.precedes(entry.revision) {
             return match self.repair {
                 None => self.repair(Cause::Hole, effects),
                 Some(_) => self.hold(entry),
             };
         }
-        match Arc::make_mut(&mut self.plan).apply(&entry) {
-            Ok(applied) => self.applied(Arc::new(applied), effects),
-            // A corrupt entry can't be passed either; what the store has to say then is the last word.
-            Err(ApplyError::Fork { .. } | ApplyError::OutOfOrder { .. } | ApplyError::Corrupt { .. }) => {
-                self.reload(Cause::Fork, effects);
-            }
+        match (Arc::make_mut(&mut self.plan).apply(&entry), from) {
+            (Ok(applied), _) => self.applied(Arc::new(applied), effects),
+            (Err(_), From::Channel) => self.repair(Cause::Fork, effects),
+            // It follows in the log and can't be passed: what the store has to say of the whole is the last word.
+            (Err(_), From::Log) => self.reload(Cause::Fork, effects),
         }
     }
 
     /// A change is part of the plan now: remember and tell it.
     fn applied(&mut self, applied: Arc<Applied>, effects: &mut Vec<Effect>) {
+        self.is_confirmed = false;
+        let is_new_epoch = applied.previous.epoch != applied.revision().epoch;
         self.ring.push(Arc::clone(&applied));
-        effects.push(Effect::Deliver(applied));
+        effects.push(if is_new_epoch { Effect::Reset(Cause::Epoch) } else { Effect::Deliver(applied) });
     }
 
     /// Whether a snapshot is due: every so many changes, by the node that committed the one that filled the number.
-    fn snapshot_due(&self, committed: &Applied) -> bool {
-        committed.revision().seq.is_multiple_of(self.snapshot_every)
+    fn snapshot_due(&self, committed: Revision) -> bool {
+        committed.seq.is_multiple_of(self.snapshot_every)
     }
+}
+
+/// Where an entry comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// It was told: it may be of a history that was lost since.
+    Channel,
+    /// It was read right behind our head: it is the log's.
+    Log,
+}
+
+/// Listeners that begin anew do so once, with the plan as it is after the input; what led to it is part of that.
+fn begin_anew_once(effects: &mut Vec<Effect>) {
+    let Some(first) = effects.iter().position(|effect| matches!(effect, Effect::Reset(_))) else { return };
+    let mut place = 0;
+    effects.retain(|effect| {
+        let is_kept = place <= first || !matches!(effect, Effect::Reset(_) | Effect::Deliver(_));
+        place += 1;
+        is_kept
+    });
 }

@@ -1,32 +1,41 @@
 //! The recent changes of a plan, kept in memory.
 //!
-//! Serves resumes and repeated operations without asking the log. Bounded in changes and bytes; the oldest go first, and
-//! whoever needs them reads the log.
+//! Serves resumes and repeated operations without asking the log, and is what a log that lost its end is mended from.
+//! Bounded in changes and bytes; the oldest go first, and whoever needs them reads the log.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use mille_shared::log::OperationKey;
+use mille_shared::log::{ChainHash, Head, OperationKey};
 use mille_shared::{Revision, limits};
 
 use crate::applied::Applied;
 
-/// Changes without a hole between them, the newest last.
-#[derive(Debug, Default)]
+/// Changes without a hole between them, the newest last. Their numbers are dense; their epochs may differ.
+#[derive(Debug)]
 pub(crate) struct Ring {
+    /// What stands before the oldest.
+    base: Head,
     changes: VecDeque<Arc<Applied>>,
     bytes: usize,
     operations: HashMap<OperationKey, Revision>,
 }
 
 impl Ring {
-    /// Takes the change that follows the newest. Any other begins the ring anew.
+    /// An empty ring of what will follow `base`.
+    pub(crate) fn after(base: Head) -> Self {
+        Self { base, changes: VecDeque::new(), bytes: 0, operations: HashMap::new() }
+    }
+
+    /// Takes the change that follows the newest.
+    ///
+    /// # Panics
+    /// If it does not follow: only a bug can bring that.
     pub(crate) fn push(&mut self, applied: Arc<Applied>) {
-        if self.changes.back().is_some_and(|newest| newest.revision() != applied.previous) {
-            self.clear();
-        }
+        let newest = self.changes.back().map_or(self.base.revision, |newest| newest.revision());
+        assert_eq!(applied.previous, newest, "changes are kept in the order of the log");
         self.bytes += applied.weight_bytes();
-        self.operations.insert(key_of(&applied), applied.revision());
+        self.operations.insert(applied.operation_key(), applied.revision());
         self.changes.push_back(applied);
         while self.changes.len() > limits::RING_CHANGES_MAX
             || (self.bytes > limits::RING_BYTES_MAX && self.changes.len() > 1)
@@ -35,24 +44,36 @@ impl Ring {
         }
     }
 
-    /// Forgets everything: the history is another one now.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+    /// What stands before the oldest change.
+    pub(crate) fn base(&self) -> Head {
+        self.base
     }
 
-    /// The changes after a revision, if all of them are here.
+    /// The changes after a revision of the newest epoch, if all of them are here.
     pub(crate) fn since(&self, after: Revision) -> Option<Vec<Arc<Applied>>> {
         let newest = self.changes.back()?.revision();
-        if after == newest {
-            return Some(Vec::new());
-        }
-        let from = self.index_of(after.next())?;
-        Some(self.changes.range(from..).cloned().collect())
+        self.hash_at(after).filter(|_| after.epoch == newest.epoch)?;
+        Some(self.from(after.seq + 1).cloned().collect())
+    }
+
+    /// The changes from a number on, as far as they are here.
+    pub(crate) fn from(&self, seq: u64) -> impl Iterator<Item = &Arc<Applied>> {
+        let skipped = usize::try_from(seq.saturating_sub(self.base.revision.seq + 1)).unwrap_or(usize::MAX);
+        self.changes.range(skipped.min(self.changes.len())..)
     }
 
     /// The change with this revision.
     pub(crate) fn at(&self, revision: Revision) -> Option<&Arc<Applied>> {
-        self.changes.get(self.index_of(revision)?)
+        let index = usize::try_from(revision.seq.checked_sub(self.base.revision.seq + 1)?).ok()?;
+        self.changes.get(index).filter(|applied| applied.revision() == revision)
+    }
+
+    /// The hash of the history up to a place, if it is here.
+    pub(crate) fn hash_at(&self, revision: Revision) -> Option<ChainHash> {
+        if revision == self.base.revision {
+            return Some(self.base.hash);
+        }
+        self.at(revision).map(|applied| applied.head.hash)
     }
 
     /// Where an operation stands, if it is recent.
@@ -60,27 +81,13 @@ impl Ring {
         self.operations.get(key).copied()
     }
 
-    /// The ring is dense, so a revision's index is its distance from the oldest.
-    fn index_of(&self, revision: Revision) -> Option<usize> {
-        let oldest = self.changes.front()?.revision();
-        if revision.epoch != oldest.epoch {
-            return None;
-        }
-        let index = usize::try_from(revision.seq.checked_sub(oldest.seq)?).ok()?;
-        (index < self.changes.len()).then_some(index)
-    }
-
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.changes.pop_front() {
+            self.base = oldest.head;
             self.bytes -= oldest.weight_bytes();
-            self.operations.remove(&key_of(&oldest));
+            self.operations.remove(&oldest.operation_key());
         }
     }
-}
-
-fn key_of(applied: &Applied) -> OperationKey {
-    let change = &applied.change;
-    OperationKey::of(&change.user_id, &change.client_id, &change.operation_id)
 }
 
 #[cfg(test)]
@@ -109,9 +116,11 @@ mod tests {
         })
     }
 
-    fn ring(seqs: impl IntoIterator<Item = u64>) -> Ring {
-        let mut ring = Ring::default();
-        seqs.into_iter().for_each(|seq| ring.push(change(seq, 10)));
+    /// A ring of these changes.
+    fn ring(seqs: std::ops::RangeInclusive<u64>) -> Ring {
+        let revision = change(*seqs.start(), 0).previous;
+        let mut ring = Ring::after(Head { revision, hash: ChainHash::ROOT });
+        seqs.for_each(|seq| ring.push(change(seq, 10)));
         ring
     }
 
@@ -132,11 +141,18 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_does_not_follow_begins_it_anew() {
-        let ring = ring([1, 2, 5]);
-        assert!(ring.at(Revision { epoch: 1, seq: 2 }).is_none());
-        assert!(ring.find(&key_of(&change(2, 0))).is_none());
-        assert_eq!(ring.find(&key_of(&change(5, 0))), Some(Revision { epoch: 1, seq: 5 }));
+    fn a_new_epoch_goes_on_with_the_numbers_and_answers_no_older_one() {
+        let mut ring = ring(5..=7);
+        let mut first = Applied::clone(&change(8, 10));
+        first.head.revision.epoch = 9;
+        ring.push(Arc::new(first));
+        let place = |epoch, seq| Revision { epoch, seq };
+        assert!(ring.at(place(9, 8)).is_some() && ring.at(place(1, 7)).is_some());
+        assert!(ring.at(place(1, 8)).is_none() && ring.at(place(9, 7)).is_none());
+        assert_eq!(seqs(ring.since(place(9, 8))), Some(vec![]));
+        assert_eq!(seqs(ring.since(place(1, 7))), None, "that is told by a snapshot");
+        assert_eq!(ring.from(7).map(|applied| applied.revision()).collect::<Vec<_>>(), [place(1, 7), place(9, 8)]);
+        assert_eq!(ring.hash_at(place(1, 4)), Some(ChainHash::ROOT), "what stands before the oldest");
     }
 
     #[test]

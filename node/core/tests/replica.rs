@@ -5,15 +5,53 @@
 mod kit;
 
 use kit::{Desk, delete, entry_after, moved, named, node, operation};
-use mille_core::replica::{Effect, Input, Replica, Ticket, Verdict};
-use mille_core::{Plan, PlanBounds};
-use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, LogPage, Proposal};
+use mille_core::replica::{CatchUp, Cause, Effect, HeadSeen, Input, Readmission, Replica, Rollback, Ticket, Verdict};
+use mille_core::{Opened, Plan, PlanBounds};
+use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, LogPage, LogState, Proposal, StoreLife, Terms};
 use mille_shared::operation::Edit;
 use mille_shared::plan::PlanNodeType;
 use mille_shared::{Revision, limits};
 
+/// A copy of the desk's plan that remembers all of its changes.
 fn replica_of(desk: &Desk) -> Replica {
-    Replica::new(desk.plan.clone(), PlanBounds::default(), 1_000)
+    let mut opened = Opened::begin(&desk.log[0]).unwrap();
+    desk.log[1..].iter().for_each(|entry| opened.apply(entry).unwrap());
+    Replica::new(opened, PlanBounds::default(), 1_000)
+}
+
+fn reloaded(plan: &Plan) -> Input {
+    Input::Reloaded(Box::new(plan.clone().into()))
+}
+
+fn life(name: &str) -> StoreLife {
+    StoreLife::new(name)
+}
+
+fn committed() -> Input {
+    Input::Committed(CommitOutcome::Committed { life: life("a") })
+}
+
+fn moved_to(desk: &Desk) -> Input {
+    Input::Committed(CommitOutcome::Moved { head: Some(desk.plan.head()) })
+}
+
+/// The regular check, in a life of the store that began long ago.
+fn seen(desk: &Desk) -> Input {
+    seen_in("a", desk, true)
+}
+
+fn seen_in(name: &str, desk: &Desk, is_settled: bool) -> Input {
+    let state = LogState { head: Some(desk.plan.head()), life: life(name) };
+    Input::HeadSeen(HeadSeen { state, is_settled })
+}
+
+fn located(desk: &Desk) -> Input {
+    Input::Located(LogState { head: Some(desk.plan.head()), life: life("a") })
+}
+
+/// What the log has from our head on.
+fn from_head(entries: &[LogEntry]) -> Input {
+    Input::Fetched(LogPage { entries: entries.to_vec(), has_more: false })
 }
 
 fn submit(ticket: u64, edit: Edit) -> Input {
@@ -26,12 +64,15 @@ fn names(effects: &[Effect]) -> Vec<&'static str> {
     let name = |effect: &Effect| match effect {
         Effect::Commit { .. } => Some("commit"),
         Effect::Fetch { .. } => Some("fetch"),
+        Effect::Locate => Some("locate"),
+        Effect::Restore { .. } => Some("restore"),
+        Effect::Revive { .. } => Some("revive"),
         Effect::Reload => Some("reload"),
         Effect::Deliver(_) => Some("deliver"),
         Effect::Reset(_) => Some("reset"),
         Effect::Answer { .. } => Some("answer"),
         Effect::StoreSnapshot(_) => Some("snapshot"),
-        Effect::RepairStarted(_) => None,
+        Effect::RepairStarted(_) | Effect::Rollback(_) => None,
     };
     effects.iter().filter_map(name).collect()
 }
@@ -49,10 +90,6 @@ fn batch(effects: &[Effect]) -> (Head, Vec<Proposal>) {
     effects.iter().find_map(commit).expect("a commit")
 }
 
-fn page(entries: &[LogEntry]) -> Input {
-    Input::Fetched(LogPage { entries: entries.to_vec(), has_more: false })
-}
-
 /// A desk after these names, the last of which may differ between two histories.
 fn history(names: &[&str]) -> Desk {
     let mut desk = Desk::new();
@@ -63,98 +100,234 @@ fn history(names: &[&str]) -> Desk {
 #[test]
 fn the_same_number_with_another_hash_is_another_history() {
     let (ours, theirs) = (history(&["a", "ours"]), history(&["a", "theirs"]));
-    assert_eq!(names(&replica_of(&ours).handle(Input::HeadSeen(Some(theirs.plan.head())))), ["reload"]);
-    assert_eq!(names(&replica_of(&ours).handle(Input::Heard(vec![theirs.log[2].clone()]))), ["reload"]);
-    let mut replica = replica_of(&history(&["a"]));
-    replica.handle(Input::Heard(vec![ours.log[2].clone()]));
+    assert_eq!(names(&replica_of(&ours).handle(seen(&theirs))), ["fetch"]);
+    let mut replica = replica_of(&ours);
+    assert_eq!(names(&replica.handle(Input::Heard(vec![theirs.log[2].clone()]))), ["fetch"]);
+    assert_eq!(names(&replica.handle(from_head(&theirs.log[2..]))), ["fetch"], "where do they part?");
+    let effects = replica.handle(from_head(&theirs.log[1..]));
+    assert_eq!(names(&effects), ["reload"]);
+    let parted = Rollback::Parted { after: theirs.log[1].revision, lost: 1, is_partial: false };
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Rollback(told) if *told == parted)), "{effects:?}");
     let longer = history(&["a", "ours", "more"]);
-    replica.handle(Input::Heard(vec![longer.log[3].clone()]));
-    assert_eq!(names(&replica.handle(Input::Heard(vec![theirs.log[2].clone()]))), ["reload"], "also if it is older");
+    let heard = replica_of(&longer).handle(Input::Heard(vec![theirs.log[2].clone()]));
+    assert_eq!(names(&heard), ["fetch"], "also if it is older");
 }
 
 #[test]
-fn a_reset_comes_before_what_follows_it_and_includes_what_came_meanwhile() {
+fn lost_changes_are_judged_again_in_the_other_history_and_begin_a_new_epoch() {
+    let (ours, theirs) = (history(&["a", "ours"]), history(&["a", "theirs"]));
+    let mut replica = replica_of(&ours);
+    replica.handle(Input::Look(Cause::Behind));
+    replica.handle(from_head(&theirs.log[2..]));
+    replica.handle(from_head(&theirs.log[1..]));
+    let effects = replica.handle(reloaded(&theirs.plan));
+    assert_eq!(names(&effects), ["reset", "commit"]);
+    assert!(matches!(replica.catch_up(theirs.plan.revision()), CatchUp::OtherEpoch), "numbers are not to be trusted");
+    let terms = |effects: &[Effect]| {
+        effects.iter().find_map(|e| if let Effect::Commit { terms, .. } = e { Some(terms.clone()) } else { None })
+    };
+    assert!(matches!(terms(&effects), Some(Terms::Add { lost_epoch: Some(kit::EPOCH), begins_epoch: None, .. })));
+    let epoch = kit::EPOCH + 7;
+    let effects = replica.handle(Input::Committed(CommitOutcome::NewEpoch { epoch }));
+    assert!(matches!(terms(&effects), Some(Terms::Add { begins_epoch: Some(begins), .. }) if begins == epoch));
+    let effects = replica.handle(committed());
+    assert_eq!(names(&effects), ["reset"], "a new epoch begins with a snapshot");
+    let revision = Revision { epoch, seq: 3 };
+    let again = Readmission::Accepted { revision };
+    assert!(
+        effects.iter().any(|e| matches!(e, Effect::Rollback(Rollback::Judged { outcome, .. }) if *outcome == again))
+    );
+    assert_eq!((replica.plan().revision(), replica.plan().metadata().name.as_deref()), (revision, Some("ours")));
+    assert!(matches!(replica.catch_up(theirs.plan.revision()), CatchUp::OtherEpoch));
+    assert!(matches!(replica.catch_up(revision), CatchUp::Changes(changes) if changes.is_empty()));
+}
+
+#[test]
+fn an_epoch_must_begin_also_if_no_lost_change_is_taken_again() {
+    let desk = Desk::with(vec![node("n", PlanNodeType::GraphNode)]);
+    let (mut ours, mut theirs) = (desk.clone(), desk);
+    ours.must(moved("n", 5.0, 5.0));
+    theirs.must(delete("n"));
+    let mut replica = replica_of(&ours);
+    replica.handle(Input::Look(Cause::Behind));
+    replica.handle(from_head(&theirs.log[2..]));
+    replica.handle(from_head(&theirs.log[1..]));
+    let effects = replica.handle(reloaded(&theirs.plan));
+    assert_eq!(batch(&effects).1.len(), 1, "an empty change, for the epoch to begin with");
+    let epoch = kit::EPOCH + 7;
+    replica.handle(Input::Committed(CommitOutcome::NewEpoch { epoch }));
+    let effects = replica.handle(committed());
+    assert!(
+        effects
+            .iter()
+            .any(|e| matches!(e, Effect::Rollback(Rollback::Judged { outcome: Readmission::Refused(_), .. })))
+    );
+    assert_eq!(replica.plan().revision(), Revision { epoch, seq: 3 });
+    assert_eq!(replica.plan().document(), theirs.plan.document());
+    assert!(!replica.is_busy());
+}
+
+#[test]
+fn a_log_that_lost_its_end_is_given_it_back_and_nobody_is_told() {
+    let (whole, left) = (history(&["a", "b", "c"]), history(&["a"]));
+    let mut replica = replica_of(&whole);
+    assert_eq!(names(&replica.handle(seen(&whole))), [""; 0]);
+    assert!(replica.is_confirmed());
+    assert_eq!(names(&replica.handle(seen_in("b", &left, false))), ["fetch"], "a new life counts at once");
+    assert_eq!(names(&replica.handle(from_head(&[]))), ["locate"]);
+    let effects = replica.handle(located(&left));
+    let [Effect::Restore { expected, batch, epoch }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((*expected, *epoch), (left.plan.head(), kit::EPOCH));
+    let offered: Vec<_> = batch.iter().map(|proposal| (proposal.hash, proposal.payload.clone())).collect();
+    let lost: Vec<_> = whole.log[2..].iter().map(|entry| (entry.hash, entry.payload.clone())).collect();
+    assert_eq!(offered, lost, "what it had, letter for letter");
+    let effects = replica.handle(Input::Restored(CommitOutcome::Committed { life: life("b") }));
+    assert_eq!(names(&effects), [""; 0]);
+    let restored = Rollback::Restored { changes: 2, head: whole.plan.revision() };
+    assert!(matches!(&effects[..], [Effect::Rollback(told)] if *told == restored), "{effects:?}");
+    assert!(!replica.is_repairing());
+}
+
+#[test]
+fn several_who_restore_at_once_are_content_with_what_another_did() {
+    let (whole, left, more) = (history(&["a", "b", "c"]), history(&["a"]), history(&["a", "b"]));
+    let mut replica = replica_of(&whole);
+    replica.handle(Input::Look(Cause::Reconnect));
+    replica.handle(from_head(&[]));
+    replica.handle(located(&left));
+    let repeats = vec![(0, more.plan.revision())];
+    assert_eq!(names(&replica.handle(Input::Restored(CommitOutcome::Repeated { repeats }))), ["locate"]);
+    let effects = replica.handle(located(&more));
+    assert!(matches!(&effects[..], [Effect::Restore { batch, .. }] if batch.len() == 1), "{effects:?}");
+    let moved = CommitOutcome::Moved { head: Some(whole.plan.head()) };
+    assert_eq!(names(&replica.handle(Input::Restored(moved))), [""; 0]);
+    assert!(!replica.is_repairing());
+}
+
+#[test]
+fn a_log_that_vanished_is_given_back_whole() {
+    let desk = history(&["a", "b"]);
+    let mut replica = replica_of(&desk);
+    let gone = LogState { head: None, life: life("b") };
+    let effects = replica.handle(Input::HeadSeen(HeadSeen { state: gone, is_settled: false }));
+    let revive = effects
+        .iter()
+        .find_map(|e| if let Effect::Revive { plan, changes, .. } = e { Some((plan, changes)) } else { None });
+    let (plan, changes) = revive.expect("it is offered");
+    assert_eq!((&**plan, changes.len()), (&desk.plan, 2));
+    assert_eq!(names(&replica.handle(located(&desk))), [""; 0]);
+    assert!(!replica.is_repairing());
+}
+
+#[test]
+fn the_first_change_in_a_new_life_waits_for_those_who_may_bring_something_back() {
+    let desk = history(&["a"]);
+    let mut replica = replica_of(&desk);
+    replica.handle(seen(&desk));
+    replica.handle(submit(1, named("mine")));
+    let reborn = CommitOutcome::Reborn { life: life("b") };
+    assert_eq!(names(&replica.handle(Input::Committed(reborn))), [""; 0]);
+    assert_eq!(names(&replica.handle(seen_in("b", &desk, false))), [""; 0]);
+    let effects = replica.handle(seen_in("b", &desk, true));
+    let terms = effects.iter().find_map(|e| if let Effect::Commit { terms, .. } = e { Some(terms) } else { None });
+    let expected = Terms::Add {
+        followed: vec![life("a"), life("b")],
+        settled: Some(life("b")),
+        lost_epoch: None,
+        begins_epoch: None,
+    };
+    assert_eq!(terms, Some(&expected));
+}
+
+#[test]
+fn what_is_heard_while_the_plan_is_opened_anew_is_part_of_the_reset() {
     let (ours, theirs) = (history(&["a", "ours"]), history(&["a", "theirs", "more"]));
     let mut replica = replica_of(&ours);
-    replica.handle(Input::Heard(vec![theirs.log[2].clone()]));
+    replica.handle(Input::Look(Cause::Behind));
+    replica.handle(from_head(&theirs.log[2..3]));
+    replica.handle(from_head(&theirs.log[1..3]));
     assert_eq!(names(&replica.handle(Input::Heard(vec![theirs.log[3].clone()]))), [""; 0], "it is kept");
-    let reloaded = Box::new(history(&["a", "theirs"]).plan);
-    assert_eq!(names(&replica.handle(Input::Reloaded(reloaded))), ["reset"]);
+    assert_eq!(names(&replica.handle(reloaded(&history(&["a", "theirs"]).plan))), ["reset", "commit"]);
     assert_eq!(**replica.plan(), theirs.plan);
     assert!(!replica.is_repairing());
 }
 
 #[test]
 fn opening_anew_what_we_have_tells_nobody_anything() {
-    let desk = history(&["a", "ours"]);
+    let mut desk = history(&["a", "ours"]);
     let mut replica = replica_of(&desk);
-    replica.handle(Input::Heard(vec![history(&["a", "lost"]).log[2].clone()]));
-    let next = history(&["a", "ours", "next"]);
-    replica.handle(Input::Heard(vec![next.log[3].clone()]));
-    assert_eq!(names(&replica.handle(Input::Reloaded(Box::new(desk.plan)))), ["deliver"]);
+    replica.handle(Input::Look(Cause::Behind));
+    let far = Revision { seq: 9, ..desk.plan.revision() };
+    let entry = LogEntry { revision: far, ..desk.log[2].clone() };
+    assert_eq!(names(&replica.handle(from_head(&[entry]))), ["reload"], "the log begins behind us");
+    let plan = desk.plan.clone();
+    desk.must(named("next"));
+    replica.handle(Input::Heard(vec![desk.log[3].clone()]));
+    assert_eq!(names(&replica.handle(reloaded(&plan))), ["deliver"]);
 }
 
 #[test]
-fn there_is_one_read_at_a_time_and_the_stronger_one_follows() {
-    let (ours, theirs) = (history(&["a", "ours"]), history(&["a", "theirs"]));
-    let mut replica = replica_of(&ours);
-    assert_eq!(names(&replica.handle(Input::Behind)), ["fetch"]);
-    assert_eq!(names(&replica.handle(Input::Heard(vec![theirs.log[2].clone()]))), [""; 0]);
-    assert_eq!(names(&replica.handle(page(&[]))), ["reload"]);
-    assert_eq!(names(&replica.handle(Input::Behind)), [""; 0]);
-    assert_eq!(names(&replica.handle(Input::Reloaded(Box::new(theirs.plan)))), ["reset", "fetch"]);
-    assert_eq!(names(&replica.handle(page(&[]))), [""; 0]);
-    assert!(!replica.is_repairing());
-}
-
-#[test]
-fn an_interruption_during_a_read_is_a_read_more() {
+fn there_is_one_question_at_a_time_and_another_look_follows_it() {
     let desk = history(&["a", "b"]);
     let mut replica = replica_of(&history(&["a"]));
-    replica.handle(Input::Behind);
-    replica.handle(Input::Behind);
-    assert_eq!(names(&replica.handle(page(&[]))), ["fetch"]);
-    assert_eq!(names(&replica.handle(page(&desk.log[2..]))), ["deliver"]);
+    replica.handle(Input::Look(Cause::Behind));
+    assert_eq!(names(&replica.handle(Input::Look(Cause::Hole))), [""; 0]);
+    assert_eq!(names(&replica.handle(from_head(&desk.log[1..2]))), ["fetch"]);
+    assert_eq!(names(&replica.handle(from_head(&desk.log[1..]))), ["deliver"]);
     assert!(!replica.is_repairing());
+}
+
+#[test]
+fn an_interruption_makes_the_next_difference_count_at_once() {
+    let (short, long) = (history(&["a"]), history(&["a", "b"]));
+    let mut replica = replica_of(&short);
+    replica.handle(seen(&short));
+    assert_eq!(names(&replica.handle(Input::Interrupted(Cause::Reconnect))), [""; 0], "heads are compared first");
+    let effects = replica.handle(seen(&long));
+    assert!(matches!(effects[0], Effect::RepairStarted(Cause::Reconnect)), "{effects:?}");
+    assert_eq!(names(&effects), ["fetch"]);
 }
 
 #[test]
 fn a_hole_in_a_history_that_was_lost_is_not_read_for_ever() {
-    let long = history(&["a", "b", "c", "d"]);
-    let mut replica = replica_of(&history(&["a"]));
+    let (short, long) = (history(&["a"]), history(&["a", "b", "c", "d"]));
+    let mut replica = replica_of(&short);
     assert_eq!(names(&replica.handle(Input::Heard(vec![long.log[3].clone()]))), ["fetch"]);
     assert_eq!(names(&replica.handle(Input::Heard(vec![long.log[4].clone()]))), [""; 0]);
     // The log lost b, c and d before it was read; once more, and that was it.
-    assert_eq!(names(&replica.handle(page(&[]))), ["fetch"]);
-    assert_eq!(names(&replica.handle(page(&[]))), [""; 0]);
+    assert_eq!(names(&replica.handle(from_head(&short.log[1..]))), ["fetch"]);
+    assert_eq!(names(&replica.handle(from_head(&short.log[1..]))), [""; 0]);
     assert!(!replica.is_repairing());
 }
 
 #[test]
-fn a_commit_that_finds_a_shorter_log_opens_the_plan_anew_at_once() {
-    let mut replica = replica_of(&history(&["a", "lost"]));
+fn a_commit_that_finds_a_shorter_log_brings_back_what_it_lost_and_then_goes_on() {
+    let (ours, left) = (history(&["a", "lost"]), history(&["a"]));
+    let mut replica = replica_of(&ours);
     replica.handle(submit(1, named("mine")));
-    let shorter = history(&["a"]);
-    let moved = CommitOutcome::Moved { head: Some(shorter.plan.head()) };
-    assert_eq!(names(&replica.handle(Input::Committed(moved))), ["reload"]);
-    let effects = replica.handle(Input::Reloaded(Box::new(shorter.plan.clone())));
-    assert_eq!(names(&effects), ["reset", "commit"]);
-    assert_eq!(batch(&effects).0, shorter.plan.head());
+    assert_eq!(names(&replica.handle(moved_to(&left))), ["fetch"]);
+    assert_eq!(names(&replica.handle(from_head(&[]))), ["locate"]);
+    assert_eq!(names(&replica.handle(located(&left))), ["restore"]);
+    let effects = replica.handle(Input::Restored(CommitOutcome::Committed { life: life("b") }));
+    assert_eq!(names(&effects), ["commit"]);
+    assert_eq!(batch(&effects).0, ours.plan.head());
 }
 
 #[test]
 fn a_batch_that_lands_while_the_plan_is_opened_anew_is_acknowledged_and_told_once() {
     let mut replica = replica_of(&history(&["a"]));
     let (expected, offered) = batch(&replica.handle(submit(1, named("mine"))));
-    // A message of a history that was lost makes us look.
+    // A message of a history that was lost makes us look, and the log was trimmed.
     let other = LogEntry { hash: ChainHash([9; 8]), revision: expected.revision, payload: "".into() };
-    assert_eq!(names(&replica.handle(Input::Heard(vec![other]))), ["reload"]);
-    let effects = replica.handle(Input::Committed(CommitOutcome::Committed));
+    assert_eq!(names(&replica.handle(Input::Heard(vec![other.clone()]))), ["fetch"]);
+    let far = LogEntry { revision: Revision { seq: 9, ..expected.revision }, ..other };
+    assert_eq!(names(&replica.handle(from_head(&[far]))), ["reload"]);
+    let effects = replica.handle(committed());
     assert_eq!(names(&effects), ["answer"]);
     let [Verdict::Accepted { applied, plan }] = &verdicts(effects)[..] else { panic!("accepted") };
     assert_eq!((applied.head.hash, plan.head()), (offered[0].hash, applied.head));
     // The plan was read before the batch was in the log.
-    assert_eq!(names(&replica.handle(Input::Reloaded(Box::new(history(&["a"]).plan)))), ["deliver"]);
+    assert_eq!(names(&replica.handle(reloaded(&history(&["a"]).plan))), ["deliver"]);
     assert_eq!(replica.plan().metadata().name.as_deref(), Some("mine"));
 }
 
@@ -166,15 +339,11 @@ fn an_operation_is_refused_only_after_the_log_was_asked() {
     assert!(batch(&effects).1.is_empty(), "nothing to add: only the head is compared");
     // Another node added it, and its client was quicker than the channel.
     let desk = Desk::with(vec![node("new", PlanNodeType::GraphNode)]);
-    let moved = CommitOutcome::Moved { head: Some(desk.plan.head()) };
-    assert_eq!(names(&replica.handle(Input::Committed(moved))), ["fetch"]);
-    let effects = replica.handle(page(&desk.log[1..]));
+    assert_eq!(names(&replica.handle(moved_to(&desk))), ["fetch"]);
+    let effects = replica.handle(from_head(&desk.log));
     assert_eq!(names(&effects), ["deliver", "commit"]);
     assert_eq!(batch(&effects).1.len(), 1);
-    assert!(matches!(
-        verdicts(replica.handle(Input::Committed(CommitOutcome::Committed)))[..],
-        [Verdict::Accepted { .. }]
-    ));
+    assert!(matches!(verdicts(replica.handle(committed()))[..], [Verdict::Accepted { .. }]));
 }
 
 #[test]
@@ -186,10 +355,10 @@ fn edits_that_come_during_a_commit_go_together_in_the_next() {
     }
     replica.handle(submit(6, delete("n")));
     replica.handle(submit(7, moved("n", 1.0, 1.0)));
-    let effects = replica.handle(Input::Committed(CommitOutcome::Committed));
+    let effects = replica.handle(committed());
     assert_eq!(names(&effects), ["deliver", "answer", "commit"]);
     assert_eq!(batch(&effects).1.len(), 6, "the last one finds its plan node deleted by the one before");
-    let verdicts = verdicts(replica.handle(Input::Committed(CommitOutcome::Committed)));
+    let verdicts = verdicts(replica.handle(committed()));
     assert_eq!(verdicts.len(), 7);
     assert!(matches!(verdicts[6], Verdict::Refused { .. }));
 }
@@ -198,12 +367,12 @@ fn edits_that_come_during_a_commit_go_together_in_the_next() {
 fn a_store_that_does_not_answer_is_told_to_those_who_wait_and_asked_again_at_the_next_head() {
     let desk = history(&["a", "b"]);
     let mut replica = replica_of(&history(&["a"]));
-    replica.handle(Input::Behind);
+    replica.handle(Input::Look(Cause::Behind));
     replica.handle(submit(1, named("mine")));
     assert!(matches!(verdicts(replica.handle(Input::RepairFailed))[..], [Verdict::Unavailable]));
     assert!(matches!(verdicts(replica.handle(submit(2, named("mine"))))[..], [Verdict::Unavailable]));
-    assert_eq!(names(&replica.handle(Input::HeadSeen(Some(desk.plan.head())))), ["fetch"]);
-    assert_eq!(names(&replica.handle(page(&desk.log[2..]))), ["deliver"]);
+    assert_eq!(names(&replica.handle(seen(&desk))), ["fetch"]);
+    assert_eq!(names(&replica.handle(from_head(&desk.log[1..]))), ["deliver"]);
     assert_eq!(names(&replica.handle(submit(3, named("mine")))), ["commit"]);
 }
 
@@ -211,11 +380,14 @@ fn a_store_that_does_not_answer_is_told_to_those_who_wait_and_asked_again_at_the
 fn one_head_check_proves_nothing_and_two_do() {
     let (short, long) = (history(&["a"]), history(&["a", "b"]));
     let mut behind = replica_of(&short);
-    assert_eq!(names(&behind.handle(Input::HeadSeen(Some(long.plan.head())))), [""; 0], "about to be heard of");
-    assert_eq!(names(&behind.handle(Input::HeadSeen(Some(long.plan.head())))), ["fetch"]);
+    behind.handle(seen(&short));
+    assert_eq!(names(&behind.handle(seen(&long))), [""; 0], "about to be heard of");
+    assert_eq!(names(&behind.handle(seen(&long))), ["fetch"]);
     let mut ahead = replica_of(&long);
-    assert_eq!(names(&ahead.handle(Input::HeadSeen(Some(short.plan.head())))), [""; 0], "asked before our commit");
-    assert_eq!(names(&ahead.handle(Input::HeadSeen(Some(short.plan.head())))), ["reload"]);
+    ahead.handle(seen(&long));
+    assert_eq!(names(&ahead.handle(seen(&short))), [""; 0], "asked before our commit");
+    assert!(ahead.is_confirmed());
+    assert_eq!(names(&ahead.handle(seen(&short))), ["fetch"]);
 }
 
 #[test]
@@ -224,15 +396,15 @@ fn a_log_that_keeps_moving_is_given_up_in_the_end() {
     let mut replica = replica_of(&desk);
     replica.handle(submit(1, named("mine")));
     for round in 1..=limits::COMMIT_ATTEMPTS_MAX {
+        let before = desk.log.last().unwrap().clone();
         desk.must(named(&format!("theirs {round}")));
-        let moved = CommitOutcome::Moved { head: Some(desk.plan.head()) };
-        let effects = replica.handle(Input::Committed(moved));
+        let effects = replica.handle(moved_to(&desk));
         if round == limits::COMMIT_ATTEMPTS_MAX {
             assert!(matches!(verdicts(effects)[..], [Verdict::Overloaded]));
         } else {
             assert_eq!(names(&effects), ["fetch"]);
             let newest = desk.log.last().unwrap().clone();
-            assert_eq!(names(&replica.handle(page(&[newest]))), ["deliver", "commit"]);
+            assert_eq!(names(&replica.handle(from_head(&[before, newest]))), ["deliver", "commit"]);
         }
     }
 }
@@ -240,7 +412,7 @@ fn a_log_that_keeps_moving_is_given_up_in_the_end() {
 #[test]
 fn the_queue_has_an_end() {
     let mut replica = replica_of(&Desk::new());
-    replica.handle(Input::Behind);
+    replica.handle(Input::Look(Cause::Behind));
     for ticket in 0..limits::PENDING_OPERATIONS_MAX as u64 {
         assert_eq!(names(&replica.handle(submit(ticket, named("x")))), [""; 0]);
     }
@@ -248,15 +420,18 @@ fn the_queue_has_an_end() {
 }
 
 #[test]
-fn another_epoch_is_another_life_of_the_log() {
-    let mut replica = replica_of(&history(&["a"]));
-    let first = kit::creation(kit::EPOCH + 1);
-    assert_eq!(names(&replica.handle(Input::Heard(vec![first.clone()]))), ["reload"]);
-    let reborn = Plan::begin(&first).unwrap();
-    assert_eq!(names(&replica.handle(Input::Reloaded(Box::new(reborn.clone())))), ["reset"]);
-    let change = Desk { plan: reborn.clone(), ..Desk::new() }.judge(vec![named("b")]).unwrap().unwrap();
-    assert_eq!(names(&replica.handle(Input::Heard(vec![entry_after(reborn.head(), &change)]))), ["deliver"]);
+fn a_new_epoch_that_follows_is_told_by_a_snapshot() {
+    let desk = history(&["a"]);
+    let mut replica = replica_of(&desk);
+    let change = desk.judge(vec![named("b")]).unwrap().unwrap();
+    let first = Revision { epoch: kit::EPOCH + 1, seq: 2 };
+    let entry = kit::entry_at(first, desk.plan.head(), &change);
+    let mut after = desk.plan.clone();
+    after.apply(&entry).unwrap();
+    let next =
+        entry_after(after.head(), &Desk { plan: after.clone(), ..desk }.judge(vec![named("c")]).unwrap().unwrap());
+    assert_eq!(names(&replica.handle(Input::Heard(vec![entry, next]))), ["reset"], "what follows is part of it");
+    assert_eq!(replica.plan().revision(), Revision { seq: 3, ..first });
     let late = history(&["a", "b"]).log[2].clone();
-    assert_eq!(names(&replica.handle(Input::Heard(vec![late]))), [""; 0], "a message from the life before");
-    assert_eq!(replica.plan().revision(), Revision { epoch: kit::EPOCH + 1, seq: 1 });
+    assert_eq!(names(&replica.handle(Input::Heard(vec![late]))), [""; 0], "a message from the epoch before");
 }

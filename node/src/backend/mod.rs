@@ -15,7 +15,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use mille_shared::directory::{Member, Plan, Project, Role};
-use mille_shared::log::{CommitOutcome, Head, LogPage, OperationKey, Proposal, StoredSnapshot};
+use mille_shared::log::{
+    CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
+};
 use mille_shared::{ConnectionId, NodeId, PlanId, ProjectId, Revision, Timestamp, UserId};
 use tokio::sync::mpsc;
 
@@ -50,30 +52,55 @@ pub enum Error {
     Corrupt(String),
 }
 
+/// For whom a log or a snapshot is read. Each lane has its own bound, so that a thousand clients who come back do not keep
+/// a node from catching up, without which it could take no edits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// A node that opens a plan or catches up: one read per open plan at a time.
+    Repair,
+    /// A client that resumes or asks for the past: as many as there are clients. Soon [`Error::Busy`].
+    Replay,
+}
+
 /// What a port answers.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The logs: one per plan, numbered by the store, appended only behind the head that the writer names.
 #[async_trait]
 pub trait EventLog: Send + Sync + 'static {
-    /// Begins a plan's log with its first entry, `<epoch>-0`, the epoch being the store's time in milliseconds.
-    /// A log that exists already is left alone, and its head is the answer. A log that begins anew forgets the
-    /// snapshots and operations of an earlier life.
-    async fn create(&self, plan: PlanId, first: Proposal) -> Result<Head>;
+    /// Begins a plan's log with its first entry, `<epoch>-0`. A log that exists already is left alone, and its head is
+    /// the answer. A log that begins anew forgets the snapshots and operations of an earlier life.
+    async fn create(&self, plan: PlanId, epoch: u64, first: Proposal) -> Result<Head>;
 
-    /// In one step: looks up the operations, compares the head, appends, remembers the operations and publishes the
-    /// entries on [`Channel::Plan`] as an [`envelope`]. Whoever listens hears commits in the order of the log.
+    /// In one step: looks up the operations, compares the head, judges the terms, appends, remembers the operations and
+    /// publishes the entries on [`Channel::Plan`] as an [`envelope`]. Whoever listens hears commits in the order of the
+    /// log.
     ///
     /// `batch` is not empty and at most [`COMMIT_BATCH_MAX`](mille_shared::limits::COMMIT_BATCH_MAX) long, its keys
     /// differ, its payloads are single lines, and its hashes continue `expected`.
-    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal]) -> Result<CommitOutcome>;
+    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal], terms: &Terms) -> Result<CommitOutcome>;
 
     /// Up to `limit` entries (at least one, at most [`LOG_PAGE_ENTRIES`](mille_shared::limits::LOG_PAGE_ENTRIES)) after
     /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage>;
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage>;
 
-    /// The heads of several logs, in one call. `None` for a plan that has no log.
-    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<Head>>>;
+    /// The store's life.
+    async fn life(&self) -> Result<StoreLife>;
+
+    /// Where several logs end, in one call per server.
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>>;
+
+    /// Puts a log back that is gone whole: a snapshot of the plan, and the changes that led to it with the operations
+    /// they were, the newest last. A log that is there is left alone. Answers where the log ends now.
+    ///
+    /// `known_in` is the life of the store in which the log was last known to be whole.
+    async fn revive(
+        &self,
+        plan: PlanId,
+        snapshot: StoredSnapshot,
+        changes: &[(LogEntry, OperationKey)],
+        known_in: Option<&StoreLife>,
+    ) -> Result<LogState>;
 
     /// Where an operation stands, if the log remembers it.
     async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>>;
@@ -100,7 +127,7 @@ pub struct Retention {
 #[async_trait]
 pub trait SnapshotStore: Send + Sync + 'static {
     /// The newest snapshot at or before the place; without a place, the newest.
-    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>) -> Result<Option<StoredSnapshot>>;
+    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>, lane: Lane) -> Result<Option<StoredSnapshot>>;
 
     /// Keeps a snapshot and trims the log to `retention`, in one step. Answers whether it was kept: it is not unless
     /// it is newer than the newest and the log has an entry with its revision and hash.
@@ -144,6 +171,8 @@ pub enum Interruption {
     Reconnect,
     /// We did not take messages as fast as they came.
     Lagged,
+    /// The connection was open and delivered nothing, so it was made anew: see [`PubSub::reconnect`].
+    Probe,
 }
 
 /// Channels between nodes.
@@ -158,6 +187,14 @@ pub trait PubSub: Send + Sync + 'static {
 
     /// Listens no more.
     async fn unsubscribe(&self, channel: Channel) -> Result<()>;
+
+    /// Makes the connection anew on which messages come, since it seems to deliver none. Begins with
+    /// it at most; an [`Interruption::Probe`] says that subscriptions are in force again. Nothing, if it is being made anew
+    /// already.
+    async fn reconnect(&self);
+
+    /// Whether messages come in, as far as is known without asking. If not, an [`Interruption`] will say when they do.
+    fn is_in_force(&self) -> bool;
 
     /// Everything this node listens to, on one queue of [`INCOMING_MESSAGES_MAX`]. Can be taken once; later calls get
     /// `None`. When the queue is full, messages are dropped and an [`Interruption::Lagged`] follows.
@@ -273,6 +310,18 @@ pub trait Leases: Send + Sync + 'static {
 
     /// How the store itself is: for operators.
     async fn status(&self) -> StoreStatus;
+
+    /// The same as far as it is known without asking: never waits.
+    fn health(&self) -> StoreHealth;
+}
+
+/// Whether the store is asked at all, and what an operator should know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// False: whatever is asked is refused at once, until the store answers again.
+    pub answers: bool,
+    /// What is known, in words.
+    pub detail: String,
 }
 
 /// How the store is.

@@ -2,13 +2,16 @@
 //!
 //! Bounded by [`limits::FEED_MESSAGES_MAX`]. The bridge never waits: what does not fit is dropped, and the actor hears of
 //! an interruption, which it repairs from the log.
+//!
+//! A head that was asked for before an interruption is never heard after it: it would be compared with what came later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use mille_shared::log::Head;
+use mille_shared::log::LogState;
 use mille_shared::{PlanId, limits};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::backend::{Channel, Interruption};
@@ -28,8 +31,10 @@ pub enum Heard {
     Head {
         /// Which plan.
         plan: PlanId,
-        /// Its log's head; `None`: it has no log.
-        head: Option<Head>,
+        /// Where its log ends.
+        state: LogState,
+        /// Whether the store's life is settled: every node had the time to give back what it lost.
+        is_settled: bool,
     },
     /// Messages may have been lost on all of its channels.
     Interrupted(Interruption),
@@ -39,60 +44,124 @@ pub enum Heard {
 #[derive(Clone)]
 pub struct FeedSender {
     sender: mpsc::Sender<Heard>,
-    lagged: Arc<AtomicBool>,
+    lag: Arc<Lag>,
     metrics: Arc<Metrics>,
+}
+
+/// What was dropped because it did not fit.
+#[derive(Default)]
+struct Lag {
+    /// Something was, and the actor has not been told.
+    is_untold: AtomicBool,
+    /// How often something was. Held while a head is put in, so that none is put in behind a drop it does not know of.
+    drops: Mutex<u64>,
 }
 
 /// The actor's end of a line.
 pub struct Feed {
     receiver: mpsc::Receiver<Heard>,
-    lagged: Arc<AtomicBool>,
+    lag: Arc<Lag>,
+    /// How many of the next were put in before the last interruption by lag.
+    older: usize,
 }
 
 pub(super) fn line(metrics: Arc<Metrics>) -> (FeedSender, Feed) {
     let (sender, receiver) = mpsc::channel(limits::FEED_MESSAGES_MAX);
-    let lagged = Arc::new(AtomicBool::new(false));
-    (FeedSender { sender, lagged: Arc::clone(&lagged), metrics }, Feed { receiver, lagged })
+    let lag = Arc::new(Lag::default());
+    (FeedSender { sender, lag: Arc::clone(&lag), metrics }, Feed { receiver, lag, older: 0 })
 }
 
 impl FeedSender {
     pub(super) fn offer(&self, heard: Heard) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(heard) {
-            self.lagged.store(true, Ordering::Release);
-            self.metrics.feed_messages_dropped.increment(1);
+            self.dropped(&mut self.lag.drops.lock());
         }
     }
 
+    /// How often something was dropped so far: to be asked before a head is, and shown with it.
+    pub(super) fn drops(&self) -> u64 {
+        *self.lag.drops.lock()
+    }
+
+    /// As [`Self::offer`], for a head that was asked for when so much had been dropped. It says nothing after a later drop.
+    pub(super) fn offer_head(&self, plan: PlanId, state: LogState, is_settled: bool, asked_at: u64) {
+        let mut drops = self.lag.drops.lock();
+        if *drops != asked_at {
+            return;
+        }
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(Heard::Head { plan, state, is_settled }) {
+            self.dropped(&mut drops);
+        }
+    }
+
+    fn dropped(&self, drops: &mut u64) {
+        *drops += 1;
+        self.lag.is_untold.store(true, Ordering::Release);
+        self.metrics.feed_messages_dropped.increment(1);
+    }
+
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.lagged, &other.lagged)
+        Arc::ptr_eq(&self.lag, &other.lag)
     }
 }
 
 impl Feed {
     /// The next thing heard. Waits; can be cancelled without loss. Pends for ever once nobody can send.
     pub async fn next(&mut self) -> Heard {
-        // The flag is only ever set while the queue is full, so a receiver that waits can't miss it.
-        if self.lagged.swap(false, Ordering::Acquire) {
-            return Heard::Interrupted(Interruption::Lagged);
-        }
-        match self.receiver.recv().await {
-            Some(heard) => heard,
-            None => std::future::pending().await,
+        loop {
+            // The flag is only ever set while the queue is full, so a receiver that waits can't miss it.
+            if self.lag.is_untold.swap(false, Ordering::Acquire) {
+                self.older = self.receiver.len();
+                return Heard::Interrupted(Interruption::Lagged);
+            }
+            let Some(heard) = self.receiver.recv().await else { return std::future::pending().await };
+            let is_older = self.older > 0;
+            self.older = self.older.saturating_sub(1);
+            if !(is_older && matches!(heard, Heard::Head { .. })) {
+                return heard;
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use mille_shared::log::StoreLife;
+
     use super::*;
 
     #[tokio::test]
     async fn what_does_not_fit_is_heard_of_as_an_interruption() {
         let (sender, mut feed) = line(Arc::new(Metrics::new()));
         for _ in 0..=limits::FEED_MESSAGES_MAX {
-            sender.offer(Heard::Head { plan: PlanId(1), head: None });
+            sender.offer(message());
         }
         assert!(matches!(feed.next().await, Heard::Interrupted(Interruption::Lagged)));
-        assert!(matches!(feed.next().await, Heard::Head { .. }), "what fitted is still there");
+        assert!(matches!(feed.next().await, Heard::Message { .. }), "what fitted is still there");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_was_asked_for_before_something_was_dropped_is_not_heard_after_it() {
+        let (sender, mut feed) = line(Arc::new(Metrics::new()));
+        let asked_at = sender.drops();
+        sender.offer_head(PlanId(1), nowhere(), true, asked_at);
+        for _ in 0..limits::FEED_MESSAGES_MAX {
+            sender.offer(message());
+        }
+        assert!(matches!(feed.next().await, Heard::Interrupted(Interruption::Lagged)));
+        sender.offer_head(PlanId(2), nowhere(), true, asked_at);
+        for _ in 1..limits::FEED_MESSAGES_MAX {
+            assert!(matches!(feed.next().await, Heard::Message { .. }), "the messages, without the heads");
+        }
+        sender.offer_head(PlanId(3), nowhere(), true, sender.drops());
+        assert!(matches!(feed.next().await, Heard::Head { plan: PlanId(3), .. }));
+    }
+
+    fn nowhere() -> LogState {
+        LogState { head: None, life: StoreLife::new("life") }
+    }
+
+    fn message() -> Heard {
+        Heard::Message { channel: Channel::Plan(PlanId(1)), payload: Bytes::new() }
     }
 }

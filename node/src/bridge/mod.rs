@@ -5,7 +5,12 @@
 //! heads of all open plans with the log in one call and proves by a message to itself that the subscription delivers.
 
 mod control;
+mod deafness;
 mod feed;
+mod lives;
+#[cfg(test)]
+mod tests;
+mod turns;
 mod watch;
 
 use std::collections::HashMap;
@@ -14,8 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mille_shared::PlanId;
+use mille_shared::log::StoreLife;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +31,8 @@ use crate::metrics::Metrics;
 
 pub use control::{Control, ControlMessage};
 pub use feed::{Feed, FeedSender, Heard};
+use lives::Lives;
+use turns::Turns;
 
 /// The node's subscription. Cheap to clone.
 #[derive(Clone)]
@@ -37,12 +45,20 @@ struct Inner {
     metrics: Arc<Metrics>,
     /// Who hears which channel. Held only to look up or change, never while awaiting.
     feeds: Mutex<HashMap<Channel, Interest>>,
-    /// Serialises subscribing and unsubscribing, so that the store's state follows the map's.
-    subscribing: tokio::sync::Mutex<()>,
+    /// Serialises subscribing and unsubscribing per channel, so that the store's state follows the map's.
+    turns: Turns,
     control: mpsc::Sender<Control>,
     started: Instant,
     /// When the probe last came back, in milliseconds since `started`.
     delivered_ms: AtomicU64,
+    lives: Lives,
+    /// How many probes came back.
+    probes_heard: AtomicU64,
+    /// How often the subscription was interrupted. Held while feeds are told of it, and while heads are told: so a head that
+    /// was asked for before is never told after.
+    interruptions: Mutex<u64>,
+    /// An interruption was told; the heads are to be compared soon.
+    interrupted: Notify,
 }
 
 /// Who hears a channel, and how often they asked for it: an actor that closes a plan and opens it again may have both under
@@ -74,10 +90,14 @@ impl Bridge {
                 backend,
                 metrics,
                 feeds: Mutex::default(),
-                subscribing: tokio::sync::Mutex::default(),
+                turns: Turns::default(),
                 control,
                 started: Instant::now(),
                 delivered_ms: AtomicU64::new(0),
+                lives: Lives::default(),
+                probes_heard: AtomicU64::new(0),
+                interruptions: Mutex::new(0),
+                interrupted: Notify::new(),
             }),
         };
         bridge.inner.backend.pubsub.subscribe(Channel::Control).await?;
@@ -99,7 +119,7 @@ impl Bridge {
     /// # Errors
     /// [`backend::Error`]; the channel is not heard then, and need not be forgotten.
     pub async fn listen(&self, channel: Channel, feed: &FeedSender) -> backend::Result<()> {
-        let _turn = self.inner.subscribing.lock().await;
+        let _turn = self.inner.turns.take(channel).await;
         {
             let mut feeds = self.inner.feeds.lock();
             let before = feeds.get(&channel).filter(|interest| interest.feed.is_same(feed));
@@ -115,7 +135,7 @@ impl Bridge {
 
     /// Hears a channel no more, unless another line took it over or this one listened again.
     pub async fn forget(&self, channel: Channel, feed: &FeedSender) {
-        let _turn = self.inner.subscribing.lock().await;
+        let _turn = self.inner.turns.take(channel).await;
         {
             let mut feeds = self.inner.feeds.lock();
             let Some(interest) = feeds.get_mut(&channel).filter(|interest| interest.feed.is_same(feed)) else { return };
@@ -137,6 +157,12 @@ impl Bridge {
     /// [`backend::Error`]; the slow sweep makes up for it.
     pub async fn tell(&self, message: &ControlMessage) -> backend::Result<()> {
         self.inner.backend.pubsub.publish(Channel::Control, message.encode()).await
+    }
+
+    /// Notes a life of the store, and says whether it is settled: known for so long that every node that lives had the
+    /// time to give back what the store lost when it began.
+    pub fn see_life(&self, life: &StoreLife) -> bool {
+        self.inner.lives.see(life)
     }
 
     /// How long ago a message to ourselves last came back.
@@ -182,6 +208,7 @@ impl Bridge {
             Channel::Probe => {
                 let age = u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.inner.delivered_ms.store(age, Ordering::Relaxed);
+                self.inner.probes_heard.fetch_add(1, Ordering::Relaxed);
             }
             Channel::Control => match ControlMessage::decode(&payload) {
                 Some(message) => self.control(Control::Told(message)),
@@ -199,6 +226,8 @@ impl Bridge {
     fn interrupt(&self, why: Interruption) {
         tracing::info!(cause = ?why, "the subscription was interrupted; every open plan is compared with its log");
         self.inner.metrics.subscription_interruptions.increment(1);
+        let mut interruptions = self.inner.interruptions.lock();
+        *interruptions += 1;
         let feeds: Vec<_> = self.inner.feeds.lock().values().map(|interest| interest.feed.clone()).collect();
         let mut told: Vec<&FeedSender> = Vec::new();
         for feed in &feeds {
@@ -207,6 +236,8 @@ impl Bridge {
                 told.push(feed);
             }
         }
+        drop(interruptions);
+        self.inner.interrupted.notify_one();
         self.control(Control::Interrupted);
     }
 
@@ -215,31 +246,5 @@ impl Bridge {
         if self.inner.control.try_send(control).is_err() {
             tracing::warn!("control messages come faster than they are taken; left to the sweep");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::embedded::Embedded;
-
-    #[tokio::test]
-    async fn an_actor_that_listens_again_before_it_forgets_still_hears() {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let backend = Embedded::new().connect();
-        let pubsub = Arc::clone(&backend.pubsub);
-        let (bridge, _controls) = Bridge::start(backend, Arc::new(Metrics::new()), &tasks, &stop).await.unwrap();
-        let (sender, mut feed) = bridge.feed();
-        let channel = Channel::Plan(PlanId(1));
-        bridge.listen(channel, &sender).await.unwrap();
-        bridge.listen(channel, &sender).await.unwrap();
-        bridge.forget(channel, &sender).await;
-        assert_eq!(bridge.open_plans(), 1);
-        pubsub.publish(channel, "news".into()).await.unwrap();
-        let news = async { while !matches!(feed.next().await, Heard::Message { .. }) {} };
-        tokio::time::timeout(Duration::from_secs(10), news).await.expect("it is heard");
-        bridge.forget(channel, &sender).await;
-        assert_eq!(bridge.open_plans(), 0);
-        stop.cancel();
     }
 }

@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use mille_shared::NodeId;
 use serde_json::json;
 
-/// One thing that must hold for a node to get new connections.
+/// One thing that is looked at when a node is asked whether it should get new connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// Its name, `snake_case`.
@@ -22,6 +22,15 @@ pub struct Check {
     pub ok: bool,
     /// What an operator should know about it.
     pub detail: String,
+    /// Whether the node gets new connections only if it holds. What is not needed is only told.
+    pub is_needed: bool,
+}
+
+impl Check {
+    /// Something that must hold.
+    pub fn needed(name: &'static str, ok: bool, detail: impl Into<String>) -> Self {
+        Self { name, ok, detail: detail.into(), is_needed: true }
+    }
 }
 
 /// Asks all checks. Cheap to clone.
@@ -39,7 +48,7 @@ impl Readiness {
 
     fn ask(&self) -> (bool, Vec<Check>) {
         let checks = (self.checks)();
-        (checks.iter().all(|check| check.ok), checks)
+        (checks.iter().all(|check| check.ok || !check.is_needed), checks)
     }
 }
 
@@ -62,7 +71,7 @@ async fn readyz(State(readiness): State<Readiness>, RawQuery(query): RawQuery) -
         let checks: Vec<_> = checks.iter().map(|c| json!({"name": c.name, "ok": c.ok, "detail": c.detail})).collect();
         return (status, fresh, Json(json!({"ready": ready, "checks": checks}))).into_response();
     }
-    let failing: Vec<_> = checks.iter().filter(|check| !check.ok).map(|check| check.name).collect();
+    let failing: Vec<_> = checks.iter().filter(|check| check.is_needed && !check.ok).map(|check| check.name).collect();
     let text = if ready { "ok\n".to_owned() } else { format!("not ready: {}\n", failing.join(", ")) };
     (status, fresh, text).into_response()
 }

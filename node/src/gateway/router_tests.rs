@@ -20,6 +20,11 @@ use super::*;
 const SECRET: &str = "a secret of more than 32 bytes, for tests";
 const GRAPHQL_RESPONSE: &str = "application/graphql-response+json";
 
+#[derive(SimpleObject)]
+struct Half {
+    revision: &'static str,
+}
+
 struct Query;
 struct Mutation;
 struct Events;
@@ -59,8 +64,17 @@ impl Events {
         let after = ctx.data::<ResumeAfter>()?.0.as_deref().and_then(|after| after.strip_prefix("1-")?.parse().ok());
         let told = ctx.data::<EventRevision>()?.clone();
         Ok(stream::iter(after.map_or(0, |n: i32| n + 1)..3).map(move |n| {
-            told.set(format!("1-{n}").parse().expect("a revision"));
+            told.set(Some(format!("1-{n}").parse().expect("a revision")));
             Event { n }
+        }))
+    }
+
+    /// A change of two events, each of which bears its revision.
+    async fn pair(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<impl Stream<Item = Half>> {
+        let told = ctx.data::<EventRevision>()?.clone();
+        Ok(stream::iter([false, true]).map(move |is_last| {
+            told.set(is_last.then(|| "1-7".parse().expect("a revision")));
+            Half { revision: "1-7" }
         }))
     }
 }
@@ -84,7 +98,8 @@ async fn node(dev: bool) -> Node {
     let asked = drain.clone();
     let readiness = Readiness::new(NodeId::of("n", "1"), move || {
         let ok = !asked.is_cancelled();
-        vec![Check { name: "drain", ok, detail: "the operator's wish".to_owned() }]
+        let told = Check { is_needed: false, ..Check::needed("store", false, "does not answer") };
+        vec![Check::needed("drain", ok, "the operator's wish"), told]
     });
     let allowed_origins = AllowedOrigins::new(["https://app.example/".to_owned()]);
     let presence = get(|| async { "presence" });
@@ -208,6 +223,15 @@ async fn a_stream_tells_where_it_is_and_goes_on_from_there() {
 }
 
 #[tokio::test]
+async fn whoever_is_cut_in_the_middle_of_a_change_is_told_it_again() {
+    let node = node(false).await;
+    let body = json!({"query": "subscription { pair { revision } }"});
+    let (_, text) = node.text(post_json("/graphql/stream", &[], &body)).await;
+    let next = "event: next\ndata: {\"data\":{\"pair\":{\"revision\":\"1-7\"}}}\n";
+    assert_eq!(text, format!("{next}\n{next}id: 1-7\n\nevent: complete\ndata: {{}}\n\n"));
+}
+
+#[tokio::test]
 async fn a_stream_carries_single_answers_and_refusals_too() {
     let node = node(false).await;
     for (query, expected) in
@@ -254,6 +278,7 @@ async fn probes_and_pages_say_what_they_should() {
     node.drain.cancel();
     assert_eq!(node.text(page("/readyz")).await, (503, "not ready: drain\n".to_owned()));
     let (status, verbose) = node.json(page("/readyz?verbose")).await;
+    assert_eq!(verbose["checks"][1]["ok"], json!(false), "told, and not needed: {verbose}");
     assert_eq!(
         (status, &verbose["checks"][0]["name"], &verbose["checks"][0]["ok"]),
         (503, &json!("drain"), &json!(false))

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mille_core::replica::{Cause, Input};
+use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
 use mille_shared::{ProjectId, UserId};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -90,7 +90,7 @@ impl Retired {
 
 enum Next {
     Heard(Heard),
-    Job(Option<(plans::Opened, plans::Done)>),
+    Job(Option<(plans::OpeningId, plans::Done)>),
     Presence(super::presence::StoreAnswer),
     Members(Result<backend::Result<Option<Members>>, tokio::task::JoinError>),
     Changed,
@@ -174,11 +174,14 @@ impl Actor {
             Heard::Message { channel: Channel::Plan(plan), payload } => self.plans.heard(plan, &payload),
             Heard::Message { channel: Channel::Project(_), payload } => self.presence.heard(&payload),
             Heard::Message { .. } => {}
-            Heard::Head { plan, head } => self.plans.input(plan, Input::HeadSeen(head)),
+            Heard::Head { plan, state, is_settled } => {
+                self.plans.input(plan, Input::HeadSeen(HeadSeen { state, is_settled }));
+            }
             Heard::Interrupted(why) => {
                 let cause = match why {
                     Interruption::Reconnect => Cause::Reconnect,
                     Interruption::Lagged => Cause::Lagged,
+                    Interruption::Probe => Cause::Probe,
                 };
                 self.plans.input_all(|| Input::Interrupted(cause));
                 self.presence.interrupted();

@@ -29,6 +29,18 @@ pub enum PlanEvent {
     Progress(Arc<Progress>),
 }
 
+impl PlanEvent {
+    /// The revision that whoever took it is at. `None`: it is of no change.
+    #[must_use]
+    pub fn revision(&self) -> Option<Revision> {
+        match self {
+            Self::Changed(applied) => Some(applied.revision()),
+            Self::Snapshot { plan, .. } => Some(plan.revision()),
+            Self::Progress(_) => None,
+        }
+    }
+}
+
 /// How far a running plan node is: between two state changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {

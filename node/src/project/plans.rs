@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use mille_core::PlanBounds;
-use mille_core::replica::Input;
+use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
 use mille_shared::{PlanId, UserId, limits};
 use tokio::task::JoinSet;
@@ -62,12 +62,12 @@ pub(super) struct Plans {
 /// One opening of a plan. A plan may be closed while a job is under way and then be opened again: what the job comes to
 /// means nothing to the new copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Opened {
+pub(super) struct OpeningId {
     plan: PlanId,
     number: u64,
 }
 
-type Jobs = JoinSet<(Opened, Done)>;
+type Jobs = JoinSet<(OpeningId, Done)>;
 
 enum Slot {
     Opening(Opening),
@@ -76,7 +76,7 @@ enum Slot {
 
 /// A plan that is being read.
 struct Opening {
-    id: Opened,
+    id: OpeningId,
     /// Bounded by [`limits::PENDING_OPERATIONS_MAX`]; beyond it callers are told of overload.
     commands: Vec<Command>,
     /// What was heard meanwhile, to be sequenced after what was read. Bounded by [`limits::FEED_MESSAGES_MAX`]; beyond
@@ -99,7 +99,7 @@ impl Plans {
             Some(Slot::Opening(opening)) => opening.commands.push(command),
             None => {
                 self.openings += 1;
-                let id = Opened { plan, number: self.openings };
+                let id = OpeningId { plan, number: self.openings };
                 let opening = Opening { id, commands: vec![command], heard: Vec::new() };
                 self.slots.insert(plan, Slot::Opening(opening));
                 let PlanContext { bridge, backend, feed, .. } = self.context.clone();
@@ -118,7 +118,7 @@ impl Plans {
             }
         } else {
             tracing::warn!(plan.id = %plan, "a message can't be read; the log is asked instead");
-            self.input(plan, Input::Interrupted(mille_core::replica::Cause::Hole));
+            self.input(plan, Input::Look(Cause::Hole));
         }
     }
 
@@ -142,7 +142,7 @@ impl Plans {
     }
 
     /// What a job came to. Pends while there is none; can be cancelled without loss.
-    pub(super) async fn done(&mut self) -> Option<(Opened, Done)> {
+    pub(super) async fn done(&mut self) -> Option<(OpeningId, Done)> {
         match self.jobs.join_next().await {
             Some(Ok(done)) => Some(done),
             Some(Err(error)) => {
@@ -155,13 +155,15 @@ impl Plans {
     }
 
     /// Takes what a job came to.
-    pub(super) fn take(&mut self, id: Opened, done: Done) {
+    pub(super) fn take(&mut self, id: OpeningId, done: Done) {
         let plan = id.plan;
         match (done, self.slots.get_mut(&plan).filter(|slot| slot.id() == id)) {
             (Done::Opened(Ok(opened)), Some(slot)) => {
-                let open = OpenPlan::new(id, opened, self.context.clone());
+                let is_settled = self.context.bridge.see_life(&opened.state.life);
+                let seen = Input::HeadSeen(HeadSeen { state: opened.state, is_settled });
+                let open = OpenPlan::new(id, opened.plan, self.context.clone());
                 let Slot::Opening(opening) = std::mem::replace(slot, Slot::Open(Box::new(open))) else { return };
-                for input in opening.heard {
+                for input in opening.heard.into_iter().chain([seen]) {
                     self.input(plan, input);
                 }
                 for command in opening.commands {
@@ -209,7 +211,7 @@ impl Plans {
             Slot::Open(open) => open.is_unused(now),
             Slot::Opening(_) => false,
         };
-        let closed: Vec<Opened> = self.slots.extract_if(|_, slot| unused(slot)).map(|(_, slot)| slot.id()).collect();
+        let closed: Vec<OpeningId> = self.slots.extract_if(|_, slot| unused(slot)).map(|(_, slot)| slot.id()).collect();
         for id in closed {
             self.close(id);
             self.context.metrics.broadcast_channels_idle_cleaned.increment(1);
@@ -234,7 +236,7 @@ impl Plans {
         }
     }
 
-    fn close(&mut self, id: Opened) {
+    fn close(&mut self, id: OpeningId) {
         let PlanContext { bridge, feed, .. } = self.context.clone();
         self.jobs.spawn(async move {
             bridge.forget(Channel::Plan(id.plan), &feed).await;
@@ -244,7 +246,7 @@ impl Plans {
 }
 
 impl Slot {
-    fn id(&self) -> Opened {
+    fn id(&self) -> OpeningId {
         match self {
             Self::Opening(opening) => opening.id,
             Self::Open(open) => open.id(),

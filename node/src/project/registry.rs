@@ -14,7 +14,7 @@ use mille_shared::change::{Change, Fact};
 use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::log::{ChainHash, OperationKey, Proposal};
 use mille_shared::plan::PlanMetadata;
-use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, UserId};
+use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -404,8 +404,9 @@ impl Projects {
         #[expect(clippy::expect_used, reason = "only a bug can bring a change that is no JSON")]
         let payload: Arc<str> = serde_json::to_string(&change).expect("a change is JSON").into();
         let key = OperationKey::of(&change.user_id, &change.client_id, &change.operation_id);
-        let first = Proposal { key, hash: chain::link(ChainHash::ROOT, &payload), payload };
-        self.backend().log.create(id, first).await?;
+        let epoch = u64::try_from(at.unix_ms).unwrap_or_default();
+        let hash = chain::link(ChainHash::ROOT, Revision { epoch, seq: 0 }, &payload);
+        self.backend().log.create(id, epoch, Proposal { key, hash, payload }).await?;
         let plan = Plan { id, project_id: project, name: name.to_owned(), created_at: at };
         if directory.add_plan(&plan).await? { Ok(plan) } else { Err(OpenError::NotFound) }
     }

@@ -13,7 +13,7 @@ use mille_shared::{PlanId, Revision, limits};
 
 use super::command::{DeltaPage, Rejection};
 use super::handle::ProjectHandle;
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, Lane};
 
 /// How often a busy store is asked again before a reader is given a snapshot from memory instead.
 const ATTEMPTS_MAX: u32 = 5;
@@ -84,18 +84,23 @@ impl LogReplay {
         let replay = match &mut self.replay {
             Some(replay) => replay,
             None => {
-                let base = self.backend.snapshots.load(self.plan, Some(self.after)).await?;
+                let base = self.backend.snapshots.load(self.plan, Some(self.after), Lane::Replay).await?;
                 self.replay.insert(Replay::new(base.as_ref(), self.after, self.until)?)
             }
         };
         while !replay.is_done() {
-            let page = self.backend.log.range(self.plan, replay.position(), limits::LOG_PAGE_ENTRIES).await?;
+            let log = &self.backend.log;
+            let page = log.range(self.plan, replay.position(), limits::LOG_PAGE_ENTRIES, Lane::Replay).await?;
             if page.entries.is_empty() {
                 return Err(Unreachable { after: self.after }.into());
             }
             let told = replay.feed(&page.entries)?;
             if let Some(first) = told.first() {
-                if self.known.take().is_some_and(|known| chain::link(known, &first.payload) != first.head.hash) {
+                if self
+                    .known
+                    .take()
+                    .is_some_and(|known| chain::link(known, first.revision(), &first.payload) != first.head.hash)
+                {
                     return Err(Unreachable { after: self.after }.into());
                 }
                 return Ok(told);

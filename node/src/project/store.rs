@@ -1,11 +1,13 @@
 //! What a project's actor asks of the store: plain futures that run beside it and come back as inputs.
 
-use mille_core::Plan;
+use std::sync::Arc;
+
 use mille_core::plan::ApplyError;
-use mille_shared::log::{CommitOutcome, Head, Proposal};
+use mille_core::{Applied, Opened, Plan};
+use mille_shared::log::{CommitOutcome, Head, LogState, Proposal, StoreLife, Terms};
 use mille_shared::{PlanId, limits};
 
-use crate::backend::{self, Backend, Channel};
+use crate::backend::{self, Backend, Channel, Lane};
 use crate::bridge::{Bridge, FeedSender};
 
 /// Why a plan can't be opened.
@@ -25,15 +27,25 @@ pub(super) enum OpenFailure {
 /// How often a plan is read again because it was trimmed while being read.
 const OPEN_ATTEMPTS_MAX: u32 = 3;
 
+/// A plan that was opened, and where its log was seen to end after that.
+pub(super) struct Opening {
+    pub plan: Opened,
+    pub state: LogState,
+}
+
 /// Subscribes first, reads second: whatever happens in between is heard.
 pub(super) async fn open(
     bridge: Bridge,
     backend: Backend,
     plan: PlanId,
     feed: FeedSender,
-) -> Result<Plan, OpenFailure> {
+) -> Result<Opening, OpenFailure> {
     bridge.listen(Channel::Plan(plan), &feed).await?;
-    let opened = load(backend, plan).await;
+    let opened = async {
+        let opened = load(backend.clone(), plan).await?;
+        Ok(Opening { plan: opened, state: state(&backend, plan).await? })
+    };
+    let opened = opened.await;
     if opened.is_err() {
         bridge.forget(Channel::Plan(plan), &feed).await;
     }
@@ -41,7 +53,7 @@ pub(super) async fn open(
 }
 
 /// The plan at its log's head: the newest snapshot and every entry since.
-pub(super) async fn load(backend: Backend, id: PlanId) -> Result<Plan, OpenFailure> {
+pub(super) async fn load(backend: Backend, id: PlanId) -> Result<Opened, OpenFailure> {
     let mut attempt = 1;
     loop {
         match load_once(&backend, id).await {
@@ -54,28 +66,26 @@ pub(super) async fn load(backend: Backend, id: PlanId) -> Result<Plan, OpenFailu
     }
 }
 
-async fn load_once(backend: &Backend, id: PlanId) -> Result<Plan, OpenFailure> {
+async fn load_once(backend: &Backend, id: PlanId) -> Result<Opened, OpenFailure> {
     let corrupt = |error: ApplyError| OpenFailure::Corrupt(error.to_string());
-    let mut plan = match backend.snapshots.load(id, None).await? {
+    let mut opened = match backend.snapshots.load(id, None, Lane::Repair).await? {
         Some(stored) => {
-            let plan = Plan::from_snapshot(stored.head, &stored.payload);
-            Some(plan.map_err(|error| OpenFailure::Corrupt(error.to_string()))?)
+            let opened = Opened::from_snapshot(&stored);
+            Some(opened.map_err(|error| OpenFailure::Corrupt(error.to_string()))?)
         }
         None => None,
     };
     loop {
-        let after = plan.as_ref().map(Plan::revision);
-        let page = backend.log.range(id, after, limits::LOG_PAGE_ENTRIES).await?;
+        let after = opened.as_ref().map(Opened::revision);
+        let page = backend.log.range(id, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await?;
         for entry in &page.entries {
-            match &mut plan {
-                None => plan = Some(Plan::begin(entry).map_err(corrupt)?),
-                Some(plan) => {
-                    plan.apply(entry).map_err(corrupt)?;
-                }
+            match &mut opened {
+                None => opened = Some(Opened::begin(entry).map_err(corrupt)?),
+                Some(opened) => opened.apply(entry).map_err(corrupt)?,
             }
         }
         if !page.has_more {
-            return plan.ok_or(OpenFailure::NoLog);
+            return opened.ok_or(OpenFailure::NoLog);
         }
     }
 }
@@ -86,15 +96,32 @@ pub(super) async fn commit(
     plan: PlanId,
     expected: Head,
     batch: Vec<Proposal>,
+    terms: Terms,
 ) -> backend::Result<CommitOutcome> {
     if !batch.is_empty() {
-        return backend.log.commit(plan, expected, &batch).await;
+        return backend.log.commit(plan, expected, &batch, &terms).await;
     }
-    let head = head(backend, plan).await?;
-    Ok(if head == Some(expected) { CommitOutcome::Committed } else { CommitOutcome::Moved { head } })
+    let LogState { head, life } = state(&backend, plan).await?;
+    Ok(if head == Some(expected) { CommitOutcome::Committed { life } } else { CommitOutcome::Moved { head } })
 }
 
-/// A plan's head.
-pub(super) async fn head(backend: Backend, plan: PlanId) -> backend::Result<Option<Head>> {
-    Ok(backend.log.heads(&[plan]).await?.into_iter().next().flatten())
+/// Puts back a log that is gone whole, unless its plan was deleted.
+pub(super) async fn revive(
+    backend: Backend,
+    id: PlanId,
+    plan: Arc<Plan>,
+    changes: Vec<Arc<Applied>>,
+    known_in: Option<StoreLife>,
+) -> Result<LogState, OpenFailure> {
+    if backend.directory.plan(id).await?.is_none() {
+        return Err(OpenFailure::NoLog);
+    }
+    let changes: Vec<_> = changes.iter().map(|applied| (applied.entry(), applied.operation_key())).collect();
+    Ok(backend.log.revive(id, plan.to_snapshot(), &changes, known_in.as_ref()).await?)
+}
+
+/// Where a plan's log ends.
+pub(super) async fn state(backend: &Backend, plan: PlanId) -> backend::Result<LogState> {
+    let state = backend.log.heads(&[plan]).await?.into_iter().next();
+    state.ok_or_else(|| backend::Error::Corrupt("no head for a plan that was asked for".to_owned()))
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mille_core::PlanBounds;
 use mille_shared::directory::Role;
-use mille_shared::log::{CommitOutcome, Head, LogPage, OperationKey, Proposal};
+use mille_shared::log::{
+    CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
+};
 use mille_shared::operation::{Edit, Operation};
 use mille_shared::{ClientId, NodeId, OperationId, PlanId, Revision, UserId, limits};
 use tokio::time::{sleep, timeout};
@@ -17,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::presence::PresenceSettings;
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::backend::{self, Backend, Channel, EventLog, Retention};
+use crate::backend::{self, Backend, Channel, EventLog, Lane, Retention};
 use crate::bridge::Bridge;
 use crate::clock;
 use crate::metrics::Metrics;
@@ -31,22 +33,42 @@ struct Log {
 
 #[async_trait]
 impl EventLog for Log {
-    async fn create(&self, plan: PlanId, first: Proposal) -> backend::Result<Head> {
-        self.store.create(plan, first).await
+    async fn create(&self, plan: PlanId, epoch: u64, first: Proposal) -> backend::Result<Head> {
+        self.store.create(plan, epoch, first).await
     }
 
-    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal]) -> backend::Result<CommitOutcome> {
-        self.store.commit(plan, expected, batch).await
+    async fn commit(
+        &self,
+        plan: PlanId,
+        expected: Head,
+        batch: &[Proposal],
+        terms: &Terms,
+    ) -> backend::Result<CommitOutcome> {
+        self.store.commit(plan, expected, batch, terms).await
     }
 
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> backend::Result<LogPage> {
+    async fn life(&self) -> backend::Result<StoreLife> {
+        self.store.life().await
+    }
+
+    async fn revive(
+        &self,
+        plan: PlanId,
+        snapshot: StoredSnapshot,
+        changes: &[(LogEntry, OperationKey)],
+        known_in: Option<&StoreLife>,
+    ) -> backend::Result<LogState> {
+        self.store.revive(plan, snapshot, changes, known_in).await
+    }
+
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> backend::Result<LogPage> {
         if self.is_unreadable.load(Ordering::Relaxed) {
             return Err(backend::Error::Busy("told so".to_owned()));
         }
-        self.store.range(plan, after, limit).await
+        self.store.range(plan, after, limit, lane).await
     }
 
-    async fn heads(&self, plans: &[PlanId]) -> backend::Result<Vec<Option<Head>>> {
+    async fn heads(&self, plans: &[PlanId]) -> backend::Result<Vec<LogState>> {
         self.heads_asked.fetch_add(1, Ordering::Relaxed);
         // A store is never there at once: whoever asks meanwhile waits for the next question.
         sleep(Duration::from_millis(1)).await;
@@ -197,30 +219,76 @@ async fn a_plan_that_nobody_uses_closes_and_opens_again_in_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listener_that_was_let_go_notices_that_the_log_became_another() {
-    let (one, two, here, there, plan) = pair().await;
+async fn a_listener_hears_that_histories_parted_and_lost_changes_come_back() {
+    let store = Embedded::new();
+    let (one, two) = (TestNode::start(&store, "one").await, TestNode::start(&store, "two").await);
+    let here = one.projects.create_project("p", None, &ada()).await.expect("a project").project;
+    let plan = here.plan_id(None).await.expect("a plan");
     let mut slow = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
     let told = limits::SUBSCRIPTION_QUEUE_EVENTS_MAX;
-    rename_often(&here, plan, "old", told + 10).await;
-    // The same beginning at the same time, so the same epoch: only the hashes tell the histories apart.
-    let first = one.backend.log.range(plan, None, 1).await.expect("the log").entries.remove(0);
+    let old = told + 10;
+    rename_often(&here, plan, "old", old).await;
+    // The log loses all but its beginning, and a node that knows nothing of it is the first to build on that.
+    let first = one.backend.log.range(plan, None, 1, Lane::Replay).await.expect("the log").entries.remove(0);
     let key = OperationKey::from_text("create");
     one.backend.log.delete(plan).await.expect("delete");
-    eventually("both plans are gone", async || one.bridge.open_plans() + two.bridge.open_plans() == 0).await;
     let again = Proposal { key, hash: first.hash, payload: first.payload };
-    let epoch = one.backend.log.create(plan, again).await.expect("create").revision.epoch;
-    rename_often(&there, plan, "new", told + 20).await;
-    let mut last = 0;
-    let snapshot = loop {
-        match slow.next().await.expect("an event") {
-            PlanEvent::Changed(applied) => last = applied.revision().seq,
-            PlanEvent::Snapshot { plan, .. } => break plan,
-            PlanEvent::Progress(_) => {}
+    one.backend.log.create(plan, first.revision.epoch, again).await.expect("create");
+    let there = two.enter(here.id()).await;
+    rename_often(&there, plan, "new", 5).await;
+
+    // Five of theirs, and all of ours behind them.
+    let end = 5 + old as u64;
+    let (mut last_of_old, mut is_told) = (0, false);
+    let revision = loop {
+        let revision = match slow.next().await.expect("an event") {
+            PlanEvent::Changed(applied) => {
+                assert!(is_told || applied.revision().epoch == first.revision.epoch, "a new epoch is told first");
+                applied.revision()
+            }
+            PlanEvent::Snapshot { plan, .. } => {
+                is_told = true;
+                plan.revision()
+            }
+            PlanEvent::Progress(_) => continue,
+        };
+        if !is_told {
+            last_of_old = revision.seq;
+        } else if revision.seq == end {
+            break revision;
         }
     };
-    assert_eq!(last, told as u64, "what was queued is told first");
-    assert_eq!(snapshot.metadata().name, Some(format!("new{}", told + 20)));
-    assert_eq!(snapshot.revision(), Revision { epoch, seq: told as u64 + 20 });
+    assert!(last_of_old >= told as u64, "what was queued is told before");
+    assert!(revision.epoch > first.revision.epoch);
+    for node in [&here, &there] {
+        let has_it = async || {
+            let plan = node.read(plan).await.expect("a plan");
+            plan.revision() == revision && plan.metadata().name == Some(format!("old{old}"))
+        };
+        eventually("both nodes have it", has_it).await;
+        let resumed = node.follow(plan, &ada(), Start::After(Revision { seq: 7, ..first.revision }), false).await;
+        let event = resumed.expect("follow").next().await;
+        assert!(matches!(event, Ok(PlanEvent::Snapshot { .. })), "7 was lost, and is another change now: {event:?}");
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_vanishes_is_put_back_and_nobody_hears_of_it() {
+    let (one, two, here, there, plan) = pair().await;
+    let mut events = there.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    rename_often(&here, plan, "n", 3).await;
+    let head = there.read(plan).await.expect("a plan").head();
+    one.backend.log.delete(plan).await.expect("delete");
+    let is_back = async || one.backend.log.heads(&[plan]).await.is_ok_and(|states| states[0].head == Some(head));
+    eventually("it is put back", is_back).await;
+    here.submit(plan, rename("next", "next"), true).await.expect("an edit");
+    let first = here.submit(plan, rename("n2", "n2"), true).await.expect("a repeat");
+    assert_eq!(first.revision.seq, 2, "its operations are remembered");
+    for seq in 1..=4 {
+        assert!(matches!(events.next().await, Ok(PlanEvent::Changed(applied)) if applied.revision().seq == seq));
+    }
     one.stop().await;
     two.stop().await;
 }

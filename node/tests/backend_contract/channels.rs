@@ -8,7 +8,7 @@ use mille_shared::log::LogEntry;
 use mille_shared::{PlanId, ProjectId};
 use tokio::sync::mpsc;
 
-use crate::kit::{Store, Writer, assert_chained, eventually, next};
+use crate::kit::{Store, Writer, assert_chained, eventually, new_changes, next};
 
 const PLAN: PlanId = PlanId(7);
 
@@ -24,7 +24,7 @@ pub(crate) async fn commits_are_heard_in_the_order_of_the_log(store: Store) {
     // A refused commit is not heard.
     let stale = mille_shared::log::Head { revision: writer.head.revision.next(), ..writer.head };
     let batch = crate::kit::batch(stale.hash, &["x"]);
-    writer.backend.log.commit(PLAN, stale, &batch).await.expect("an answer");
+    writer.backend.log.commit(PLAN, stale, &batch, &new_changes()).await.expect("an answer");
     writer.write_many(1).await;
 
     let log = writer.read().await;
@@ -98,13 +98,30 @@ pub(crate) async fn what_does_not_fit_is_told(store: Store) {
     }
     assert_eq!(fitted.len(), INCOMING_MESSAGES_MAX - 1);
     node.pubsub.publish(Channel::Control, Bytes::from_static(b"last")).await.expect("published");
-    // Those that were on their way when we began to read may come in before it.
-    for _ in 0..=SENT - fitted.len() {
-        if message(next(&mut incoming).await).1 == "last" {
+    // Those that were on their way when we began to read may come in before it, or be missing and told so.
+    for _ in 0..=2 * (SENT - fitted.len()) {
+        if matches!(next(&mut incoming).await, Incoming::Message { payload, .. } if payload == "last") {
             return;
         }
     }
     panic!("what was published after the interruption did not come in");
+}
+
+/// Whoever thinks the connection deaf gets a new one, is told when it is in force, and hears again.
+pub(crate) async fn a_connection_made_anew_says_so_and_delivers(store: Store) {
+    let node = store.connect().await;
+    let mut incoming = queue(&node);
+    node.pubsub.subscribe(Channel::Probe).await.expect("subscribed");
+    for _ in 0..2 {
+        node.pubsub.reconnect().await;
+        match next(&mut incoming).await {
+            Incoming::Interrupted(why) => assert_eq!(why, Interruption::Probe),
+            Incoming::Message { channel, .. } => panic!("nothing was published on {channel:?}"),
+        }
+        assert!(node.pubsub.is_in_force());
+        node.pubsub.publish(Channel::Probe, Bytes::from_static(b"again")).await.expect("published");
+        assert_eq!(message(next(&mut incoming).await).1, "again");
+    }
 }
 
 pub(crate) fn queue(node: &Backend) -> mpsc::Receiver<Incoming> {

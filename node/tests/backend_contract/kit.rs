@@ -7,18 +7,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mille_node::backend::embedded::Embedded;
-use mille_node::backend::redis::{self, RedisSettings};
-use mille_node::backend::{Backend, Incoming};
-use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal};
+use mille_node::backend::redis::{self, RedisObserver, RedisSettings};
+use mille_node::backend::{Backend, Incoming, Lane};
+use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal, Terms};
 use mille_shared::{PlanId, Revision};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// The epoch in which logs begin.
+pub(crate) const EPOCH: u64 = 1_700_000_000_000;
 /// How long to wait for a state before calling it missing. Longer than any healing takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A store that nobody else uses.
 pub(crate) struct Store {
@@ -85,11 +88,35 @@ impl Server {
     }
 
     pub(crate) async fn connect_with(&self, settings: RedisSettings) -> Backend {
-        redis::connect(&settings, &self.tasks, &self.stop).await.expect("redis takes us")
+        self.connect_observed(settings, Arc::new(())).await
+    }
+
+    pub(crate) async fn connect_observed(&self, settings: RedisSettings, observer: Arc<dyn RedisObserver>) -> Backend {
+        redis::connect(&settings, observer, &self.tasks, &self.stop).await.expect("redis takes us")
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Stops the process without ending it: connections stay open, new ones are taken by the kernel, nobody answers.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    /// Ends the process.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+    }
+
+    fn signal(&self, signal: &str) {
+        let told = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
+        assert!(told.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
     /// Says a command to the server, on a connection of its own, and returns the first bytes of the answer.
@@ -97,7 +124,7 @@ impl Server {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.write_all(format!("{command}\r\n").as_bytes())?;
-        let mut answer = [0; 1024];
+        let mut answer = [0; 16 * 1024];
         let length = socket.read(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
     }
@@ -126,10 +153,12 @@ impl Drop for Server {
     }
 }
 
-/// A line to a server that can go dead: connections stay open and nothing passes on them any more. New ones work.
+/// A line to a server that can go dead: connections stay open and nothing passes on them any more. New ones work. Or it
+/// can be closed to subscriptions: those that are open are cut, and none can be made until it is opened again.
 pub(crate) struct Proxy {
     port: u16,
     freeze: Arc<Mutex<CancellationToken>>,
+    is_closed: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -139,29 +168,61 @@ impl Proxy {
         let port = listener.local_addr().expect("its address").port();
         let (freeze, target) = (Arc::new(Mutex::new(CancellationToken::new())), server.port);
         let current = Arc::clone(&freeze);
+        let is_closed = watch::Sender::new(false);
+        let closed = is_closed.clone();
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let frozen = current.lock().expect("no panic under this lock").clone();
+                let mut closed = closed.subscribe();
                 tokio::spawn(async move {
                     let mut far = tokio::net::TcpStream::connect(("127.0.0.1", target)).await?;
+                    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.split(), far.split());
+                    let (asked, answered) =
+                        (pass_on(&mut near_in, &mut far_out, &mut closed), tokio::io::copy(&mut far_in, &mut near_out));
                     tokio::select! {
-                        done = tokio::io::copy_bidirectional(&mut near, &mut far) => done.map(drop),
+                        done = asked => done,
+                        done = answered => done.map(drop),
                         () = frozen.cancelled() => std::future::pending().await,
                     }
                 });
             }
         });
-        Self { port, freeze }
+        Self { port, freeze, is_closed }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Closes the line to subscriptions, or opens it again.
+    pub(crate) fn close_to_subscriptions(&self, is_closed: bool) {
+        self.is_closed.send_replace(is_closed);
+    }
+
     /// Lets the connections that are open now go dead.
     pub(crate) fn freeze(&self) {
         let mut current = self.freeze.lock().expect("no panic under this lock");
         std::mem::take(&mut *current).cancel();
+    }
+}
+
+/// Passes on what a node asks. Ends when it has subscribed and the line is closed to that.
+async fn pass_on(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    closed: &mut watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let (mut has_subscribed, mut buffer) = (false, vec![0; 64 * 1024]);
+    loop {
+        let length = tokio::select! {
+            length = from.read(&mut buffer) => length?,
+            _ = closed.wait_for(|is_closed| *is_closed), if has_subscribed => return Ok(()),
+        };
+        has_subscribed |= buffer[..length].windows(9).any(|word| word == b"SUBSCRIBE");
+        if length == 0 || (has_subscribed && *closed.borrow()) {
+            return Ok(());
+        }
+        to.write_all(&buffer[..length]).await?;
     }
 }
 
@@ -204,20 +265,28 @@ impl Writer {
     /// Begins the log.
     pub(crate) async fn begin(backend: &Backend, plan: PlanId) -> Self {
         let first = proposal(ChainHash::ROOT, "first", "{\"n\":\"first\"}");
-        let head = backend.log.create(plan, first).await.expect("a log begins");
+        let head = backend.log.create(plan, EPOCH, first).await.expect("a log begins");
         Self { backend: backend.clone(), plan, head }
     }
 
     /// Commits entries with these operation keys, which must be taken, and goes on behind them.
     pub(crate) async fn write(&mut self, keys: &[&str]) -> Vec<Proposal> {
         let batch = batch(self.head.hash, keys);
-        let outcome = self.backend.log.commit(self.plan, self.head, &batch).await.expect("a commit");
-        assert_eq!(outcome, CommitOutcome::Committed);
-        self.head = Head {
-            revision: Revision { seq: self.head.revision.seq + batch.len() as u64, ..self.head.revision },
-            hash: batch[batch.len() - 1].hash,
-        };
+        let outcome = self.offer(&batch, &new_changes()).await;
+        assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
+        self.go_on(self.head.revision.epoch, &batch);
         batch
+    }
+
+    /// Offers a batch behind the head that we know.
+    pub(crate) async fn offer(&self, batch: &[Proposal], terms: &Terms) -> CommitOutcome {
+        self.backend.log.commit(self.plan, self.head, batch, terms).await.expect("an answer")
+    }
+
+    /// Notes that a batch was taken in this epoch.
+    pub(crate) fn go_on(&mut self, epoch: u64, batch: &[Proposal]) {
+        let seq = self.head.revision.seq + batch.len() as u64;
+        self.head = Head { revision: Revision { epoch, seq }, hash: batch[batch.len() - 1].hash };
     }
 
     /// Commits that many entries, numbered on from the head.
@@ -232,7 +301,7 @@ impl Writer {
         let mut entries = Vec::new();
         for _ in 0..1_000 {
             let after = entries.last().map(|entry: &LogEntry| entry.revision);
-            let page = self.backend.log.range(self.plan, after, 100).await.expect("a page");
+            let page = self.backend.log.range(self.plan, after, 100, Lane::Replay).await.expect("a page");
             entries.extend(page.entries);
             if !page.has_more {
                 return entries;
@@ -240,6 +309,16 @@ impl Writer {
         }
         panic!("the log does not end");
     }
+}
+
+/// The terms of a writer that vouches for nothing and lost nothing.
+pub(crate) fn new_changes() -> Terms {
+    Terms::Add { followed: Vec::new(), settled: None, lost_epoch: None, begins_epoch: None }
+}
+
+/// The heads alone.
+pub(crate) async fn heads(backend: &Backend, plans: &[PlanId]) -> mille_node::backend::Result<Vec<Option<Head>>> {
+    Ok(backend.log.heads(plans).await?.into_iter().map(|state| state.head).collect())
 }
 
 /// Proposals that follow `hash`, one behind the other.

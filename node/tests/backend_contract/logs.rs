@@ -2,28 +2,25 @@
 
 use std::collections::HashSet;
 
-use mille_node::backend::Backend;
-use mille_shared::log::{ChainHash, CommitOutcome, Head, OperationKey};
-use mille_shared::{PlanId, Revision, Timestamp};
+use mille_node::backend::{Backend, Lane};
+use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, StoredSnapshot, Terms};
+use mille_shared::{PlanId, Revision};
 
-use crate::kit::{Store, Writer, assert_chained, batch, proposal};
+use crate::kit::{EPOCH, Store, Writer, assert_chained, batch, heads, new_changes, proposal};
 
 const PLAN: PlanId = PlanId(7);
 
 pub(crate) async fn a_log_begins_once(store: Store) {
     let backend = store.connect().await;
-    let before = mille_node::clock::now();
     let first = proposal(ChainHash::ROOT, "a", "{}");
-    let head = backend.log.create(PLAN, first.clone()).await.expect("a log begins");
-    assert_eq!((head.revision.seq, head.hash), (0, first.hash));
-    let epoch = Timestamp::from_unix_ms(i64::try_from(head.revision.epoch).expect("a time"));
-    assert!((epoch.unix_ms - before.unix_ms).abs() < 60_000, "the epoch is the store's time: {epoch}");
+    let head = backend.log.create(PLAN, EPOCH, first.clone()).await.expect("a log begins");
+    assert_eq!(head, Head { revision: Revision { epoch: EPOCH, seq: 0 }, hash: first.hash });
 
     let other = proposal(ChainHash::ROOT, "b", "{\"other\":1}");
-    assert_eq!(backend.log.create(PLAN, other.clone()).await.expect("it is there"), head);
+    assert_eq!(backend.log.create(PLAN, EPOCH + 1, other.clone()).await.expect("it is there"), head);
     let mut writer = Writer::begin(&backend, PLAN).await;
     writer.write(&["c"]).await;
-    assert_eq!(backend.log.create(PLAN, other).await.expect("it is there"), writer.head);
+    assert_eq!(backend.log.create(PLAN, EPOCH + 1, other).await.expect("it is there"), writer.head);
     assert_eq!(backend.log.find(PLAN, &OperationKey::from_text("a")).await.expect("an answer"), Some(head.revision));
     assert_eq!(backend.log.find(PLAN, &OperationKey::from_text("b")).await.expect("an answer"), None);
 }
@@ -48,7 +45,8 @@ pub(crate) async fn entries_are_numbered_without_a_hole(store: Store) {
 pub(crate) async fn a_log_that_moved_takes_nothing(store: Store) {
     let backend = store.connect().await;
     let nowhere = Head { revision: Revision { epoch: 1, seq: 0 }, hash: ChainHash::ROOT };
-    let outcome = backend.log.commit(PLAN, nowhere, &batch(ChainHash::ROOT, &["x"])).await.expect("an answer");
+    let outcome =
+        backend.log.commit(PLAN, nowhere, &batch(ChainHash::ROOT, &["x"]), &new_changes()).await.expect("an answer");
     assert_eq!(outcome, CommitOutcome::Moved { head: None });
 
     let mut writer = Writer::begin(&backend, PLAN).await;
@@ -62,7 +60,8 @@ pub(crate) async fn a_log_that_moved_takes_nothing(store: Store) {
         Head { revision: Revision { epoch: head.revision.epoch + 1, ..head.revision }, ..head },
     ];
     for expected in wrong {
-        let outcome = backend.log.commit(PLAN, expected, &batch(expected.hash, &["x", "y"])).await.expect("an answer");
+        let batch = batch(expected.hash, &["x", "y"]);
+        let outcome = backend.log.commit(PLAN, expected, &batch, &new_changes()).await.expect("an answer");
         assert_eq!(outcome, CommitOutcome::Moved { head: Some(head) }, "{expected:?}");
     }
     assert_eq!(writer.read().await.len(), 3);
@@ -78,7 +77,7 @@ pub(crate) async fn a_repeat_is_told_and_adds_nothing(store: Store) {
     // Repeats are found before the head is compared: who repeats can't know the head.
     for expected in [writer.head, behind] {
         let mixed = batch(expected.hash, &["new", "c", "newer", "a"]);
-        let outcome = writer.backend.log.commit(PLAN, expected, &mixed).await.expect("an answer");
+        let outcome = writer.backend.log.commit(PLAN, expected, &mixed, &new_changes()).await.expect("an answer");
         assert_eq!(outcome, CommitOutcome::Repeated { repeats: vec![(1, at(3)), (3, at(1))] });
     }
     assert_eq!(writer.read().await.len(), 4);
@@ -94,18 +93,18 @@ pub(crate) async fn pages_lead_through_the_whole_log(store: Store) {
         writer.write_many(100).await;
     }
     let log = &writer.backend.log;
-    let page = log.range(PLAN, None, 3).await.expect("a page");
+    let page = log.range(PLAN, None, 3, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.iter().map(|entry| entry.revision.seq).collect::<Vec<_>>(), [0, 1, 2]);
     assert!(page.has_more);
     let middle = page.entries[2].revision;
-    let page = log.range(PLAN, Some(middle), 2).await.expect("a page");
+    let page = log.range(PLAN, Some(middle), 2, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.iter().map(|entry| entry.revision.seq).collect::<Vec<_>>(), [3, 4]);
-    let page = log.range(PLAN, None, usize::MAX).await.expect("a page");
+    let page = log.range(PLAN, None, usize::MAX, Lane::Replay).await.expect("a page");
     assert_eq!(page.entries.len(), mille_shared::limits::LOG_PAGE_ENTRIES);
     assert!(page.has_more);
-    let page = log.range(PLAN, Some(writer.head.revision), 10).await.expect("a page");
+    let page = log.range(PLAN, Some(writer.head.revision), 10, Lane::Replay).await.expect("a page");
     assert!(page.entries.is_empty() && !page.has_more);
-    let page = log.range(PlanId(99), None, 10).await.expect("a page");
+    let page = log.range(PlanId(99), None, 10, Lane::Replay).await.expect("a page");
     assert!(page.entries.is_empty() && !page.has_more);
 
     let all = writer.read().await;
@@ -122,8 +121,10 @@ pub(crate) async fn heads_come_in_the_order_asked_for(store: Store) {
         let head = if plan.0 % 3 == 0 { None } else { Some(Writer::begin(&backend, *plan).await.head) };
         expected.push(head);
     }
-    assert_eq!(backend.log.heads(&plans).await.expect("heads"), expected);
-    assert_eq!(backend.log.heads(&[]).await.expect("heads"), []);
+    assert_eq!(heads(&backend, &plans).await.expect("heads"), expected);
+    assert_eq!(heads(&backend, &[]).await.expect("heads"), []);
+    let states = backend.log.heads(&plans[..2]).await.expect("heads");
+    assert_eq!(states[0].life, backend.log.life().await.expect("a life"));
 }
 
 pub(crate) async fn a_deleted_log_leaves_nothing(store: Store) {
@@ -131,11 +132,90 @@ pub(crate) async fn a_deleted_log_leaves_nothing(store: Store) {
     writer.write(&["a"]).await;
     let backend = writer.backend.clone();
     backend.log.delete(PLAN).await.expect("deleted");
-    assert_eq!(backend.log.heads(&[PLAN]).await.expect("heads"), [None]);
+    assert_eq!(heads(&backend, &[PLAN]).await.expect("heads"), [None]);
     assert_eq!(backend.log.find(PLAN, &OperationKey::from_text("a")).await.expect("an answer"), None);
     assert!(writer.read().await.is_empty());
     backend.log.delete(PLAN).await.expect("deleting again is no error");
     Writer::begin(&backend, PLAN).await.write(&["a"]).await;
+}
+
+pub(crate) async fn an_epoch_in_which_changes_were_lost_is_left(store: Store) {
+    let mut writer = Writer::begin(&store.connect().await, PLAN).await;
+    writer.write(&["a"]).await;
+    let lost = EPOCH + 5;
+    let after_loss =
+        |begins_epoch| Terms::Add { followed: Vec::new(), settled: None, lost_epoch: Some(lost), begins_epoch };
+    let offered = batch(writer.head.hash, &["b", "c"]);
+    let CommitOutcome::NewEpoch { epoch } = writer.offer(&offered, &after_loss(None)).await else {
+        panic!("it must begin a new epoch")
+    };
+    assert!(epoch > lost);
+    for too_early in [EPOCH, lost] {
+        let outcome = writer.offer(&offered, &after_loss(Some(too_early))).await;
+        assert!(matches!(outcome, CommitOutcome::NewEpoch { .. }), "{outcome:?}");
+    }
+    assert_eq!(writer.read().await.len(), 2, "nothing was added so far");
+    let outcome = writer.offer(&offered, &after_loss(Some(epoch))).await;
+    assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
+    writer.go_on(epoch, &offered);
+    writer.write(&["d"]).await;
+
+    let entries = writer.read().await;
+    assert_chained(&entries);
+    let places: Vec<_> = entries.iter().map(|entry| (entry.revision.epoch, entry.revision.seq)).collect();
+    assert_eq!(places, [(EPOCH, 0), (EPOCH, 1), (epoch, 2), (epoch, 3), (epoch, 4)], "numbers go on");
+    let page = writer.backend.log.range(PLAN, Some(entries[1].revision), 9, Lane::Replay).await.expect("a page");
+    assert_eq!(page.entries, entries[2..]);
+}
+
+pub(crate) async fn what_is_restored_gets_the_numbers_it_had(store: Store) {
+    let mut writer = Writer::begin(&store.connect().await, PLAN).await;
+    writer.write(&["a"]).await;
+    for (epoch, keys) in [(EPOCH, ["b", "c"]), (EPOCH + 7, ["d", "e"])] {
+        let lost = batch(writer.head.hash, &keys);
+        let outcome = writer.offer(&lost, &Terms::Restore { epoch }).await;
+        assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
+        let again = writer.offer(&lost, &Terms::Restore { epoch }).await;
+        assert!(matches!(again, CommitOutcome::Repeated { .. }), "another node was first: {again:?}");
+        writer.go_on(epoch, &lost);
+        assert_eq!(heads(&writer.backend, &[PLAN]).await.expect("heads"), [Some(writer.head)]);
+    }
+    let entries = writer.read().await;
+    assert_chained(&entries);
+    let places: Vec<_> = entries[2..].iter().map(|entry| (entry.revision.epoch, entry.revision.seq)).collect();
+    assert_eq!(places, [(EPOCH, 2), (EPOCH, 3), (EPOCH + 7, 4), (EPOCH + 7, 5)]);
+}
+
+pub(crate) async fn a_log_that_is_gone_is_put_back(store: Store) {
+    let mut writer = Writer::begin(&store.connect().await, PLAN).await;
+    let written = writer.write(&["a", "b", "c"]).await;
+    let whole = writer.read().await;
+    let backend = writer.backend.clone();
+    let changes: Vec<(LogEntry, OperationKey)> =
+        whole[2..].iter().cloned().zip(written[1..].iter().map(|proposal| proposal.key.clone())).collect();
+    let snapshot = StoredSnapshot { head: writer.head, payload: "{\"state\":1}".into() };
+
+    let life = backend.log.life().await.expect("a life");
+    let revive = async |snapshot: &StoredSnapshot, changes: &[_]| {
+        backend.log.revive(PLAN, snapshot.clone(), changes, Some(&life)).await.expect("an answer")
+    };
+    let elsewhere = StoredSnapshot { head: Head { hash: ChainHash([7; 8]), ..writer.head }, ..snapshot.clone() };
+    assert_eq!(revive(&elsewhere, &[]).await.head, Some(writer.head), "one that is there is left alone");
+
+    backend.log.delete(PLAN).await.expect("gone");
+    assert_eq!(revive(&snapshot, &changes).await.head, Some(writer.head));
+    assert_eq!(writer.read().await, whole[2..], "the recent changes are where they were");
+    assert_eq!(backend.snapshots.load(PLAN, None, Lane::Replay).await.expect("an answer"), Some(snapshot.clone()));
+    let place = backend.log.find(PLAN, &written[2].key).await.expect("an answer");
+    assert_eq!(place, Some(writer.head.revision), "with their operations");
+    writer.write(&["d"]).await;
+    assert_chained(&writer.read().await);
+
+    backend.log.delete(PLAN).await.expect("gone");
+    writer.head = snapshot.head;
+    assert_eq!(revive(&snapshot, &[]).await.head, Some(writer.head), "also without any");
+    writer.write(&["d"]).await;
+    assert_eq!(writer.read().await.len(), 2);
 }
 
 pub(crate) async fn concurrent_writers_lose_nothing(store: Store) {
@@ -164,13 +244,13 @@ async fn write_against_others(backend: Backend, mut head: Head, writer: usize, c
         // Each failure means that another one's commit went in, of which there are so many.
         for _ in 0..10_000 {
             let batch = batch(head.hash, &[&key]);
-            match backend.log.commit(PLAN, head, &batch).await.expect("an answer") {
-                CommitOutcome::Committed => {
+            match backend.log.commit(PLAN, head, &batch, &new_changes()).await.expect("an answer") {
+                CommitOutcome::Committed { .. } => {
                     head = Head { revision: head.revision.next(), hash: batch[0].hash };
                     break;
                 }
                 CommitOutcome::Moved { head: moved } => head = moved.expect("the log is there"),
-                CommitOutcome::Repeated { .. } => panic!("{key} was not offered before"),
+                other => panic!("{key} was not offered before, and nothing was lost: {other:?}"),
             }
         }
     }

@@ -1,17 +1,20 @@
 //! What only a server can do to us, and what we promise then. For Redis alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mille_node::backend::redis::{ConnectError, RedisSettings, connect};
-use mille_node::backend::{Channel, Error, Incoming, Interruption, Retention};
+use mille_node::backend::redis::{ConnectError, Connection, RedisObserver, RedisSettings, connect};
+use mille_node::backend::{Backend, Channel, Error, Incoming, Interruption, Lane, Retention};
 use mille_shared::PlanId;
-use mille_shared::log::{CommitOutcome, StoredSnapshot};
+use mille_shared::log::{CommitOutcome, StoreLife, StoredSnapshot, Terms};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channels::queue;
-use crate::kit::{Proxy, Server, Writer, batch, eventually, next};
+use crate::kit::{Proxy, Server, Writer, batch, eventually, heads, new_changes, next};
 
 const PLAN: PlanId = PlanId(7);
 
@@ -45,7 +48,59 @@ async fn a_lost_function_library_is_loaded_again() {
     let snapshot = StoredSnapshot { head: writer.head, payload: "{}".into() };
     let retention = Retention { changes: 10, age: Duration::ZERO, changes_max: 10 };
     assert!(writer.backend.snapshots.store(PLAN, snapshot.clone(), retention).await.expect("an answer"));
-    assert_eq!(writer.backend.snapshots.load(PLAN, None).await.expect("an answer"), Some(snapshot));
+    assert_eq!(writer.backend.snapshots.load(PLAN, None, Lane::Replay).await.expect("an answer"), Some(snapshot));
+}
+
+/// A restart or a failover: the server is known by another replication id afterwards.
+async fn begin_a_new_life(server: &Server, writer: &Writer) -> StoreLife {
+    let before = writer.backend.log.life().await.expect("a life");
+    assert_eq!(server.say("DEBUG CHANGE-REPL-ID").expect("an answer"), "+OK\r\n");
+    eventually("it has begun", async || writer.backend.log.life().await.ok().filter(|life| *life != before)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_change_in_a_new_life_must_have_waited_and_be_vouched_for() {
+    let server = Server::start().await;
+    let mut writer = Writer::begin(&server.connect().await, PLAN).await;
+    writer.write(&["a"]).await;
+    let old = writer.backend.log.life().await.expect("a life");
+    let terms = |followed: &[&StoreLife], settled: Option<&StoreLife>| Terms::Add {
+        followed: followed.iter().copied().cloned().collect(),
+        settled: settled.cloned(),
+        lost_epoch: None,
+        begins_epoch: None,
+    };
+
+    let new = begin_a_new_life(&server, &writer).await;
+    let offered = batch(writer.head.hash, &["b"]);
+    for impatient in [terms(&[], None), terms(&[&old], None), terms(&[&old], Some(&old))] {
+        let outcome = writer.offer(&offered, &impatient).await;
+        assert_eq!(outcome, CommitOutcome::Reborn { life: new.clone() }, "{impatient:?}");
+    }
+    let stranger = terms(&[&new], Some(&new));
+    let outcome = writer.offer(&offered, &stranger).await;
+    assert!(matches!(outcome, CommitOutcome::NewEpoch { .. }), "nobody vouches for what was lost: {outcome:?}");
+    let outcome = writer.offer(&offered, &terms(&[&old, &new], Some(&new))).await;
+    assert_eq!(outcome, CommitOutcome::Committed { life: new.clone() }, "who followed it does");
+    writer.go_on(writer.head.revision.epoch, &offered);
+    writer.write(&["c"]).await;
+
+    // In the next one nobody is left who knows. What is lost is given back all the same, by whoever has it.
+    let newest = begin_a_new_life(&server, &writer).await;
+    let lost = batch(writer.head.hash, &["d"]);
+    let epoch = writer.head.revision.epoch;
+    let outcome = writer.offer(&lost, &Terms::Restore { epoch }).await;
+    assert_eq!(outcome, CommitOutcome::Committed { life: newest.clone() });
+    writer.go_on(epoch, &lost);
+    let offered = batch(writer.head.hash, &["e"]);
+    let CommitOutcome::NewEpoch { epoch } = writer.offer(&offered, &terms(&[&newest], Some(&newest))).await else {
+        panic!("restoring vouches for nothing")
+    };
+    let begins = Terms::Add { followed: vec![], settled: Some(newest), lost_epoch: None, begins_epoch: Some(epoch) };
+    assert!(matches!(writer.offer(&offered, &begins).await, CommitOutcome::Committed { .. }));
+    writer.go_on(epoch, &offered);
+    writer.write(&["f"]).await;
+    assert_eq!(writer.read().await.len(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,17 +112,16 @@ async fn a_server_that_does_not_answer_is_unavailable_until_it_does() {
 
     let url = server.url();
     let sleeping = std::thread::spawn(move || server.say("DEBUG SLEEP 3").map(|_| server));
-    let unanswered = eventually("a command gets no answer", async || writer.backend.log.heads(&[PLAN]).await.err());
+    let unanswered = eventually("a command gets no answer", async || heads(&writer.backend, &[PLAN]).await.err());
     assert!(matches!(unanswered.await, Error::Unavailable(_)));
     // Now a commit, of which nobody can know whether it was executed. Asked again, it is in the log once.
     let (expected, batch) = (writer.head, batch(writer.head.hash, &["b"]));
-    let unknown = writer.backend.log.commit(PLAN, expected, &batch).await;
+    let commit = async || writer.backend.log.commit(PLAN, expected, &batch, &new_changes()).await;
+    let unknown = commit().await;
     assert!(matches!(unknown, Err(Error::Unavailable(_))), "{unknown:?}");
-    let outcome =
-        eventually("the server answers again", async || writer.backend.log.commit(PLAN, expected, &batch).await.ok());
-    let outcome = outcome.await;
+    let outcome = eventually("the server answers again", async || commit().await.ok()).await;
     let repeated = CommitOutcome::Repeated { repeats: vec![(0, expected.revision.next())] };
-    assert!(outcome == CommitOutcome::Committed || outcome == repeated, "{outcome:?}");
+    assert!(matches!(outcome, CommitOutcome::Committed { .. }) || outcome == repeated, "{outcome:?}");
     assert_eq!(writer.read().await.len(), 3);
     let server = sleeping.join().expect("the thread").expect("the server slept");
     assert_eq!(server.url(), url);
@@ -88,13 +142,142 @@ async fn a_dead_connection_is_noticed_under_traffic() {
     node.pubsub.subscribe(Channel::Control).await.expect("subscribed");
 
     proxy.freeze();
-    assert!(matches!(node.log.heads(&[PLAN]).await, Err(Error::Unavailable(_))));
-    let heads = eventually("commands are answered again", async || node.log.heads(&[PLAN]).await.ok()).await;
-    assert_eq!(heads, [Some(writer.head)]);
-    eventually("large reads are answered again", async || node.log.range(PLAN, None, 9).await.ok()).await;
+    assert!(matches!(heads(&node, &[PLAN]).await, Err(Error::Unavailable(_))));
+    let found = eventually("commands are answered again", async || heads(&node, &[PLAN]).await.ok()).await;
+    assert_eq!(found, [Some(writer.head)]);
+    eventually("large reads are answered again", async || node.log.range(PLAN, None, 9, Lane::Replay).await.ok()).await;
     assert!(matches!(next(&mut incoming).await, Incoming::Interrupted(Interruption::Reconnect)));
     node.pubsub.publish(Channel::Control, Bytes::from_static(b"again")).await.expect("published");
     assert!(matches!(next(&mut incoming).await, Incoming::Message { channel: Channel::Control, .. }));
+}
+
+/// What an observer was told.
+#[derive(Default)]
+struct Told {
+    is_up: AtomicBool,
+    is_open: AtomicBool,
+    refused: AtomicUsize,
+    reconnected: AtomicUsize,
+}
+
+impl RedisObserver for Told {
+    fn up(&self, is_up: bool) {
+        self.is_up.store(is_up, Ordering::Relaxed);
+    }
+
+    fn breaker(&self, is_open: bool) {
+        self.is_open.store(is_open, Ordering::Relaxed);
+    }
+
+    fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn reconnected(&self, connection: Connection) {
+        if connection == Connection::Commands {
+            self.reconnected.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn done(&self, _took: Duration) {}
+}
+
+/// Waits until the breaker is open, and asserts that commands cost nothing then.
+async fn refused_at_once(node: &Backend, told: &Told) {
+    eventually("the breaker opens", async || told.is_open.load(Ordering::Relaxed).then_some(())).await;
+    assert!(!node.leases.health().answers, "{:?}", node.leases.health());
+    let began = Instant::now();
+    let asked = (0..1_000).map(|_| node.log.heads(&[PLAN]));
+    let answers = futures_util::future::join_all(asked).await;
+    // Half a second is far less than one timeout, and far more than a thousand refusals take.
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Unavailable(_)))));
+    assert!(told.refused.load(Ordering::Relaxed) >= 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_to_a_frozen_server_are_refused_at_once_until_it_answers() {
+    let server = Server::start().await;
+    let told = Arc::new(Told::default());
+    let node = server.connect_observed(RedisSettings::at(server.url()), told.clone()).await;
+    let mut writer = Writer::begin(&node, PLAN).await;
+    writer.write(&["a"]).await;
+    assert!(told.is_up.load(Ordering::Relaxed) && !told.is_open.load(Ordering::Relaxed));
+
+    server.freeze();
+    refused_at_once(&node, &told).await;
+    server.thaw();
+    eventually("commands are answered again", async || node.log.heads(&[PLAN]).await.ok()).await;
+    assert!(!told.is_open.load(Ordering::Relaxed));
+    eventually("it is up again", async || told.is_up.load(Ordering::Relaxed).then_some(())).await;
+    writer.write(&["b"]).await;
+    assert_eq!(writer.read().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_to_a_server_that_is_gone_are_refused_at_once() {
+    let mut server = Server::start().await;
+    let told = Arc::new(Told::default());
+    let node = server.connect_observed(RedisSettings::at(server.url()), told.clone()).await;
+    node.log.heads(&[PLAN]).await.expect("an answer");
+    server.kill();
+    refused_at_once(&node, &told).await;
+    assert!(matches!(node.pubsub.subscribe(Channel::Control).await, Err(Error::Unavailable(_))));
+    assert!(matches!(node.log.range(PLAN, None, 1, Lane::Repair).await, Err(Error::Unavailable(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_command_connection_heals_by_itself() {
+    let server = Server::start().await;
+    let told = Arc::new(Told::default());
+    let node = server.connect_observed(RedisSettings::at(server.url()), told.clone()).await;
+    for cuts in 1..=3 {
+        server.say("CLIENT KILL TYPE normal").expect("an answer");
+        eventually("it is connected anew", async || (told.reconnected.load(Ordering::Relaxed) >= cuts).then_some(()))
+            .await;
+        eventually("commands are answered again", async || node.log.heads(&[PLAN]).await.ok()).await;
+    }
+    eventually("the breaker is closed", async || node.leases.health().answers.then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_known_whether_the_subscription_is_in_force() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(&server).await;
+    let node = server.connect_with(RedisSettings::at(proxy.url())).await;
+    let mut incoming = queue(&node);
+    assert!(node.pubsub.is_in_force());
+    proxy.freeze();
+    eventually("its silence is noticed", async || (!node.pubsub.is_in_force()).then_some(())).await;
+    assert!(matches!(next(&mut incoming).await, Incoming::Interrupted(Interruption::Reconnect)));
+    eventually("it is in force again", async || node.pubsub.is_in_force().then_some(())).await;
+}
+
+/// As many clients come back as the lane of replays has connections, and none of them gets on. The node that must catch
+/// up does not wait for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_does_not_wait_for_replays() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(&server).await;
+    let node = server.connect_with(RedisSettings::at(proxy.url())).await;
+    let mut writer = Writer::begin(&node, PLAN).await;
+    writer.write(&["a"]).await;
+    let read = |lane| node.log.range(PLAN, None, 9, lane);
+    let all = || futures_util::future::join_all((0..4).map(|_| read(Lane::Replay)));
+    eventually("each has a connection", async || {
+        assert!(all().await.iter().all(Result::is_ok));
+        // Besides the commands', the subscription's, and the one that asks.
+        server.say("INFO clients").ok()?.contains("connected_clients:7\r").then_some(())
+    })
+    .await;
+
+    proxy.freeze();
+    let (hang, one_more, repair) = tokio::join!(all(), read(Lane::Replay), read(Lane::Repair));
+    assert!(hang.iter().all(|read| matches!(read, Err(Error::Unavailable(_)))), "{hang:?}");
+    assert!(matches!(one_more, Err(Error::Busy(_))), "{one_more:?}");
+    assert_eq!(repair.expect("a page").entries.len(), 2);
+    let snapshot = node.snapshots.load(PLAN, None, Lane::Repair);
+    assert_eq!(snapshot.await.expect("an answer"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,14 +285,15 @@ async fn connections_end_when_told_to() {
     let server = Server::start().await;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let settings = RedisSettings::at(server.url());
-    let mut writer = Writer::begin(&connect(&settings, &tasks, &stop).await.expect("connected"), PLAN).await;
+    let mut writer =
+        Writer::begin(&connect(&settings, Arc::new(()), &tasks, &stop).await.expect("connected"), PLAN).await;
     writer.write(&["a"]).await;
     assert_eq!(writer.read().await.len(), 2, "the pool has a connection too");
     stop.cancel();
     tasks.close();
     tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.expect("all tasks end");
-    assert!(matches!(writer.backend.log.heads(&[PLAN]).await, Err(Error::Unavailable(_))));
-    assert!(matches!(writer.backend.log.range(PLAN, None, 1).await, Err(Error::Unavailable(_))));
+    assert!(matches!(heads(&writer.backend, &[PLAN]).await, Err(Error::Unavailable(_))));
+    assert!(matches!(writer.backend.log.range(PLAN, None, 1, Lane::Replay).await, Err(Error::Unavailable(_))));
     eventually("the server has only the connection that asks", async || {
         server.say("INFO clients").ok()?.contains("connected_clients:1\r").then_some(())
     })
@@ -120,8 +304,8 @@ async fn connections_end_when_told_to() {
 async fn a_server_that_is_not_there_is_told_at_once() {
     let url = Server::start().await.url();
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let refused = connect(&RedisSettings::at(url), &tasks, &stop).await.err();
+    let refused = connect(&RedisSettings::at(url), Arc::new(()), &tasks, &stop).await.err();
     assert!(matches!(refused, Some(ConnectError::Unreachable(_))), "{refused:?}");
-    let refused = connect(&RedisSettings::at("nonsense"), &tasks, &stop).await.err();
+    let refused = connect(&RedisSettings::at("nonsense"), Arc::new(()), &tasks, &stop).await.err();
     assert!(matches!(refused, Some(ConnectError::Url(_))), "{refused:?}");
 }

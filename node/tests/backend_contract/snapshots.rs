@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mille_node::backend::{Backend, Retention};
+use mille_node::backend::{Backend, Lane, Retention};
 use mille_shared::log::{ChainHash, Head, OperationKey, StoredSnapshot};
 use mille_shared::{PlanId, Revision};
 
@@ -18,7 +18,7 @@ fn snapshot(head: Head) -> StoredSnapshot {
 }
 
 async fn load(backend: &Backend, at_or_before: Option<Revision>) -> Option<StoredSnapshot> {
-    backend.snapshots.load(PLAN, at_or_before).await.expect("an answer")
+    backend.snapshots.load(PLAN, at_or_before, Lane::Replay).await.expect("an answer")
 }
 
 async fn keep(backend: &Backend, head: Head, retention: Retention) -> bool {
@@ -141,7 +141,7 @@ async fn assert_reachable(writer: &Writer) -> u64 {
     let (first, last) = (entries[0].revision, entries[entries.len() - 1].revision);
     assert_eq!(last, writer.head.revision);
     if first.seq > 0 {
-        let kept = writer.backend.snapshots.load(writer.plan, Some(first)).await.expect("an answer");
+        let kept = writer.backend.snapshots.load(writer.plan, Some(first), Lane::Replay).await.expect("an answer");
         let base = kept.expect("a snapshot at or before the first entry").head.revision;
         assert!(base.seq + 1 >= first.seq, "nothing is missing between the snapshot at {base} and {first}");
     }

@@ -57,7 +57,7 @@ impl Plan {
         if revision.seq != 0 {
             return Err(corrupt("a plan begins with seq 0".to_owned()));
         }
-        if chain::link(ChainHash::ROOT, &entry.payload) != entry.hash {
+        if chain::link(ChainHash::ROOT, revision, &entry.payload) != entry.hash {
             return Err(ApplyError::Fork { revision });
         }
         let change: Change = serde_json::from_str(&entry.payload).map_err(|e| corrupt(e.to_string()))?;
@@ -83,14 +83,15 @@ impl Plan {
         if !self.head.revision.precedes(revision) {
             return Err(ApplyError::OutOfOrder { head: self.head.revision, revision });
         }
-        if chain::link(self.head.hash, &entry.payload) != entry.hash {
+        if chain::link(self.head.hash, revision, &entry.payload) != entry.hash {
             return Err(ApplyError::Fork { revision });
         }
         let change: Change =
             serde_json::from_str(&entry.payload).map_err(|e| ApplyError::Corrupt { revision, why: e.to_string() })?;
         // A fact that does not fit changes nothing; of several, those before it already have.
         let before = (change.facts.len() > 1).then(|| self.clone());
-        let applied = self.apply_change(change, Arc::clone(&entry.payload), entry.hash);
+        let head = Head { revision, hash: entry.hash };
+        let applied = self.apply_change(change, Arc::clone(&entry.payload), head);
         if let (Err(_), Some(before)) = (&applied, before) {
             *self = before;
         }
@@ -102,10 +103,9 @@ impl Plan {
         &mut self,
         change: Change,
         payload: Arc<str>,
-        hash: ChainHash,
+        head: Head,
     ) -> Result<Applied, ApplyError> {
         let previous = self.head.revision;
-        let head = Head { revision: previous.next(), hash };
         let steps = self.apply_facts(&change.facts, head, change.at)?;
         Ok(Applied { head, previous, change, payload, patch: steps.patch, touches: steps.touches })
     }
@@ -345,7 +345,8 @@ mod tests {
         };
         let payload: Arc<str> = serde_json::to_string(&change).unwrap().into();
         let revision = head.map_or(Revision { epoch: 1, seq: 0 }, |head| head.revision.next());
-        LogEntry { revision, hash: chain::link(head.map_or(ChainHash::ROOT, |head| head.hash), &payload), payload }
+        let before = head.map_or(ChainHash::ROOT, |head| head.hash);
+        LogEntry { revision, hash: chain::link(before, revision, &payload), payload }
     }
 
     #[test]

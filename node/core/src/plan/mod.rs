@@ -9,6 +9,7 @@
 
 mod accept;
 mod apply;
+mod readmit;
 mod rules;
 mod state;
 

@@ -7,30 +7,43 @@
 
 use std::sync::Arc;
 
-use mille_shared::limits;
+use mille_shared::change::Change;
 use mille_shared::log::{CommitOutcome, Head, LogEntry, OperationKey, Proposal};
 use mille_shared::operation::Operation;
+use mille_shared::{ClientId, OperationId, Revision, UserId, limits};
 
-use super::{Cause, Effect, Repair, Replica, Ticket, Verdict};
+use super::{Cause, Effect, From, Readmission, Repair, Replica, Rollback, Ticket, Verdict};
 use crate::applied::Applied;
 use crate::chain;
 use crate::plan::Plan;
 use crate::refusal::Refusal;
 
+/// Who a change without facts is by: one that only begins an epoch.
+const SYSTEM: &str = "mille";
+
 /// An operation that waits for a commit.
 #[derive(Debug)]
 pub(super) struct Pending {
-    ticket: Ticket,
-    operation: Operation,
+    wish: Wish,
     key: OperationKey,
-    repeatable: bool,
     attempts: u32,
+}
+
+/// Who wants it.
+#[derive(Debug)]
+enum Wish {
+    /// A user who waits for the answer.
+    Asked { ticket: Ticket, operation: Operation, repeatable: bool },
+    /// A user who was answered before the log lost it. It is offered until the log has spoken.
+    Lost(Arc<Applied>),
 }
 
 /// A batch that was offered to the log.
 #[derive(Debug)]
 pub(super) struct Flight {
     expected: Head,
+    /// The epoch of what is offered.
+    epoch: u64,
     members: Vec<Member>,
     applied: Vec<Arc<Applied>>,
     draft: Plan,
@@ -50,10 +63,28 @@ enum Judgement {
     Refused(Box<Refusal>),
 }
 
+impl Pending {
+    /// A change that the log lost.
+    pub(super) fn lost(applied: Arc<Applied>) -> Self {
+        Self { key: applied.operation_key(), wish: Wish::Lost(applied), attempts: 0 }
+    }
+
+    fn is_lost(&self) -> bool {
+        matches!(self.wish, Wish::Lost(_))
+    }
+
+    fn judge(&self, draft: &Plan, bounds: &crate::PlanBounds) -> Result<Option<Change>, Refusal> {
+        match &self.wish {
+            Wish::Asked { operation, .. } => draft.accept(operation, bounds),
+            Wish::Lost(applied) => draft.accept(&draft.readmit(&applied.change), bounds),
+        }
+    }
+}
+
 impl Replica {
     pub(super) fn submit(&mut self, ticket: Ticket, operation: Operation, repeatable: bool, effects: &mut Vec<Effect>) {
         let key = OperationKey::of(&operation.user_id, &operation.client_id, &operation.id);
-        let may_be_known = repeatable && !self.wants_reload();
+        let may_be_known = repeatable && !self.is_rebuilding();
         let verdict = if let Some(revision) = self.ring.find(&key).filter(|_| may_be_known) {
             Verdict::Repeated { revision }
         } else if matches!(self.repair, Some(Repair::Failed { .. })) {
@@ -61,7 +92,8 @@ impl Replica {
         } else if self.pending.len() >= limits::PENDING_OPERATIONS_MAX {
             Verdict::Overloaded
         } else {
-            self.pending.push_back(Pending { ticket, operation, key, repeatable, attempts: 0 });
+            let wish = Wish::Asked { ticket, operation, repeatable };
+            self.pending.push_back(Pending { wish, key, attempts: 0 });
             return;
         };
         effects.push(Effect::Answer { ticket, verdict });
@@ -71,21 +103,29 @@ impl Replica {
     /// answer nobody waits, also not who comes back from a commit.
     pub(super) fn commit_next(&mut self, effects: &mut Vec<Effect>) {
         if matches!(self.repair, Some(Repair::Failed { .. })) {
-            return self.answer_pending(&Verdict::Unavailable, effects);
+            return self.give_up_pending(effects);
         }
-        if self.flight.is_some() || self.repair.is_some() || self.pending.is_empty() {
+        let wants_epoch = self.standing.must_leave(self.plan.revision().epoch);
+        if self.flight.is_some()
+            || self.repair.is_some()
+            || self.standing.is_waiting()
+            || (self.pending.is_empty() && !wants_epoch)
+        {
             return;
         }
-        let (flight, batch) = self.draft_batch();
+        let (flight, batch) = self.draft_batch(wants_epoch);
         let attempt = flight.members.iter().map(|member| member.pending.attempts).max().unwrap_or(0);
-        effects.push(Effect::Commit { expected: flight.expected, batch, attempt });
+        let terms = self.standing.terms(flight.expected);
+        effects.push(Effect::Commit { expected: flight.expected, batch, terms, attempt });
         self.flight = Some(flight);
     }
 
     /// Judges waiting operations on a draft until the batch is full.
-    fn draft_batch(&mut self) -> (Flight, Vec<Proposal>) {
+    fn draft_batch(&mut self, wants_epoch: bool) -> (Flight, Vec<Proposal>) {
+        let expected = self.plan.head();
         let mut flight = Flight {
-            expected: self.plan.head(),
+            expected,
+            epoch: self.standing.epoch_after(expected).unwrap_or(expected.revision.epoch),
             members: Vec::new(),
             applied: Vec::new(),
             draft: Plan::clone(&self.plan),
@@ -99,21 +139,13 @@ impl Replica {
             if full || twin {
                 break;
             }
-            let judgement = match flight.draft.accept(&pending.operation, &self.bounds) {
+            let judgement = match pending.judge(&flight.draft, &self.bounds) {
                 Err(refusal) => Judgement::Refused(Box::new(refusal)),
                 Ok(None) => Judgement::Unchanged,
                 Ok(Some(change)) => {
-                    #[expect(clippy::expect_used, reason = "only a bug can bring a change that is no JSON")]
-                    let payload: Arc<str> = serde_json::to_string(&change).expect("a change is JSON").into();
-                    let hash = chain::link(flight.draft.head().hash, &payload);
-                    #[expect(clippy::expect_used, reason = "the change was accepted on this very draft")]
-                    let applied = flight
-                        .draft
-                        .apply_change(change, Arc::clone(&payload), hash)
-                        .expect("an accepted change applies");
-                    bytes += payload.len();
-                    batch.push(Proposal { key: pending.key.clone(), hash, payload });
-                    flight.applied.push(Arc::new(applied));
+                    let proposal = flight.propose(change, pending.key.clone());
+                    bytes += proposal.payload.len();
+                    batch.push(proposal);
                     Judgement::Proposed(flight.applied.len() - 1)
                 }
             };
@@ -121,25 +153,46 @@ impl Replica {
                 flight.members.push(Member { pending, judgement });
             }
         }
+        if wants_epoch && batch.is_empty() {
+            let change = self.empty_change();
+            let key = OperationKey::of(&change.user_id, &change.client_id, &change.operation_id);
+            batch.push(flight.propose(change, key));
+        }
         (flight, batch)
+    }
+
+    /// A change that changes nothing: an epoch needs an entry to begin with.
+    fn empty_change(&self) -> Change {
+        Change {
+            operation_id: OperationId::new(format!("epoch-{}", self.plan.head().hash)),
+            user_id: UserId::new(SYSTEM),
+            client_id: ClientId::none(),
+            at: self.plan.last_modified(),
+            facts: Vec::new(),
+        }
     }
 
     pub(super) fn committed(&mut self, outcome: CommitOutcome, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flight.take() else { return };
         match outcome {
-            CommitOutcome::Committed => self.land(flight, effects),
+            CommitOutcome::Committed { life } => {
+                self.standing.follow(&life);
+                self.land(flight, effects);
+            }
             CommitOutcome::Repeated { repeats } => {
                 let mut again = Vec::new();
                 for member in flight.members {
                     let revision = repeats.iter().find_map(|(index, revision)| {
                         matches!(member.judgement, Judgement::Proposed(own) if own == *index).then_some(*revision)
                     });
-                    match revision {
-                        Some(revision) => {
-                            let (ticket, verdict) = (member.pending.ticket, Verdict::Repeated { revision });
-                            effects.push(Effect::Answer { ticket, verdict });
+                    match (revision, member.pending.wish) {
+                        (Some(revision), Wish::Asked { ticket, .. }) => {
+                            effects.push(Effect::Answer { ticket, verdict: Verdict::Repeated { revision } });
                         }
-                        None => again.push(member.pending),
+                        (Some(revision), Wish::Lost(lost)) => {
+                            effects.push(judged(lost, Readmission::Known { revision }));
+                        }
+                        (None, wish) => again.push(Pending { wish, ..member.pending }),
                     }
                 }
                 self.wait_again(again);
@@ -149,75 +202,99 @@ impl Replica {
                     .members
                     .into_iter()
                     .map(|member| Pending { attempts: member.pending.attempts + 1, ..member.pending })
-                    .partition(|pending| pending.attempts >= limits::COMMIT_ATTEMPTS_MAX);
+                    .partition(|pending| pending.attempts >= limits::COMMIT_ATTEMPTS_MAX && !pending.is_lost());
                 for pending in tired {
-                    effects.push(Effect::Answer { ticket: pending.ticket, verdict: Verdict::Overloaded });
+                    if let Wish::Asked { ticket, .. } = pending.wish {
+                        effects.push(Effect::Answer { ticket, verdict: Verdict::Overloaded });
+                    }
                 }
                 self.wait_again(again);
                 self.follow(flight.expected, head, effects);
+            }
+            CommitOutcome::Reborn { life } => {
+                self.standing.wait(life);
+                self.wait_again(flight.all_pending());
+            }
+            CommitOutcome::NewEpoch { epoch } => {
+                self.standing.grant(flight.expected, epoch);
+                self.wait_again(flight.all_pending());
             }
         }
     }
 
     /// The log was seen at `head` after it was at `expected`: finds out how it came there.
     fn follow(&mut self, expected: Head, head: Option<Head>, effects: &mut Vec<Effect>) {
-        match head.map(|head| head.revision) {
-            // A log only grows, unless it lost its end or began anew.
-            Some(head) if head.epoch != expected.revision.epoch || head <= expected.revision => {
-                self.reload(Cause::Fork, effects);
-            }
-            None => self.reload(Cause::Fork, effects),
-            Some(head) if head <= self.plan.revision() => {} // the channel was quicker
-            Some(_) => self.repair(Cause::Moved, effects),
+        let is_ours = head.is_some_and(|head| self.ring.hash_at(head.revision) == Some(head.hash));
+        match head {
+            Some(head) if is_ours && head.revision.seq >= expected.revision.seq => {} // the channel was quicker
+            Some(head) if head.revision.seq > self.plan.revision().seq => self.repair(Cause::Moved, effects),
+            // A log only grows, unless it lost its end.
+            _ => self.repair(Cause::Fork, effects),
         }
     }
 
     /// Nobody knows whether the batch is in the log. Its operations are answered so, and the log is read to find out.
     pub(super) fn commit_failed(&mut self, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flight.take() else { return };
-        for member in flight.members {
-            effects.push(Effect::Answer { ticket: member.pending.ticket, verdict: Verdict::Unavailable });
-        }
+        self.wait_again(flight.all_pending());
+        self.give_up_pending(effects);
         self.repair(Cause::Unanswered, effects);
     }
 
-    pub(super) fn answer_pending(&mut self, verdict: &Verdict, effects: &mut Vec<Effect>) {
-        for pending in self.pending.drain(..) {
-            effects.push(Effect::Answer { ticket: pending.ticket, verdict: verdict.clone() });
-        }
+    /// Nobody waits for a store that does not answer; what was lost stays.
+    fn give_up_pending(&mut self, effects: &mut Vec<Effect>) {
+        self.pending.retain(|pending| match pending.wish {
+            Wish::Asked { ticket, .. } => {
+                effects.push(Effect::Answer { ticket, verdict: Verdict::Unavailable });
+                false
+            }
+            Wish::Lost(_) => true,
+        });
     }
 
     /// The batch is in the log: it becomes part of our copy, unless the channel brought it first.
     fn land(&mut self, flight: Flight, effects: &mut Vec<Effect>) {
-        let Flight { expected, members, applied, draft } = flight;
+        let Flight { expected, members, applied, draft, .. } = flight;
         let draft = Arc::new(draft);
-        if self.plan.head() == expected && !self.wants_reload() {
+        if self.plan.head() == expected && !self.is_rebuilding() {
             self.plan = Arc::clone(&draft);
             for applied in &applied {
                 self.applied(Arc::clone(applied), effects);
             }
         } else {
             let entries: Vec<LogEntry> = applied.iter().map(|applied| applied.entry()).collect();
-            self.sequence(entries, effects);
+            self.sequence(entries, From::Channel, effects);
         }
         // While our copy is opened anew it may lack the batch; the draft has it.
         let plan = if self.plan.revision() < draft.revision() { draft } else { Arc::clone(&self.plan) };
-        if applied.iter().any(|applied| self.snapshot_due(applied)) {
+        if applied.iter().any(|applied| self.snapshot_due(applied.revision())) {
             effects.push(Effect::StoreSnapshot(Arc::clone(&plan)));
         }
-        for Member { pending, judgement } in members {
-            let repeat = pending.repeatable.then_some(pending.key);
-            let verdict = match judgement {
-                Judgement::Proposed(index) => {
-                    Verdict::Accepted { applied: Arc::clone(&applied[index]), plan: Arc::clone(&plan) }
+        for Member { pending: Pending { wish, key, .. }, judgement } in members {
+            match wish {
+                Wish::Asked { ticket, repeatable, .. } => {
+                    let repeat = repeatable.then_some(key);
+                    let verdict = match judgement {
+                        Judgement::Proposed(index) => {
+                            Verdict::Accepted { applied: Arc::clone(&applied[index]), plan: Arc::clone(&plan) }
+                        }
+                        Judgement::Unchanged => Verdict::Unchanged { plan: Arc::clone(&plan), repeat },
+                        Judgement::Refused(refusal) => Verdict::Refused { refusal, repeat },
+                    };
+                    effects.push(Effect::Answer { ticket, verdict });
                 }
-                Judgement::Unchanged => Verdict::Unchanged { plan: Arc::clone(&plan), repeat },
-                Judgement::Refused(refusal) => Verdict::Refused { refusal, repeat },
-            };
-            effects.push(Effect::Answer { ticket: pending.ticket, verdict });
+                Wish::Lost(lost) => {
+                    let outcome = match judgement {
+                        Judgement::Proposed(index) => Readmission::Accepted { revision: applied[index].revision() },
+                        Judgement::Unchanged => Readmission::Unchanged,
+                        Judgement::Refused(refusal) => Readmission::Refused(refusal),
+                    };
+                    effects.push(judged(lost, outcome));
+                }
+            }
         }
         // What arrived behind a hole may follow now.
-        self.sequence([], effects);
+        self.sequence([], From::Channel, effects);
     }
 
     /// Back to the front of the queue, in their old order.
@@ -228,13 +305,37 @@ impl Replica {
     }
 }
 
+impl Flight {
+    fn all_pending(self) -> Vec<Pending> {
+        self.members.into_iter().map(|member| member.pending).collect()
+    }
+
+    /// Adds a change that was accepted on the draft.
+    fn propose(&mut self, change: Change, key: OperationKey) -> Proposal {
+        #[expect(clippy::expect_used, reason = "only a bug can bring a change that is no JSON")]
+        let payload: Arc<str> = serde_json::to_string(&change).expect("a change is JSON").into();
+        let before = self.draft.head();
+        let revision = Revision { epoch: self.epoch, ..before.revision.next() };
+        let hash = chain::link(before.hash, revision, &payload);
+        let head = Head { revision, hash };
+        #[expect(clippy::expect_used, reason = "the change was accepted on this very draft")]
+        let applied = self.draft.apply_change(change, Arc::clone(&payload), head).expect("an accepted change applies");
+        self.applied.push(Arc::new(applied));
+        Proposal { key, hash, payload }
+    }
+}
+
+fn judged(lost: Arc<Applied>, outcome: Readmission) -> Effect {
+    Effect::Rollback(Rollback::Judged { lost, outcome })
+}
+
 #[cfg(test)]
 mod tests {
+    use mille_shared::Timestamp;
     use mille_shared::change::{Change, Fact};
-    use mille_shared::log::ChainHash;
+    use mille_shared::log::{ChainHash, StoreLife};
     use mille_shared::operation::Edit;
     use mille_shared::plan::PlanMetadata;
-    use mille_shared::{ClientId, OperationId, Revision, Timestamp, UserId};
 
     use super::*;
     use crate::plan::PlanBounds;
@@ -251,8 +352,9 @@ mod tests {
             }],
         };
         let payload: Arc<str> = serde_json::to_string(&change).unwrap().into();
-        let hash = chain::link(ChainHash::ROOT, &payload);
-        Plan::begin(&LogEntry { revision: Revision { epoch: 1, seq: 0 }, hash, payload }).unwrap()
+        let revision = Revision { epoch: 1, seq: 0 };
+        let hash = chain::link(ChainHash::ROOT, revision, &payload);
+        Plan::begin(&LogEntry { revision, hash, payload }).unwrap()
     }
 
     fn submit(replica: &mut Replica, ticket: u64) -> Vec<Effect> {
@@ -269,10 +371,11 @@ mod tests {
 
     #[test]
     fn who_comes_back_from_a_commit_does_not_wait_for_a_store_that_does_not_answer() {
-        let mut replica = Replica::new(empty_plan(), PlanBounds::default(), 1_000);
+        let mut replica = Replica::new(empty_plan().into(), PlanBounds::default(), 1_000);
         (0..3).for_each(|ticket| drop(submit(&mut replica, ticket)));
-        replica.handle(Input::Committed(CommitOutcome::Committed));
-        replica.handle(Input::Behind);
+        let life = StoreLife::new("a");
+        replica.handle(Input::Committed(CommitOutcome::Committed { life }));
+        replica.handle(Input::Look(Cause::Behind));
         replica.handle(Input::RepairFailed);
         let repeats = vec![(0, Revision { epoch: 1, seq: 1 })];
         let effects = replica.handle(Input::Committed(CommitOutcome::Repeated { repeats }));

@@ -1,16 +1,20 @@
-//! How a copy that may have missed something, or is another history, is brought together with its log again.
+//! How a copy that may have missed something is brought together with its log again.
 //!
-//! One read at a time: what turns out to be needed meanwhile follows it, since a read that is under way may not see what
-//! happened since it began. So an answer never meets a question it was not given to. A store that does not answer is
-//! asked again at the next head check, not sooner: it has trouble enough.
+//! One question at a time, so an answer never meets a question it was not given to; what turns out to be needed
+//! meanwhile follows it, since an answer under way may not tell what happened since it was asked for. A store that does
+//! not answer is asked again at the next head check, not sooner: it has trouble enough.
+//!
+//! Whatever the doubt, the first question is the same: what does the log hold from our head on? If our head is there,
+//! what follows it is what we lack. If it is not, `restore` finds out why.
 
 use std::sync::Arc;
 
+use mille_shared::Revision;
 use mille_shared::limits;
 use mille_shared::log::{Head, LogEntry, LogPage};
 
-use super::{Cause, Effect, Replica};
-use crate::plan::Plan;
+use super::{Cause, Effect, From, HeadSeen, Replica};
+use crate::opened::Opened;
 
 /// Entries kept while the log is read.
 pub(super) const HELD_ENTRIES_MAX: usize = 4_096;
@@ -18,129 +22,155 @@ pub(super) const HELD_ENTRIES_MAX: usize = 4_096;
 const _: () = assert!(HELD_ENTRIES_MAX >= limits::COMMIT_BATCH_MAX, "one batch behind a hole must fit");
 
 /// Where a repair is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Repair {
-    /// A read is under way; `then` must follow it.
-    Reading { what: Read, then: Option<Read> },
-    /// The store did not answer; the next head seen asks again.
-    Failed { wanted: Read },
+    /// A question is under way. `again`: another look must follow its answer.
+    Asking { ask: Ask, again: bool },
+    /// The store did not answer; the next head seen asks again: for the whole plan, if that was the question.
+    Failed { reload: Option<Cause> },
 }
 
-/// How a copy is mended; the later one mends more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Read {
-    /// What follows our head.
-    Fetch,
-    /// Everything: our history is not (or may not be) the log's, or the log no longer reaches back to us.
+/// What the store is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ask {
+    /// What it holds from this place on, our head when it was asked.
+    Fetch { head: Head },
+    /// Where the log ends.
+    Locate,
+    /// To take back what it lost, up to this place: so many changes, after `changes` that it took before.
+    Restore { until: Head, offered: u64, changes: u64 },
+    /// Where its history and ours part: they are one up to here.
+    Compare { equal: Revision },
+    /// To take the whole plan back.
+    Revive,
+    /// The whole plan.
     Reload(Cause),
-}
-
-impl Read {
-    fn or_more(self, other: Option<Self>) -> Self {
-        match other {
-            Some(reload @ Self::Reload(_)) if self == Self::Fetch => reload,
-            _ => self,
-        }
-    }
 }
 
 impl Replica {
     /// Whether our history is known not to be the log's, so that nothing may be added to it.
-    pub(super) fn wants_reload(&self) -> bool {
+    pub(super) fn is_rebuilding(&self) -> bool {
         match self.repair {
+            Some(Repair::Asking { ask, .. }) => matches!(ask, Ask::Compare { .. } | Ask::Reload(_)),
+            Some(Repair::Failed { reload }) => reload.is_some(),
             None => false,
-            Some(Repair::Reading { what, then }) => matches!(what.or_more(then), Read::Reload(_)),
-            Some(Repair::Failed { wanted }) => matches!(wanted, Read::Reload(_)),
         }
     }
 
-    /// Reads what we lack.
+    /// Looks what the log holds from our head on: now, or once more after the question under way.
     pub(super) fn repair(&mut self, cause: Cause, effects: &mut Vec<Effect>) {
-        self.want(Read::Fetch, cause, effects);
+        match &mut self.repair {
+            Some(Repair::Asking { again, .. }) => *again = true,
+            None => {
+                effects.push(Effect::RepairStarted(cause));
+                self.fetch(effects);
+            }
+            Some(Repair::Failed { .. }) => {
+                effects.push(Effect::RepairStarted(cause));
+                self.try_again(effects);
+            }
+        }
     }
 
-    /// Opens the plan anew.
+    /// Opens the plan anew: our history is not the log's, or the log no longer reaches back to us.
     pub(super) fn reload(&mut self, cause: Cause, effects: &mut Vec<Effect>) {
-        self.want(Read::Reload(cause), cause, effects);
+        self.ask(Ask::Reload(cause), effects);
+        effects.push(Effect::Reload);
     }
 
-    /// Reads now, or once more after the read under way: that one may not see what happened since it began.
-    fn want(&mut self, read: Read, cause: Cause, effects: &mut Vec<Effect>) {
-        let is_known =
-            self.wants_reload() || (read == Read::Fetch && matches!(self.repair, Some(Repair::Reading { .. })));
-        if !is_known {
+    fn fetch(&mut self, effects: &mut Vec<Effect>) {
+        let head = self.plan.head();
+        self.ask(Ask::Fetch { head }, effects);
+        // From our head on, not after it: that it is still there is half of the answer.
+        effects.push(Effect::Fetch { after: head.revision.previous() });
+    }
+
+    /// Notes the next question; the caller asks it.
+    pub(super) fn ask(&mut self, ask: Ask, effects: &mut Vec<Effect>) {
+        let reads = matches!(ask, Ask::Fetch { .. } | Ask::Reload(_));
+        let again = match self.repair {
+            // The answer tells everything that was heard before the question.
+            _ if reads => false,
+            Some(Repair::Asking { again, .. }) => again || !self.held.is_empty(),
+            _ => false,
+        };
+        if let (Ask::Reload(cause), Some(Repair::Asking { .. })) = (ask, self.repair) {
             effects.push(Effect::RepairStarted(cause));
         }
-        match &mut self.repair {
-            Some(Repair::Reading { then, .. }) => *then = Some(read.or_more(*then)),
-            Some(Repair::Failed { wanted }) => {
-                let read = read.or_more(Some(*wanted));
-                self.read(read, effects);
-            }
-            None => self.read(read, effects),
-        }
-    }
-
-    fn read(&mut self, what: Read, effects: &mut Vec<Effect>) {
         self.held.clear();
-        self.repair = Some(Repair::Reading { what, then: None });
-        effects.push(match what {
-            Read::Fetch => Effect::Fetch { after: self.plan.revision() },
-            Read::Reload(_) => Effect::Reload,
-        });
+        self.repair = Some(Repair::Asking { ask, again });
     }
 
-    pub(super) fn fetched(&mut self, page: LogPage, effects: &mut Vec<Effect>) {
-        let Some(Repair::Reading { what: Read::Fetch, .. }) = self.repair else { return };
-        let next = self.plan.revision().next();
-        let trimmed =
-            page.entries.first().is_some_and(|first| first.revision.epoch == next.epoch && first.revision > next);
-        if trimmed {
-            self.reload(Cause::Trimmed, effects);
-        } else {
-            // May find that a reload must follow: what was read is another history.
-            self.sequence(page.entries, effects);
-        }
-        let Some(Repair::Reading { then, .. }) = self.repair else { return };
+    /// The question under way is answered, and we and the log are one.
+    pub(super) fn asked(&mut self, is_incomplete: bool, effects: &mut Vec<Effect>) {
+        let Some(Repair::Asking { again, .. }) = self.repair else { return };
         // Entries that still wait came after the log was read; what is between is there by now.
-        let incomplete = page.has_more || !self.held.is_empty();
-        match then.or(incomplete.then_some(Read::Fetch)) {
-            Some(read) => self.read(read, effects),
-            None => self.repair = None,
+        if again || is_incomplete || !self.held.is_empty() {
+            self.fetch(effects);
+        } else {
+            self.repair = None;
         }
     }
 
     /// Who waits for a commit is answered by [`Self::commit_next`], which follows every input.
     pub(super) fn repair_failed(&mut self) {
-        if let Some(Repair::Reading { what, then }) = self.repair {
-            self.repair = Some(Repair::Failed { wanted: what.or_more(then) });
+        if let Some(Repair::Asking { ask, .. }) = self.repair {
+            let reload = if let Ask::Reload(cause) = ask { Some(cause) } else { None };
+            self.repair = Some(Repair::Failed { reload });
             self.held.clear();
         }
     }
 
-    pub(super) fn reloaded(&mut self, plan: Plan, effects: &mut Vec<Effect>) {
-        let Some(Repair::Reading { what: Read::Reload(cause), then }) = self.repair else { return };
+    fn try_again(&mut self, effects: &mut Vec<Effect>) {
+        match self.repair {
+            Some(Repair::Failed { reload: Some(cause) }) => self.reload(cause, effects),
+            Some(Repair::Failed { reload: None }) => self.fetch(effects),
+            Some(Repair::Asking { .. }) | None => {}
+        }
+    }
+
+    pub(super) fn fetched(&mut self, page: LogPage, effects: &mut Vec<Effect>) {
+        match self.repair {
+            Some(Repair::Asking { ask: Ask::Fetch { head }, .. }) => self.fetched_from(head, page, effects),
+            Some(Repair::Asking { ask: Ask::Compare { equal }, .. }) => self.compared(equal, &page, effects),
+            _ => {}
+        }
+    }
+
+    fn fetched_from(&mut self, asked: Head, page: LogPage, effects: &mut Vec<Effect>) {
+        let mut entries = page.entries.into_iter();
+        match entries.next() {
+            Some(first) if first.revision == asked.revision && first.hash == asked.hash => {
+                self.sequence(entries, From::Log, effects);
+                if !self.is_rebuilding() {
+                    self.asked(page.has_more, effects);
+                }
+            }
+            Some(first) if first.revision.seq > asked.revision.seq => self.reload(Cause::Trimmed, effects),
+            Some(_) => self.find_parting(effects),
+            None => {
+                self.ask(Ask::Locate, effects);
+                effects.push(Effect::Locate);
+            }
+        }
+    }
+
+    pub(super) fn reloaded(&mut self, opened: Opened, effects: &mut Vec<Effect>) {
+        let Some(Repair::Asking { ask: Ask::Reload(cause), again }) = self.repair else { return };
         self.repair = None;
         (self.missed, self.ahead) = (None, None);
-        let same = plan.head() == self.plan.head();
-        self.plan = Arc::new(plan);
+        let same = opened.plan.head() == self.plan.head();
         if !same {
-            self.ring.clear();
-        }
-        // What came meanwhile and is part of this history follows now. What is not is dropped: if it was the log's after
-        // all, the next head check tells.
-        let epoch = self.plan.revision().epoch;
-        let held = std::mem::take(&mut self.held);
-        let mut following = Vec::new();
-        self.sequence(held.into_values().filter(|entry| entry.revision.epoch == epoch), &mut following);
-        if !same {
-            // Listeners begin anew with the plan as it is now, what followed included.
-            following.retain(|effect| !matches!(effect, Effect::Deliver(_)));
+            (self.plan, self.ring) = (Arc::new(opened.plan), opened.ring);
+            self.is_confirmed = false;
+            self.standing.break_off();
             effects.push(Effect::Reset(cause));
         }
-        effects.append(&mut following);
-        if let Some(read) = then {
-            self.want(read, cause, effects);
+        // What came meanwhile and is part of this history follows now.
+        let held = std::mem::take(&mut self.held);
+        self.sequence(held.into_values(), From::Channel, effects);
+        if again {
+            self.repair(cause, effects);
         }
     }
 
@@ -148,38 +178,47 @@ impl Replica {
     ///
     /// Question and answer cross the messages on their way, so a difference counts only if it outlives the next check:
     /// a log that is ahead of us may be about to be heard of, one that is behind us may have been asked before our last
-    /// commit.
-    pub(super) fn compare(&mut self, head: Option<Head>, effects: &mut Vec<Effect>) {
-        if matches!(self.repair, Some(Repair::Failed { .. })) {
-            return self.repair(Cause::HeadCheck, effects);
+    /// commit. After an interruption, and in a new life of the store, it counts at once.
+    pub(super) fn compare(&mut self, seen: HeadSeen, effects: &mut Vec<Effect>) {
+        let HeadSeen { state, is_settled } = seen;
+        if is_settled {
+            self.standing.settle(&state.life);
         }
-        if self.repair.is_some() {
-            return;
+        match self.repair {
+            Some(Repair::Failed { .. }) => return self.repair(Cause::HeadCheck, effects),
+            Some(Repair::Asking { .. }) => return,
+            None => {}
         }
-        let ours = self.plan.head();
+        let suspicion = self.suspicion.take();
         let (missed, ahead) = (self.missed.take(), self.ahead.take());
-        let Some(head) = head else { return self.reload(Cause::Fork, effects) };
-        if head.revision.epoch != ours.revision.epoch || (head.revision == ours.revision && head.hash != ours.hash) {
-            self.reload(Cause::Fork, effects);
-        } else if head.revision > ours.revision {
-            self.missed = Some(head.revision);
-            if missed.is_some_and(|missed| missed > ours.revision) {
-                self.repair(Cause::HeadCheck, effects);
-            }
-        } else if head.revision < ours.revision {
-            self.ahead = Some(ours.revision);
-            if ahead.is_some_and(|ahead| head.revision < ahead) {
-                self.reload(Cause::Fork, effects);
+        let ours = self.plan.head();
+        let Some(head) = state.head else { return self.meet(None, Cause::Vanished, effects) };
+        if head == ours {
+            self.is_confirmed = true;
+            return self.standing.follow(&state.life);
+        }
+        let cause = suspicion.unwrap_or(Cause::HeadCheck);
+        let counts_now = suspicion.is_some() || self.standing.last_followed() != Some(&state.life);
+        if head.revision.seq > ours.revision.seq {
+            let outlived = missed.is_some_and(|missed| missed.seq > ours.revision.seq);
+            if counts_now || outlived { self.repair(cause, effects) } else { self.missed = Some(head.revision) }
+        } else {
+            let is_older = self.ring.hash_at(head.revision) == Some(head.hash);
+            let outlived = ahead.is_some_and(|ahead| head.revision.seq < ahead.seq);
+            if counts_now || outlived || !is_older {
+                self.repair(cause, effects);
+            } else {
+                self.ahead = Some(ours.revision);
             }
         }
     }
 
-    /// Keeps an entry until the read under way is answered.
+    /// Keeps an entry until the question under way is answered.
     pub(super) fn hold(&mut self, entry: LogEntry) {
         if self.held.len() < HELD_ENTRIES_MAX {
             self.held.insert(entry.revision, entry);
-        } else if let Some(Repair::Reading { then, .. }) = &mut self.repair {
-            *then = Some(Read::Fetch.or_more(*then));
+        } else if let Some(Repair::Asking { again, .. }) = &mut self.repair {
+            *again = true;
         }
     }
 }

@@ -100,13 +100,19 @@ pub(crate) fn creation(epoch: u64) -> LogEntry {
         facts: vec![Fact::Created { metadata: PlanMetadata::default() }],
     };
     let payload = serde_json::to_string(&change).unwrap();
-    let hash = chain::link(ChainHash::ROOT, &payload);
-    LogEntry { revision: Revision { epoch, seq: 0 }, hash, payload: payload.into() }
+    let revision = Revision { epoch, seq: 0 };
+    let hash = chain::link(ChainHash::ROOT, revision, &payload);
+    LogEntry { revision, hash, payload: payload.into() }
 }
 
 pub(crate) fn entry_after(head: Head, change: &Change) -> LogEntry {
+    entry_at(head.revision.next(), head, change)
+}
+
+/// The entry that stands at a place, which may begin an epoch.
+pub(crate) fn entry_at(revision: Revision, head: Head, change: &Change) -> LogEntry {
     let payload = serde_json::to_string(change).unwrap();
-    LogEntry { revision: head.revision.next(), hash: chain::link(head.hash, &payload), payload: payload.into() }
+    LogEntry { revision, hash: chain::link(head.hash, revision, &payload), payload: payload.into() }
 }
 
 pub(crate) fn operation(id: &str, at_ms: i64, expected: Option<Revision>, edits: Vec<Edit>) -> Operation {

@@ -11,16 +11,35 @@ pub(crate) struct Faults {
     pub(crate) doubled: u64,
     pub(crate) late: u64,
     pub(crate) unanswered: u64,
+    /// Nodes are cut off and restarted, listeners go elsewhere.
     pub(crate) nemesis: bool,
-    pub(crate) rollback: bool,
+    /// The store is restarted, and loses nothing.
+    pub(crate) restarts: bool,
+    /// The store is restarted or replaced, and logs lose their end.
+    pub(crate) rollbacks: bool,
+    /// In so many of a hundred cases by someone who plays an old copy back: no new life tells of it.
+    pub(crate) silent: u64,
+    /// A log vanishes whole.
+    pub(crate) vanishes: bool,
 }
 
 impl Faults {
-    pub(crate) const NONE: Self = Self { lost: 0, doubled: 0, late: 0, unanswered: 0, nemesis: false, rollback: false };
+    pub(crate) const NONE: Self = Self {
+        lost: 0,
+        doubled: 0,
+        late: 0,
+        unanswered: 0,
+        nemesis: false,
+        restarts: false,
+        rollbacks: false,
+        silent: 0,
+        vanishes: false,
+    };
     pub(crate) const ROUGH: Self =
-        Self { lost: 15, doubled: 10, late: 15, unanswered: 10, nemesis: true, rollback: false };
-    pub(crate) const ROLLBACK: Self =
-        Self { lost: 10, doubled: 10, late: 10, unanswered: 5, nemesis: true, rollback: true };
+        Self { lost: 15, doubled: 10, late: 15, unanswered: 10, nemesis: true, ..Self::NONE };
+    pub(crate) const RESTARTS: Self = Self { restarts: true, ..Self::ROUGH };
+    pub(crate) const FAILOVERS: Self = Self { rollbacks: true, ..Self::RESTARTS };
+    pub(crate) const EVERYTHING: Self = Self { silent: 50, vanishes: true, ..Self::FAILOVERS };
 }
 
 /// What happened in a run: a scenario that never meets its subject proves nothing.
@@ -34,7 +53,20 @@ pub(crate) struct Seen {
     pub(crate) resets: u64,
     pub(crate) replays: u64,
     pub(crate) restarts: u64,
+    /// Times the store began a new life.
+    pub(crate) rebirths: u64,
+    /// Times a log lost its end, or all of it.
     pub(crate) rollbacks: u64,
+    /// Changes that were put back where they were.
+    pub(crate) restored: u64,
+    /// Histories that parted.
+    pub(crate) parted: u64,
+    /// Lost changes that got a new place.
+    pub(crate) readmitted: u64,
+    /// New epochs.
+    pub(crate) epochs: u64,
+    /// Acknowledged operations that nobody who lived remembered.
+    pub(crate) forgotten: u64,
     pub(crate) repairs: HashMap<Cause, u64>,
 }
 
@@ -48,7 +80,13 @@ impl Seen {
         self.resets += run.resets;
         self.replays += run.replays;
         self.restarts += run.restarts;
+        self.rebirths += run.rebirths;
         self.rollbacks += run.rollbacks;
+        self.restored += run.restored;
+        self.parted += run.parted;
+        self.readmitted += run.readmitted;
+        self.epochs += run.epochs;
+        self.forgotten += run.forgotten;
         for (cause, count) in run.repairs {
             *self.repairs.entry(cause).or_default() += count;
         }
@@ -56,7 +94,15 @@ impl Seen {
 
     /// Whether every answer and every cause of a repair was met (a fork is the rollback's).
     pub(crate) fn is_thorough(&self) -> bool {
-        let causes = [Cause::Hole, Cause::Reconnect, Cause::HeadCheck, Cause::Moved, Cause::Behind, Cause::Unanswered];
+        let causes = [
+            Cause::Hole,
+            Cause::Reconnect,
+            Cause::Lagged,
+            Cause::HeadCheck,
+            Cause::Moved,
+            Cause::Behind,
+            Cause::Unanswered,
+        ];
         causes.iter().chain([&Cause::Trimmed]).all(|cause| self.repairs.contains_key(cause))
             && [self.accepted, self.refused, self.unchanged, self.repeated, self.unavailable].iter().all(|n| *n > 20)
             && [self.resets, self.replays, self.restarts].iter().all(|n| *n > 5)

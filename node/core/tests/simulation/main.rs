@@ -17,6 +17,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use faults::{Faults, Seen};
+use mille_core::replica::Cause;
 use world::World;
 
 fn from_env(name: &str) -> Option<u64> {
@@ -61,7 +62,22 @@ fn whatever_the_network_does_everyone_sees_the_log_once_and_in_order() {
 }
 
 #[test]
-fn a_log_that_loses_its_end_is_noticed_by_everyone() {
-    let seen = for_seeds(150, Faults::ROLLBACK);
-    assert!(is_custom() || (seen.rollbacks > 50 && seen.resets > 50), "{seen:?}");
+fn a_store_that_restarts_and_keeps_everything_is_noticed_by_nobody() {
+    let seen = for_seeds(150, Faults { unanswered: 10, restarts: true, ..Faults::NONE });
+    assert_eq!((seen.resets, seen.epochs, seen.parted), (0, 0, 0), "{seen:?}");
+    assert!(is_custom() || seen.rebirths > 100, "{seen:?}");
+}
+
+#[test]
+fn a_log_that_loses_its_end_gets_it_back() {
+    let seen = for_seeds(300, Faults::FAILOVERS);
+    assert!(is_custom() || [seen.rollbacks, seen.restored, seen.rebirths].iter().all(|n| *n > 200), "{seen:?}");
+    assert!(is_custom() || seen.parted < seen.rollbacks / 10, "those who wait their turn seldom part: {seen:?}");
+}
+
+#[test]
+fn whatever_happens_nothing_is_lost_that_a_living_node_knows() {
+    let seen = for_seeds(600, Faults::EVERYTHING);
+    assert!(is_custom() || (seen.is_thorough() && seen.repairs.contains_key(&Cause::Vanished)), "{seen:?}");
+    assert!(is_custom() || [seen.parted, seen.readmitted, seen.epochs].iter().all(|n| *n > 20), "{seen:?}");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use json_patch::Patch;
 use mille_core::{Applied, Plan};
 use mille_shared::Revision;
-use mille_shared::log::{ChainHash, OperationKey};
+use mille_shared::log::{ChainHash, Head, OperationKey};
 use mille_shared::operation::{Edit, Operation};
 use serde_json::Value;
 
@@ -44,27 +44,36 @@ impl Wish {
 pub(crate) struct Listener {
     /// The node it hears of changes from.
     pub(crate) node: Option<usize>,
-    pub(crate) at: Revision,
+    /// The last place it was told of. A real client knows only the revision.
+    pub(crate) at: Head,
     pub(crate) document: Value,
+    /// The place it believed in when a node took it for one of another history. Until a SNAPSHOT tells, its document
+    /// means nothing.
+    pub(crate) misled: Option<Head>,
 }
 
 impl Listener {
     pub(crate) fn new(plan: &Plan) -> Self {
-        Self { node: None, at: plan.revision(), document: json(plan) }
+        Self { node: None, at: plan.head(), document: json(plan), misled: None }
     }
 
     /// Each revision once, in order, without a hole.
     pub(crate) fn see(&mut self, applied: &Applied) {
-        assert_eq!(applied.previous, self.at, "a listener is told the change after the one it knows");
-        assert_eq!(applied.revision(), self.at.next(), "numbers are dense");
-        let patch: Patch = serde_json::from_value(serde_json::to_value(&applied.patch).unwrap()).unwrap();
-        json_patch::patch(&mut self.document, &patch).expect("a delta fits the document before it");
-        self.at = applied.revision();
+        assert_eq!(applied.previous, self.at.revision, "a listener is told the change after the one it knows");
+        assert_eq!(
+            applied.revision(),
+            self.at.revision.next(),
+            "numbers are dense, and an epoch begins with a SNAPSHOT"
+        );
+        self.at = applied.head;
+        if self.misled.is_none() {
+            let patch: Patch = serde_json::from_value(serde_json::to_value(&applied.patch).unwrap()).unwrap();
+            json_patch::patch(&mut self.document, &patch).expect("a delta fits the document before it");
+        }
     }
 
     pub(crate) fn begin_anew(&mut self, plan: &Plan) {
-        self.at = plan.revision();
-        self.document = json(plan);
+        *self = Self { node: self.node, ..Self::new(plan) };
     }
 }
 

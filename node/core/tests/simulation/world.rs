@@ -3,12 +3,12 @@
 //! Nodes do what their replicas ask, as the actors do. What is true is in the log alone; everything a replica says is held
 //! against it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use mille_core::replica::{CatchUp, Cause, Effect, Input, Replica, Ticket, Verdict};
-use mille_core::{Applied, Plan, PlanBounds};
-use mille_shared::log::{CommitOutcome, Head, LogEntry, OperationKey, Proposal, StoredSnapshot};
+use mille_core::replica::{CatchUp, Cause, Effect, HeadSeen, Input, Readmission, Replica, Rollback, Ticket, Verdict};
+use mille_core::{Applied, Opened, Plan, PlanBounds, chain};
+use mille_shared::log::{CommitOutcome, Head, LogEntry, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms};
 use mille_shared::{OperationId, Revision};
 
 use crate::dice::Rng;
@@ -23,6 +23,8 @@ const LISTENERS: usize = 5;
 const OPERATIONS_EACH: u64 = 20;
 const SNAPSHOT_EVERY: u64 = 5;
 const HEAD_CHECK_EVERY: u64 = 60;
+/// How long a node must know a life of the store before it is settled: longer than most cuts, shorter than some.
+const SETTLES_AFTER: u64 = 3 * HEAD_CHECK_EVERY;
 /// From here on nothing goes wrong any more, but for lost messages.
 const CALM_AFTER: u64 = 2_000;
 /// How long the calm lasts once everybody has their answers: enough for three head checks.
@@ -36,18 +38,19 @@ enum Event {
     /// An offer reaches the log. `answered`: its answer finds the way back.
     Offered {
         from: Life,
-        expected: Head,
-        batch: Vec<Proposal>,
+        offer: Box<Offer>,
         answered: bool,
     },
-    /// A question reaches the log. `after`: for a fetch; absent: for a reload.
+    /// A question reaches the log.
     Asked {
         from: Life,
-        after: Option<Revision>,
+        question: Question,
     },
     /// An answer reaches a node.
     Input(Life, Input),
-    Opened(Life, Box<Plan>),
+    /// A node reads the plan to open it.
+    Open(Life),
+    Opened(Life, Box<Opened>),
     Snapshot(StoredSnapshot),
     HeadCheck(usize),
     Act(usize),
@@ -61,6 +64,21 @@ enum Event {
     Nemesis,
 }
 
+/// A batch on its way to the log.
+struct Offer {
+    expected: Head,
+    batch: Vec<Proposal>,
+    terms: Terms,
+}
+
+/// What a node asks the store.
+enum Question {
+    Fetch(Option<Revision>),
+    Locate,
+    Reload,
+    Revive(Arc<Plan>, Vec<Arc<Applied>>),
+}
+
 /// A node and which of its lives: what was meant for an earlier one is lost.
 type Life = (usize, u64);
 
@@ -72,6 +90,8 @@ struct Node {
     heard: Vec<Vec<LogEntry>>,
     /// Nothing reaches the store or comes from it until then.
     cut_until: u64,
+    /// The store's life as the node knows it, and since when.
+    store: Option<(StoreLife, u64)>,
 }
 
 pub(crate) struct World {
@@ -87,6 +107,12 @@ pub(crate) struct World {
     tickets: HashMap<Ticket, (usize, Wish)>,
     told: Told,
     accepted: HashMap<OperationKey, Revision>,
+    /// For each place that was lost, the nodes that had applied its change then and there.
+    witnesses: HashMap<Head, Vec<Life>>,
+    /// Lost operations that were judged again and not taken: that was told.
+    excused: HashSet<OperationKey>,
+    /// When the store's life began.
+    reborn_at: u64,
     /// When everybody had their answers and nothing went wrong any more.
     settled_at: Option<u64>,
     seen: Seen,
@@ -95,7 +121,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let log = Log::new();
-        let node = || Node { life: 0, replica: None, heard: Vec::new(), cut_until: 0 };
+        let node = || Node { life: 0, replica: None, heard: Vec::new(), cut_until: 0, store: None };
         let mut world = Self {
             rng: Rng::new(seed),
             faults,
@@ -109,6 +135,9 @@ impl World {
             tickets: HashMap::new(),
             told: Told::default(),
             accepted: HashMap::new(),
+            witnesses: HashMap::new(),
+            excused: HashSet::new(),
+            reborn_at: 0,
             settled_at: None,
             seen: Seen::default(),
         };
@@ -133,6 +162,7 @@ impl World {
             }
         }
         self.check_the_end();
+        self.seen.epochs = self.log.epochs;
         self.seen
     }
 
@@ -147,18 +177,17 @@ impl World {
                     None => self.nodes[node].heard.push(entries),
                 }
             }
-            Event::Offered { from, expected, batch, answered } => self.offered(from, expected, &batch, answered),
-            Event::Asked { from, after } => {
-                let answer = match after {
-                    Some(_) => Input::Fetched(self.log.range(after)),
-                    None => Input::Reloaded(Box::new(self.log.open())),
-                };
-                self.after(1, 15, Event::Input(from, answer));
-            }
+            Event::Offered { from, offer, answered } => self.offered(from, &offer, answered),
+            Event::Asked { from, question } => self.asked(from, question),
             Event::Input(life, input) => self.input(life, input),
-            Event::Opened((node, life), plan) => {
+            Event::Open((node, life)) => {
                 if self.nodes[node].life == life {
-                    self.nodes[node].replica = Some(Replica::new(*plan, PlanBounds::default(), SNAPSHOT_EVERY));
+                    self.open(node);
+                }
+            }
+            Event::Opened((node, life), opened) => {
+                if self.nodes[node].life == life {
+                    self.nodes[node].replica = Some(Replica::new(*opened, PlanBounds::default(), SNAPSHOT_EVERY));
                     for entries in std::mem::take(&mut self.nodes[node].heard) {
                         self.input((node, life), Input::Heard(entries));
                     }
@@ -167,8 +196,8 @@ impl World {
             Event::Snapshot(stored) => self.log.store(stored),
             Event::HeadCheck(node) => {
                 if !self.is_cut(node) {
-                    let head = Some(self.log.head());
-                    self.after(1, 20, Event::Input((node, self.nodes[node].life), Input::HeadSeen(head)));
+                    let seen = self.head_seen(node);
+                    self.after(1, 20, Event::Input((node, self.nodes[node].life), Input::HeadSeen(seen)));
                 }
                 if self.settled_at.is_none_or(|settled| self.now < settled + SETTLE_FOR) {
                     self.after(HEAD_CHECK_EVERY, HEAD_CHECK_EVERY + 1, Event::HeadCheck(node));
@@ -188,10 +217,23 @@ impl World {
 
     // ---- nodes -----------------------------------------------------------------------------------------------------
 
-    /// Subscribes first, reads second.
+    /// Subscribes first, reads second. A plan that vanished is not there to be opened until someone revives it.
     fn open(&mut self, node: usize) {
-        let plan = Box::new(self.log.open());
-        self.after(5, 40, Event::Opened((node, self.nodes[node].life), plan));
+        let life = (node, self.nodes[node].life);
+        match self.log.open() {
+            Some(opened) => self.after(5, 40, Event::Opened(life, Box::new(opened))),
+            None => self.after(20, 60, Event::Open(life)),
+        }
+    }
+
+    fn head_seen(&mut self, node: usize) -> HeadSeen {
+        let state = self.log.state();
+        let known = &mut self.nodes[node].store;
+        let since = match known {
+            Some((life, since)) if *life == state.life => *since,
+            _ => known.insert((state.life.clone(), self.now)).1,
+        };
+        HeadSeen { state, is_settled: self.now >= since + SETTLES_AFTER }
     }
 
     fn input(&mut self, (node, life): Life, input: Input) {
@@ -207,9 +249,17 @@ impl World {
 
     fn perform(&mut self, life: Life, effect: Effect) {
         match effect {
-            Effect::Commit { expected, batch, attempt } => self.offer(life, expected, batch, attempt),
-            Effect::Fetch { after } => self.question(life, Some(after)),
-            Effect::Reload => self.question(life, None),
+            Effect::Commit { expected, batch, terms, attempt } => {
+                self.offer(life, Offer { expected, batch, terms }, attempt);
+            }
+            Effect::Fetch { after } => self.question(life, Question::Fetch(after)),
+            Effect::Locate => self.question(life, Question::Locate),
+            Effect::Reload => self.question(life, Question::Reload),
+            Effect::Revive { plan, changes, .. } => self.question(life, Question::Revive(plan, changes)),
+            Effect::Restore { expected, batch, epoch } => {
+                self.offer(life, Offer { expected, batch, terms: Terms::Restore { epoch } }, 0);
+            }
+            Effect::Rollback(rollback) => self.rolled_back(rollback),
             Effect::Deliver(applied) => self.deliver(life.0, &applied),
             Effect::Reset(_) => {
                 self.seen.resets += 1;
@@ -224,30 +274,68 @@ impl World {
         }
     }
 
-    fn offer(&mut self, from: Life, expected: Head, batch: Vec<Proposal>, attempt: u32) {
-        let failed = Event::Input(from, Input::CommitFailed);
+    fn rolled_back(&mut self, rollback: Rollback) {
+        match rollback {
+            Rollback::Restored { changes, .. } => self.seen.restored += changes,
+            Rollback::Parted { .. } => self.seen.parted += 1,
+            Rollback::Judged { lost, outcome } => {
+                let key = lost.operation_key();
+                match outcome {
+                    Readmission::Accepted { .. } => self.seen.readmitted += 1,
+                    Readmission::Known { revision } => {
+                        assert!(self.log.find(&key) == Some(revision) || !self.log.lost.is_empty());
+                    }
+                    Readmission::Unchanged | Readmission::Refused(_) => drop(self.excused.insert(key)),
+                }
+            }
+        }
+    }
+
+    fn offer(&mut self, from: Life, offer: Offer, attempt: u32) {
+        let failed = || match offer.terms {
+            Terms::Add { .. } => Event::Input(from, Input::CommitFailed),
+            Terms::Restore { .. } => Event::Input(from, Input::RepairFailed),
+        };
         if self.is_cut(from.0) || self.goes_wrong(self.faults.unanswered) {
-            return self.after(20, 40, failed);
+            return self.after(20, 40, failed());
         }
         let pause = u64::from(attempt) * self.rng.within(0, 4);
         let answered = !self.goes_wrong(self.faults.unanswered);
         if !answered {
             // Given up before or after it reaches the log.
-            self.after(5, 60, failed);
+            self.after(5, 60, failed());
         }
-        self.after(pause + 1, pause + 30, Event::Offered { from, expected, batch, answered });
+        self.after(pause + 1, pause + 30, Event::Offered { from, offer: Box::new(offer), answered });
     }
 
-    fn offered(&mut self, from: Life, expected: Head, batch: &[Proposal], answered: bool) {
-        let (outcome, added) = self.log.commit(expected, batch);
-        if outcome == CommitOutcome::Committed && !added.is_empty() {
+    fn offered(&mut self, from: Life, offer: &Offer, answered: bool) {
+        let Offer { expected, batch, terms } = offer;
+        let (outcome, added) = self.log.commit(self.now, *expected, batch, terms);
+        if matches!(outcome, CommitOutcome::Committed { .. }) && !added.is_empty() {
             for node in 0..NODES {
                 self.publish(node, &added);
             }
         }
         if answered {
-            self.after(1, 15, Event::Input(from, Input::Committed(outcome)));
+            let answer = match terms {
+                Terms::Add { .. } => Input::Committed(outcome),
+                Terms::Restore { .. } => Input::Restored(outcome),
+            };
+            self.after(1, 15, Event::Input(from, answer));
         }
+    }
+
+    fn asked(&mut self, from: Life, question: Question) {
+        let answer = match question {
+            Question::Fetch(after) => Input::Fetched(self.log.range(after)),
+            Question::Locate => Input::Located(self.log.state()),
+            Question::Reload => match self.log.open() {
+                Some(opened) => Input::Reloaded(Box::new(opened)),
+                None => Input::RepairFailed,
+            },
+            Question::Revive(plan, changes) => Input::Located(self.log.revive(&plan, &changes)),
+        };
+        self.after(1, 15, Event::Input(from, answer));
     }
 
     fn publish(&mut self, node: usize, entries: &[LogEntry]) {
@@ -262,11 +350,11 @@ impl World {
         }
     }
 
-    fn question(&mut self, from: Life, after: Option<Revision>) {
+    fn question(&mut self, from: Life, question: Question) {
         if self.is_cut(from.0) || self.goes_wrong(self.faults.unanswered) {
             self.after(20, 40, Event::Input(from, Input::RepairFailed));
         } else {
-            self.after(1, 15, Event::Asked { from, after });
+            self.after(1, 15, Event::Asked { from, question });
         }
     }
 
@@ -285,7 +373,7 @@ impl World {
         if byte() % 4 == 0 {
             edits.push(edit_of((byte(), byte(), byte(), byte())));
         }
-        let known = self.listeners[person].at;
+        let known = self.listeners[person].at.revision;
         let expected = self.rng.percent(20).then_some(known);
         let id = format!("{person}-{}", self.people[person].to_do);
         let since = self.log.head().revision.seq;
@@ -350,21 +438,25 @@ impl World {
     /// What was acknowledged is in the log, there and nowhere else.
     fn acknowledge(&mut self, wish: &Wish, revision: Revision) {
         let key = wish.key();
-        if self.log.lost.contains(&key) {
-            return;
+        let first = *self.accepted.entry(key.clone()).or_insert(revision);
+        if self.was_rolled_back() {
+            return; // judged at the end
         }
         assert_eq!(self.log.find(&key), Some(revision), "operation {} was acknowledged", wish.id);
         if let Some(id) = self.log.operation_at(revision) {
             assert_eq!(id.as_str(), wish.id, "another operation stands there");
         }
-        let first = *self.accepted.entry(key).or_insert(revision);
         assert_eq!(first, revision, "a repeat has the first result");
+    }
+
+    fn was_rolled_back(&self) -> bool {
+        self.seen.rollbacks > 0
     }
 
     /// The log was in a state since the question that says no (or: nothing to do) as well.
     fn check_refusal(&mut self, wish: &Wish, refused: bool) {
         *(if refused { &mut self.seen.refused } else { &mut self.seen.unchanged }) += 1;
-        if !self.log.lost.is_empty() {
+        if self.was_rolled_back() {
             return;
         }
         let operation = wish.operation(self.now);
@@ -380,7 +472,7 @@ impl World {
 
     fn deliver(&mut self, node: usize, applied: &Arc<Applied>) {
         self.told.check(applied);
-        if self.log.lost.is_empty() {
+        if !self.was_rolled_back() {
             let seq = usize::try_from(applied.revision().seq).unwrap();
             let truth = self.log.states.get(seq).map(Plan::head);
             assert_eq!(truth, Some(applied.head), "what is told is in the log");
@@ -397,41 +489,49 @@ impl World {
             return self.after(5, 30, Event::Attach(index));
         };
         let (listener, plan) = (&mut self.listeners[index], replica.plan());
-        match replica.catch_up(listener.at) {
-            CatchUp::Changes(changes) => changes.iter().for_each(|applied| {
-                self.told.check(applied);
-                listener.see(applied);
-            }),
-            CatchUp::FromLog => match self.log.replay(listener.at, plan.revision()) {
-                Some(changes) => {
-                    self.seen.replays += 1;
-                    changes.iter().for_each(|applied| {
-                        self.told.check(applied);
-                        listener.see(applied);
-                    });
-                }
-                None => listener.begin_anew(plan),
-            },
+        let after = listener.at.revision;
+        let caught_up = match replica.catch_up(after) {
+            CatchUp::Changes(changes) => Some(changes),
+            CatchUp::FromLog => self.log.replay(after, plan.revision()).inspect(|_| self.seen.replays += 1),
             CatchUp::Ahead => {
                 self.after(20, 60, Event::Attach(index));
-                return self.input((node, self.nodes[node].life), Input::Behind);
+                return self.input((node, self.nodes[node].life), Input::Look(Cause::Behind));
             }
-            CatchUp::OtherEpoch => panic!("there is one epoch here"),
+            CatchUp::OtherEpoch => None,
+        };
+        match caught_up {
+            Some(changes) => {
+                // A revision has no hash: if this place was lost, and given again before a new epoch began, the node
+                // can't know better.
+                let is_ours = match changes.first() {
+                    Some(first) => first.head.hash == chain::link(listener.at.hash, first.revision(), &first.payload),
+                    None => listener.at == plan.head(),
+                };
+                if !is_ours {
+                    listener.misled.get_or_insert(listener.at);
+                }
+                for applied in &changes {
+                    self.told.check(applied);
+                    listener.see(applied);
+                }
+            }
+            None => listener.begin_anew(plan),
         }
-        assert_eq!(listener.at, plan.revision(), "caught up");
+        assert_eq!(listener.at.revision, plan.revision(), "caught up");
         listener.node = Some(node);
     }
 
     // ---- harm ------------------------------------------------------------------------------------------------------
 
     fn do_harm(&mut self) {
-        if self.is_calm() || !self.faults.nemesis {
+        if self.is_calm() {
             return;
         }
         self.after(50, 300, Event::Nemesis);
         let node = self.rng.index(NODES);
-        match self.rng.within(0, 4) {
-            0 => {
+        let Faults { nemesis, restarts, rollbacks, vanishes, .. } = self.faults;
+        match self.rng.within(0, 8) {
+            0 if nemesis => {
                 let length = self.rng.within(20, 1_200);
                 self.nodes[node].cut_until = self.now + length;
                 if self.rng.percent(60) {
@@ -439,26 +539,51 @@ impl World {
                     self.after(length, length + 10, Event::Input((node, self.nodes[node].life), back));
                 }
             }
-            1 => self.input((node, self.nodes[node].life), Input::Interrupted(Cause::Lagged)),
-            2 if self.faults.rollback => self.seen.rollbacks += u64::from(self.lose_end() > 0),
-            // A listener's revision has no hash: after a rollback only its own node can tell it what happened.
-            _ if self.faults.rollback => {}
-            2 => self.restart(node),
-            _ => {
+            1 if nemesis => self.input((node, self.nodes[node].life), Input::Interrupted(Cause::Lagged)),
+            2 if nemesis => self.restart(node),
+            3 if nemesis => {
                 let index = self.rng.index(LISTENERS);
                 self.listeners[index].node = None;
                 self.after(5, 400, Event::Attach(index));
             }
+            // A life in which nobody had the time to look around proves nothing.
+            4 if restarts && (nemesis || self.now > self.reborn_at + 10 * HEAD_CHECK_EVERY) => self.rebirth(),
+            5 if rollbacks => {
+                if !self.rng.percent(self.faults.silent) {
+                    self.rebirth();
+                }
+                let count = self.rng.index(6);
+                let lost = self.log.lose_end(count);
+                self.testify(lost);
+            }
+            6 if vanishes && self.rng.percent(30) => {
+                self.rebirth();
+                let lost = self.log.vanish();
+                self.testify(lost);
+            }
+            _ => {}
         }
     }
 
-    fn lose_end(&mut self) -> usize {
-        // Before everyone has heard the plan once there is nobody to be misled.
-        if self.listeners.iter().any(|listener| listener.node.is_none()) {
-            return 0;
+    /// The store begins a new life: every connection is made anew.
+    fn rebirth(&mut self) {
+        self.seen.rebirths += 1;
+        self.reborn_at = self.now;
+        self.log.be_reborn();
+        for node in 0..NODES {
+            let back = Input::Interrupted(Cause::Reconnect);
+            self.after(1, 120, Event::Input((node, self.nodes[node].life), back));
         }
-        let count = self.rng.index(4);
-        self.log.lose_end(count)
+    }
+
+    /// Notes who had applied what was lost.
+    fn testify(&mut self, lost: Vec<Head>) {
+        self.seen.rollbacks += u64::from(!lost.is_empty());
+        for head in lost {
+            let knows = |replica: &Replica| replica.recent(head.revision).is_some_and(|applied| applied.head == head);
+            let witnesses = (0..NODES).filter(|node| self.nodes[*node].replica.as_ref().is_some_and(knows));
+            self.witnesses.insert(head, witnesses.map(|node| (node, self.nodes[node].life)).collect());
+        }
     }
 
     fn restart(&mut self, node: usize) {
@@ -492,7 +617,7 @@ impl World {
     // ---- the end ---------------------------------------------------------------------------------------------------
 
     /// Everything was delivered or lost, and heads were compared: everyone is where the log is.
-    fn check_the_end(&self) {
+    fn check_the_end(&mut self) {
         let truth = self.log.plan();
         let document = json(truth);
         for (index, node) in self.nodes.iter().enumerate() {
@@ -503,11 +628,25 @@ impl World {
         }
         for (index, listener) in self.listeners.iter().enumerate() {
             assert!(listener.node.is_some(), "listener {index} found a node");
-            assert_eq!(listener.at, truth.revision(), "listener {index} is at the log's head");
-            assert_eq!(listener.document, document, "listener {index} has the log's document");
+            assert_eq!(listener.at.revision, truth.revision(), "listener {index} is at the log's head");
+            match listener.misled {
+                None => assert_eq!(listener.document, document, "listener {index} has the log's document"),
+                Some(at) => assert!(!self.has_witness(at), "listener {index} was misled at {at:?} and never told"),
+            }
         }
-        for (key, revision) in self.accepted.iter().filter(|(key, _)| !self.log.lost.contains(key)) {
-            assert_eq!(self.log.find(key), Some(*revision), "acknowledged and missing: {key:?}");
+        let history = self.log.history();
+        let missing: Vec<_> = self.accepted.keys().filter(|key| !history.contains(key)).cloned().collect();
+        for key in missing.iter().filter(|key| !self.excused.contains(*key)) {
+            let mut places = self.log.lost.iter().filter(|(_, lost)| *lost == key).map(|(place, _)| *place);
+            assert!(places.all(|place| !self.has_witness(place)), "acknowledged and missing: {key:?}");
+            self.seen.forgotten += 1;
         }
+        assert!(self.was_rolled_back() || missing.is_empty(), "acknowledged and missing: {missing:?}");
+    }
+
+    /// Whether a node lives that had applied the change at a place that was lost.
+    fn has_witness(&self, place: Head) -> bool {
+        let lives = |(node, life): &Life| self.nodes[*node].life == *life;
+        self.witnesses.get(&place).is_some_and(|witnesses| witnesses.iter().any(lives))
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{Store, lock};
 use crate::backend::incoming::{Outlet, outlet};
-use crate::backend::{Channel, INCOMING_MESSAGES_MAX, Incoming, PubSub, Result};
+use crate::backend::{Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, PubSub, Result};
 
 /// Whoever may listen.
 #[derive(Default)]
@@ -78,6 +78,15 @@ impl PubSub for Line {
     async fn unsubscribe(&self, channel: Channel) -> Result<()> {
         lock(&self.listening).channels.remove(&channel);
         Ok(())
+    }
+
+    async fn reconnect(&self) {
+        // There is no connection that could be lost. What was asked for is said all the same: the contract is one.
+        lock(&self.listening).outlet.send(Incoming::Interrupted(Interruption::Probe));
+    }
+
+    fn is_in_force(&self) -> bool {
+        true
     }
 
     fn incoming(&self) -> Option<mpsc::Receiver<Incoming>> {

@@ -8,12 +8,14 @@ use std::collections::{HashMap, VecDeque};
 
 use async_trait::async_trait;
 use mille_shared::limits::LOG_PAGE_ENTRIES;
-use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, OperationKey, Proposal, StoredSnapshot};
+use mille_shared::log::{
+    CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
+};
 use mille_shared::{PlanId, Revision};
 use tokio::time::Instant;
 
 use super::{Store, lock};
-use crate::backend::{Channel, EventLog, Result, Retention, SnapshotStore, envelope};
+use crate::backend::{Channel, EventLog, Lane, Result, Retention, SnapshotStore, envelope};
 
 /// All plans' logs.
 #[derive(Default)]
@@ -42,8 +44,7 @@ struct KeptSnapshot {
 
 #[async_trait]
 impl EventLog for Store {
-    async fn create(&self, plan: PlanId, first: Proposal) -> Result<Head> {
-        let epoch = self.clock.unix_ms();
+    async fn create(&self, plan: PlanId, epoch: u64, first: Proposal) -> Result<Head> {
         let mut logs = lock(&self.logs);
         let log = logs.plans.entry(plan).or_insert_with(|| {
             let mut log = PlanLog::default();
@@ -53,8 +54,9 @@ impl EventLog for Store {
         Ok(log.head())
     }
 
-    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal]) -> Result<CommitOutcome> {
+    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal], terms: &Terms) -> Result<CommitOutcome> {
         debug_assert!(!batch.is_empty(), "a commit adds something");
+        let now = self.clock.unix_ms();
         let mut logs = lock(&self.logs);
         let Some(log) = logs.plans.get_mut(&plan) else { return Ok(CommitOutcome::Moved { head: None }) };
         let repeats: Vec<_> = (batch.iter().enumerate())
@@ -66,7 +68,19 @@ impl EventLog for Store {
         if log.head() != expected {
             return Ok(CommitOutcome::Moved { head: Some(log.head()) });
         }
-        let mut place = expected.revision;
+        // One process has one life, in which nothing is lost: only what the writer lost elsewhere can be in the way.
+        let epoch = match terms {
+            Terms::Restore { epoch } => *epoch,
+            Terms::Add { lost_epoch: None, begins_epoch, .. } => begins_epoch.unwrap_or(expected.revision.epoch),
+            Terms::Add { lost_epoch: Some(lost), begins_epoch, .. } => {
+                let least = expected.revision.epoch.max(*lost) + 1;
+                match begins_epoch {
+                    Some(epoch) if *epoch >= least => *epoch,
+                    _ => return Ok(CommitOutcome::NewEpoch { epoch: now.max(least) }),
+                }
+            }
+        };
+        let mut place = Revision { epoch, ..expected.revision };
         let mut published = Vec::with_capacity(batch.len());
         for proposal in batch {
             place = place.next();
@@ -74,10 +88,10 @@ impl EventLog for Store {
         }
         // Still under the logs' lock: the order of publishing is the order of the log.
         lock(&self.hub).publish(Channel::Plan(plan), &envelope::encode(&published));
-        Ok(CommitOutcome::Committed)
+        Ok(CommitOutcome::Committed { life: life() })
     }
 
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage> {
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, _: Lane) -> Result<LogPage> {
         let limit = limit.clamp(1, LOG_PAGE_ENTRIES);
         let logs = lock(&self.logs);
         let Some(log) = logs.plans.get(&plan) else { return Ok(LogPage::default()) };
@@ -86,9 +100,39 @@ impl EventLog for Store {
         Ok(LogPage { has_more: entries.len() == limit, entries })
     }
 
-    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<Head>>> {
+    async fn life(&self) -> Result<StoreLife> {
+        Ok(life())
+    }
+
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
         let logs = lock(&self.logs);
-        Ok(plans.iter().map(|plan| logs.plans.get(plan).map(PlanLog::head)).collect())
+        let state = |plan| LogState { head: logs.plans.get(plan).map(PlanLog::head), life: life() };
+        Ok(plans.iter().map(state).collect())
+    }
+
+    async fn revive(
+        &self,
+        plan: PlanId,
+        snapshot: StoredSnapshot,
+        changes: &[(LogEntry, OperationKey)],
+        _: Option<&StoreLife>,
+    ) -> Result<LogState> {
+        let mut logs = lock(&self.logs);
+        let log = logs.plans.entry(plan).or_insert_with(|| {
+            let mut log = PlanLog::default();
+            for (entry, key) in changes {
+                log.keep(entry.clone(), key.clone());
+            }
+            if changes.is_empty() {
+                // The head has no text any more. Nobody reads it: the snapshot stands for it.
+                let Head { revision, hash } = snapshot.head;
+                let entry = LogEntry { revision, hash, payload: "".into() };
+                log.entries.push_back(Kept { entry, key: OperationKey::from_text("") });
+            }
+            log.snapshots.push(KeptSnapshot { snapshot, since: Instant::now() });
+            log
+        });
+        Ok(LogState { head: Some(log.head()), life: life() })
     }
 
     async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>> {
@@ -103,7 +147,7 @@ impl EventLog for Store {
 
 #[async_trait]
 impl SnapshotStore for Store {
-    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>) -> Result<Option<StoredSnapshot>> {
+    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>, _: Lane) -> Result<Option<StoredSnapshot>> {
         let logs = lock(&self.logs);
         let Some(log) = logs.plans.get(&plan) else { return Ok(None) };
         let fits = |kept: &&KeptSnapshot| at_or_before.is_none_or(|place| kept.snapshot.head.revision <= place);
@@ -125,6 +169,11 @@ impl SnapshotStore for Store {
     }
 }
 
+/// The life of a store in memory: there is one.
+fn life() -> StoreLife {
+    StoreLife::new("embedded")
+}
+
 impl PlanLog {
     fn head(&self) -> Head {
         let entry = &self.entries.back().expect("a log has at least one entry").entry;
@@ -138,9 +187,13 @@ impl PlanLog {
 
     fn append(&mut self, place: Revision, proposal: &Proposal) -> LogEntry {
         let entry = LogEntry { revision: place, hash: proposal.hash, payload: proposal.payload.clone() };
-        self.operations.insert(proposal.key.clone(), place);
-        self.entries.push_back(Kept { entry: entry.clone(), key: proposal.key.clone() });
+        self.keep(entry.clone(), proposal.key.clone());
         entry
+    }
+
+    fn keep(&mut self, entry: LogEntry, key: OperationKey) {
+        self.operations.insert(key.clone(), entry.revision);
+        self.entries.push_back(Kept { entry, key });
     }
 
     /// Lets the log begin behind a later snapshot, one after the other, as long as `changes` entries stay behind it

@@ -9,7 +9,7 @@ use mille_shared::{ConnectionId, NodeId, ProjectId};
 use tokio::time::Instant;
 
 use super::{Store, lock};
-use crate::backend::{Leases, PresenceField, PresenceStore, Result, StoreStatus};
+use crate::backend::{Leases, PresenceField, PresenceStore, Result, StoreHealth, StoreStatus};
 
 /// Per project and node, its connections.
 pub(super) type PresenceTables = BTreeMap<(ProjectId, NodeId), Expiring<BTreeMap<ConnectionId, Arc<str>>>>;
@@ -107,6 +107,10 @@ impl Leases for Store {
         let mut leases = lock(&self.leases);
         leases.retain(|_, lease| lease.holds());
         Ok(leases.iter().map(|(node, lease)| (node.clone(), lease.value.clone())).collect())
+    }
+
+    fn health(&self) -> StoreHealth {
+        StoreHealth { answers: true, detail: "in this node's own memory".to_owned() }
     }
 
     async fn status(&self) -> StoreStatus {

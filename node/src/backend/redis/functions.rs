@@ -7,8 +7,8 @@ use fred::clients::Client;
 use fred::interfaces::{ClientLike, FredResult, FunctionInterface};
 use fred::types::Value;
 
-use super::{Redis, pool, timed};
-use crate::backend::{Error, Result};
+use super::{Redis, timed};
+use crate::backend::{Error, Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
 /// What a server says that does not have the library. The client library gives it no kind of its own.
@@ -18,18 +18,20 @@ const MISSING: &str = "Function not found";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Function(pub(super) &'static str);
 
-pub(super) const CREATE: Function = Function("mille_v1_create");
-pub(super) const COMMIT: Function = Function("mille_v1_commit");
-pub(super) const SNAPSHOT_STORE: Function = Function("mille_v1_snapshot_store");
-pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v1_snapshot_load");
-pub(super) const PROJECT_CREATE: Function = Function("mille_v1_project_create");
-pub(super) const PROJECT_DELETE: Function = Function("mille_v1_project_delete");
-pub(super) const PLAN_ADD: Function = Function("mille_v1_plan_add");
-pub(super) const MEMBER_SET: Function = Function("mille_v1_member_set");
-pub(super) const MEMBER_REMOVE: Function = Function("mille_v1_member_remove");
-pub(super) const PRESENCE_PUT: Function = Function("mille_v1_presence_put");
-pub(super) const PRESENCE_RENEW: Function = Function("mille_v1_presence_renew");
-pub(super) const LEASE_RENEW: Function = Function("mille_v1_lease_renew");
+pub(super) const CREATE: Function = Function("mille_v2_create");
+pub(super) const HEADS: Function = Function("mille_v2_heads");
+pub(super) const COMMIT: Function = Function("mille_v2_commit");
+pub(super) const REVIVE: Function = Function("mille_v2_revive");
+pub(super) const SNAPSHOT_STORE: Function = Function("mille_v2_snapshot_store");
+pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v2_snapshot_load");
+pub(super) const PROJECT_CREATE: Function = Function("mille_v2_project_create");
+pub(super) const PROJECT_DELETE: Function = Function("mille_v2_project_delete");
+pub(super) const PLAN_ADD: Function = Function("mille_v2_plan_add");
+pub(super) const MEMBER_SET: Function = Function("mille_v2_member_set");
+pub(super) const MEMBER_REMOVE: Function = Function("mille_v2_member_remove");
+pub(super) const PRESENCE_PUT: Function = Function("mille_v2_presence_put");
+pub(super) const PRESENCE_RENEW: Function = Function("mille_v2_presence_renew");
+pub(super) const LEASE_RENEW: Function = Function("mille_v2_lease_renew");
 
 /// Gives the server our library, in place of the same version of it that it may have.
 pub(super) async fn load(client: &Client) -> FredResult<()> {
@@ -51,17 +53,38 @@ impl Redis {
         self.send(function.0, self.client.fcall(function.0, keys, args)).await
     }
 
-    /// Calls a function with or for something large, on one of the pool's connections.
-    pub(super) async fn call_aside(&self, function: Function, keys: Vec<String>, args: Vec<Value>) -> Result<Value> {
-        let call = |client: Client, keys: Vec<String>, args: Vec<Value>| async move {
-            client.fcall::<Value, _, _, _>(function.0, keys, args).await
-        };
-        let answer = pool::aside(&self.readers, function.0, |client| call(client, keys.clone(), args.clone())).await;
+    /// Calls a function that writes nothing, on the command connection.
+    pub(super) async fn call_read_only(
+        &self,
+        function: Function,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<Value> {
+        let answer = self.send(function.0, self.client.fcall_ro(function.0, keys.clone(), args.clone())).await;
         if !is_missing(&answer) {
             return answer;
         }
         self.load_again(function).await?;
-        pool::aside(&self.readers, function.0, |client| call(client, keys, args)).await
+        self.send(function.0, self.client.fcall_ro(function.0, keys, args)).await
+    }
+
+    /// Calls a function with or for something large, on one of the lane's connections.
+    pub(super) async fn call_aside(
+        &self,
+        lane: Lane,
+        function: Function,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<Value> {
+        let call = |client: Client, keys: Vec<String>, args: Vec<Value>| async move {
+            client.fcall::<Value, _, _, _>(function.0, keys, args).await
+        };
+        let answer = self.aside(lane, function.0, |client| call(client, keys.clone(), args.clone())).await;
+        if !is_missing(&answer) {
+            return answer;
+        }
+        self.load_again(function).await?;
+        self.aside(lane, function.0, |client| call(client, keys, args)).await
     }
 
     async fn load_again(&self, function: Function) -> Result<()> {
@@ -85,7 +108,9 @@ mod tests {
     fn every_function_that_is_called_is_in_the_library() {
         let called = [
             CREATE,
+            HEADS,
             COMMIT,
+            REVIVE,
             SNAPSHOT_STORE,
             SNAPSHOT_LOAD,
             PROJECT_CREATE,
@@ -111,6 +136,6 @@ mod tests {
     #[test]
     fn a_missing_function_is_recognised() {
         let error = FredError::new(ErrorKind::Unknown, "ERR Function not found");
-        assert!(is_missing(&Err(translate("mille_v1_commit", &error))));
+        assert!(is_missing(&Err(translate("mille_v2_commit", &error))));
     }
 }

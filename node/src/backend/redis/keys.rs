@@ -32,6 +32,11 @@ pub(super) fn snapshots(plan: PlanId) -> String {
     format!("{PLAN_PREFIX}{plan}}}:snapshots")
 }
 
+/// The life of the server in which the plan's log was written last.
+pub(super) fn written(plan: PlanId) -> String {
+    format!("{PLAN_PREFIX}{plan}}}:written")
+}
+
 /// The plan's entry, to find its project by its id.
 pub(super) fn plan(plan: PlanId) -> String {
     format!("{PLAN_PREFIX}{plan}}}:plan")
@@ -124,7 +129,9 @@ mod tests {
         let tag =
             |key: String| key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(t, _)| t.to_owned());
         let (id, node) = (PlanId(3), NodeId::new("n.1"));
-        for key in [log(id), operations(id), snapshots(id), plan(id), Channels::of("x").name(Channel::Plan(id))] {
+        for key in
+            [log(id), operations(id), snapshots(id), written(id), plan(id), Channels::of("x").name(Channel::Plan(id))]
+        {
             assert_eq!(tag(key).as_deref(), Some("plan:3"));
         }
         let id = ProjectId(3);

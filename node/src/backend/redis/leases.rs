@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fred::interfaces::{ClientLike, KeysInterface, SortedSetsInterface};
-use fred::types::{InfoKind, Value};
+use fred::types::Value;
 use mille_shared::NodeId;
 use tokio::time::Instant;
 
 use super::functions::LEASE_RENEW;
 use super::presence::millis;
-use super::values::{info_field, text};
+use super::values::text;
 use super::{Redis, fan_out, keys, mode_of};
-use crate::backend::{Leases, Result, StoreStatus};
+use crate::backend::{Leases, Result, StoreHealth, StoreStatus};
 
 #[async_trait]
 impl Leases for Redis {
@@ -50,18 +50,16 @@ impl Leases for Redis {
         let began = Instant::now();
         let answered = self.send("ping", self.client.ping::<Value>(None)).await.is_ok();
         let latency_ms = answered.then(|| began.elapsed().as_secs_f64() * 1000.0);
-        let info: String = self.send("info", self.client.info(Some(InfoKind::Replication))).await.unwrap_or_default();
-        let role = match info_field(&info, "role") {
-            Some("slave") => "replica",
-            Some(role) => role,
-            None => "unknown",
-        };
         StoreStatus {
             mode: mode_of(&self.client.client_config().server).to_owned(),
             version: self.version.clone(),
-            role: role.to_owned(),
+            role: self.role().await.unwrap_or_else(|_| "unknown".to_owned()),
             connected: answered,
             latency_ms,
         }
+    }
+
+    fn health(&self) -> StoreHealth {
+        self.gate.health()
     }
 }

@@ -1,4 +1,4 @@
-#!lua name=mille_v1
+#!lua name=mille_v2
 --[[
 What must happen in one step, on the side of the data. Redis runs each function alone, from beginning to end.
 
@@ -10,6 +10,7 @@ Keys and channels come from the caller, all of one slot; nothing here makes a na
   log         stream; ids are revisions; entry: h = chain hash, o = operation key, c = change
   operations  hash; operation key -> revision, for every entry of the log
   snapshots   hash; "<revision> <stored at, ms>" -> "<hash> <state>", so that trimming reads names, never states
+  written     string; the server's life in which the log was written last
   record      hash; a project: name, description (may be absent), created, updated (ms)
   members     hash; user -> "<role> <since, ms>"
   plans       hash; plan id -> the plan's entry, as text
@@ -57,6 +58,20 @@ local function head_of(log)
   return { revision = last[1], hash = field(last[2], 'h') }
 end
 
+-- The server's life: another one after each restart and each failover. Asked for at most so often, since it is a page
+-- of text; nothing begins a new life and is asked to write within so short a time.
+local LIFE_KNOWN_FOR_MS = 100
+local life_known, life_known_at = nil, 0
+
+local function life()
+  local now = now_ms()
+  if not life_known or now - life_known_at > LIFE_KNOWN_FOR_MS then
+    life_known = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+    life_known_at = now
+  end
+  return life_known
+end
+
 local function append(log, id, key, hash, change)
   return redis.call('XADD', log, id, 'h', hash, 'o', key, 'c', change)
 end
@@ -81,26 +96,58 @@ end
 
 -- Logs -------------------------------------------------------------------------------------------------------------
 
--- keys: log, operations, snapshots   args: operation key, hash, change   answers: revision, hash of the head
+-- keys: log, operations, snapshots, written   args: operation key, hash, change   answers: revision, hash of the head
+-- The epoch is the caller's: the hash covers it.
 -- Begins a log. What an earlier life of the log left behind would contradict the new one, so it goes.
 local function create(keys, args)
-  local log, operations, snapshots = keys[1], keys[2], keys[3]
+  local log, operations, snapshots, written = keys[1], keys[2], keys[3], keys[4]
   local head = head_of(log)
   if head then return { head.revision, head.hash } end
   redis.call('DEL', operations, snapshots)
-  local revision = append(log, whole(now_ms()) .. '-*', args[1], args[2], args[3])
-  redis.call('HSET', operations, args[1], revision)
-  return { revision, args[2] }
+  local revision = append(log, args[1], args[2], args[3], args[4])
+  redis.call('HSET', operations, args[2], revision)
+  redis.call('SET', written, life())
+  return { revision, args[3] }
 end
 
--- keys: log, operations   args: channel, expected revision, expected hash, then per entry: operation key, hash, change
--- answers: 'committed' | 'repeated', (index from 0, revision)... | 'moved' [, revision, hash]
+-- keys: logs   answers: the server's life, then per log revision and hash of its head, or two empty texts
+local function heads(keys)
+  local answer = { life() }
+  for _, log in ipairs(keys) do
+    local head = head_of(log) or { revision = '', hash = '' }
+    answer[#answer + 1] = head.revision
+    answer[#answer + 1] = head.hash
+  end
+  return answer
+end
+
+-- Whether new changes may be added now, in this epoch. In a new life of the server the log may have lost its end.
+-- Then the writer must have waited for those who can bring it back, and either have followed the log in the life in
+-- which it was written last, or begin an epoch that was never used. nil: they may.
+local function objection(written, head, terms)
+  local life, last = life(), redis.call('GET', written)
+  if last ~= life and terms.settled ~= life then return { 'reborn', life } end
+  local is_vouched_for = last == life or (last and string.find(terms.followed, last, 1, true))
+  if is_vouched_for and terms.lost_epoch == '' then return nil end
+  local least = math.max(revision_of(head.revision).epoch, tonumber(terms.lost_epoch) or 0) + 1
+  if (tonumber(terms.epoch) or 0) >= least then return nil end
+  return { 'new_epoch', whole(math.max(now_ms(), least)) }
+end
+
+-- keys: log, operations, written
+-- args: channel, expected revision, expected hash, what ('add' | 'restore'), epoch of the batch or '' for the head's, and
+--       for 'add': the life the writer has waited in, the lives it followed the log in, an epoch with losses or '';
+--       then per entry: operation key, hash, change
+-- answers: 'committed', life | 'repeated', (index from 0, revision)... | 'moved' [, revision, hash] | 'reborn', life |
+--          'new_epoch', epoch
+local COMMIT_ENTRIES_FROM = 9
 local function commit(keys, args)
-  local log, operations = keys[1], keys[2]
-  local channel, expected_revision, expected_hash = args[1], args[2], args[3]
+  local log, operations, written = keys[1], keys[2], keys[3]
+  local channel, expected_revision, expected_hash, what = args[1], args[2], args[3], args[4]
+  local terms = { epoch = args[5], settled = args[6], followed = args[7], lost_epoch = args[8] }
 
   local names = {}
-  for i = 4, #args, 3 do names[#names + 1] = args[i] end
+  for i = COMMIT_ENTRIES_FROM, #args, 3 do names[#names + 1] = args[i] end
   local repeated = { 'repeated' }
   for i, revision in ipairs(redis.call('HMGET', operations, unpack(names))) do
     if revision then
@@ -115,19 +162,50 @@ local function commit(keys, args)
   if head.revision ~= expected_revision or head.hash ~= expected_hash then
     return { 'moved', head.revision, head.hash }
   end
+  if what == 'add' then
+    local no = objection(written, head, terms)
+    if no then return no end
+    redis.call('SET', written, life())
+  end
 
-  local next_id = string.match(expected_revision, '^%d+%-') .. '*'
+  local epoch, seq = string.match(expected_revision, '^(%d+)%-(%d+)')
+  if terms.epoch ~= '' then epoch = terms.epoch end
+  -- The first one says where; from there on the server counts.
+  local id = epoch .. '-' .. whole(tonumber(seq) + 1)
   local lines, remembered = { ENVELOPE }, {}
-  for i = 4, #args, 3 do
+  for i = COMMIT_ENTRIES_FROM, #args, 3 do
     local key, hash, change = args[i], args[i + 1], args[i + 2]
-    local revision = append(log, next_id, key, hash, change)
+    local revision = append(log, id, key, hash, change)
     lines[#lines + 1] = revision .. ' ' .. hash .. ' ' .. change
     remembered[#remembered + 1] = key
     remembered[#remembered + 1] = revision
+    id = epoch .. '-*'
   end
   redis.call('HSET', operations, unpack(remembered))
   publish(channel, table.concat(lines, '\n'))
-  return { 'committed' }
+  return { 'committed', life() }
+end
+
+-- keys: log, operations, snapshots, written
+-- args: revision, hash and state of the plan; the life in which its log was known last or ''; then per recent change, the
+--       last one being that of the state: revision, operation key, hash, change
+-- answers: life, then revision and hash of the head
+-- Puts a log back that is gone whole. One that is there is left alone.
+local REVIVE_ENTRIES_FROM = 5
+local function revive(keys, args)
+  local log, operations, snapshots, written = keys[1], keys[2], keys[3], keys[4]
+  local head = head_of(log)
+  if head then return { life(), head.revision, head.hash } end
+  redis.call('DEL', operations, snapshots, written)
+  for i = REVIVE_ENTRIES_FROM, #args, 4 do
+    append(log, args[i], args[i + 1], args[i + 2], args[i + 3])
+    redis.call('HSET', operations, args[i + 1], args[i])
+  end
+  -- Without a recent change the head has no text any more. Nobody reads it: the snapshot stands for it.
+  if #args < REVIVE_ENTRIES_FROM then append(log, args[1], '', args[2], '') end
+  redis.call('HSET', snapshots, args[1] .. ' ' .. whole(now_ms()), args[2] .. ' ' .. args[3])
+  if args[4] ~= '' then redis.call('SET', written, args[4]) end
+  return { life(), args[1], args[2] }
 end
 
 -- Snapshots --------------------------------------------------------------------------------------------------------
@@ -293,15 +371,17 @@ local function lease_renew(keys, args)
   return redis.status_reply('OK')
 end
 
-redis.register_function('mille_v1_create', create)
-redis.register_function('mille_v1_commit', commit)
-redis.register_function('mille_v1_snapshot_store', snapshot_store)
-redis.register_function { function_name = 'mille_v1_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
-redis.register_function('mille_v1_project_create', project_create)
-redis.register_function('mille_v1_project_delete', project_delete)
-redis.register_function('mille_v1_plan_add', plan_add)
-redis.register_function('mille_v1_member_set', member_set)
-redis.register_function('mille_v1_member_remove', member_remove)
-redis.register_function('mille_v1_presence_put', presence_put)
-redis.register_function('mille_v1_presence_renew', presence_renew)
-redis.register_function('mille_v1_lease_renew', lease_renew)
+redis.register_function('mille_v2_create', create)
+redis.register_function { function_name = 'mille_v2_heads', callback = heads, flags = { 'no-writes' } }
+redis.register_function('mille_v2_commit', commit)
+redis.register_function('mille_v2_revive', revive)
+redis.register_function('mille_v2_snapshot_store', snapshot_store)
+redis.register_function { function_name = 'mille_v2_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
+redis.register_function('mille_v2_project_create', project_create)
+redis.register_function('mille_v2_project_delete', project_delete)
+redis.register_function('mille_v2_plan_add', plan_add)
+redis.register_function('mille_v2_member_set', member_set)
+redis.register_function('mille_v2_member_remove', member_remove)
+redis.register_function('mille_v2_presence_put', presence_put)
+redis.register_function('mille_v2_presence_renew', presence_renew)
+redis.register_function('mille_v2_lease_renew', lease_renew)

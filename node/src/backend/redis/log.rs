@@ -1,60 +1,89 @@
 //! Logs in Redis: one stream per plan, whose entry ids are the revisions.
 
 use async_trait::async_trait;
-use fred::interfaces::{HashesInterface, KeysInterface, StreamsInterface};
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, StreamsInterface};
 use fred::types::Value;
 use mille_shared::limits::LOG_PAGE_ENTRIES;
-use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, OperationKey, Proposal};
+use mille_shared::log::{
+    CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
+};
 use mille_shared::{PlanId, Revision};
 
-use super::functions::{COMMIT, CREATE};
+use super::functions::{COMMIT, CREATE, HEADS, REVIVE};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{Redis, fan_out, keys, pool};
-use crate::backend::{Channel, EventLog, Result};
+use super::{Redis, fan_out, keys};
+use crate::backend::{Channel, EventLog, Lane, Result};
+
+/// Logs in one question for their heads. Redis serves nobody else meanwhile.
+const HEADS_PER_CALL_MAX: usize = 500;
 
 #[async_trait]
 impl EventLog for Redis {
-    async fn create(&self, plan: PlanId, first: Proposal) -> Result<Head> {
-        let keys = vec![keys::log(plan), keys::operations(plan), keys::snapshots(plan)];
-        let answer = self.call(CREATE, keys, arguments(&first).to_vec()).await?.into_array();
+    async fn create(&self, plan: PlanId, epoch: u64, first: Proposal) -> Result<Head> {
+        let revision = Revision { epoch, seq: 0 };
+        let args = [revision.to_string().into()].into_iter().chain(arguments(&first)).collect();
+        let answer = self.call(CREATE, all_keys(plan), args).await?.into_array();
         let [revision, hash] = answer.as_slice() else { return Err(corrupt("a head")) };
         head(revision, hash)
     }
 
-    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal]) -> Result<CommitOutcome> {
+    async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal], terms: &Terms) -> Result<CommitOutcome> {
         debug_assert!(!batch.is_empty(), "a commit adds something");
         debug_assert!(batch.iter().all(|proposal| !proposal.payload.contains('\n')), "a payload must be one line");
-        let keys = vec![keys::log(plan), keys::operations(plan)];
-        let mut args = Vec::with_capacity(3 + 3 * batch.len());
+        let keys = vec![keys::log(plan), keys::operations(plan), keys::written(plan)];
+        let mut args: Vec<Value> = Vec::with_capacity(8 + 3 * batch.len());
         args.push(self.channels.name(Channel::Plan(plan)).into());
         args.push(expected.revision.to_string().into());
         args.push(expected.hash.to_string().into());
+        args.extend(terms_arguments(terms).map(Value::from));
         args.extend(batch.iter().flat_map(arguments));
         outcome(&self.call(COMMIT, keys, args).await?.into_array())
     }
 
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize) -> Result<LogPage> {
+    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage> {
         let limit = limit.clamp(1, LOG_PAGE_ENTRIES);
         let from = after.map_or_else(|| "-".to_owned(), |revision| format!("({revision}"));
         let key = keys::log(plan);
-        let answer: Value = pool::aside(&self.readers, "xrange", |client| async move {
-            client.xrange(key, from, "+", Some(limit as u64)).await
-        })
-        .await?;
+        let read = |client: Client| async move { client.xrange(key, from, "+", Some(limit as u64)).await };
+        let answer: Value = self.aside(lane, "xrange", read).await?;
         let entries: Vec<_> = answer.into_array().into_iter().map(entry).collect::<Result<_>>()?;
         Ok(LogPage { has_more: entries.len() == limit, entries })
     }
 
-    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<Head>>> {
-        fan_out(plans, |plan| {
-            let key = keys::log(*plan);
-            async move {
-                let last: Value = self.send("xrevrange", self.client.xrevrange(key, "+", "-", Some(1))).await?;
-                let last = last.into_array().pop().map(entry).transpose()?;
-                Ok(last.map(|entry| Head { revision: entry.revision, hash: entry.hash }))
-            }
-        })
-        .await
+    async fn life(&self) -> Result<StoreLife> {
+        let answer = self.call_read_only(HEADS, Vec::new(), Vec::new()).await?.into_array();
+        answer.first().ok_or_else(|| corrupt("the server's life")).and_then(life)
+    }
+
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
+        // In a Redis Cluster every plan has a slot of its own, and a call is for one slot.
+        let per_call = if self.client.is_clustered() { 1 } else { HEADS_PER_CALL_MAX };
+        let parts: Vec<&[PlanId]> = plans.chunks(per_call).collect();
+        Ok(fan_out(&parts, |part| self.heads_of(part)).await?.concat())
+    }
+
+    async fn revive(
+        &self,
+        plan: PlanId,
+        snapshot: StoredSnapshot,
+        changes: &[(LogEntry, OperationKey)],
+        known_in: Option<&StoreLife>,
+    ) -> Result<LogState> {
+        let mut args: Vec<Value> = Vec::with_capacity(4 + 4 * changes.len());
+        args.push(snapshot.head.revision.to_string().into());
+        args.push(snapshot.head.hash.to_string().into());
+        args.push((&*snapshot.payload).into());
+        args.push(known_in.map(StoreLife::as_str).unwrap_or_default().into());
+        for (LogEntry { revision, hash, payload }, key) in changes {
+            args.push(revision.to_string().into());
+            args.push(key.as_str().into());
+            args.push(hash.to_string().into());
+            args.push((&**payload).into());
+        }
+        let answer = self.call_aside(Lane::Repair, REVIVE, all_keys(plan), args).await?.into_array();
+        let [name, revision, hash] = answer.as_slice() else { return Err(corrupt("a log's head")) };
+        Ok(LogState { head: Some(head(revision, hash)?), life: life(name)? })
     }
 
     async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>> {
@@ -63,9 +92,55 @@ impl EventLog for Redis {
     }
 
     async fn delete(&self, plan: PlanId) -> Result<()> {
-        let keys = vec![keys::log(plan), keys::operations(plan), keys::snapshots(plan)];
-        self.send("unlink", self.client.unlink::<Value, _>(keys)).await.map(drop)
+        self.send("unlink", self.client.unlink::<Value, _>(all_keys(plan))).await.map(drop)
     }
+}
+
+impl Redis {
+    async fn heads_of(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
+        const WHAT: &str = "heads of logs";
+        let keys = plans.iter().map(|plan| keys::log(*plan)).collect();
+        let answer = self.call_read_only(HEADS, keys, Vec::new()).await?.into_array();
+        let Some((name, heads)) = answer.split_first() else { return Err(corrupt(WHAT)) };
+        if heads.len() != 2 * plans.len() {
+            return Err(corrupt(WHAT));
+        }
+        let life = life(name)?;
+        let state = |pair: &[Value]| Ok(LogState { head: some_head(&pair[0], &pair[1])?, life: life.clone() });
+        heads.chunks_exact(2).map(state).collect()
+    }
+}
+
+/// Everything that a plan's log consists of.
+fn all_keys(plan: PlanId) -> Vec<String> {
+    vec![keys::log(plan), keys::operations(plan), keys::snapshots(plan), keys::written(plan)]
+}
+
+/// Terms as the library's function takes them.
+fn terms_arguments(terms: &Terms) -> [String; 5] {
+    let number = |number: &Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
+    match terms {
+        Terms::Restore { epoch } => {
+            ["restore".to_owned(), epoch.to_string(), String::new(), String::new(), String::new()]
+        }
+        Terms::Add { followed, settled, lost_epoch, begins_epoch } => [
+            "add".to_owned(),
+            number(begins_epoch),
+            settled.as_ref().map(|life| life.as_str().to_owned()).unwrap_or_default(),
+            followed.iter().map(StoreLife::as_str).collect::<Vec<_>>().join(" "),
+            number(lost_epoch),
+        ],
+    }
+}
+
+fn life(name: &Value) -> Result<StoreLife> {
+    text(name, "the server's life").map(StoreLife::new)
+}
+
+/// A head, or two empty texts for none.
+fn some_head(revision: &Value, hash: &Value) -> Result<Option<Head>> {
+    let is_none = text(revision, "a head's revision")?.is_empty();
+    if is_none { Ok(None) } else { head(revision, hash).map(Some) }
 }
 
 /// An entry as the library's functions take it.
@@ -80,7 +155,9 @@ fn head(revision: &Value, hash: &Value) -> Result<Head> {
 fn outcome(answer: &[Value]) -> Result<CommitOutcome> {
     let Some((word, rest)) = answer.split_first() else { return Err(corrupt("a commit's outcome")) };
     match (&*text(word, "a commit's outcome")?, rest) {
-        ("committed", []) => Ok(CommitOutcome::Committed),
+        ("committed", [name]) => Ok(CommitOutcome::Committed { life: life(name)? }),
+        ("reborn", [name]) => Ok(CommitOutcome::Reborn { life: life(name)? }),
+        ("new_epoch", [epoch]) => Ok(CommitOutcome::NewEpoch { epoch: parsed(epoch, "an epoch")? }),
         ("moved", []) => Ok(CommitOutcome::Moved { head: None }),
         ("moved", [revision, hash]) => Ok(CommitOutcome::Moved { head: Some(head(revision, hash)?) }),
         ("repeated", repeats) if repeats.len().is_multiple_of(2) => {

@@ -5,13 +5,16 @@
 //! been executed all the same, and only whoever asked knows whether asking again is right.
 //!
 //! What must be atomic is in `library.lua`, names are in `keys`. The client library does not notice every dead
-//! connection; `watchdog` does.
+//! connection; `watchdog` does. While Redis does not answer, `gate` refuses at once what would only wait.
 
+mod breaker;
 mod directory;
 mod functions;
+mod gate;
 mod keys;
 mod leases;
 mod log;
+mod observer;
 mod pool;
 mod presence;
 mod pubsub;
@@ -30,13 +33,16 @@ use fred::types::config::{Config, ReconnectPolicy, ServerConfig, TcpConfig, Unre
 use fred::types::{Builder, ConnectHandle, InfoKind, RespVersion};
 use futures_util::future::try_join_all;
 use mille_shared::limits::REDIS_COMMAND_TIMEOUT;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Backend, Error, Result};
+use super::{Backend, Error, Lane, Result};
+use gate::Gate;
 use keys::Channels;
+
+pub use observer::{Connection, RedisObserver};
 
 /// Commands of one node that wait for their answers on the command connection. The throughput of a connection levels
 /// off below a hundred; more would only lengthen the queue in which an edit waits. Further ones wait here, as long as a
@@ -44,6 +50,8 @@ use keys::Channels;
 const IN_FLIGHT_MAX: usize = 256;
 /// Commands that one call of a port has in flight at most, so that a large one leaves room for others.
 const FAN_OUT_MAX: usize = 64;
+/// How often the server is asked for its role, for operators: a replica that we write to by mistake, or a failover.
+const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long connecting to the server may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long leaving a connection in order may take. Then it is cut.
@@ -88,13 +96,14 @@ pub enum ConnectError {
     Library(String),
 }
 
-/// Connects, and loads the function library. The connections' tasks run on `tasks`; when `stop` is cancelled, they leave
-/// and every port answers [`Error::Unavailable`]. So cancel it last.
+/// Connects, and loads the function library. `observer` is told how the connections are from then on. Their tasks run on
+/// `tasks`; when `stop` is cancelled, they leave and every port answers [`Error::Unavailable`]. So cancel it last.
 ///
 /// # Errors
 /// [`ConnectError`]. Tasks begun until then end when `stop` is cancelled.
 pub async fn connect(
     settings: &RedisSettings,
+    observer: Arc<dyn RedisObserver>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> std::result::Result<Backend, ConnectError> {
@@ -109,17 +118,20 @@ pub async fn connect(
         return Err(ConnectError::TooOld(version));
     }
     functions::load(&client).await.map_err(|error| ConnectError::Library(error.to_string()))?;
-    tasks.spawn(watchdog::watch(client.clone(), "commands", stop.clone()));
+    let gate = Arc::new(Gate::new(Arc::clone(&observer)));
+    tasks.spawn(watchdog::watch(client.clone(), Arc::clone(&gate), stop.clone()));
 
     let redis = Arc::new(Redis {
         client,
+        gate,
         in_flight: Semaphore::new(IN_FLIGHT_MAX),
-        readers: pool::readers(builder.clone(), tasks, stop),
+        lanes: pool::Lanes::open(&builder, tasks, stop),
         channels: Channels::of(&uuid::Uuid::new_v4().simple().to_string()),
         command_timeout: settings.command_timeout,
         version,
     });
-    let pubsub = pubsub::open(&builder, Arc::clone(&redis), tasks, stop).await.map_err(unreachable)?;
+    let pubsub = pubsub::open(&builder, Arc::clone(&redis), observer, tasks, stop).await.map_err(unreachable)?;
+    tasks.spawn(Arc::clone(&redis).keep_role(stop.clone()));
     Ok(Backend {
         log: redis.clone(),
         snapshots: redis.clone(),
@@ -133,22 +145,72 @@ pub async fn connect(
 /// What every port but the subscription works with.
 struct Redis {
     client: Client,
+    gate: Arc<Gate>,
     in_flight: Semaphore,
-    readers: pool::Readers,
+    lanes: pool::Lanes,
     channels: Channels,
     command_timeout: Duration,
     version: String,
 }
 
 impl Redis {
-    /// Sends a command on the command connection, when there is room, and waits for its answer.
+    /// Sends a command on the command connection, when there is room, and waits for its answer. While Redis does not answer
+    /// it is refused without being sent.
     ///
     /// The waiting for room is ours; the waiting for the answer is the client's, which drops what it has not sent when
     /// time is up. A future that we dropped ourselves would still be sent later.
     async fn send<T>(&self, name: &'static str, command: impl Future<Output = FredResult<T>> + Send) -> Result<T> {
-        let room = timeout(self.command_timeout, self.in_flight.acquire()).await;
-        let Ok(Ok(_room)) = room else { return Err(Error::Busy(format!("{IN_FLIGHT_MAX} commands wait for answers"))) };
-        timed(name, command).await
+        self.gate.pass(name)?;
+        let _room = match self.in_flight.try_acquire() {
+            Ok(room) => room,
+            Err(_) => self.wait_for_room(name).await?,
+        };
+        let began = Instant::now();
+        let answer = command.await;
+        self.gate.judge(&answer, began.elapsed());
+        told(name, began, answer)
+    }
+
+    /// Whoever waits in the queue is refused too when the door closes.
+    async fn wait_for_room(&self, name: &'static str) -> Result<SemaphorePermit<'_>> {
+        let room = tokio::select! {
+            biased;
+            () = self.gate.opened() => None,
+            room = timeout(self.command_timeout, self.in_flight.acquire()) => room.ok().and_then(|room| room.ok()),
+        };
+        self.gate.pass(name)?;
+        room.ok_or_else(|| Error::Busy(format!("{name}: {IN_FLIGHT_MAX} commands wait for answers")))
+    }
+
+    /// Asks the server for its role from time to time, until `stop`.
+    async fn keep_role(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(ROLE_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            if let Ok(role) = self.role().await {
+                self.gate.learn_role(&role);
+            }
+        }
+    }
+
+    /// `master` or `replica`, as the server says.
+    async fn role(&self) -> Result<String> {
+        let info: String = self.send("info", self.client.info(Some(InfoKind::Replication))).await?;
+        Ok(match values::info_field(&info, "role") {
+            Some("slave") => "replica",
+            Some(role) => role,
+            None => "unknown",
+        }
+        .to_owned())
+    }
+
+    /// Runs a command with or for something large on one of the lane's connections.
+    async fn aside<T, F>(&self, lane: Lane, name: &'static str, command: impl FnOnce(Client) -> F) -> Result<T>
+    where
+        F: Future<Output = FredResult<T>> + Send,
+    {
+        self.gate.pass(name)?;
+        self.lanes.run(lane, name, command).await
     }
 }
 
@@ -156,6 +218,10 @@ impl Redis {
 async fn timed<T>(name: &'static str, command: impl Future<Output = FredResult<T>> + Send) -> Result<T> {
     let began = Instant::now();
     let answer = command.await;
+    told(name, began, answer)
+}
+
+fn told<T>(name: &'static str, began: Instant, answer: FredResult<T>) -> Result<T> {
     let took_ms = began.elapsed().as_secs_f64() * 1000.0;
     tracing::trace!(command = name, took_ms, failed = answer.is_err(), "redis answered");
     answer.map_err(|error| translate(name, &error))
@@ -188,15 +254,24 @@ const NOT_NOW: &[&str] = &[
     "ASK",
 ];
 
+/// What the server answers begins with a code in capitals; what the client library says does not.
+fn server_code(error: &FredError) -> Option<&str> {
+    let code = error.details().split([' ', ':']).next().unwrap_or_default();
+    (code.len() > 2 && code.bytes().all(|b| b.is_ascii_uppercase())).then_some(code)
+}
+
+/// Whether a server that can serve said so.
+fn is_answer(error: &FredError) -> bool {
+    server_code(error).is_some_and(|code| !NOT_NOW.contains(&code))
+}
+
 fn translate(name: &'static str, error: &FredError) -> Error {
     let text = format!("{name}: {error}");
-    // What the server answers begins with a code in capitals; what the client library says does not.
-    let code = error.details().split([' ', ':']).next().unwrap_or_default();
-    let from_server = code.len() > 2 && code.bytes().all(|b| b.is_ascii_uppercase());
+    let code = server_code(error);
     match error.kind() {
         ErrorKind::Backpressure => Error::Busy(text),
-        ErrorKind::Unknown if !from_server => Error::Unavailable(text),
-        _ if from_server && NOT_NOW.contains(&code) => Error::Unavailable(text),
+        ErrorKind::Unknown if code.is_none() => Error::Unavailable(text),
+        _ if code.is_some_and(|code| NOT_NOW.contains(&code)) => Error::Unavailable(text),
         ErrorKind::Timeout
         | ErrorKind::IO
         | ErrorKind::Canceled

@@ -1,7 +1,8 @@
-//! The bulkhead: a few connections of their own for what is large, such as pages of a log and snapshots.
+//! The bulkheads: a few connections of their own for what is large, such as pages of a log and snapshots.
 //!
-//! A thousand resumes after a node's death queue here and not in front of edits. Whoever waits too long for a
-//! connection is told [`Error::Busy`]. A connection that failed once is closed, and the next caller makes another.
+//! There are two, which share nothing. A thousand resumes after a node's death queue in one, in front of neither edits nor
+//! the reads by which a node catches up; those have the other. Whoever waits too long for a connection is told
+//! [`Error::Busy`]. A connection that failed once is closed, and the next caller makes another.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,63 +17,83 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{CONNECT_TIMEOUT, timed, translate};
-use crate::backend::{Error, Result};
+use crate::backend::{Error, Lane, Result};
 
-/// Connections for large reads and writes. Redis serves one command at a time anyway.
-const READERS_MAX: usize = 4;
-/// How long to wait for one of them. Then [`Error::Busy`].
-const WAIT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Connections for what clients read, and for snapshots that are written. Redis serves one command at a time anyway.
+const REPLAY_CONNECTIONS_MAX: usize = 4;
+/// How long a client's read waits for one of them. Then [`Error::Busy`]: the client is better off with a snapshot.
+const REPLAY_WAIT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Connections for a node that catches up. Two, so that one large plan does not hold up all the others.
+const REPAIR_CONNECTIONS_MAX: usize = 2;
+/// How long a repair waits for one of them. Then [`Error::Busy`], and the next head check asks again. It may take long:
+/// there is one read per open plan at a time, and until it is done the plan takes no edits anyway.
+const REPAIR_WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The pool. Connections are made when they are first needed.
-pub(super) type Readers = Pool<Connections>;
+/// The pools. Connections are made when they are first needed.
+pub(super) struct Lanes {
+    repair: Pool<Connections>,
+    replay: Pool<Connections>,
+}
 
-/// Makes the pool; it is closed when `stop` is cancelled.
-pub(super) fn readers(builder: Builder, tasks: &TaskTracker, stop: &CancellationToken) -> Readers {
-    let pool = Pool::builder(Connections { builder })
-        .max_size(READERS_MAX)
+impl Lanes {
+    /// Makes the pools; they are closed when `stop` is cancelled.
+    pub(super) fn open(builder: &Builder, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        let lanes = Self {
+            repair: pool(builder.clone(), REPAIR_CONNECTIONS_MAX, REPAIR_WAIT_TIMEOUT),
+            replay: pool(builder.clone(), REPLAY_CONNECTIONS_MAX, REPLAY_WAIT_TIMEOUT),
+        };
+        let (repair, replay, stop) = (lanes.repair.clone(), lanes.replay.clone(), stop.clone());
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            repair.close();
+            replay.close();
+        });
+        lanes
+    }
+
+    /// Runs a command on one of the lane's connections.
+    pub(super) async fn run<T, F>(&self, lane: Lane, name: &'static str, command: impl FnOnce(Client) -> F) -> Result<T>
+    where
+        F: Future<Output = FredResult<T>> + Send,
+    {
+        let pool = match lane {
+            Lane::Repair => &self.repair,
+            Lane::Replay => &self.replay,
+        };
+        let reader = pool.get().await.map_err(|error| refused(name, lane, error))?;
+        let answer = timed(name, command(reader.client.clone())).await;
+        if let Err(Error::Unavailable(_)) = answer {
+            drop(Object::take(reader));
+        }
+        answer
+    }
+}
+
+fn pool(builder: Builder, connections_max: usize, wait_timeout: Duration) -> Pool<Connections> {
+    Pool::builder(Connections { builder })
+        .max_size(connections_max)
         .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(WAIT_TIMEOUT))
+        .wait_timeout(Some(wait_timeout))
         .create_timeout(Some(2 * CONNECT_TIMEOUT))
         .build()
-        .expect("a pool with timeouts has a runtime");
-    let (closing, stop) = (pool.clone(), stop.clone());
-    tasks.spawn(async move {
-        stop.cancelled().await;
-        closing.close();
-    });
-    pool
+        .expect("a pool with timeouts has a runtime")
 }
 
-/// Runs a command on one of the pool's connections.
-pub(super) async fn aside<T, F>(readers: &Readers, name: &'static str, command: impl FnOnce(Client) -> F) -> Result<T>
-where
-    F: Future<Output = FredResult<T>> + Send,
-{
-    let reader = readers.get().await.map_err(|error| refused(name, error))?;
-    let answer = timed(name, command(reader.client.clone())).await;
-    if let Err(Error::Unavailable(_)) = answer {
-        drop(Object::take(reader));
-    }
-    answer
-}
-
-fn refused(name: &'static str, error: PoolError<FredError>) -> Error {
+fn refused(name: &'static str, lane: Lane, error: PoolError<FredError>) -> Error {
     match error {
-        PoolError::Timeout(TimeoutType::Wait) => {
-            Error::Busy(format!("{name}: {READERS_MAX} large reads are under way"))
-        }
+        PoolError::Timeout(TimeoutType::Wait) => Error::Busy(format!("{name}: too many reads of the lane {lane:?}")),
         PoolError::Backend(error) => translate(name, &error),
         other => Error::Unavailable(format!("{name}: {other}")),
     }
 }
 
 /// Makes connections.
-pub(super) struct Connections {
+struct Connections {
     builder: Builder,
 }
 
-/// A connection of the pool. Dropping it closes it.
-pub(super) struct Reader {
+/// A connection of a pool. Dropping it closes it.
+struct Reader {
     client: Client,
     connection: ConnectHandle,
 }

@@ -1,4 +1,4 @@
-//! Snapshots in Redis. They are large: they go by the pool's connections, never in front of an edit.
+//! Snapshots in Redis. They are large: they go by the pools' connections, never in front of an edit.
 
 use async_trait::async_trait;
 use mille_shared::log::{Head, StoredSnapshot};
@@ -7,13 +7,13 @@ use mille_shared::{PlanId, Revision};
 use super::functions::{SNAPSHOT_LOAD, SNAPSHOT_STORE};
 use super::values::{corrupt, parse, parsed, text};
 use super::{Redis, keys};
-use crate::backend::{Result, Retention, SnapshotStore};
+use crate::backend::{Lane, Result, Retention, SnapshotStore};
 
 #[async_trait]
 impl SnapshotStore for Redis {
-    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>) -> Result<Option<StoredSnapshot>> {
+    async fn load(&self, plan: PlanId, at_or_before: Option<Revision>, lane: Lane) -> Result<Option<StoredSnapshot>> {
         let args = at_or_before.map(|revision| revision.to_string().into()).into_iter().collect();
-        let answer = self.call_aside(SNAPSHOT_LOAD, vec![keys::snapshots(plan)], args).await?;
+        let answer = self.call_aside(lane, SNAPSHOT_LOAD, vec![keys::snapshots(plan)], args).await?;
         if answer.is_null() {
             return Ok(None);
         }
@@ -35,6 +35,7 @@ impl SnapshotStore for Redis {
             retention.age.as_millis().to_string().into(),
             retention.changes_max.to_string().into(),
         ];
-        Ok(self.call_aside(SNAPSHOT_STORE, keys, args).await?.as_i64() == Some(1))
+        // Nobody waits for it, and it can come later: it does not take a repair's place.
+        Ok(self.call_aside(Lane::Replay, SNAPSHOT_STORE, keys, args).await?.as_i64() == Some(1))
     }
 }

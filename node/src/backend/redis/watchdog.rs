@@ -1,15 +1,19 @@
-//! Notices a connection that is open and dead.
+//! Notices a connection that is open and dead, and tells what becomes of it.
 //!
 //! The client library judges a connection by its last write, so one that still takes commands and never answers looks
-//! alive to it. Here it must answer: three PINGs in a row without an answer, and the connection is made anew.
+//! alive to it. Here it must answer: three PINGs in a row without an answer, and the connection is made anew. Whoever is
+//! interested is told: the command connection's door opens and closes its breaker by it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use fred::interfaces::ClientLike;
+use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Value;
 use fred::types::config::Options;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
+
+use super::observer::Connection;
 
 /// Time between two PINGs.
 const PING_INTERVAL: Duration = Duration::from_millis(300);
@@ -20,8 +24,26 @@ const STRIKES_MAX: u32 = 3;
 /// How long the client may take to begin a new connection. It can't be asked while it is making one.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Watches one connection until `stop`; `connection` is its name in the log.
-pub(super) async fn watch(client: impl ClientLike, connection: &'static str, stop: CancellationToken) {
+/// Who is told what the watchdog sees. Must not wait.
+pub(super) trait Watched: Send + Sync + 'static {
+    /// The connection that is watched.
+    const CONNECTION: Connection;
+
+    /// A PING was answered.
+    fn answered(&self);
+    /// A PING was not answered. The next one may be.
+    fn unanswered(&self);
+    /// The connection was given up, and is about to be made anew.
+    fn given_up(&self);
+    /// The connection was lost, or could not be made anew. The client goes on trying.
+    fn lost(&self);
+    /// The connection was made anew. Whether it is any good, the next PING tells, which follows at once.
+    fn reconnected(&self);
+}
+
+/// Watches one connection until `stop`.
+pub(super) async fn watch<W: Watched>(client: impl EventInterface, watched: Arc<W>, stop: CancellationToken) {
+    let (mut errors, mut reconnects) = (client.error_rx(), client.reconnect_rx());
     let mut tick = interval(PING_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut strikes = 0;
@@ -29,17 +51,28 @@ pub(super) async fn watch(client: impl ClientLike, connection: &'static str, sto
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            _ = tick.tick() => {}
+            Ok(_) = errors.recv() => {
+                watched.lost();
+                continue;
+            }
+            Ok(_) = reconnects.recv() => watched.reconnected(),
+            // A connection that is being made anew has nobody to answer; the client is at it already.
+            _ = tick.tick() => if !client.is_connected() {
+                strikes = 0;
+                continue;
+            }
         }
-        // A connection that is being made anew has nobody to answer; the client is at it already.
-        if !client.is_connected() || answers(&client).await {
+        if answers(&client).await {
             strikes = 0;
+            watched.answered();
             continue;
         }
         strikes += 1;
+        watched.unanswered();
         if strikes >= STRIKES_MAX && client.is_connected() {
             strikes = 0;
-            tracing::warn!(connection, "redis does not answer; connecting anew");
+            tracing::warn!(connection = W::CONNECTION.as_str(), "redis does not answer; connecting anew");
+            watched.given_up();
             reconnect(&client).await;
         }
     }

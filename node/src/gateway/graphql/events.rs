@@ -43,7 +43,7 @@ impl PlanDagDeltaEvent {
     }
 
     /// Its place in the plan's log.
-    pub(super) fn place(&self) -> Revision {
+    fn place(&self) -> Revision {
         match &self.told {
             Told::Change(applied) => applied.revision(),
             Told::Snapshot { plan, .. } => plan.revision(),
@@ -283,7 +283,7 @@ impl PlanDagUpdateEvent {
     }
 
     /// Its place in the plan's log.
-    pub(super) fn place(&self) -> Revision {
+    fn place(&self) -> Revision {
         match &self.told {
             Typed::Touch(applied, _) => applied.revision(),
             Typed::Snapshot(plan) => plan.revision(),

@@ -194,13 +194,6 @@ impl NodeExecutionStatusEvent {
     }
 }
 
-impl NodeExecutionStatusEvent {
-    /// Its place in the plan's log.
-    pub(super) fn place(&self) -> Revision {
-        self.revision
-    }
-}
-
 /// Makes status events of a plan's events: keeps what a progress report does not say of its plan node.
 pub(super) struct StatusTeller {
     project: ProjectId,

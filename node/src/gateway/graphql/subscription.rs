@@ -46,7 +46,7 @@ impl Subscription {
         let project = access.project.id();
         let events = follow(&access, plan, start, false).await?;
         let events = tell(events, move |event| PlanDagDeltaEvent::of(project, plan, event));
-        Ok(mark(ctx, events, PlanDagDeltaEvent::place))
+        Ok(mark(ctx, events))
     }
 
     /// The same changes as typed events, one per element.
@@ -60,7 +60,7 @@ impl Subscription {
         let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
         let events = follow(&access, plan, start(ctx, after, Start::Next)?, false).await?;
         let events = tell(events, move |event| PlanDagUpdateEvent::of(plan, event));
-        Ok(mark(ctx, events, PlanDagUpdateEvent::place))
+        Ok(mark(ctx, events))
     }
 
     /// How far the executions of a plan's nodes are. States are never dropped; progress between them is thinned.
@@ -76,7 +76,7 @@ impl Subscription {
     ) -> Result<impl Stream<Item = Result<NodeExecutionStatusEvent, ApiError>> + use<>, ApiError> {
         let (access, plan) = guard::plan(ctx, project_id, plan_id, Role::Viewer).await?;
         let following = follow(&access, plan, start(ctx, after, Start::Next)?, true).await?;
-        Ok(mark(ctx, statuses(access, plan, following), NodeExecutionStatusEvent::place))
+        Ok(mark(ctx, statuses(access, plan, following)))
     }
 
     /// Who comes and goes, where their cursors are on the plan's canvas, and what happens to plan nodes and edges. Begins
@@ -90,6 +90,7 @@ impl Subscription {
         let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
         let events = follow(&access, plan, Start::Next, false).await?;
         let changes = tell(events, move |event| CollaborationEvent::of_plan(plan, event));
+        let changes = changes.map(|told| told.map(|(event, _)| event));
         Ok(until_error(stream::select(people(&access, plan).await?, changes)))
     }
 }
@@ -119,32 +120,43 @@ async fn follow(access: &Access, plan: PlanId, start: Start, wants_progress: boo
     Ok(stream::unfold(Some(following), next).boxed())
 }
 
+/// One of a stream's events, and the revision up to which whoever has it has everything. None: it is not the last of its
+/// change, or tells of none.
+type Told<T> = Result<(T, Option<Revision>), ApiError>;
+
+/// What one of a plan's events comes to, which leads up to `revision`.
+fn told<T>(words: impl IntoIterator<Item = T>, revision: Option<Revision>) -> Vec<Told<T>> {
+    let mut told: Vec<_> = words.into_iter().map(|event| Ok((event, None))).collect();
+    if let Some(Ok((_, reached))) = told.last_mut() {
+        *reached = revision;
+    }
+    told
+}
+
 /// Each of a plan's events in a stream's own words.
 fn tell<T, I: IntoIterator<Item = T>>(
     events: PlanEvents,
     words: impl Fn(PlanEvent) -> I,
-) -> impl Stream<Item = Result<T, ApiError>> {
+) -> impl Stream<Item = Told<T>> {
     events.flat_map(move |event| {
-        let (told, error) = match event {
-            Ok(event) => (Some(words(event)), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        stream::iter(told.into_iter().flatten().map(Ok).chain(error))
+        stream::iter(match event {
+            Ok(event) => {
+                let revision = event.revision();
+                told(words(event), revision)
+            }
+            Err(error) => vec![Err(error)],
+        })
     })
 }
 
 /// A plan's events as states of executions.
-fn statuses(
-    access: Access,
-    plan: PlanId,
-    events: PlanEvents,
-) -> impl Stream<Item = Result<NodeExecutionStatusEvent, ApiError>> {
+fn statuses(access: Access, plan: PlanId, events: PlanEvents) -> impl Stream<Item = Told<NodeExecutionStatusEvent>> {
     let teller = StatusTeller::new(access.project.id(), plan);
-    let told = stream::unfold((events, teller, access), move |(mut events, mut teller, access)| async move {
+    let batches = stream::unfold((events, teller, access), move |(mut events, mut teller, access)| async move {
         let event = events.next().await?;
-        let told = match event {
-            Ok(PlanEvent::Changed(applied)) => teller.changed(&applied).into_iter().map(Ok).collect(),
-            Ok(PlanEvent::Snapshot { plan, .. }) => teller.snapshot(&plan).into_iter().map(Ok).collect(),
+        let batch = match event {
+            Ok(PlanEvent::Changed(applied)) => told(teller.changed(&applied), Some(applied.revision())),
+            Ok(PlanEvent::Snapshot { plan, .. }) => told(teller.snapshot(&plan), Some(plan.revision())),
             Ok(PlanEvent::Progress(progress)) => {
                 // A report that can't be shown is not worth the stream: the next one follows.
                 if !teller.knows(&progress)
@@ -152,13 +164,13 @@ fn statuses(
                 {
                     teller.learn(&now);
                 }
-                teller.progressed(&progress).into_iter().map(Ok).collect()
+                told(teller.progressed(&progress), None)
             }
             Err(error) => vec![Err(error)],
         };
-        Some((stream::iter(told), (events, teller, access)))
+        Some((stream::iter(batch), (events, teller, access)))
     });
-    told.flatten()
+    batches.flatten()
 }
 
 /// What happens to a project's people.
@@ -173,17 +185,18 @@ async fn people(
     Ok(news.chain(ended))
 }
 
-/// Tells an event stream the revision of each event right before it is given out.
-fn mark<T, E, P>(ctx: &Context<'_>, events: E, place: P) -> impl Stream<Item = Result<T, ApiError>> + use<T, E, P>
+/// Tells an event stream how far each event leads right before it is given out.
+fn mark<T, E>(ctx: &Context<'_>, events: E) -> impl Stream<Item = Result<T, ApiError>> + use<T, E>
 where
-    E: Stream<Item = Result<T, ApiError>>,
-    P: Fn(&T) -> Revision,
+    E: Stream<Item = Told<T>>,
 {
     let id = ctx.data_opt::<EventRevision>().cloned();
-    events.inspect(move |event| {
-        if let (Some(id), Ok(event)) = (&id, event) {
-            id.set(place(event));
+    events.map(move |told| {
+        let (event, reached) = told?;
+        if let Some(id) = &id {
+            id.set(reached);
         }
+        Ok(event)
     })
 }
 
@@ -197,4 +210,20 @@ fn until_error<T: Send + 'static>(
         let rest = event.is_ok().then_some(events);
         Some((event, rest))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_event_of_a_change_leads_to_its_revision() {
+        let revision = Some(Revision { epoch: 1, seq: 7 });
+        let reached = |count: u32| -> Vec<_> {
+            told(0..count, revision).into_iter().filter_map(|told| told.ok().map(|(_, reached)| reached)).collect()
+        };
+        assert_eq!(reached(3), [None, None, revision]);
+        assert_eq!(reached(1), [revision]);
+        assert!(reached(0).is_empty());
+    }
 }

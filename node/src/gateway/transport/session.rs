@@ -103,20 +103,22 @@ impl Drop for Session {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResumeAfter(pub Option<String>);
 
-/// Where a subscription says which revision the event is that it just gave out. The event stream makes the event's
-/// `id:` of it; the other transports have no use for it. Present in the data of operations that come by event stream.
+/// Where a subscription says up to which revision whoever has the event that it just gave out has everything. The event
+/// stream makes the event's `id:` of it; the other transports have no use for it. Present in the data of operations that
+/// come by event stream.
 #[derive(Debug, Clone, Default)]
-pub struct EventRevision(Arc<Mutex<Option<Revision>>>);
+pub struct EventRevision(Arc<Mutex<Option<Option<Revision>>>>);
 
 impl EventRevision {
-    /// To be called right before the event is given out.
-    pub fn set(&self, revision: Revision) {
+    /// To be called right before the event is given out. `None`: more of the same change follow, or it is of none. Such an
+    /// event has no `id:`, so that a client who is cut behind it is told the whole change again rather than half of it.
+    pub fn set(&self, revision: Option<Revision>) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(revision);
     }
 
-    /// The revision since the last call, if any was set.
+    /// What was set since the last call, if anything was.
     #[must_use]
-    pub fn take(&self) -> Option<Revision> {
+    pub fn take(&self) -> Option<Option<Revision>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 }

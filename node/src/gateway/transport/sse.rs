@@ -1,8 +1,9 @@
 //! GraphQL over server-sent events, distinct connections mode: one request, one stream.
 //!
-//! Every event's `id:` is its revision, so that a client that reconnects says where it was (`Last-Event-ID`), which
-//! beats the `after` of the body it repeats. A subscription that selects no `revision` still has ids if its resolver
-//! sets [`EventRevision`]. What is wrong with the operation is told in the stream; who may not ask gets an HTTP error.
+//! An event's `id:` is its revision, so that a client that reconnects says where it was (`Last-Event-ID`), which beats the
+//! `after` of the body it repeats. Of several events of one change only the last has it: whoever is cut before has not all
+//! of the change, and is told it again. A subscription that selects no `revision` still has ids if its resolver sets
+//! [`EventRevision`]. What is wrong with the operation is told in the stream; who may not ask gets an HTTP error.
 //! The node's drain ends the stream without `complete`: the client comes back.
 
 use std::convert::Infallible;
@@ -180,7 +181,7 @@ impl Events {
         if answer.data == Value::Null && answer.is_err() {
             self.next = Next::Complete;
         }
-        let id = self.revision.take().or_else(|| revision_in(&answer.data));
+        let id = self.revision.take().unwrap_or_else(|| revision_in(&answer.data));
         let event = Event::default().event("next").data(serde_json::to_string(&answer).ok()?);
         Some(match id {
             Some(revision) => event.id(revision.to_string()),

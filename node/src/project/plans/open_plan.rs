@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_core::replica::{CatchUp, Cause, Effect, Input, Replica, Ticket, Verdict};
-use mille_core::{Applied, Plan, chain};
+use mille_core::replica::{CatchUp, Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
+use mille_core::{Applied, Opened, Plan, chain};
 use mille_shared::directory::Role;
-use mille_shared::log::{ChainHash, CommitOutcome, Head, LogPage};
+use mille_shared::log::{ChainHash, CommitOutcome, Head, LogPage, LogState, Terms};
 use mille_shared::operation::Operation;
 use mille_shared::{PlanId, PlanNodeId, Revision, UserId, limits};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Jobs, Opened, PlanContext};
-use crate::backend::{self, Channel};
+use super::{Jobs, OpeningId, PlanContext};
+use crate::backend::{self, Channel, Lane};
 use crate::project::command::{
     Accepted, AttachRequest, Attached, Backlog, Command, PlanEvent, Progress, Rejection, SubmitReply,
 };
@@ -29,7 +29,7 @@ const PROGRESS_REMEMBERED_MAX: usize = 4_096;
 
 /// An open plan.
 pub(super) struct OpenPlan {
-    opened: Opened,
+    opening: OpeningId,
     id: PlanId,
     context: PlanContext,
     replica: Replica,
@@ -69,15 +69,19 @@ enum AfterSync {
 /// What a job came to.
 pub(in crate::project) enum Done {
     /// The plan was opened.
-    Opened(Result<Plan, OpenFailure>),
+    Opened(Result<store::Opening, OpenFailure>),
     /// A batch was offered.
     Committed(backend::Result<CommitOutcome>),
     /// The log was read.
     Fetched(backend::Result<LogPage>),
+    /// The log's end was asked for, or the log was put back.
+    Located(Result<LogState, OpenFailure>),
+    /// Lost entries were offered.
+    Restored(backend::Result<CommitOutcome>),
     /// The plan was opened anew.
-    Reloaded(Result<Plan, OpenFailure>),
+    Reloaded(Result<Opened, OpenFailure>),
     /// The head was asked for.
-    Head(backend::Result<Option<Head>>),
+    Head(backend::Result<LogState>),
     /// An operation that would be refused (or change nothing) was looked up.
     Found { ticket: Ticket, found: backend::Result<Option<Revision>>, otherwise: Box<Result<Accepted, Rejection>> },
     /// The change of a repeated operation was read.
@@ -87,11 +91,11 @@ pub(in crate::project) enum Done {
 }
 
 impl OpenPlan {
-    pub(super) fn new(opened: Opened, plan: Plan, context: PlanContext) -> Self {
+    pub(super) fn new(opening: OpeningId, plan: Opened, context: PlanContext) -> Self {
         let replica = Replica::new(plan, context.settings.bounds, context.settings.snapshot_every);
         Self {
-            opened,
-            id: opened.plan,
+            opening,
+            id: opening.plan,
             context,
             replica,
             listeners: Vec::new(),
@@ -106,8 +110,8 @@ impl OpenPlan {
         }
     }
 
-    pub(super) fn id(&self) -> Opened {
-        self.opened
+    pub(super) fn id(&self) -> OpeningId {
+        self.opening
     }
 
     pub(super) fn command(&mut self, command: Command, jobs: &mut Jobs) {
@@ -137,17 +141,23 @@ impl OpenPlan {
                 self.input(Input::CommitFailed, jobs);
             }
             Done::Fetched(Ok(page)) => self.input(Input::Fetched(page), jobs),
+            Done::Located(Ok(state)) => self.input(Input::Located(state), jobs),
+            Done::Restored(Ok(outcome)) => self.input(Input::Restored(outcome), jobs),
             Done::Reloaded(Ok(plan)) => self.input(Input::Reloaded(Box::new(plan)), jobs),
-            Done::Reloaded(Err(OpenFailure::NoLog)) => return false,
-            Done::Fetched(Err(error)) => {
-                tracing::debug!(plan.id = %self.id, %error, "the log can't be read for now");
+            Done::Reloaded(Err(OpenFailure::NoLog)) | Done::Located(Err(OpenFailure::NoLog)) => return false,
+            Done::Fetched(Err(error)) | Done::Restored(Err(error)) => {
+                tracing::debug!(plan.id = %self.id, %error, "the log can't be repaired for now");
+                self.input(Input::RepairFailed, jobs);
+            }
+            Done::Located(Err(error)) => {
+                tracing::debug!(plan.id = %self.id, %error, "the log's end can't be found for now");
                 self.input(Input::RepairFailed, jobs);
             }
             Done::Reloaded(Err(error)) => {
                 tracing::warn!(plan.id = %self.id, %error, "the plan can't be opened anew for now");
                 self.input(Input::RepairFailed, jobs);
             }
-            Done::Head(head) => self.synced(head, jobs),
+            Done::Head(state) => self.synced(state, jobs),
             Done::Found { ticket, found: Ok(Some(revision)), .. } => self.tell_repeated(ticket, revision, jobs),
             Done::Found { ticket, found: Ok(None), otherwise } => self.answer(ticket, *otherwise),
             Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
@@ -192,7 +202,12 @@ impl OpenPlan {
 
     pub(super) fn is_unused(&mut self, now: Instant) -> bool {
         self.listeners.retain(|listener| !listener.events.is_closed());
-        let waits = self.is_busy() || self.is_asking || !self.behind.is_empty() || !self.listeners.is_empty();
+        // While the log was not seen to hold all that we hold, we may be the only ones who remember it.
+        let waits = self.is_busy()
+            || self.is_asking
+            || !self.behind.is_empty()
+            || !self.listeners.is_empty()
+            || !self.replica.is_confirmed();
         if waits {
             self.used = now;
         }
@@ -207,27 +222,47 @@ impl OpenPlan {
     }
 
     fn perform(&mut self, effect: Effect, jobs: &mut Jobs) {
-        let (opened, plan, backend) = (self.opened, self.id, self.context.backend.clone());
+        let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
         match effect {
-            Effect::Commit { expected, batch, attempt } => {
+            Effect::Commit { expected, batch, terms, attempt } => {
                 if attempt > 0 {
                     self.context.metrics.commit_retries.increment(1);
                 }
-                jobs.spawn(
-                    async move { (opened, Done::Committed(store::commit(backend, plan, expected, batch).await)) },
-                );
+                jobs.spawn(async move {
+                    let outcome = store::commit(backend, plan, expected, batch, terms).await;
+                    (opening, Done::Committed(outcome))
+                });
             }
             Effect::Fetch { after } => {
                 jobs.spawn(async move {
-                    (opened, Done::Fetched(backend.log.range(plan, Some(after), limits::LOG_PAGE_ENTRIES).await))
+                    let page = backend.log.range(plan, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await;
+                    (opening, Done::Fetched(page))
+                });
+            }
+            Effect::Locate => {
+                jobs.spawn(async move {
+                    (opening, Done::Located(store::state(&backend, plan).await.map_err(OpenFailure::from)))
+                });
+            }
+            Effect::Restore { expected, batch, epoch } => {
+                let terms = Terms::Restore { epoch };
+                jobs.spawn(async move {
+                    (opening, Done::Restored(backend.log.commit(plan, expected, &batch, &terms).await))
+                });
+            }
+            Effect::Revive { plan: state, changes, known_in } => {
+                tracing::warn!(plan.id = %plan, revision = %state.revision(), "the log is gone; putting it back");
+                jobs.spawn(async move {
+                    (opening, Done::Located(store::revive(backend, plan, state, changes, known_in).await))
                 });
             }
             Effect::Reload => {
-                jobs.spawn(async move { (opened, Done::Reloaded(store::load(backend, plan).await)) });
+                jobs.spawn(async move { (opening, Done::Reloaded(store::load(backend, plan).await)) });
             }
+            Effect::Rollback(rollback) => self.note_rollback(&rollback),
             Effect::Deliver(applied) => self.deliver(PlanEvent::Changed(applied)),
             Effect::Reset(cause) => {
-                tracing::warn!(plan.id = %plan, cause = cause.as_str(), "the plan was opened anew; listeners get a snapshot");
+                tracing::info!(plan.id = %plan, cause = cause.as_str(), "the history is another one; listeners get a snapshot");
                 let snapshot = Arc::clone(self.replica.plan());
                 self.deliver(PlanEvent::Snapshot { plan: snapshot, reason: reset_reason(cause) });
             }
@@ -241,12 +276,40 @@ impl OpenPlan {
                             tracing::warn!(plan.id = %plan, %error, "a snapshot was not kept; the next one will be")
                         }
                     }
-                    (opened, Done::Closed)
+                    (opening, Done::Closed)
                 });
             }
             Effect::RepairStarted(cause) => {
                 tracing::debug!(plan.id = %plan, cause = cause.as_str(), "the log is read to catch up");
                 self.context.metrics.gap(cause).increment(1);
+            }
+        }
+    }
+
+    /// Counts and logs what became of changes that the log lost: once per event, and each that did not come back.
+    fn note_rollback(&self, rollback: &Rollback) {
+        let (plan, metrics) = (self.id, &self.context.metrics);
+        match rollback {
+            Rollback::Restored { changes, head } => {
+                metrics.changes_restored.increment(*changes);
+                tracing::warn!(plan.id = %plan, changes, %head, "the log had lost its end; it is restored");
+            }
+            Rollback::Parted { after, lost, is_partial } => {
+                metrics.histories_parted.increment(1);
+                tracing::warn!(
+                    plan.id = %plan, %after, lost, is_partial,
+                    "the log had lost its end and went on without it; what was lost is judged again"
+                );
+            }
+            Rollback::Judged { lost, outcome } => {
+                metrics.readmission(outcome).increment(1);
+                if let Readmission::Refused(refusal) = outcome {
+                    let (revision, operation) = (lost.revision(), &lost.change.operation_id);
+                    tracing::warn!(
+                        plan.id = %plan, %revision, operation.id = %operation, %refusal,
+                        "an acknowledged change was lost with the log's end and no longer fits"
+                    );
+                }
             }
         }
     }
@@ -278,10 +341,10 @@ impl OpenPlan {
         };
         let Some(key) = repeat else { return self.answer(ticket, answer) };
         // It may only look wrong because it already happened.
-        let (opened, plan, log) = (self.opened, self.id, Arc::clone(&self.context.backend.log));
+        let (opening, plan, log) = (self.opening, self.id, Arc::clone(&self.context.backend.log));
         jobs.spawn(async move {
             let found = log.find(plan, &key).await;
-            (opened, Done::Found { ticket, found, otherwise: Box::new(answer) })
+            (opening, Done::Found { ticket, found, otherwise: Box::new(answer) })
         });
     }
 
@@ -291,10 +354,10 @@ impl OpenPlan {
             let (applied, plan) = (Some(Arc::clone(applied)), Arc::clone(self.replica.plan()));
             return self.answer(ticket, Ok(Accepted { revision, applied, plan }));
         }
-        let (opened, plan, backend) = (self.opened, self.id, self.context.backend.clone());
+        let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
         jobs.spawn(async move {
             let applied = replay::change_at(backend, plan, revision).await;
-            (opened, Done::Told { ticket, revision, applied })
+            (opening, Done::Told { ticket, revision, applied })
         });
     }
 
@@ -317,15 +380,15 @@ impl OpenPlan {
 
     fn ask_head(&mut self, jobs: &mut Jobs) {
         self.is_asking = true;
-        let (opened, plan, backend) = (self.opened, self.id, self.context.backend.clone());
-        jobs.spawn(async move { (opened, Done::Head(store::head(backend, plan).await)) });
+        let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
+        jobs.spawn(async move { (opening, Done::Head(store::state(&backend, plan).await)) });
     }
 
-    fn synced(&mut self, head: backend::Result<Option<Head>>, jobs: &mut Jobs) {
+    fn synced(&mut self, state: backend::Result<LogState>, jobs: &mut Jobs) {
         self.is_asking = false;
         let ours = self.replica.plan().revision();
-        let target = match head {
-            Ok(Some(head)) if head.revision.epoch == ours.epoch && head.revision > ours => Some(head.revision),
+        let target = match state {
+            Ok(LogState { head: Some(head), .. }) if head.revision > ours => Some(head.revision),
             // Without an answer, or with one that the regular check must judge, what we know is what we tell.
             _ => None,
         };
@@ -333,7 +396,7 @@ impl OpenPlan {
         match target {
             Some(target) => {
                 self.behind.extend(waiting.into_iter().map(|then| (target, then)));
-                self.input(Input::Behind, jobs);
+                self.input(Input::Look(Cause::Behind), jobs);
             }
             None => waiting.into_iter().for_each(|then| self.serve(then)),
         }
@@ -411,12 +474,12 @@ impl OpenPlan {
         }
         self.progress_told.insert(progress.node_id.clone(), now);
         let Ok(message) = serde_json::to_vec(progress) else { return };
-        let (opened, plan, pubsub) = (self.opened, self.id, Arc::clone(&self.context.backend.pubsub));
+        let (opening, plan, pubsub) = (self.opening, self.id, Arc::clone(&self.context.backend.pubsub));
         jobs.spawn(async move {
             if let Err(error) = pubsub.publish(Channel::Plan(plan), message.into()).await {
                 tracing::debug!(plan.id = %plan, %error, "a report of progress was not told");
             }
-            (opened, Done::Closed)
+            (opening, Done::Closed)
         });
     }
 }
@@ -424,7 +487,7 @@ impl OpenPlan {
 /// Whether changes up to `head` continue the history that a listener knows. One that gives no hash is believed.
 fn continues(known: Option<ChainHash>, changes: &[Arc<Applied>], head: Head) -> bool {
     known.is_none_or(|known| match changes.first() {
-        Some(first) => chain::link(known, &first.payload) == first.head.hash,
+        Some(first) => chain::link(known, first.revision(), &first.payload) == first.head.hash,
         None => known == head.hash,
     })
 }
@@ -432,6 +495,7 @@ fn continues(known: Option<ChainHash>, changes: &[Arc<Applied>], head: Head) -> 
 fn reset_reason(cause: Cause) -> &'static str {
     match cause {
         Cause::Trimmed => "the log no longer reaches back to the changes that were missed",
-        _ => "the plan's log was lost or rolled back; this is what it holds now",
+        Cause::Epoch => "a new epoch of the log began, as changes may have been lost; this is what the plan holds now",
+        _ => "the end of the plan's log was lost and others went on from there; this is what the plan holds now",
     }
 }
