@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::history::{History, Logged, Recorder, whole_at_ms};
 use crate::nemesis::{Blow, strike};
 use crate::watchers::{Seat, Watcher, listen};
-use crate::workload::{PLAN_NODES_MAX, Writer};
+use crate::workload::{Manner, PLAN_NODES_MAX, Writer};
 
 /// Seconds until everyone must agree, once the last edit is answered.
 const SETTLED_SECONDS: f64 = 30.0;
@@ -46,6 +46,8 @@ pub struct Cast {
     pub writers_at: &'static [usize],
     /// Time between two edits of one writer.
     pub pace: Duration,
+    /// What they do.
+    pub manner: Manner,
     /// People who keep the document, spread over the nodes.
     pub watchers: usize,
     /// People who only listen.
@@ -61,6 +63,7 @@ impl Default for Cast {
             writers: 6,
             writers_at: &[],
             pace: Duration::from_millis(200),
+            manner: Manner::Wild,
             watchers: 6,
             listeners: 0,
             listeners_at: 0,
@@ -152,7 +155,7 @@ impl Stage {
     pub fn writer_at(&self, first: usize) -> Writer {
         let name = format!("guest-{first}");
         let nodes = vec![self.cluster.user(first, "owner")];
-        Writer::new(&name, nodes, self.project, self.recorder.clone(), self.order.seed, usize::MAX)
+        Writer::new(&name, nodes, self.project, self.recorder.clone(), self.order.seed, usize::MAX, Manner::Gentle)
     }
 
     /// Sends the last watcher offline, or back to another node.
@@ -244,7 +247,7 @@ impl Stage {
         let nodes = in_turn(&self.cluster, &writer_name(index), places, index);
         let seed = self.order.seed.wrapping_add(index as u64);
         let own_max = PLAN_NODES_MAX / self.cast.writers;
-        Writer::new(&writer_name(index), nodes, self.project, self.recorder.clone(), seed, own_max)
+        Writer::new(&writer_name(index), nodes, self.project, self.recorder.clone(), seed, own_max, self.cast.manner)
     }
 
     async fn take_seats(&mut self) -> Result<()> {

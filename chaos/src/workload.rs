@@ -22,6 +22,16 @@ pub const PLAN_NODES_MAX: usize = 360;
 /// How long an edit is repeated before it counts as unanswered.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
+/// What people do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Add, move, connect and delete, also what can't be: some of it is refused.
+    Wild,
+    /// Add, move, and connect what is new to what is old. Whatever was accepted once could be accepted again on
+    /// any shorter history, if only the order is kept: so nothing excuses a loss.
+    Gentle,
+}
+
 /// One person who edits their own plan nodes of a shared plan.
 #[derive(Debug)]
 pub struct Writer {
@@ -34,6 +44,9 @@ pub struct Writer {
     count: u32,
     own: Vec<String>,
     own_max: usize,
+    /// The gentle one's newest plan node that is connected.
+    connected: Option<String>,
+    manner: Manner,
 }
 
 /// What became of one edit.
@@ -52,9 +65,21 @@ impl Writer {
         recorder: Recorder,
         seed: u64,
         own_max: usize,
+        manner: Manner,
     ) -> Self {
         let random = SmallRng::seed_from_u64(seed);
-        Self { name: name.to_owned(), nodes, project, recorder, random, count: 0, own: Vec::new(), own_max }
+        Self {
+            name: name.to_owned(),
+            nodes,
+            project,
+            recorder,
+            random,
+            count: 0,
+            own: Vec::new(),
+            own_max,
+            connected: None,
+            manner,
+        }
     }
 
     /// Edits once per `pace`, or more slowly if answers take longer, until `stop`.
@@ -78,23 +103,50 @@ impl Writer {
     async fn edit(&mut self) {
         self.count += 1;
         let id = format!("{}-{}", self.name, self.count);
+        let change = match self.manner {
+            Manner::Wild => self.wild(&id),
+            Manner::Gentle => self.gentle(&id),
+        };
+        self.send(format!("op-{id}"), change).await;
+    }
+
+    fn wild(&mut self, id: &str) -> Value {
         let some = self.own.choose(&mut self.random).cloned();
         let other = self.own.choose(&mut self.random).cloned();
         let is_full = self.own.len() >= self.own_max;
-        let change = match (self.random.random_range(0..100), some, other) {
-            (0..40, Some(node), _) => {
-                let to = json!({"x": f64::from(self.count), "y": self.random.random_range(0.0..1_000.0_f64)});
-                json!({"moveNode": {"nodeId": node, "position": to}})
-            }
-            (40..55, Some(node), Some(other)) => json!({"addEdge": {"edge": edge_input(Some(&id), &node, &other)}}),
+        match (self.random.random_range(0..100), some, other) {
+            (0..40, Some(node), _) => self.movement(&node),
+            (40..55, Some(node), Some(other)) => json!({"addEdge": {"edge": edge_input(Some(id), &node, &other)}}),
             (55..65, Some(node), _) => self.deletion(&node),
             (_, Some(node), _) if is_full => self.deletion(&node),
-            _ => {
-                self.own.push(id.clone());
-                json!({"addNode": {"node": node_input(Some(&id), "MergeNode", &id)}})
+            _ => self.addition(id),
+        }
+    }
+
+    fn gentle(&mut self, id: &str) -> Value {
+        let some = self.own.choose(&mut self.random).cloned();
+        let is_full = self.own.len() >= self.own_max;
+        match (self.random.random_range(0..100), some, self.own.as_slice()) {
+            (0..40, Some(node), _) => self.movement(&node),
+            // Each new one at most once: so no pair comes twice.
+            (40..55, _, [.., old, new]) if self.connected.as_ref() != Some(new) => {
+                let edge = edge_input(Some(id), new, old);
+                self.connected = Some(new.clone());
+                json!({"addEdge": {"edge": edge}})
             }
-        };
-        self.send(format!("op-{id}"), change).await;
+            (_, Some(node), _) if is_full => self.movement(&node),
+            _ => self.addition(id),
+        }
+    }
+
+    fn addition(&mut self, id: &str) -> Value {
+        self.own.push(id.to_owned());
+        json!({"addNode": {"node": node_input(Some(id), "MergeNode", id)}})
+    }
+
+    fn movement(&mut self, node: &str) -> Value {
+        let to = json!({"x": f64::from(self.count), "y": self.random.random_range(0.0..1_000.0_f64)});
+        json!({"moveNode": {"nodeId": node, "position": to}})
     }
 
     fn deletion(&mut self, node: &str) -> Value {

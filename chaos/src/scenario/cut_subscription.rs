@@ -14,6 +14,7 @@ use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH, STREAMS_HELD};
 use crate::history::whole_at_ms;
 use crate::nemesis::Blow;
 use crate::stage::{Cast, Order, Stage};
+use crate::workload::Manner;
 
 /// How long the subscription is away.
 const CUT_FOR: Duration = Duration::from_secs(3);
@@ -24,6 +25,7 @@ const CAST: Cast = Cast {
     writers: 12,
     writers_at: &[0],
     pace: Duration::from_millis(100),
+    manner: Manner::Wild,
     watchers: 6,
     listeners: 200,
     listeners_at: DEAF,

@@ -13,6 +13,7 @@ use super::{Played, bound_ms};
 use crate::checkers::{ATTEMPTS_ANSWERED, NO_SNAPSHOT, ONE_EPOCH, ONE_SNAPSHOT, Promise, STREAMS_HELD};
 use crate::nemesis::Blow;
 use crate::stage::{Cast, Order, Stage};
+use crate::workload::Manner;
 
 /// How long the replica was cut off when it takes over.
 const LAG: Duration = Duration::from_secs(1);
@@ -32,7 +33,9 @@ pub(super) enum Heir {
 
 pub(super) async fn play(order: Order, heir: Heir) -> Result<Played> {
     let forks = heir == Heir::KnowsLess;
-    let cast = Cast { writers: 8, pace: Duration::from_millis(100), ..Cast::default() };
+    // In a fork a wild edit may rightly find no place again: what it moves was deleted meanwhile.
+    let manner = if forks { Manner::Gentle } else { Manner::Wild };
+    let cast = Cast { writers: 8, pace: Duration::from_millis(100), manner, ..Cast::default() };
     let mut stage = Stage::set(order, Cluster::of(order.nodes).replicated(), cast).await?;
     let first = order.nodes - 1;
     stage.work();
