@@ -1,14 +1,19 @@
 //! The judges: pure functions from a history to what is wrong with it.
 //!
 //! Each holds one promise of the contract against what clients were told. They know operation ids and
-//! revisions, and nothing of how a cluster works.
+//! revisions, and nothing of how a cluster works. Most promises hold whatever breaks ([`CHECKERS`]); some only
+//! where a scenario says so, since a killed node does cost its clients their sockets.
+//!
+//! A history may have *forked*: a Redis that took over without the last changes was built upon. Then the log
+//! goes on in a new epoch, what was lost stands there again, and whoever saw the other branch is told by a
+//! SNAPSHOT. What someone saw before such a SNAPSHOT need not be in the log; everything after it must be.
 
 use std::collections::HashMap;
 
 use mille_tests::same_value;
 use serde::Serialize;
 
-use crate::history::{Event, History};
+use crate::history::{Event, History, place};
 
 /// What one checker found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,36 +24,92 @@ pub struct Verdict {
     pub broken: Vec<String>,
 }
 
-type Checker = fn(&History) -> Vec<String>;
+/// Finds what is wrong with a history.
+pub type Checker = fn(&History) -> Vec<String>;
+/// A promise, and who holds a history against it.
+pub type Promise = (&'static str, Checker);
 
-/// Every checker, with the promise it holds a history against.
-const CHECKERS: [(&str, Checker); 7] = [
+/// What holds whatever breaks.
+pub const CHECKERS: [Promise; 9] = [
     ("every acknowledged edit is in the log exactly once", acknowledged_edits_are_in_the_log_once),
+    ("an acknowledged revision holds, or a SNAPSHOT told of its change", acknowledged_revisions_hold),
     ("no edit is applied twice", no_edit_is_applied_twice),
     ("what was refused is not in the log", refused_edits_are_not_in_the_log),
     ("the log has no hole", the_log_is_dense),
     ("each watcher saw every change in order, or was told by a SNAPSHOT", watchers_saw_no_hole),
     ("all documents are equal at the end", documents_are_equal),
     ("every edit was answered in the end", every_edit_was_answered),
+    ("every measured number is within its bound", numbers_are_within_their_bounds),
 ];
+/// Where nodes live on: their sockets do too.
+pub const STREAMS_HELD: Promise = ("no watcher had to reconnect", no_stream_was_lost);
+/// Where the log can tell everything: nobody is fobbed off with a document.
+pub const NO_SNAPSHOT: Promise = ("nobody needed a SNAPSHOT", |history| snapshots_beside(history, 0));
+/// Where the history forked.
+pub const ONE_SNAPSHOT: Promise =
+    ("everyone was told of the fork by one SNAPSHOT", |history| snapshots_beside(history, 1));
+/// Where nothing was lost for good.
+pub const ONE_EPOCH: Promise = ("the log has one epoch", the_log_has_one_epoch);
+/// Where nodes live on: they say what they can't do.
+pub const ATTEMPTS_ANSWERED: Promise = ("every attempt was answered", every_attempt_was_answered);
 
-/// Runs every checker.
+/// Holds a history against what always holds and `further` promises.
 #[must_use]
-pub fn judge(history: &History) -> Vec<Verdict> {
-    CHECKERS.iter().map(|(promise, check)| Verdict { promise, broken: check(history) }).collect()
+pub fn judge(history: &History, further: &[Promise]) -> Vec<Verdict> {
+    let all = CHECKERS.iter().chain(further);
+    all.map(|(promise, check)| Verdict { promise, broken: check(history) }).collect()
 }
 
-/// Every acknowledged edit is in the log exactly once.
+/// Every acknowledged edit is in the log exactly once, as far as the log reaches back.
 #[must_use]
 pub fn acknowledged_edits_are_in_the_log_once(history: &History) -> Vec<String> {
     let times = times_in_log(history);
     let mut broken = Vec::new();
     for event in history.events() {
-        if let Event::Acknowledged { operation, .. } = event {
+        if let Event::Acknowledged { operation, revision, .. } = event {
+            if is_beyond_the_log(history, revision) {
+                continue;
+            }
             let found = times.get(operation.as_str()).copied().unwrap_or(0);
             if found != 1 {
                 broken.push(format!("{operation} was acknowledged and is in the log {found} times"));
             }
+        }
+    }
+    broken
+}
+
+/// What was acknowledged as a revision stands there; or a fork moved it into a later epoch, and whoever saw it at its
+/// old place was told.
+#[must_use]
+pub fn acknowledged_revisions_hold(history: &History) -> Vec<String> {
+    let in_log: HashMap<&str, &str> = history
+        .log
+        .iter()
+        .filter_map(|logged| Some((logged.operation.as_deref()?, logged.revision.as_str())))
+        .collect();
+    let mut untold: HashMap<(&str, &str), usize> = HashMap::new();
+    for (event, is_told) in history.events().zip(told_of_a_fork_later(history)) {
+        if let Event::Saw { watcher, revision, operation: Some(operation), .. } = event
+            && !is_told
+        {
+            untold.insert((operation, revision), *watcher);
+        }
+    }
+    let mut broken = Vec::new();
+    for event in history.events() {
+        let Event::Acknowledged { operation, revision, .. } = event else { continue };
+        let Some(acknowledged) = place(revision) else {
+            broken.push(format!("{operation} was acknowledged as {revision:?}, which is no revision"));
+            continue;
+        };
+        // What is not in the log at all is another promise's matter.
+        let Some(here) = in_log.get(operation.as_str()).filter(|here| **here != revision) else { continue };
+        if place(here).is_none_or(|here| here.0 <= acknowledged.0) {
+            broken.push(format!("{operation} was acknowledged as {revision} and stands as {here}, in no later epoch"));
+        }
+        if let Some(watcher) = untold.get(&(operation.as_str(), revision.as_str())) {
+            broken.push(format!("watcher {watcher} saw {operation} as {revision}; nobody told it that it is {here}"));
         }
     }
     broken
@@ -85,17 +146,21 @@ pub fn refused_edits_are_not_in_the_log(history: &History) -> Vec<String> {
     broken
 }
 
-/// Revisions of the log follow each other by one, from its start to the plan's revision.
+/// Revisions of the log follow each other by one, from its start to the plan's revision; a later epoch counts on.
 #[must_use]
 pub fn the_log_is_dense(history: &History) -> Vec<String> {
     let mut broken = Vec::new();
     let mut before: Option<(u64, u64)> = None;
     for logged in &history.log {
-        let Some(here) = numbers(&logged.revision) else {
+        let Some(here) = place(&logged.revision) else {
             broken.push(format!("{:?} is no revision", logged.revision));
             continue;
         };
-        let due = before.map_or((here.0, 1), |(epoch, seq)| (epoch, seq + 1));
+        let due = match before {
+            Some((epoch, seq)) => (here.0.max(epoch), seq + 1),
+            None if history.is_trimmed => here,
+            None => (here.0, 1),
+        };
         if here != due {
             broken.push(format!("the log goes on with {} where {}-{} was due", logged.revision, due.0, due.1));
         }
@@ -108,27 +173,30 @@ pub fn the_log_is_dense(history: &History) -> Vec<String> {
     broken
 }
 
-/// Each watcher's changes follow each other, across all its reconnects, to the end; they are the log's; a jump
-/// is a SNAPSHOT with a reason.
+/// Each watcher's changes follow each other, across all its reconnects, to the end; they are the log's, unless a fork
+/// took them and a SNAPSHOT told so later; a jump is a SNAPSHOT with a reason.
 #[must_use]
 pub fn watchers_saw_no_hole(history: &History) -> Vec<String> {
     let of_log: HashMap<&str, Option<&str>> =
         history.log.iter().map(|logged| (logged.revision.as_str(), logged.operation.as_deref())).collect();
     let mut broken = Vec::new();
     let mut places: HashMap<usize, &str> = HashMap::new();
-    for event in history.events() {
+    for (event, is_told) in history.events().zip(told_of_a_fork_later(history)) {
         match event {
             Event::Saw { watcher, revision, previous, operation } => {
                 let here = places.insert(*watcher, revision);
                 if here != previous.as_deref() {
                     broken.push(format!("watcher {watcher} was at {here:?}; {revision} follows {previous:?}"));
                 }
-                let is_next = match (previous.as_deref().and_then(numbers), numbers(revision)) {
+                let is_next = match (previous.as_deref().and_then(place), place(revision)) {
                     (Some((epoch, seq)), Some(found)) => found == (epoch, seq + 1),
                     _ => false,
                 };
                 if !is_next {
                     broken.push(format!("watcher {watcher} saw {revision} after {previous:?}"));
+                }
+                if is_told || is_beyond_the_log(history, revision) {
+                    continue;
                 }
                 match of_log.get(revision.as_str()) {
                     None => broken.push(format!("watcher {watcher} saw {revision}, which the log does not have")),
@@ -201,6 +269,101 @@ pub fn every_edit_was_answered(history: &History) -> Vec<String> {
     broken
 }
 
+/// No stream ended before its watcher had seen everything.
+#[must_use]
+pub fn no_stream_was_lost(history: &History) -> Vec<String> {
+    let lost = history.entries.iter().filter_map(|entry| match &entry.event {
+        Event::Lost { watcher, reason } => {
+            Some(format!("watcher {watcher} lost its stream at {} ms: {reason}", entry.at_ms))
+        }
+        _ => None,
+    });
+    lost.collect()
+}
+
+/// All entries of the log are of one epoch.
+#[must_use]
+pub fn the_log_has_one_epoch(history: &History) -> Vec<String> {
+    let changes = history.log.windows(2).filter_map(|pair| {
+        let (one, next) = (place(&pair[0].revision)?, place(&pair[1].revision)?);
+        (one.0 != next.0).then(|| format!("{} follows {}", pair[1].revision, pair[0].revision))
+    });
+    changes.collect()
+}
+
+/// No attempt to edit was left without an answer.
+#[must_use]
+pub fn every_attempt_was_answered(history: &History) -> Vec<String> {
+    let silent = history.events().filter_map(|event| match event {
+        Event::Repeated { operation, code, reason, after_ms } if code.is_empty() => {
+            Some(format!("{operation} after {after_ms} ms: {reason}"))
+        }
+        _ => None,
+    });
+    silent.collect()
+}
+
+/// What was measured is within the bound that the scenario names.
+#[must_use]
+pub fn numbers_are_within_their_bounds(history: &History) -> Vec<String> {
+    let beyond = history.events().filter_map(|event| match event {
+        Event::Measured { what, value, at_most: Some(at_most) } if value > at_most => {
+            Some(format!("{what}: {value}, not {at_most}"))
+        }
+        _ => None,
+    });
+    beyond.collect()
+}
+
+/// Whether each watcher got `due` SNAPSHOTs beside the one it began with.
+fn snapshots_beside(history: &History, due: usize) -> Vec<String> {
+    let mut found: HashMap<usize, Vec<String>> = HashMap::new();
+    for event in history.events() {
+        if let Event::SawSnapshot { watcher, revision, reason } = event {
+            found.entry(*watcher).or_default().push(format!("{revision} ({reason})"));
+        }
+    }
+    let mut broken = Vec::new();
+    for watcher in 0..history.watchers {
+        let further = found.get(&watcher).and_then(|all| all.get(1..)).unwrap_or_default();
+        if further.len() != due {
+            broken.push(format!("watcher {watcher} got {} further SNAPSHOTs, not {due}: {further:?}", further.len()));
+        }
+    }
+    broken
+}
+
+/// For each event, whether it is something a watcher saw and was later told not to rely upon: by a SNAPSHOT with a
+/// reason, of a later epoch.
+fn told_of_a_fork_later(history: &History) -> Vec<bool> {
+    let mut told: HashMap<usize, u64> = HashMap::new();
+    let mut answers: Vec<bool> = history
+        .entries
+        .iter()
+        .rev()
+        .map(|entry| match &entry.event {
+            Event::Saw { watcher, revision, .. } => place(revision)
+                .is_some_and(|(epoch, _)| told.get(watcher).is_some_and(|told_epoch| *told_epoch > epoch)),
+            Event::SawSnapshot { watcher, revision, reason } => {
+                if let Some((epoch, _)) = place(revision).filter(|_| !reason.is_empty()) {
+                    let latest = told.entry(*watcher).or_insert(epoch);
+                    *latest = epoch.max(*latest);
+                }
+                false
+            }
+            _ => false,
+        })
+        .collect();
+    answers.reverse();
+    answers
+}
+
+/// Whether a revision is older than what a trimmed log still has.
+fn is_beyond_the_log(history: &History, revision: &str) -> bool {
+    let first = history.log.first().and_then(|logged| place(&logged.revision));
+    history.is_trimmed && first.zip(place(revision)).is_some_and(|(first, here)| here < first)
+}
+
 fn times_in_log(history: &History) -> HashMap<&str, usize> {
     let mut times = HashMap::new();
     for operation in history.log.iter().filter_map(|logged| logged.operation.as_deref()) {
@@ -209,153 +372,5 @@ fn times_in_log(history: &History) -> HashMap<&str, usize> {
     times
 }
 
-/// Epoch and seq of `"<epoch>-<seq>"`.
-fn numbers(revision: &str) -> Option<(u64, u64)> {
-    let (epoch, seq) = revision.split_once('-')?;
-    Some((epoch.parse().ok()?, seq.parse().ok()?))
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::history::{Entry, Logged};
-
-    fn acknowledged(operation: &str) -> Event {
-        Event::Acknowledged { operation: operation.to_owned(), attempts: 1 }
-    }
-
-    fn invoked(operation: &str) -> Event {
-        Event::Invoked { operation: operation.to_owned(), field: "addPlanDagNode".to_owned() }
-    }
-
-    fn saw(watcher: usize, seq: u64, operation: &str) -> Event {
-        let previous = Some(format!("7-{}", seq - 1));
-        Event::Saw { watcher, revision: format!("7-{seq}"), previous, operation: Some(operation.to_owned()) }
-    }
-
-    fn logged(seq: u64, operation: &str) -> Logged {
-        Logged { revision: format!("7-{seq}"), operation: Some(operation.to_owned()) }
-    }
-
-    /// Two edits, one watcher, nothing wrong.
-    fn good() -> History {
-        let start = Event::SawSnapshot { watcher: 0, revision: "7-0".to_owned(), reason: String::new() };
-        let events =
-            [start, invoked("a"), acknowledged("a"), saw(0, 1, "a"), invoked("b"), acknowledged("b"), saw(0, 2, "b")];
-        History {
-            entries: events.into_iter().map(|event| Entry { at_ms: 0, event }).collect(),
-            watchers: 1,
-            log: vec![logged(1, "a"), logged(2, "b")],
-            end: "7-2".to_owned(),
-            documents: vec![("node 0".to_owned(), json!({"x": 1})), ("watcher 0".to_owned(), json!({"x": 1.0}))],
-        }
-    }
-
-    /// The promises that a history breaks.
-    fn broken(history: &History) -> Vec<&'static str> {
-        judge(history).into_iter().filter(|verdict| !verdict.broken.is_empty()).map(|verdict| verdict.promise).collect()
-    }
-
-    /// [`good`], changed.
-    fn with(change: impl FnOnce(&mut History)) -> History {
-        let mut history = good();
-        change(&mut history);
-        history
-    }
-
-    fn push(history: &mut History, event: Event) {
-        history.entries.push(Entry { at_ms: 1, event });
-    }
-
-    #[test]
-    fn a_good_history_passes() {
-        assert_eq!(broken(&good()), Vec::<&str>::new());
-    }
-
-    #[test]
-    fn a_lost_edit_is_noticed() {
-        let history = with(|history| push(history, acknowledged("c")));
-        assert_eq!(broken(&history), ["every acknowledged edit is in the log exactly once"]);
-    }
-
-    #[test]
-    fn an_edit_applied_twice_is_noticed_also_when_nobody_answered_it() {
-        let history = with(|history| {
-            history.log.extend([logged(3, "c"), logged(4, "c")]);
-            push(history, saw(0, 3, "c"));
-            push(history, saw(0, 4, "c"));
-            history.end = "7-4".to_owned();
-        });
-        assert_eq!(broken(&history), ["no edit is applied twice"]);
-    }
-
-    #[test]
-    fn a_refused_edit_in_the_log_is_noticed_and_one_with_an_unanswered_attempt_is_not() {
-        let refused = |attempts| Event::Refused { operation: "b".to_owned(), code: "NOT_FOUND".to_owned(), attempts };
-        assert_eq!(broken(&with(|history| push(history, refused(1)))), ["what was refused is not in the log"]);
-        assert_eq!(broken(&with(|history| push(history, refused(2)))), Vec::<&str>::new());
-    }
-
-    #[test]
-    fn a_hole_in_the_log_is_noticed() {
-        let history = with(|history| history.log[1].revision = "7-3".to_owned());
-        assert!(broken(&history).contains(&"the log has no hole"));
-        let history = with(|history| {
-            history.log.pop();
-        });
-        assert!(broken(&history).contains(&"the log has no hole"));
-    }
-
-    #[test]
-    fn a_watcher_that_missed_repeated_or_invented_something_is_noticed() {
-        let promise = "each watcher saw every change in order, or was told by a SNAPSHOT";
-        let missed = with(|history| {
-            history.entries.remove(3);
-        });
-        let repeated = with(|history| push(history, saw(0, 2, "b")));
-        let invented = with(|history| push(history, saw(0, 3, "z")));
-        let other = with(|history| history.entries[3].event = saw(0, 1, "z"));
-        let late = with(|history| {
-            history.entries.pop();
-        });
-        let absent = with(|history| history.watchers = 2);
-        let nonsense = with(|history| {
-            push(history, Event::SawNonsense { watcher: 0, reason: "a patch that does not fit".to_owned() })
-        });
-        for history in [missed, repeated, invented, other, late, absent, nonsense] {
-            assert_eq!(broken(&history), [promise], "{history:?}");
-        }
-    }
-
-    #[test]
-    fn a_jump_needs_a_snapshot_with_a_reason() {
-        let jump = |reason: &str| {
-            let event = Event::SawSnapshot { watcher: 0, revision: "7-2".to_owned(), reason: reason.to_owned() };
-            with(|history| {
-                history.entries.remove(3);
-                let last = history.entries.len() - 1;
-                history.entries[last].event = event;
-            })
-        };
-        assert_eq!(broken(&jump("the log was trimmed")), Vec::<&str>::new());
-        assert_eq!(broken(&jump("")).len(), 1);
-    }
-
-    #[test]
-    fn two_documents_and_no_document_are_noticed() {
-        let differ = with(|history| history.documents[1].1 = json!({"x": 2}));
-        assert_eq!(broken(&differ), ["all documents are equal at the end"]);
-        let none = with(|history| history.documents.clear());
-        assert_eq!(broken(&none), ["all documents are equal at the end"]);
-    }
-
-    #[test]
-    fn an_edit_nobody_answered_and_a_run_without_edits_are_noticed() {
-        let open = with(|history| push(history, invoked("c")));
-        assert_eq!(broken(&open), ["every edit was answered in the end"]);
-        let idle = History { end: "7-0".to_owned(), documents: good().documents, ..History::default() };
-        assert_eq!(broken(&idle), ["every edit was answered in the end"]);
-    }
-}
+mod tests;

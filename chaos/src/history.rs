@@ -3,11 +3,15 @@
 //! An edit is first *invoked*; whatever is known of it later is an event of its own. So a crash of the
 //! harness leaves a history that is true as far as it goes.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::time::Instant;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::nemesis::Blow;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,6 +30,21 @@ pub enum Event {
         operation: String,
         /// How often it was sent.
         attempts: u32,
+        /// Where it said that the change stands.
+        revision: String,
+        /// How long the last attempt took.
+        after_ms: u64,
+    },
+    /// An attempt came to nothing, and the edit is sent again.
+    Repeated {
+        /// The operation id.
+        operation: String,
+        /// `extensions.code`; empty when there was no answer at all.
+        code: String,
+        /// The failure as a text.
+        reason: String,
+        /// How long the attempt took.
+        after_ms: u64,
     },
     /// The cluster said no.
     Refused {
@@ -77,15 +96,29 @@ pub enum Event {
         /// How it ended.
         reason: String,
     },
-    /// A node was killed.
-    Killed {
-        /// Which.
-        node: usize,
+    /// A watcher went offline by its own will.
+    Left {
+        /// Who.
+        watcher: usize,
     },
-    /// A node is back.
-    Restarted {
-        /// Which.
-        node: usize,
+    /// It is back, on another node.
+    Returned {
+        /// Who.
+        watcher: usize,
+    },
+    /// The nemesis broke something, or put it in order.
+    Struck {
+        /// What it did.
+        blow: Blow,
+    },
+    /// A number, which a promise may bound.
+    Measured {
+        /// What was measured, with its unit.
+        what: String,
+        /// How much it was.
+        value: u64,
+        /// How much it may be, if that is bounded.
+        at_most: Option<u64>,
     },
 }
 
@@ -115,8 +148,10 @@ pub struct History {
     pub entries: Vec<Entry>,
     /// How many watchers there were.
     pub watchers: usize,
-    /// The log at the end, complete from its start.
+    /// The log at the end.
     pub log: Vec<Logged>,
+    /// Whether the log may begin later than with the plan's first change, since it was trimmed.
+    pub is_trimmed: bool,
     /// The revision of the plan at the end.
     pub end: String,
     /// Who held which document at the end: nodes and watchers.
@@ -128,6 +163,67 @@ impl History {
     pub fn events(&self) -> impl Iterator<Item = &Event> {
         self.entries.iter().map(|entry| &entry.event)
     }
+
+    /// Adds a number, which a promise may bound, once it is known.
+    pub fn measure(&mut self, what: &str, value: u64, at_most: impl Into<Option<u64>>) {
+        let at_most = at_most.into();
+        let at_ms = self.entries.last().map_or(0, |entry| entry.at_ms);
+        self.entries.push(Entry { at_ms, event: Event::Measured { what: what.to_owned(), value, at_most } });
+    }
+
+    /// A number that was measured, by its name.
+    #[must_use]
+    pub fn measured(&self, name: &str) -> Option<u64> {
+        self.events().find_map(|event| match event {
+            Event::Measured { what, value, .. } if what == name => Some(*value),
+            _ => None,
+        })
+    }
+
+    /// How long the slowest answer took from `since_ms` on, in milliseconds: a yes, or a no that says to come back.
+    #[must_use]
+    pub fn slowest_answer_ms(&self, since_ms: u64) -> u64 {
+        let answers = self.entries.iter().filter(|entry| entry.at_ms >= since_ms);
+        let times = answers.filter_map(|entry| match &entry.event {
+            Event::Acknowledged { after_ms, .. } | Event::Repeated { after_ms, .. } => Some(*after_ms),
+            _ => None,
+        });
+        times.max().unwrap_or(0)
+    }
+
+    /// When the first edit was acknowledged that was sent after `since_ms`.
+    #[must_use]
+    pub fn first_acknowledged_ms(&self, since_ms: u64) -> Option<u64> {
+        let first = self.entries.iter().find(|entry| match &entry.event {
+            Event::Acknowledged { after_ms, .. } => entry.at_ms >= since_ms + after_ms,
+            _ => false,
+        });
+        first.map(|entry| entry.at_ms)
+    }
+}
+
+/// When the last of `watchers` had seen everything up to `head`; `None` if one never did.
+#[must_use]
+pub fn whole_at_ms(entries: &[Entry], watchers: &[usize], head: &str) -> Option<u64> {
+    let head = place(head)?;
+    let mut missing: HashSet<usize> = watchers.iter().copied().collect();
+    for entry in entries {
+        if let Event::Saw { watcher, revision, .. } | Event::SawSnapshot { watcher, revision, .. } = &entry.event
+            && place(revision)? >= head
+            && missing.remove(watcher)
+            && missing.is_empty()
+        {
+            return Some(entry.at_ms);
+        }
+    }
+    None
+}
+
+/// Epoch and seq of `"<epoch>-<seq>"`.
+#[must_use]
+pub fn place(revision: &str) -> Option<(u64, u64)> {
+    let (epoch, seq) = revision.split_once('-')?;
+    Some((epoch.parse().ok()?, seq.parse().ok()?))
 }
 
 /// Writes a history from many tasks.
@@ -144,15 +240,61 @@ impl Recorder {
         Self { began: Instant::now(), entries: Arc::default() }
     }
 
+    /// Milliseconds since the history began.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        millis(self.began.elapsed())
+    }
+
     /// Adds one event.
     pub fn note(&self, event: Event) {
-        let at_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let at_ms = self.now_ms();
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(Entry { at_ms, event });
+    }
+
+    /// Looks at what is written so far.
+    pub fn read<T>(&self, look: impl FnOnce(&[Entry]) -> T) -> T {
+        look(&self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is written so far.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Whole milliseconds.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_that_of_the_last_who_arrives() {
+        let saw = |at_ms, watcher, revision: &str| Entry {
+            at_ms,
+            event: Event::SawSnapshot { watcher, revision: revision.to_owned(), reason: String::new() },
+        };
+        let entries = [saw(1, 0, "7-1"), saw(2, 1, "7-3"), saw(5, 0, "8-4"), saw(9, 1, "8-5")];
+        assert_eq!(whole_at_ms(&entries, &[0, 1], "7-3"), Some(5));
+        assert_eq!(whole_at_ms(&entries, &[1], "7-3"), Some(2));
+        assert_eq!(whole_at_ms(&entries, &[0, 1], "8-5"), None);
+    }
+
+    #[test]
+    fn the_slowest_answer_counts_whether_it_was_a_yes_or_a_no() {
+        let (operation, revision) = ("a".to_owned(), "7-1".to_owned());
+        let no =
+            Event::Repeated { operation: operation.clone(), code: String::new(), reason: String::new(), after_ms: 9 };
+        let yes = Event::Acknowledged { operation, attempts: 2, revision, after_ms: 4 };
+        let entries = vec![Entry { at_ms: 10, event: no }, Entry { at_ms: 20, event: yes }];
+        let history = History { entries, ..History::default() };
+        assert_eq!((history.slowest_answer_ms(0), history.slowest_answer_ms(11)), (9, 4));
+        assert_eq!((history.first_acknowledged_ms(5), history.first_acknowledged_ms(17)), (Some(20), None));
     }
 }

@@ -11,5 +11,6 @@ pub mod history;
 pub mod nemesis;
 pub mod report;
 pub mod scenario;
+pub mod stage;
 pub mod watchers;
 pub mod workload;

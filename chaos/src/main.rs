@@ -6,45 +6,40 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use mille_chaos::report::Report;
-use mille_chaos::scenario::KillNode;
+use mille_chaos::scenario::Scenario;
+use mille_chaos::stage::Order;
 
 /// Breaks a cluster on purpose and checks that nobody lost anything.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    #[command(subcommand)]
+    /// What is broken.
+    #[arg(value_enum)]
     scenario: Scenario,
+    /// How long people edit; longer where a scenario needs it.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(4..=3_600))]
+    seconds: u64,
+    /// Repeats a run.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Nodes of the cluster.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
+    nodes: u8,
     /// The report as JSON; after a failure with the whole history.
-    #[arg(long, global = true)]
+    #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-enum Scenario {
-    /// Kills a node (kill -9) twice while six people edit and six watch.
-    KillNode {
-        /// How long people edit.
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(4..=3_600))]
-        seconds: u64,
-        /// Repeats a run.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// Nodes of the cluster.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
-        nodes: u8,
-    },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Scenario::KillNode { seconds, seed, nodes } = arguments.scenario;
-    let seed = seed.unwrap_or_else(rand::random);
+    let seed = arguments.seed.unwrap_or_else(rand::random);
     eprintln!("seed {seed}");
-    let scenario = KillNode { length: Duration::from_secs(seconds), seed, nodes: usize::from(nodes) };
-    match scenario.run().await {
+    let length = Duration::from_secs(arguments.seconds);
+    let order = Order { length, seed, nodes: usize::from(arguments.nodes) };
+    match arguments.scenario.run(order).await {
         Ok(report) => tell(&report, arguments.json),
         Err(error) => {
             eprintln!("the scenario could not be carried out: {error:#}");

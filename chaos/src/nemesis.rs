@@ -1,22 +1,76 @@
-//! What goes wrong, and when: a schedule made from the seed before anything starts.
+//! What goes wrong: every blow a scenario can deal, and schedules made from the seed before anything starts.
 
+use std::fmt;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use mille_tests::Cluster;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::time::{Instant, sleep_until};
+use serde::Serialize;
 
 use crate::history::{Event, Recorder};
 
-/// What is done to a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is done to a cluster. What breaks something stands before what puts it in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Blow {
-    /// `kill -9`.
-    Kill(usize),
-    /// Started again on its old ports.
-    Restart(usize),
+    /// A node is killed (`kill -9`).
+    KillNode(usize),
+    /// It is started again on its old ports.
+    RestartNode(usize),
+    /// A node's subscription is cut and refused.
+    CutSubscription(usize),
+    /// A node's line to Redis carries nothing and stays open.
+    Freeze(usize),
+    /// A node's line to Redis is in order again.
+    Mend(usize),
+    /// The next message of a plan to a node is lost on the way.
+    LoseMessage(usize),
+    /// Every message of a plan to a node is lost on the way, until its line is mended.
+    LoseMessages(usize),
+    /// Redis is stopped in the middle of what it does (SIGSTOP).
+    PauseRedis,
+    /// It goes on.
+    ResumeRedis,
+    /// Redis is killed (`kill -9`).
+    KillRedis,
+    /// It is started again with what it has on disk.
+    RestartRedis,
+    /// The replica gets nothing any more.
+    CutReplicaOff,
+    /// Redis is killed, and the replica takes its place.
+    FailOver,
+    /// A node is led to the Redis of now.
+    LeadToRedis(usize),
+}
+
+impl Blow {
+    fn mends(self) -> bool {
+        use Blow::{LeadToRedis, Mend, RestartNode, RestartRedis, ResumeRedis};
+        matches!(self, RestartNode(_) | Mend(_) | ResumeRedis | RestartRedis | LeadToRedis(_))
+    }
+}
+
+impl fmt::Display for Blow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KillNode(node) => write!(f, "node {node} is killed"),
+            Self::RestartNode(node) => write!(f, "node {node} is back"),
+            Self::CutSubscription(node) => write!(f, "the subscription of node {node} is cut"),
+            Self::Freeze(node) => write!(f, "the line of node {node} is frozen"),
+            Self::Mend(node) => write!(f, "the line of node {node} is in order"),
+            Self::LoseMessage(node) => write!(f, "the next message to node {node} is lost"),
+            Self::LoseMessages(node) => write!(f, "messages to node {node} are lost"),
+            Self::PauseRedis => f.write_str("Redis is paused"),
+            Self::ResumeRedis => f.write_str("Redis goes on"),
+            Self::KillRedis => f.write_str("Redis is killed"),
+            Self::RestartRedis => f.write_str("Redis is back"),
+            Self::CutReplicaOff => f.write_str("the replica is cut off"),
+            Self::FailOver => f.write_str("the replica takes over"),
+            Self::LeadToRedis(node) => write!(f, "node {node} is led to the new Redis"),
+        }
+    }
 }
 
 /// Kills one node at 30 % of the time and one, perhaps another, at 60 %; each is back 15 % later.
@@ -25,38 +79,45 @@ pub fn kill_twice(nodes: usize, length: Duration, seed: u64) -> Vec<(Duration, B
     let mut random = SmallRng::seed_from_u64(seed);
     let (first, second) = (random.random_range(0..nodes), random.random_range(0..nodes));
     vec![
-        (length.mul_f64(0.30), Blow::Kill(first)),
-        (length.mul_f64(0.45), Blow::Restart(first)),
-        (length.mul_f64(0.60), Blow::Kill(second)),
-        (length.mul_f64(0.75), Blow::Restart(second)),
+        (length.mul_f64(0.30), Blow::KillNode(first)),
+        (length.mul_f64(0.45), Blow::RestartNode(first)),
+        (length.mul_f64(0.60), Blow::KillNode(second)),
+        (length.mul_f64(0.75), Blow::RestartNode(second)),
     ]
 }
 
-/// Carries a schedule out.
+/// Deals one blow, and brings the time when it was done.
 ///
 /// # Errors
-/// When a node does not come back.
-pub async fn strike(
-    cluster: &mut Cluster,
-    schedule: Vec<(Duration, Blow)>,
-    began: Instant,
-    recorder: &Recorder,
-) -> Result<()> {
-    for (at, blow) in schedule {
-        sleep_until(began + at).await;
-        match blow {
-            Blow::Kill(node) => {
-                // Written down first: what the node does from here on is not to be relied upon.
-                recorder.note(Event::Killed { node });
-                cluster.kill_9(node)?;
-            }
-            Blow::Restart(node) => {
-                cluster.restart(node).await?;
-                recorder.note(Event::Restarted { node });
-            }
-        }
+/// When it can't be done, or what should be in order again is not.
+pub async fn strike(cluster: &mut Cluster, recorder: &Recorder, blow: Blow) -> Result<u64> {
+    if !blow.mends() {
+        // Written down first: what happens from here on is not to be relied upon.
+        recorder.note(Event::Struck { blow });
     }
-    Ok(())
+    match blow {
+        Blow::KillNode(node) => cluster.kill_9(node)?,
+        Blow::RestartNode(node) => cluster.restart(node).await?,
+        Blow::CutSubscription(node) => {
+            let cut = cluster.proxy(node)?.cut_subscriptions();
+            ensure!(cut > 0, "node {node} had no subscription to cut");
+        }
+        Blow::Freeze(node) => cluster.proxy(node)?.freeze(),
+        Blow::Mend(node) => cluster.proxy(node)?.mend(),
+        Blow::LoseMessage(node) => cluster.proxy(node)?.lose_messages(1),
+        Blow::LoseMessages(node) => cluster.proxy(node)?.lose_messages(u32::MAX),
+        Blow::PauseRedis => cluster.redis()?.pause()?,
+        Blow::ResumeRedis => cluster.redis()?.resume()?,
+        Blow::KillRedis => cluster.redis()?.kill_9()?,
+        Blow::RestartRedis => cluster.redis()?.restart().await?,
+        Blow::CutReplicaOff => cluster.replica()?.cut_off()?,
+        Blow::FailOver => cluster.fail_over().await?,
+        Blow::LeadToRedis(node) => cluster.lead_to_redis(node)?,
+    }
+    if blow.mends() {
+        recorder.note(Event::Struck { blow });
+    }
+    Ok(recorder.now_ms())
 }
 
 #[cfg(test)]
@@ -70,7 +131,7 @@ mod tests {
             let schedule = kill_twice(3, length, seed);
             assert_eq!(schedule, kill_twice(3, length, seed));
             let blows: Vec<Blow> = schedule.iter().map(|(_, blow)| *blow).collect();
-            let [Blow::Kill(a), Blow::Restart(b), Blow::Kill(c), Blow::Restart(d)] = blows[..] else {
+            let [Blow::KillNode(a), Blow::RestartNode(b), Blow::KillNode(c), Blow::RestartNode(d)] = blows[..] else {
                 panic!("{blows:?}");
             };
             assert!(a == b && c == d && a < 3 && c < 3);

@@ -17,7 +17,7 @@ pub struct Report {
     /// Repeats the run.
     pub seed: u64,
     /// The scenario's name.
-    pub scenario: &'static str,
+    pub scenario: String,
     /// Nodes of the cluster.
     pub nodes: usize,
     /// What each checker found.
@@ -45,9 +45,10 @@ impl Report {
             "counts": {
                 "acknowledged": self.count(|event| matches!(event, Event::Acknowledged { .. })),
                 "repeated": self.count(|event| matches!(event, Event::Acknowledged { attempts: 2.., .. })),
+                "attempts in vain": self.count(|event| matches!(event, Event::Repeated { .. })),
                 "refused": self.count(|event| matches!(event, Event::Refused { .. })),
                 "unanswered": self.count(|event| matches!(event, Event::Unknown { .. })),
-                "kills": self.count(|event| matches!(event, Event::Killed { .. })),
+                "blows": self.count(|event| matches!(event, Event::Struck { .. })),
                 "reconnects": self.count(|event| matches!(event, Event::Lost { .. })),
                 "deliveries": self.count(|event| matches!(event, Event::Saw { .. })),
                 "snapshots": self.count(|event| matches!(event, Event::SawSnapshot { .. })),
@@ -74,8 +75,13 @@ impl fmt::Display for Report {
         }
         for entry in &self.history.entries {
             match &entry.event {
-                Event::Killed { node } => writeln!(f, "  {} ms: node {node} killed", entry.at_ms)?,
-                Event::Restarted { node } => writeln!(f, "  {} ms: node {node} is back", entry.at_ms)?,
+                Event::Struck { blow } => writeln!(f, "  {} ms: {blow}", entry.at_ms)?,
+                Event::Left { watcher } => writeln!(f, "  {} ms: watcher {watcher} leaves", entry.at_ms)?,
+                Event::Returned { watcher } => writeln!(f, "  {} ms: watcher {watcher} is back", entry.at_ms)?,
+                Event::Measured { what, value, at_most: None } => writeln!(f, "  {what}: {value}")?,
+                Event::Measured { what, value, at_most: Some(most) } => {
+                    writeln!(f, "  {what}: {value} (at most {most})")?;
+                }
                 _ => {}
             }
         }

@@ -1,7 +1,7 @@
 //! A cluster for one test: nodes as processes, with a Redis of their own or none.
 //!
 //! `Cluster::of(3).start()` is a sentence; what a test needs beyond it is said with `embedded`, `dev`,
-//! `persistent`, `with`. Nodes never see the developer's own settings: their environment is cleaned of
+//! `persistent`, `proxied`, `replicated`, `with`. Nodes never see the developer's own settings: their environment is cleaned of
 //! every variable a node reads. When a test fails, the end of every log is shown.
 
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::patience::{eventually, patience, soon};
 use crate::process::{Exit, Process, free_port, tail_of};
+use crate::proxy::Proxy;
 use crate::redis::Redis;
 use crate::token::{SECRET, Token};
 
@@ -40,6 +41,8 @@ pub struct Builder {
     backend: Backend,
     dev: bool,
     quiet: bool,
+    proxied: bool,
+    replicated: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -55,6 +58,9 @@ enum Backend {
 pub struct Cluster {
     nodes: Vec<Node>,
     redis: Option<Redis>,
+    replica: Option<Redis>,
+    /// The line of each node to Redis; none if the nodes reach it directly.
+    proxies: Vec<Proxy>,
     quiet: bool,
     home: Option<TempDir>,
 }
@@ -81,6 +87,18 @@ impl Builder {
     #[must_use]
     pub fn persistent(self) -> Self {
         Self { backend: Backend::PersistentRedis, ..self }
+    }
+
+    /// With a line of its own between each node and Redis, which the test can break.
+    #[must_use]
+    pub fn proxied(self) -> Self {
+        Self { proxied: true, ..self }
+    }
+
+    /// With a persistent Redis, a replica that can take its place, and lines that can lead there.
+    #[must_use]
+    pub fn replicated(self) -> Self {
+        Self { backend: Backend::PersistentRedis, proxied: true, replicated: true, ..self }
     }
 
     /// With `--dev`: introspection is on.
@@ -113,12 +131,22 @@ impl Builder {
             Backend::Redis => Some(Redis::start().await?),
             Backend::PersistentRedis => Some(Redis::persistent().await?),
         };
+        let replica = match &redis {
+            Some(redis) if self.replicated => Some(Redis::replica_of(redis).await?),
+            _ => None,
+        };
         let home = tempfile::Builder::new().prefix("mille-cluster-").tempdir()?;
-        let mut nodes = Vec::with_capacity(self.nodes);
+        let (mut nodes, mut proxies) = (Vec::with_capacity(self.nodes), Vec::new());
         for index in 0..self.nodes {
-            nodes.push(self.node(index, redis.as_ref(), home.path())?);
+            let mut redis_port = redis.as_ref().map(Redis::port);
+            if let Some(port) = redis_port.filter(|_| self.proxied) {
+                let proxy = Proxy::to_redis(port).await?;
+                redis_port = Some(proxy.port());
+                proxies.push(proxy);
+            }
+            nodes.push(self.node(index, redis_port, home.path())?);
         }
-        let mut cluster = Cluster { nodes, redis, quiet: self.quiet, home: Some(home) };
+        let mut cluster = Cluster { nodes, redis, replica, proxies, quiet: self.quiet, home: Some(home) };
         for node in &mut cluster.nodes {
             node.launch()?;
         }
@@ -128,7 +156,7 @@ impl Builder {
         Ok(cluster)
     }
 
-    fn node(&self, index: usize, redis: Option<&Redis>, home: &Path) -> Result<Node> {
+    fn node(&self, index: usize, redis_port: Option<u16>, home: &Path) -> Result<Node> {
         let name = format!("node-{}", index + 1);
         let (port, admin_port) = (free_port()?, free_port()?);
         let mut environment = vec![
@@ -138,7 +166,7 @@ impl Builder {
             ("JWT_SECRET".to_owned(), SECRET.to_owned()),
             ("RUST_LOG".to_owned(), "info".to_owned()),
         ];
-        environment.extend(redis.map(|redis| ("REDIS_URL".to_owned(), redis.url())));
+        environment.extend(redis_port.map(|port| ("REDIS_URL".to_owned(), format!("redis://127.0.0.1:{port}"))));
         environment.extend(self.settings.iter().cloned());
         let log = home.join(format!("{name}.log"));
         Ok(Node { name, port, admin_port, process: None, log, environment, dev: self.dev })
@@ -149,7 +177,16 @@ impl Cluster {
     /// Describes a cluster of so many nodes with a Redis of its own.
     #[must_use]
     pub fn of(nodes: usize) -> Builder {
-        Builder { nodes, backend: Backend::Redis, dev: false, quiet: false, settings: Vec::new() }
+        let settings = Vec::new();
+        Builder {
+            nodes,
+            backend: Backend::Redis,
+            dev: false,
+            quiet: false,
+            proxied: false,
+            replicated: false,
+            settings,
+        }
     }
 
     /// The number of nodes, running or not.
@@ -209,6 +246,46 @@ impl Cluster {
     /// When it has none.
     pub fn redis(&mut self) -> Result<&mut Redis> {
         self.redis.as_mut().context("an embedded cluster has no Redis")
+    }
+
+    /// The replica of the cluster's Redis.
+    ///
+    /// # Errors
+    /// When it has none, or it has taken over already.
+    pub fn replica(&self) -> Result<&Redis> {
+        self.replica.as_ref().context("this cluster's Redis has no replica")
+    }
+
+    /// The line of a node to Redis.
+    ///
+    /// # Errors
+    /// When its nodes have none.
+    pub fn proxy(&self, node: usize) -> Result<&Proxy> {
+        self.proxies.get(node).context("the nodes of this cluster reach Redis directly")
+    }
+
+    /// Kills Redis and puts its replica in its place. No node is led there yet: see [`Cluster::lead_to_redis`].
+    ///
+    /// # Errors
+    /// When there is no replica, or it does not take over.
+    pub async fn fail_over(&mut self) -> Result<()> {
+        let mut replica = self.replica.take().context("this cluster's Redis has no replica")?;
+        self.redis()?.kill_9()?;
+        replica.promote().await?;
+        self.redis = Some(replica);
+        Ok(())
+    }
+
+    /// Leads a node to what is the cluster's Redis now.
+    ///
+    /// # Errors
+    /// When its nodes have no lines.
+    pub fn lead_to_redis(&mut self, node: usize) -> Result<()> {
+        let port = self.redis()?.port();
+        let proxy = self.proxy(node)?;
+        proxy.lead_to(port);
+        proxy.mend();
+        Ok(())
     }
 
     /// Kills a node at once (SIGKILL).

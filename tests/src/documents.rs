@@ -283,6 +283,14 @@ document!(
     " } }"
 );
 document!(
+    #[doc = "`applyPlanDagChanges`, asking only where the change stands in the log"]
+    APPLY_BRIEFLY = "mutation (",
+    edit_variables!(),
+    ", $changes: [PlanDagChangeInput!]!) { applyPlanDagChanges(",
+    edit_arguments!(),
+    ", changes: $changes) { revision } }"
+);
+document!(
     #[doc = "`reportNodeExecution`"]
     REPORT = "mutation ($p: Int!, $plan: Int, $id: String!, $run: String!, $state: String!, $progress: Float, $message: String, $datasource: JSON, $graph: JSON) { \
     reportNodeExecution(projectId: $p, planId: $plan, nodeId: $id, runId: $run, state: $state, progress: $progress, message: $message, datasource: $datasource, graph: $graph) ",
@@ -296,6 +304,12 @@ document!(
     planDagDeltaChanged(projectId: $p, planId: $plan, after: $after, snapshot: $snapshot) ",
     delta_fields!(),
     " }"
+);
+document!(
+    #[doc = "`planDagDeltaChanged`, asking only for places in the log: many can listen to that"]
+    FOLLOW_BRIEFLY = "subscription ($p: Int!, $plan: Int, $after: String, $snapshot: Boolean) { \
+    planDagDeltaChanged(projectId: $p, planId: $plan, after: $after, snapshot: $snapshot) \
+    { kind revision previousRevision operationId reason } }"
 );
 document!(
     #[doc = "`planDagUpdated`"]

@@ -19,7 +19,8 @@
 //!
 //! The rule it keeps: nodes and Redis are separate processes, reached as any client reaches them. The kit
 //! imports no crate of the node, so a mistake there is not repeated here. It waits for states, never for a
-//! while: [`eventually`] is the only place that polls.
+//! while: [`eventually`] is the only place that polls. What a test breaks it breaks from outside too: a process by a
+//! signal, a node's line to Redis by a [`Proxy`].
 //!
 //! Settings, all optional: `MILLE_NODE_BIN` (the node's binary), `MILLE_TESTS_PATIENCE` (a factor on every
 //! wait, for slow machines), `MILLE_TESTS_SEED` (repeats a random run), `MILLE_TESTS_KEEP` (keeps the
@@ -33,8 +34,10 @@ mod people;
 mod plan_rules;
 mod presence;
 mod process;
+mod proxy;
 mod redis;
 mod replica;
+mod resp;
 mod socket;
 mod token;
 mod wire;
@@ -46,8 +49,10 @@ pub use people::{Project, edge_input, node_input};
 pub use plan_rules::{broken_rules, same_value};
 pub use presence::PresenceSocket;
 pub use process::{Exit, Process, free_port};
-pub use redis::Redis;
+pub use proxy::Proxy;
+pub use redis::{Entry, Redis};
 pub use replica::{Replica, Revision};
+pub use resp::Reply;
 pub use socket::{Event, Socket, Subscription};
 pub use token::{SECRET, Token};
 pub use wire::{Closing, Frame, RawSocket, Upgrade};

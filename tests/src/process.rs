@@ -119,7 +119,7 @@ impl Process {
     }
 
     /// Sends a signal by name. Through the shell's `kill`, since this project has no unsafe code.
-    fn signal(&self, signal: &str) -> Result<()> {
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         let status = Command::new("sh").arg("-c").arg(format!("kill -{signal} {}", self.pid())).status()?;
         if !status.success() {
             bail!("kill -{signal} {} of {}: {status}", self.pid(), self.name);

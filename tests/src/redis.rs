@@ -1,17 +1,25 @@
 //! A real `redis-server` of the test's own: a free loopback port, a directory that goes with it.
 //!
 //! With [`Redis::persistent`] it keeps what it acknowledged through a kill, as the shipped configuration does.
+//! With [`Redis::replica_of`] it follows another one over a line that can be cut, and can take its place.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::patience::{eventually, soon};
+use crate::patience::{eventually, soon, within};
 use crate::process::{Process, free_port};
+use crate::proxy::Proxy;
+use crate::resp::{self, Reply};
+
+/// Entries of a stream read at once.
+const PAGE_ENTRIES: &str = "200";
+/// Pages of a stream; more than any test writes.
+const PAGES_MAX: usize = 10_000;
 
 /// A private Redis. Dropping it ends the process and removes its data.
 #[derive(Debug)]
@@ -19,7 +27,18 @@ pub struct Redis {
     process: Option<Process>,
     port: u16,
     persistent: bool,
+    /// The line to the Redis it follows.
+    line: Option<Proxy>,
     home: TempDir,
+}
+
+/// An entry of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id, `<epoch>-<seq>` in a plan's log.
+    pub id: String,
+    /// Its fields, in order.
+    pub fields: Vec<(String, String)>,
 }
 
 impl Redis {
@@ -28,7 +47,7 @@ impl Redis {
     /// # Errors
     /// When `redis-server` is missing or does not answer.
     pub async fn start() -> Result<Self> {
-        Self::start_with(false).await
+        Self::start_with(false, None).await
     }
 
     /// Starts one with an append-only file and `appendfsync always`.
@@ -36,13 +55,143 @@ impl Redis {
     /// # Errors
     /// As [`Redis::start`].
     pub async fn persistent() -> Result<Self> {
-        Self::start_with(true).await
+        Self::start_with(true, None).await
+    }
+
+    /// Starts a persistent one that follows `other`, and waits until it has what `other` has.
+    ///
+    /// # Errors
+    /// As [`Redis::start`], and when it doesn't catch up.
+    pub async fn replica_of(other: &Self) -> Result<Self> {
+        let replica = Self::start_with(true, Some(Proxy::between_redis(other.port).await?)).await?;
+        replica.catches_up_with(other).await?;
+        Ok(replica)
     }
 
     /// `redis://127.0.0.1:<port>`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The port on the loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Asks one question on a connection of its own.
+    ///
+    /// # Errors
+    /// When no answer comes, or it is an error.
+    pub async fn ask(&self, words: &[&str]) -> Result<Reply> {
+        let exchange = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            stream.write_all(&resp::command(words)).await?;
+            let mut held = Vec::new();
+            loop {
+                ensure!(stream.read_buf(&mut held).await? > 0, "Redis let go");
+                if let Some((reply, _)) = resp::first(&held)? {
+                    return Ok(reply);
+                }
+            }
+        };
+        match within(soon(), "an answer of Redis", exchange).await?? {
+            Reply::Refused(reason) => bail!("Redis refuses {words:?}: {reason}"),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Every entry of a stream, oldest first.
+    ///
+    /// # Errors
+    /// When Redis doesn't tell.
+    pub async fn entries(&self, stream: &str) -> Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for _ in 0..PAGES_MAX {
+            let from = entries.last().map_or_else(|| "-".to_owned(), |last| format!("({}", last.id));
+            let page = self.ask(&["XRANGE", stream, &from, "+", "COUNT", PAGE_ENTRIES]).await?;
+            if page.items().is_empty() {
+                return Ok(entries);
+            }
+            for item in page.items() {
+                entries.push(entry(item)?);
+            }
+        }
+        bail!("the pages of {stream} do not end")
+    }
+
+    /// The last entry of a stream.
+    ///
+    /// # Errors
+    /// When Redis doesn't tell, or there is none.
+    pub async fn last_entry(&self, stream: &str) -> Result<Entry> {
+        let last = self.ask(&["XREVRANGE", stream, "+", "-", "COUNT", "1"]).await?;
+        entry(last.items().first().with_context(|| format!("{stream} is empty"))?)
+    }
+
+    /// How often a command (in lower case) was executed since Redis was started, also by scripts.
+    ///
+    /// # Errors
+    /// When Redis doesn't tell.
+    pub async fn calls(&self, command: &str) -> Result<u64> {
+        let stats = self.ask(&["INFO", "commandstats"]).await?;
+        let name = format!("cmdstat_{command}:calls=");
+        let line = stats.text().context("INFO is a text")?.lines().find_map(|line| line.strip_prefix(&name));
+        match line.and_then(|rest| rest.split(',').next()) {
+            Some(count) => Ok(count.parse()?),
+            None => Ok(0),
+        }
+    }
+
+    /// Stops it in the middle of whatever it does (SIGSTOP), until [`Redis::resume`].
+    ///
+    /// # Errors
+    /// When it doesn't run.
+    pub fn pause(&self) -> Result<()> {
+        self.process.as_ref().context("Redis does not run")?.signal("STOP")
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it doesn't run.
+    pub fn resume(&self) -> Result<()> {
+        self.process.as_ref().context("Redis does not run")?.signal("CONT")
+    }
+
+    /// Cuts a replica off: what the other one writes from now on it never gets.
+    ///
+    /// # Errors
+    /// When it is no replica.
+    pub fn cut_off(&self) -> Result<()> {
+        self.line.as_ref().context("this Redis follows nobody")?.cut();
+        Ok(())
+    }
+
+    /// Makes a replica its own master.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn promote(&mut self) -> Result<()> {
+        self.ask(&["REPLICAOF", "NO", "ONE"]).await?;
+        self.line = None;
+        Ok(())
+    }
+
+    /// Waits until a replica has everything that `other` has now.
+    ///
+    /// # Errors
+    /// When it doesn't get there.
+    pub async fn catches_up_with(&self, other: &Self) -> Result<()> {
+        let due: u64 = other.replication("master_repl_offset").await?.parse()?;
+        eventually(soon(), async || {
+            ensure!(self.replication("master_link_status").await? == "up", "the replica has no link");
+            let here: u64 = self.replication("slave_repl_offset").await?.parse()?;
+            ensure!(here >= due, "the replica is at {here} of {due}");
+            Ok(())
+        })
+        .await
     }
 
     /// Ends it at once. What was not on disk is lost.
@@ -62,7 +211,7 @@ impl Redis {
     /// As [`Redis::start`].
     pub async fn restart(&mut self) -> Result<()> {
         self.kill_9()?;
-        self.process = Some(launch(self.port, self.persistent, self.home.path())?);
+        self.process = Some(launch(self.port, self.persistent, self.line.as_ref(), self.home.path())?);
         self.answers().await
     }
 
@@ -72,11 +221,18 @@ impl Redis {
         self.process.as_ref().map(Process::tail).unwrap_or_default()
     }
 
-    async fn start_with(persistent: bool) -> Result<Self> {
+    async fn replication(&self, name: &str) -> Result<String> {
+        let info = self.ask(&["INFO", "replication"]).await?;
+        let prefix = format!("{name}:");
+        let found = info.text().context("INFO is a text")?.lines().find_map(|line| line.strip_prefix(&prefix));
+        found.map(str::to_owned).with_context(|| format!("Redis does not tell its {name}"))
+    }
+
+    async fn start_with(persistent: bool, line: Option<Proxy>) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("mille-redis-").tempdir()?;
         let port = free_port()?;
-        let process = launch(port, persistent, home.path())?;
-        let mut redis = Self { process: Some(process), port, persistent, home };
+        let process = launch(port, persistent, line.as_ref(), home.path())?;
+        let mut redis = Self { process: Some(process), port, persistent, line, home };
         redis.answers().await?;
         Ok(redis)
     }
@@ -99,7 +255,14 @@ impl Redis {
     }
 }
 
-fn launch(port: u16, persistent: bool, home: &Path) -> Result<Process> {
+fn entry(item: &Reply) -> Result<Entry> {
+    let [id, fields] = item.items() else { bail!("no entry of a stream: {item:?}") };
+    let text = |reply: &Reply| reply.text().map(str::to_owned).context("an entry holds texts");
+    let fields = fields.items().chunks(2).map(|pair| Ok((text(&pair[0])?, text(pair.get(1).context("a value")?)?)));
+    Ok(Entry { id: text(id)?, fields: fields.collect::<Result<_>>()? })
+}
+
+fn launch(port: u16, persistent: bool, line: Option<&Proxy>, home: &Path) -> Result<Process> {
     let log: PathBuf = home.join("redis.log");
     let mut command = Command::new("redis-server");
     command
@@ -110,7 +273,12 @@ fn launch(port: u16, persistent: bool, home: &Path) -> Result<Process> {
         .arg("--dir")
         .arg(home)
         .args(["--appendonly", if persistent { "yes" } else { "no" }])
-        .args(["--appendfsync", "always"]);
+        .args(["--appendfsync", "always"])
+        // A replica need not wait for others that might come.
+        .args(["--repl-diskless-sync-delay", "0"]);
+    if let Some(line) = line {
+        command.args(["--replicaof", "127.0.0.1", &line.port().to_string()]);
+    }
     Process::start("redis-server", &mut command, &log)
         .context("the tests need redis-server (Debian: apt-get install redis-server)")
 }
@@ -119,25 +287,45 @@ fn launch(port: u16, persistent: bool, home: &Path) -> Result<Process> {
 mod tests {
     use super::*;
 
-    /// Sends one inline command and brings the start of the answer.
-    async fn say(redis: &Redis, command: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", redis.port)).await?;
-        stream.write_all(format!("{command}\r\n").as_bytes()).await?;
-        let mut answer = [0; 64];
-        let length = stream.read(&mut answer).await?;
-        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
-    }
-
     #[tokio::test]
     async fn a_persistent_redis_keeps_what_it_acknowledged_and_another_one_does_not() -> Result<()> {
         for (mut redis, kept) in [(Redis::persistent().await?, true), (Redis::start().await?, false)] {
-            ensure!(say(&redis, "SET pier 7").await? == "+OK\r\n", "not written");
+            redis.ask(&["SET", "pier", "7"]).await?;
             redis.kill_9()?;
-            ensure!(say(&redis, "GET pier").await.is_err(), "a killed Redis answers");
+            ensure!(redis.ask(&["GET", "pier"]).await.is_err(), "a killed Redis answers");
             redis.restart().await?;
-            let found = say(&redis, "GET pier").await?;
-            ensure!(found.contains('7') == kept, "kept {kept}, found {found:?}");
+            let found = redis.ask(&["GET", "pier"]).await?;
+            ensure!((found.text() == Some("7")) == kept, "kept {kept}, found {found:?}");
         }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_replica_has_what_it_got_before_it_was_cut_off_and_can_take_over() -> Result<()> {
+        let redis = Redis::persistent().await?;
+        let mut replica = Redis::replica_of(&redis).await?;
+        redis.ask(&["XADD", "log", "7-*", "h", "a"]).await?;
+        replica.catches_up_with(&redis).await?;
+        replica.cut_off()?;
+        redis.ask(&["XADD", "log", "7-*", "h", "b"]).await?;
+        assert_eq!((redis.entries("log").await?.len(), replica.entries("log").await?.len()), (2, 1));
+        assert!(replica.ask(&["SET", "pier", "7"]).await.is_err(), "a replica takes writes");
+        replica.promote().await?;
+        replica.ask(&["XADD", "log", "7-*", "h", "c"]).await?;
+        let last = replica.last_entry("log").await?;
+        assert_eq!(last, Entry { id: "7-1".to_owned(), fields: vec![("h".to_owned(), "c".to_owned())] });
+        assert_eq!((replica.calls("xadd").await?, replica.calls("xtrim").await?), (2, 0));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_paused_redis_is_silent_and_goes_on() -> Result<()> {
+        let redis = Redis::start().await?;
+        redis.pause()?;
+        let silence = within(std::time::Duration::from_millis(300), "silence", redis.ask(&["PING"])).await;
+        ensure!(silence.is_err(), "a paused Redis answers");
+        redis.resume()?;
+        redis.ask(&["PING"]).await?;
         Ok(())
     }
 }

@@ -1,0 +1,323 @@
+//! What every scenario is played on: a cluster, people who edit and people who watch, and a history.
+//!
+//! A scenario sets a stage, lets people work, breaks something, and closes the stage, which brings the history
+//! with the log and everyone's document. The log is read straight from Redis, so that no node can tell it
+//! prettier than it is.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use mille_tests::{Builder, Client, Cluster, Project, Replica, Revision, eventually, patience};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::history::{History, Logged, Recorder, whole_at_ms};
+use crate::nemesis::{Blow, strike};
+use crate::watchers::{Seat, Watcher, listen};
+use crate::workload::{Manner, PLAN_NODES_MAX, Writer};
+
+/// Seconds until everyone must agree, once the last edit is answered.
+const SETTLED_SECONDS: f64 = 30.0;
+/// Listeners that share a socket.
+const LISTENERS_PER_SOCKET: usize = 4;
+/// What separates user, client and operation id in the log.
+const KEY_SEPARATOR: char = '\u{1f}';
+
+/// What every scenario is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Order {
+    /// How long people edit. At least a few seconds, or there is nothing to break.
+    pub length: Duration,
+    /// Decides who edits what and what breaks.
+    pub seed: u64,
+    /// Nodes of the cluster; at least 2.
+    pub nodes: usize,
+}
+
+/// Who plays.
+#[derive(Debug, Clone, Copy)]
+pub struct Cast {
+    /// People who edit.
+    pub writers: usize,
+    /// The nodes they go to, one after the other; empty: all.
+    pub writers_at: &'static [usize],
+    /// Time between two edits of one writer.
+    pub pace: Duration,
+    /// What they do.
+    pub manner: Manner,
+    /// People who keep the document, spread over the nodes.
+    pub watchers: usize,
+    /// People who only listen.
+    pub listeners: usize,
+    /// The node they are at.
+    pub listeners_at: usize,
+}
+
+impl Default for Cast {
+    /// Six who make about 30 edits a second, and six who watch.
+    fn default() -> Self {
+        Self {
+            writers: 6,
+            writers_at: &[],
+            pace: Duration::from_millis(200),
+            manner: Manner::Wild,
+            watchers: 6,
+            listeners: 0,
+            listeners_at: 0,
+        }
+    }
+}
+
+/// A running scenario.
+#[derive(Debug)]
+pub struct Stage {
+    /// The cluster, to be broken.
+    pub cluster: Cluster,
+    /// Where everything is written down.
+    pub recorder: Recorder,
+    /// Whose project it is, at the first node.
+    pub owner: Client,
+    /// What is edited.
+    pub project: Project,
+    order: Order,
+    cast: Cast,
+    end: watch::Sender<Option<Revision>>,
+    stop: watch::Sender<bool>,
+    away: watch::Sender<bool>,
+    watchers: Vec<JoinHandle<Result<Option<Value>>>>,
+    writers: Vec<JoinHandle<()>>,
+    began: Instant,
+}
+
+impl Stage {
+    /// Starts a cluster and waits until everyone watches. Must be called in a `LocalSet`.
+    ///
+    /// # Errors
+    /// When the cluster does not start, or does not take everyone in.
+    pub async fn set(order: Order, cluster: Builder, cast: Cast) -> Result<Self> {
+        ensure!(order.nodes >= 2, "with one node there is nowhere to go on");
+        let cluster = cluster.quiet().start().await.context("the cluster does not start")?;
+        let owner = cluster.user(0, "owner");
+        let project = owner.create_project("chaos").await?;
+        let watchers = cast.watchers + usize::from(cast.listeners > 0);
+        for person in (0..cast.writers).map(writer_name).chain((0..watchers).map(watcher_name)) {
+            owner.share(&project, &person, "EDITOR").await?;
+        }
+        let mut stage = Self {
+            cluster,
+            recorder: Recorder::begin(),
+            owner,
+            project,
+            order,
+            cast,
+            end: watch::Sender::new(None),
+            stop: watch::Sender::new(false),
+            away: watch::Sender::new(false),
+            watchers: Vec::new(),
+            writers: Vec::new(),
+            began: Instant::now(),
+        };
+        stage.take_seats().await?;
+        stage.all_watch().await?;
+        Ok(stage)
+    }
+
+    /// Lets people edit, from now until [`Stage::rest`].
+    pub fn work(&mut self) {
+        self.began = Instant::now();
+        self.writers = (0..self.cast.writers)
+            .map(|index| spawn_local(self.writer(index).work(self.cast.pace, self.stop.subscribe())))
+            .collect();
+    }
+
+    /// Waits until people have edited for so long.
+    pub async fn reach(&self, at: Duration) {
+        sleep_until(self.began + at).await;
+    }
+
+    /// Ends the work, and waits until every edit is answered.
+    ///
+    /// # Errors
+    /// When a writer died.
+    pub async fn rest(&mut self) -> Result<()> {
+        self.stop.send_replace(true);
+        for writer in std::mem::take(&mut self.writers) {
+            writer.await.context("a writer died")?;
+        }
+        Ok(())
+    }
+
+    /// Someone who edits only when asked, at the node `first`.
+    #[must_use]
+    pub fn writer_at(&self, first: usize) -> Writer {
+        let name = format!("guest-{first}");
+        let nodes = vec![self.cluster.user(first, "owner")];
+        Writer::new(&name, nodes, self.project, self.recorder.clone(), self.order.seed, usize::MAX, Manner::Gentle)
+    }
+
+    /// Sends the last watcher offline, or back to another node.
+    pub fn send_away(&self, is_away: bool) {
+        self.away.send_replace(is_away);
+    }
+
+    /// The watchers and listeners at a node, as long as none had to move.
+    #[must_use]
+    pub fn watchers_at(&self, node: usize) -> Vec<usize> {
+        let watchers = (0..self.cast.watchers).filter(|index| index % self.order.nodes == node);
+        let listeners = if self.cast.listeners_at == node { self.cast.listeners } else { 0 };
+        watchers.chain(self.cast.watchers..self.cast.watchers + listeners).collect()
+    }
+
+    /// Everyone who watches or listens.
+    #[must_use]
+    pub fn everyone(&self) -> Vec<usize> {
+        (0..self.cast.watchers + self.cast.listeners).collect()
+    }
+
+    /// Breaks something or puts it in order, and brings the time when that was done.
+    ///
+    /// # Errors
+    /// When it can't be done.
+    pub async fn strike(&mut self, blow: Blow) -> Result<u64> {
+        strike(&mut self.cluster, &self.recorder, blow).await
+    }
+
+    /// The key of the plan's log in Redis.
+    #[must_use]
+    pub fn log_key(&self) -> String {
+        format!("mille:{{plan:{}}}:log", self.project.plan)
+    }
+
+    /// The last revision in the log, straight from Redis.
+    ///
+    /// # Errors
+    /// When Redis doesn't tell.
+    pub async fn head(&mut self) -> Result<Revision> {
+        let key = self.log_key();
+        Revision::of(&json!(self.cluster.redis()?.last_entry(&key).await?.id))
+    }
+
+    /// Waits until all of `people` have seen everything up to `revision`, and brings the time.
+    ///
+    /// # Errors
+    /// When someone has not for as long as settling may take.
+    pub async fn whole(&self, people: &[usize], revision: &str) -> Result<u64> {
+        eventually(patience(SETTLED_SECONDS), async || {
+            let at_ms = self.recorder.read(|entries| whole_at_ms(entries, people, revision));
+            at_ms.with_context(|| format!("someone has not seen {revision} yet"))
+        })
+        .await
+    }
+
+    /// Ends everything and brings the history.
+    ///
+    /// # Errors
+    /// When the log can't be read. Who does not agree with the others is the checkers' finding.
+    pub async fn close(mut self, is_trimmed: bool) -> Result<History> {
+        self.rest().await?;
+        let (end, mut documents) = self.settle().await?;
+        self.end.send_replace(Some(end));
+        let deadline = Instant::now() + patience(SETTLED_SECONDS);
+        for (index, watcher) in std::mem::take(&mut self.watchers).into_iter().enumerate() {
+            // A watcher that did not arrive is the checkers' finding: its last revision is in the history.
+            if let Ok(Ok(Ok(Some(document)))) = timeout_at(deadline, watcher).await {
+                documents.push((format!("watcher {index}"), document));
+            }
+        }
+        let key = self.log_key();
+        let mut log = Vec::new();
+        for entry in self.cluster.redis()?.entries(&key).await? {
+            let key = entry.fields.iter().find(|(name, _)| name == "o").map(|(_, key)| key.as_str());
+            let operation = key.and_then(|key| key.rsplit(KEY_SEPARATOR).next()).map(str::to_owned);
+            log.push(Logged { revision: entry.id, operation });
+        }
+        // The first entry is the plan's creation, and no change.
+        log.retain(|logged| !logged.revision.ends_with("-0"));
+        let watchers = self.cast.watchers + self.cast.listeners;
+        let entries = self.recorder.entries();
+        Ok(History { entries, watchers, log, is_trimmed, end: end.to_string(), documents })
+    }
+
+    fn writer(&self, index: usize) -> Writer {
+        let all: Vec<usize> = (0..self.order.nodes).collect();
+        let places = if self.cast.writers_at.is_empty() { &all } else { self.cast.writers_at };
+        let nodes = in_turn(&self.cluster, &writer_name(index), places, index);
+        let seed = self.order.seed.wrapping_add(index as u64);
+        let own_max = PLAN_NODES_MAX / self.cast.writers;
+        Writer::new(&writer_name(index), nodes, self.project, self.recorder.clone(), seed, own_max, self.cast.manner)
+    }
+
+    async fn take_seats(&mut self) -> Result<()> {
+        let seat =
+            |index| Seat { index, project: self.project, recorder: self.recorder.clone(), end: self.end.subscribe() };
+        let all: Vec<usize> = (0..self.order.nodes).collect();
+        let never = watch::Sender::new(false);
+        for index in 0..self.cast.watchers {
+            let is_last = index + 1 == self.cast.watchers;
+            let away = if is_last { self.away.subscribe() } else { never.subscribe() };
+            let nodes = in_turn(&self.cluster, &watcher_name(index), &all, 0);
+            self.watchers.push(spawn_local(Watcher::new(seat(index), nodes, away).watch()));
+        }
+        let crowd = self.cluster.user(self.cast.listeners_at, &watcher_name(self.cast.watchers));
+        for first in (0..self.cast.listeners).step_by(LISTENERS_PER_SOCKET) {
+            let socket = Rc::new(crowd.socket().await?);
+            for index in first..self.cast.listeners.min(first + LISTENERS_PER_SOCKET) {
+                let (seat, socket) = (seat(self.cast.watchers + index), Rc::clone(&socket));
+                self.watchers.push(spawn_local(async move { listen(seat, &socket).await }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everyone has their first event, so that all of them see the whole story.
+    async fn all_watch(&self) -> Result<()> {
+        let start = self.owner.revision(&self.project).await?.to_string();
+        self.whole(&self.everyone(), &start).await.context("not everyone is let in").map(drop)
+    }
+
+    /// Waits until Redis and all nodes agree on the end, and brings it with the nodes' documents.
+    async fn settle(&mut self) -> Result<(Revision, Vec<(String, Value)>)> {
+        let owners: Vec<Client> = (0..self.order.nodes).map(|node| self.cluster.user(node, "owner")).collect();
+        let (project, key) = (self.project, self.log_key());
+        let redis = self.cluster.redis()?;
+        let mut seen = None;
+        let agreed = eventually(patience(SETTLED_SECONDS), async || {
+            let head = Revision::of(&json!(redis.last_entry(&key).await?.id))?;
+            let (mut documents, mut late) = (Vec::new(), Vec::new());
+            for (node, owner) in owners.iter().enumerate() {
+                let plan = owner.plan(&project).await?;
+                if Revision::of(&plan["revision"])? != head {
+                    late.push(node);
+                }
+                documents.push((format!("node {node}"), Replica::document_of(&plan)));
+            }
+            seen = Some((head, documents.clone()));
+            let now = Revision::of(&json!(redis.last_entry(&key).await?.id))?;
+            ensure!(late.is_empty() && now == head, "nodes {late:?} are not at {head}");
+            Ok((head, documents))
+        })
+        .await;
+        match (agreed, seen) {
+            (Ok(agreed), _) => Ok(agreed),
+            // They do not agree: their documents, or the log, will show it.
+            (Err(_), Some(seen)) => Ok(seen),
+            (Err(error), None) => Err(error.context("after the storm")),
+        }
+    }
+}
+
+/// One person at several nodes, beginning with the one at `first` of `places`.
+fn in_turn(cluster: &Cluster, person: &str, places: &[usize], first: usize) -> Vec<Client> {
+    (0..places.len()).map(|step| cluster.user(places[(first + step) % places.len()], person)).collect()
+}
+
+fn writer_name(index: usize) -> String {
+    format!("writer-{index}")
+}
+
+fn watcher_name(index: usize) -> String {
+    format!("watcher-{index}")
+}
