@@ -55,6 +55,9 @@ pub struct Replica {
     ahead: Option<Revision>,
     /// Whether the log was seen to end where we do, since we last changed.
     is_confirmed: bool,
+    /// Listeners know a history that is not the log's any more. They are told once, with the epoch that begins for it:
+    /// until then nothing else is told, since nothing would follow what they know.
+    owed_reset: Option<Cause>,
     standing: Standing,
     /// Bounded by [`mille_shared::limits::PENDING_OPERATIONS_MAX`]; beyond it, operations are refused as overload. Lost
     /// changes that are judged again come on top, at most as many as the ring holds.
@@ -337,6 +340,7 @@ impl Replica {
             missed: None,
             ahead: None,
             is_confirmed: false,
+            owed_reset: None,
             standing: Standing::default(),
             pending: VecDeque::new(),
             flight: None,
@@ -478,7 +482,11 @@ impl Replica {
         self.is_confirmed = false;
         let is_new_epoch = applied.previous.epoch != applied.revision().epoch;
         self.ring.push(Arc::clone(&applied));
-        effects.push(if is_new_epoch { Effect::Reset(Cause::Epoch) } else { Effect::Deliver(applied) });
+        if is_new_epoch {
+            effects.push(Effect::Reset(self.owed_reset.take().unwrap_or(Cause::Epoch)));
+        } else if self.owed_reset.is_none() {
+            effects.push(Effect::Deliver(applied));
+        }
     }
 
     /// Whether a snapshot is due: every so many changes, by the node that committed the one that filled the number.

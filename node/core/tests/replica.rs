@@ -121,7 +121,7 @@ fn lost_changes_are_judged_again_in_the_other_history_and_begin_a_new_epoch() {
     replica.handle(from_head(&theirs.log[2..]));
     replica.handle(from_head(&theirs.log[1..]));
     let effects = replica.handle(reloaded(&theirs.plan));
-    assert_eq!(names(&effects), ["reset", "commit"]);
+    assert_eq!(names(&effects), ["commit"], "listeners are told once, when the new epoch is there");
     assert!(matches!(replica.catch_up(theirs.plan.revision()), CatchUp::OtherEpoch), "numbers are not to be trusted");
     let terms = |effects: &[Effect]| {
         effects.iter().find_map(|e| if let Effect::Commit { terms, .. } = e { Some(terms.clone()) } else { None })
@@ -131,7 +131,8 @@ fn lost_changes_are_judged_again_in_the_other_history_and_begin_a_new_epoch() {
     let effects = replica.handle(Input::Committed(CommitOutcome::NewEpoch { epoch }));
     assert!(matches!(terms(&effects), Some(Terms::Add { begins_epoch: Some(begins), .. }) if begins == epoch));
     let effects = replica.handle(committed());
-    assert_eq!(names(&effects), ["reset"], "a new epoch begins with a snapshot");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Reset(Cause::Fork))), "{effects:?}");
+    assert_eq!(names(&effects), ["reset"]);
     let revision = Revision { epoch, seq: 3 };
     let again = Readmission::Accepted { revision };
     assert!(
@@ -247,9 +248,11 @@ fn what_is_heard_while_the_plan_is_opened_anew_is_part_of_the_reset() {
     replica.handle(from_head(&theirs.log[2..3]));
     replica.handle(from_head(&theirs.log[1..3]));
     assert_eq!(names(&replica.handle(Input::Heard(vec![theirs.log[3].clone()]))), [""; 0], "it is kept");
-    assert_eq!(names(&replica.handle(reloaded(&history(&["a", "theirs"]).plan))), ["reset", "commit"]);
+    assert_eq!(names(&replica.handle(reloaded(&history(&["a", "theirs"]).plan))), ["commit"]);
     assert_eq!(**replica.plan(), theirs.plan);
     assert!(!replica.is_repairing());
+    replica.handle(Input::Committed(CommitOutcome::NewEpoch { epoch: kit::EPOCH + 7 }));
+    assert_eq!(names(&replica.handle(committed())), ["reset"]);
 }
 
 #[test]

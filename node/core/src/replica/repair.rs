@@ -166,7 +166,12 @@ impl Replica {
             (self.plan, self.ring) = (Arc::new(opened.plan), opened.ring);
             self.is_confirmed = false;
             self.standing.break_off();
-            effects.push(Effect::Reset(cause));
+            if self.standing.must_leave(self.plan.revision().epoch) {
+                self.owed_reset = Some(cause);
+            } else {
+                self.owed_reset = None;
+                effects.push(Effect::Reset(cause));
+            }
         }
         // What came meanwhile and is part of this history follows now.
         let held = std::mem::take(&mut self.held);

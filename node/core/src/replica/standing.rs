@@ -23,7 +23,7 @@ pub(super) struct Standing {
     waits_in: Option<StoreLife>,
     /// The newest epoch in which changes were lost for good.
     lost_epoch: Option<u64>,
-    /// The epoch that the store gave us to begin behind this head.
+    /// The epoch that the store gave us to begin, and the head it was to be begun behind.
     granted: Option<(Head, u64)>,
 }
 
@@ -80,9 +80,11 @@ impl Standing {
         self.granted = Some((head, epoch));
     }
 
-    /// The epoch to begin behind this head, if it must be a new one and we know which.
+    /// The epoch to begin behind this head, if it must be a new one and we know which. One that was given because nobody
+    /// vouched for the log is not needed once somebody else wrote.
     pub(super) fn epoch_after(&self, head: Head) -> Option<u64> {
-        self.granted.filter(|(before, _)| *before == head).map(|(_, epoch)| epoch)
+        let is_needed = |(before, _): &(Head, u64)| *before == head || self.must_leave(head.revision.epoch);
+        self.granted.filter(is_needed).map(|(_, epoch)| epoch).filter(|epoch| *epoch > head.revision.epoch)
     }
 
     /// On which terms new changes are offered to a log with this head.
@@ -148,6 +150,11 @@ mod tests {
         assert!(matches!(standing.terms(head(6)), Terms::Add { lost_epoch: None, .. }));
         standing.grant(head(5), 9);
         assert!(matches!(standing.terms(head(5)), Terms::Add { begins_epoch: Some(9), .. }));
-        assert!(matches!(standing.terms(head(4)), Terms::Add { begins_epoch: None, .. }), "behind this head only");
+        assert!(matches!(standing.terms(head(4)), Terms::Add { begins_epoch: Some(9), .. }), "wherever the log is now");
+        assert!(matches!(standing.terms(head(9)), Terms::Add { begins_epoch: None, .. }), "it has begun");
+        let mut stranger = Standing::default();
+        stranger.grant(head(5), 9);
+        assert!(matches!(stranger.terms(head(5)), Terms::Add { begins_epoch: Some(9), .. }));
+        assert!(matches!(stranger.terms(head(6)), Terms::Add { begins_epoch: None, .. }), "somebody else wrote");
     }
 }
