@@ -161,7 +161,7 @@ impl Plans {
             (Done::Opened(Ok(opened)), Some(slot)) => {
                 let is_settled = self.context.bridge.see_life(&opened.state.life);
                 let seen = Input::HeadSeen(HeadSeen { state: opened.state, is_settled });
-                let open = OpenPlan::new(id, opened.plan, self.context.clone());
+                let open = OpenPlan::new(id, *opened.plan, self.context.clone());
                 let Slot::Opening(opening) = std::mem::replace(slot, Slot::Open(Box::new(open))) else { return };
                 for input in opening.heard.into_iter().chain([seen]) {
                     self.input(plan, input);

@@ -29,7 +29,7 @@ const OPEN_ATTEMPTS_MAX: u32 = 3;
 
 /// A plan that was opened, and where its log was seen to end after that.
 pub(super) struct Opening {
-    pub plan: Opened,
+    pub plan: Box<Opened>,
     pub state: LogState,
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn open(
 }
 
 /// The plan at its log's head: the newest snapshot and every entry since.
-pub(super) async fn load(backend: Backend, id: PlanId) -> Result<Opened, OpenFailure> {
+pub(super) async fn load(backend: Backend, id: PlanId) -> Result<Box<Opened>, OpenFailure> {
     let mut attempt = 1;
     loop {
         match load_once(&backend, id).await {
@@ -66,7 +66,7 @@ pub(super) async fn load(backend: Backend, id: PlanId) -> Result<Opened, OpenFai
     }
 }
 
-async fn load_once(backend: &Backend, id: PlanId) -> Result<Opened, OpenFailure> {
+async fn load_once(backend: &Backend, id: PlanId) -> Result<Box<Opened>, OpenFailure> {
     let corrupt = |error: ApplyError| OpenFailure::Corrupt(error.to_string());
     let mut opened = match backend.snapshots.load(id, None, Lane::Repair).await? {
         Some(stored) => {
@@ -85,7 +85,7 @@ async fn load_once(backend: &Backend, id: PlanId) -> Result<Opened, OpenFailure>
             }
         }
         if !page.has_more {
-            return opened.ok_or(OpenFailure::NoLog);
+            return opened.map(Box::new).ok_or(OpenFailure::NoLog);
         }
     }
 }

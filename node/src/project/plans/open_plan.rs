@@ -79,7 +79,7 @@ pub(in crate::project) enum Done {
     /// Lost entries were offered.
     Restored(backend::Result<CommitOutcome>),
     /// The plan was opened anew.
-    Reloaded(Result<Opened, OpenFailure>),
+    Reloaded(Result<Box<Opened>, OpenFailure>),
     /// The head was asked for.
     Head(backend::Result<LogState>),
     /// An operation that would be refused (or change nothing) was looked up.
@@ -146,7 +146,7 @@ impl OpenPlan {
             Done::Fetched(Ok(page)) => self.input(Input::Fetched(page), jobs),
             Done::Located(Ok(state)) => self.input(Input::Located(state), jobs),
             Done::Restored(Ok(outcome)) => self.input(Input::Restored(outcome), jobs),
-            Done::Reloaded(Ok(plan)) => self.input(Input::Reloaded(Box::new(plan)), jobs),
+            Done::Reloaded(Ok(plan)) => self.input(Input::Reloaded(plan), jobs),
             Done::Reloaded(Err(OpenFailure::NoLog)) | Done::Located(Err(OpenFailure::NoLog)) => return false,
             Done::Fetched(Err(error)) | Done::Restored(Err(error)) => {
                 tracing::debug!(plan.id = %self.id, %error, "the log can't be repaired for now");
