@@ -7,6 +7,7 @@ mod kill_redis;
 mod long_absence;
 mod lose_last_message;
 mod pause_redis;
+mod storm;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -39,6 +40,8 @@ pub enum Scenario {
     FailoverFork,
     /// Stops Redis (SIGSTOP) for 6 s.
     PauseRedis,
+    /// Kills a node with a third of 150 watchers.
+    Storm,
 }
 
 /// What came of a scenario.
@@ -77,6 +80,7 @@ impl Scenario {
             Self::Failover => failover::play(order, failover::Heir::KnowsEverything).await,
             Self::FailoverFork => failover::play(order, failover::Heir::KnowsLess).await,
             Self::PauseRedis => pause_redis::play(order).await,
+            Self::Storm => storm::play(order).await,
         }
     }
 }

@@ -97,6 +97,14 @@ async fn a_failover_that_forks_the_history_loses_nothing_and_everyone_is_told() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_loses_their_node_is_whole_on_another_within_two_seconds() -> Result<()> {
+    let report = play(Scenario::Storm, 6).await?;
+    let moved = count(&report, |event| matches!(event, Event::Lost { .. }));
+    ensure!(moved >= 50, "only {moved} lost their node");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_redis_makes_nobody_wait_and_nothing_happen_twice() -> Result<()> {
     let report = play(Scenario::PauseRedis, 8).await?;
     let in_vain = count(&report, |event| matches!(event, Event::Repeated { .. }));
