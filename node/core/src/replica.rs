@@ -53,7 +53,7 @@ pub struct Replica {
     missed: Option<Revision>,
     /// Our head when the last check saw the log behind it.
     ahead: Option<Revision>,
-    /// Whether the log was seen to end where we do, since we last changed.
+    /// Whether the log ended where we did, when the last check could tell.
     is_confirmed: bool,
     /// Listeners know a history that is not the log's any more. They are told once, with the epoch that begins for it:
     /// until then nothing else is told, since nothing would follow what they know.
@@ -382,8 +382,8 @@ impl Replica {
         self.flight.is_some() || !self.pending.is_empty()
     }
 
-    /// Whether the log was seen to hold all that this copy holds, since it last changed. Until then the copy may be the
-    /// only one that remembers.
+    /// Whether the log held all that this copy held, when the last check could tell. If not, the copy may be the only one
+    /// that remembers.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.is_confirmed && self.repair.is_none()
@@ -479,7 +479,6 @@ impl Replica {
 
     /// A change is part of the plan now: remember and tell it.
     fn applied(&mut self, applied: Arc<Applied>, effects: &mut Vec<Effect>) {
-        self.is_confirmed = false;
         let is_new_epoch = applied.previous.epoch != applied.revision().epoch;
         self.ring.push(Arc::clone(&applied));
         if is_new_epoch {

@@ -100,6 +100,7 @@ impl Replica {
             effects.push(Effect::RepairStarted(cause));
         }
         self.held.clear();
+        self.is_confirmed = false;
         self.repair = Some(Repair::Asking { ask, again });
     }
 
@@ -164,7 +165,6 @@ impl Replica {
         let same = opened.plan.head() == self.plan.head();
         if !same {
             (self.plan, self.ring) = (Arc::new(opened.plan), opened.ring);
-            self.is_confirmed = false;
             self.standing.break_off();
             if self.standing.must_leave(self.plan.revision().epoch) {
                 self.owed_reset = Some(cause);

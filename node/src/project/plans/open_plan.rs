@@ -24,6 +24,8 @@ use crate::project::store::{self, OpenFailure};
 
 /// Two reports of a plan node's progress are at least so far apart; what comes between is left out.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// How recently the log must have been seen to hold what we hold, for the plan to be closed. A few head checks.
+const CONFIRMED_FOR: Duration = limits::HEAD_CHECK_INTERVAL.saturating_mul(5);
 /// Plan nodes whose last report is remembered. Beyond it all are forgotten, and one report more gets through.
 const PROGRESS_REMEMBERED_MAX: usize = 4_096;
 
@@ -46,6 +48,8 @@ pub(super) struct OpenPlan {
     behind: Vec<(Revision, AfterSync)>,
     progress_told: HashMap<PlanNodeId, Instant>,
     used: Instant,
+    /// When the log was last seen to hold what we hold.
+    confirmed: Instant,
 }
 
 /// An operation that waits for its answer.
@@ -107,6 +111,7 @@ impl OpenPlan {
             behind: Vec::new(),
             progress_told: HashMap::new(),
             used: Instant::now(),
+            confirmed: Instant::now(),
         }
     }
 
@@ -129,8 +134,12 @@ impl OpenPlan {
     }
 
     pub(super) fn input(&mut self, input: Input, jobs: &mut Jobs) {
+        let is_check = matches!(input, Input::HeadSeen(_));
         for effect in self.replica.handle(input) {
             self.perform(effect, jobs);
+        }
+        if is_check && self.replica.is_confirmed() {
+            self.confirmed = Instant::now();
         }
         self.answer_behind();
     }
@@ -205,16 +214,13 @@ impl OpenPlan {
 
     pub(super) fn is_unused(&mut self, now: Instant) -> bool {
         self.listeners.retain(|listener| !listener.events.is_closed());
-        // While the log was not seen to hold all that we hold, we may be the only ones who remember it.
-        let waits = self.is_busy()
-            || self.is_asking
-            || !self.behind.is_empty()
-            || !self.listeners.is_empty()
-            || !self.replica.is_confirmed();
+        let waits = self.is_busy() || self.is_asking || !self.behind.is_empty() || !self.listeners.is_empty();
         if waits {
             self.used = now;
         }
-        now.duration_since(self.used) >= limits::PLAN_LINGER
+        // While the log is not seen to hold what we hold, we may be the only ones who remember it.
+        let is_safe = now.duration_since(self.confirmed) < CONFIRMED_FOR;
+        is_safe && now.duration_since(self.used) >= limits::PLAN_LINGER
     }
 
     fn submit(&mut self, operation: Operation, repeatable: bool, reply: SubmitReply, jobs: &mut Jobs) {
