@@ -148,8 +148,9 @@ async fn fill(owner: &Client, project: i32, plan: i32, ids: &[String]) -> Result
         applyPlanDagChanges(projectId: $projectId, planId: $planId, changes: $changes) { revision }
     }";
     let change = |id: &String| {
+        let position = json!({ "x": 0, "y": 0 });
         json!({ "addNode": { "node": {
-            "id": id, "nodeType": "MergeNode", "position": { "x": 0, "y": 0 }, "metadata": { "label": id }, "config": "{}",
+            "id": id, "nodeType": "MergeNode", "position": position, "metadata": { "label": id }, "config": "{}",
         } } })
     };
     let changes: Vec<Value> = ids.iter().map(change).collect();

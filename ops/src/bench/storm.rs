@@ -46,6 +46,13 @@ const DEAD_WITHIN: Duration = Duration::from_secs(5);
 /// The number of the edit that shows that everyone listens; none of the schedule's has it.
 const FIRST_EDIT: u32 = u32::MAX;
 
+/// The number of the edit after the schedule's. Everyone listens until it comes, so that a change of the schedule that
+/// comes twice is still seen.
+const LAST_EDIT: u32 = u32::MAX - 1;
+
+/// Edits beside the schedule's.
+const EXTRA_EDITS: i128 = 2;
+
 /// `mille bench storm`
 #[derive(Debug, Args)]
 pub(crate) struct StormArgs {
@@ -117,6 +124,8 @@ impl<'a> Storm<'a> {
         let until_the_kill = bill(meter.read());
         let killed = kill(ground, victim, &load, output).await?;
         let samples = running.await??;
+        let last = load.edit(LAST_EDIT, Instant::now()).await?;
+        ensure!(last.latency.is_some(), "the last edit was not answered");
 
         let head = progress.head();
         let subscribers = crowd.finish(head, END_WITHIN).await?;
@@ -153,6 +162,9 @@ struct Findings {
     whole: usize,
     whole_since_reconnect: Quantiles,
     whole_since_kill: Quantiles,
+    /// Changes that were missed, by the one who missed most and by all together.
+    missed_max: u64,
+    missed_sum: u64,
     faults: Faults,
     /// Returns that took more than one attempt.
     repeated_attempts: usize,
@@ -201,6 +213,8 @@ impl Storm<'_> {
             whole: whole.len(),
             whole_since_reconnect: Quantiles::of(whole.iter().map(|(since, _)| *since))?,
             whole_since_kill: Quantiles::of(whole.iter().map(|(_, since)| *since))?,
+            missed_max: first_returns().map(|back| back.missed).max().unwrap_or_default(),
+            missed_sum: first_returns().map(|back| back.missed).sum(),
             faults: faults(&self.subscribers, self.head),
             repeated_attempts: first_returns().filter(|back| back.attempts > 1).count(),
             other_closes: returns - first_returns().count(),
@@ -219,8 +233,7 @@ impl Storm<'_> {
         let before = phase(self.started + WARM_UP, Some(self.killed))?;
         let during = phase(self.killed, Some(calm_again))?;
         let answered = self.samples.iter().filter(|sample| sample.latency.is_some()).count();
-        // One more was answered before the schedule began.
-        let surplus = i128::from(self.head - self.ground.start.seq) - 1 - answered as i128;
+        let surplus = i128::from(self.head - self.ground.start.seq) - EXTRA_EDITS - answered as i128;
         Ok(Edits {
             before,
             during,
@@ -274,8 +287,15 @@ impl Findings {
             edits.after.row("edits after"),
         ]);
         let counts = format!(
-            "{}; returns with several attempts {}, other closes {}; edits repeated {}, unanswered {}",
-            self.faults, self.repeated_attempts, self.other_closes, edits.repeats, edits.unanswered
+            "missed meanwhile: {} changes, at most {} by one; {}\n\
+             returns with several attempts {}, other closes {}; edits repeated {}, unanswered {}",
+            self.missed_sum,
+            self.missed_max,
+            self.faults,
+            self.repeated_attempts,
+            self.other_closes,
+            edits.repeats,
+            edits.unanswered
         );
         let given_up = self.failures.first();
         let given_up = given_up.map(|why| format!("\ngiven up: {}, the first one {why}", self.failures.len()));

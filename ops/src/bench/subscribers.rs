@@ -103,6 +103,8 @@ pub(crate) struct Return {
     pub(crate) whole: Option<Instant>,
     /// Attempts it took.
     pub(crate) attempts: u32,
+    /// Changes it did not have when its new subscription was sent.
+    pub(crate) missed: u64,
     /// What makes it whole.
     target: u64,
 }
@@ -267,14 +269,16 @@ impl Subscriber {
             match self.subscribe().await {
                 Ok(subscription) => {
                     let target = self.course.progress.head();
-                    self.returns.push(Return { began, whole: None, attempts: attempt + 1, target });
+                    let missed = self.sequence.missing_until(target);
+                    self.returns.push(Return { began, whole: None, attempts: attempt + 1, missed, target });
                     return Some(subscription);
                 }
                 Err(ended) => self.failure = Some(format!("could not come back: {ended:?}")),
             }
             sleep(ATTEMPT_PAUSE).await;
         }
-        self.returns.push(Return { began, whole: None, attempts: ATTEMPTS_MAX, target: u64::MAX });
+        let missed = self.sequence.missing_until(self.course.progress.head());
+        self.returns.push(Return { began, whole: None, attempts: ATTEMPTS_MAX, missed, target: u64::MAX });
         None
     }
 

@@ -57,7 +57,7 @@ impl Meter {
     pub(crate) fn start(state: &State) -> Self {
         let nodes = state.nodes.iter().map(|node| (node.name.clone(), node.pid));
         let redis = state.redis.pid.map(|pid| ("redis".to_owned(), pid));
-        let ourselves = ("this generator".to_owned(), std::process::id());
+        let ourselves = ("generator".to_owned(), std::process::id());
         let processes = nodes.chain(redis).chain([ourselves]).map(|(name, pid)| {
             let usage = of(pid).unwrap_or_default();
             Metered { name, pid, before: usage, last: usage }
