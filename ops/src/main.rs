@@ -5,6 +5,7 @@
 //! Exit codes: 0 done, 1 tried and failed, 2 refused before anything was touched (a wrong argument, a
 //! missing program, a busy port).
 
+mod bench;
 mod client;
 mod down;
 mod import;
@@ -53,6 +54,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Builds a plan from two CSV files.
     Import(import::ImportArgs),
+    /// Measures a local cluster under load, and says which promises it kept.
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +86,7 @@ fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
             Command::Status(args) => status::run(&args, output).await,
             Command::Tail(args) => tail::run(&args, output).await,
             Command::Import(args) => import::run(&args, output).await,
+            Command::Bench(args) => bench::run(&args, output).await,
         }
     })
 }

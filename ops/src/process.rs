@@ -45,7 +45,7 @@ impl Identity {
     }
 
     /// Sends a signal, if it still is our process. It may be gone an instant later; that is no error.
-    async fn signal(&self, signal: &str) {
+    pub(crate) async fn signal(&self, signal: &str) {
         if !self.is_alive() {
             return;
         }

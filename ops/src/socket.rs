@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 use futures_util::{SinkExt, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderValue, Uri};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -46,6 +49,22 @@ pub(crate) enum Ended {
     Lost(String),
 }
 
+/// A message of the protocol; what it carries is read when it is known what it must be.
+#[derive(Debug, Deserialize)]
+struct Incoming<'a> {
+    r#type: &'a str,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+/// The payload of `next`.
+#[derive(Debug, Deserialize)]
+struct Next<T> {
+    data: Option<T>,
+    #[serde(default)]
+    errors: Vec<Value>,
+}
+
 /// A running subscription.
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -71,10 +90,10 @@ impl Subscription {
         let greeting = async {
             loop {
                 let message = subscription.receive().await?;
-                match message["type"].as_str() {
-                    Some("connection_ack") => return Ok(()),
-                    Some("ping") => send(&mut subscription.stream, &json!({ "type": "pong" })).await?,
-                    _ => return Err(Ended::Lost(format!("expected connection_ack, got {message}"))),
+                match parse(&message)?.r#type {
+                    "connection_ack" => return Ok(()),
+                    "ping" => send(&mut subscription.stream, &json!({ "type": "pong" })).await?,
+                    other => return Err(Ended::Lost(format!("expected connection_ack, got {other}"))),
                 }
             }
         };
@@ -91,8 +110,16 @@ impl Subscription {
     /// # Errors
     /// [`Ended`]; there will be no more events.
     pub(crate) async fn next(&mut self) -> Result<Value, Ended> {
+        self.next_as().await
+    }
+
+    /// The next event's `data`, read as what the caller needs of it and no more. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`Ended`]; there will be no more events.
+    pub(crate) async fn next_as<T: DeserializeOwned>(&mut self) -> Result<T, Ended> {
         loop {
-            let mut message = match timeout(SILENCE_MAX, self.receive()).await {
+            let message = match timeout(SILENCE_MAX, self.receive()).await {
                 Ok(received) => received?,
                 Err(_) if self.asked => return Err(Ended::Lost("the link fell silent".into())),
                 Err(_) => {
@@ -102,16 +129,16 @@ impl Subscription {
                 }
             };
             self.asked = false;
-            match message["type"].as_str() {
-                Some("next") => {
-                    if let Some(error) = message["payload"]["errors"].get(0) {
-                        return Err(Ended::Refused(GraphqlError::from_json(error)));
-                    }
-                    return Ok(message["payload"]["data"].take());
+            let message = parse(&message)?;
+            let payload = message.payload.map_or("null", RawValue::get);
+            match message.r#type {
+                "next" => return read_event(payload),
+                "error" => {
+                    let errors: Value = serde_json::from_str(payload).unwrap_or_default();
+                    return Err(Ended::Refused(GraphqlError::from_json(&errors[0])));
                 }
-                Some("error") => return Err(Ended::Refused(GraphqlError::from_json(&message["payload"][0]))),
-                Some("complete") => return Err(Ended::Completed),
-                Some("ping") => send(&mut self.stream, &json!({ "type": "pong" })).await?,
+                "complete" => return Err(Ended::Completed),
+                "ping" => send(&mut self.stream, &json!({ "type": "pong" })).await?,
                 // Whatever a later server may say beside this is not for us.
                 _ => {}
             }
@@ -127,8 +154,8 @@ impl Subscription {
         drop(timeout(Duration::from_millis(500), goodbye).await);
     }
 
-    /// The next message of the protocol.
-    async fn receive(&mut self) -> Result<Value, Ended> {
+    /// The next message that carries text.
+    async fn receive(&mut self) -> Result<Message, Ended> {
         loop {
             let message = match self.stream.next().await {
                 None => return Err(Ended::Closed { code: 1006, reason: "the connection broke".into() }),
@@ -138,13 +165,27 @@ impl Subscription {
             if let Some((code, reason)) = message.as_close() {
                 return Err(Ended::Closed { code: u16::from(code), reason: reason.to_owned() });
             }
-            if let Some(text) = message.as_text() {
-                return serde_json::from_str(text)
-                    .map_err(|_| Ended::Lost(format!("the server sent no JSON: {text:.80}")));
+            if message.is_text() {
+                return Ok(message);
             }
             // Pings and pongs of WebSocket itself are answered by the library.
         }
     }
+}
+
+fn parse(message: &Message) -> Result<Incoming<'_>, Ended> {
+    let text = message.as_text().unwrap_or_default();
+    serde_json::from_str(text)
+        .map_err(|_| Ended::Lost(format!("the server sent no message of the protocol: {text:.80}")))
+}
+
+fn read_event<T: DeserializeOwned>(payload: &str) -> Result<T, Ended> {
+    let unreadable = |why: String| Ended::Lost(format!("the server sent an event we can't read: {why}"));
+    let next: Next<T> = serde_json::from_str(payload).map_err(|error| unreadable(error.to_string()))?;
+    if let Some(error) = next.errors.first() {
+        return Err(Ended::Refused(GraphqlError::from_json(error)));
+    }
+    next.data.ok_or_else(|| unreadable("it has no data".to_owned()))
 }
 
 async fn connect(url: &str) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>> {
@@ -169,5 +210,29 @@ async fn send(stream: &mut WebSocketStream<MaybeTlsStream<TcpStream>>, message: 
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Ended::Lost(error.to_string())),
         Err(_) => Err(Ended::Lost("the server takes nothing".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq, Eq)]
+    struct Small {
+        n: u32,
+    }
+
+    #[test]
+    fn of_an_event_only_what_is_asked_for_is_read() {
+        let event: Small = read_event(r#"{"data":{"other":[1,2],"n":7}}"#).expect("an event");
+        assert_eq!(event, Small { n: 7 });
+    }
+
+    #[test]
+    fn an_event_with_errors_is_a_refusal_and_one_without_data_is_a_fault() {
+        let refused = r#"{"data":null,"errors":[{"message":"m","extensions":{"code":"FORBIDDEN"}}]}"#;
+        assert!(matches!(read_event::<Small>(refused), Err(Ended::Refused(error)) if error.code == "FORBIDDEN"));
+        assert!(matches!(read_event::<Small>("null"), Err(Ended::Lost(_))));
+        assert!(matches!(read_event::<Small>("{}"), Err(Ended::Lost(_))));
     }
 }

@@ -52,6 +52,15 @@ pub(crate) struct Node {
     pub(crate) pid: u32,
 }
 
+impl Node {
+    /// How to know its process again.
+    pub(crate) fn identity(&self) -> Identity {
+        let address = self.url.trim_start_matches("http://");
+        // Not by its program's name, which MILLE_NODE_BIN may change.
+        Identity::new(&self.name, self.pid, "--listen", &[address])
+    }
+}
+
 /// Redis; without a pid when it is not ours to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Redis {
@@ -111,11 +120,7 @@ impl State {
     pub(crate) fn stop_order(&self) -> Vec<Vec<Identity>> {
         let proxy =
             self.proxy.iter().map(|proxy| Identity::new("load balancer", proxy.pid, "haproxy", &["haproxy.cfg"]));
-        let nodes = self.nodes.iter().map(|node| {
-            let address = node.url.trim_start_matches("http://");
-            // Not by its program's name, which MILLE_NODE_BIN may change.
-            Identity::new(&node.name, node.pid, "--listen", &[address])
-        });
+        let nodes = self.nodes.iter().map(Node::identity);
         let port = self.redis.url.rsplit(':').next().unwrap_or_default().trim_end_matches('/');
         let redis = self.redis.pid.iter().map(|&pid| Identity::new("redis", pid, "redis-server", &[port]));
         vec![proxy.collect(), nodes.collect(), redis.collect()]

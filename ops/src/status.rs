@@ -74,7 +74,7 @@ fn cell(value: &Value) -> String {
 }
 
 /// Columns as wide as their widest cell, two blanks between.
-fn table(rows: &[Vec<String>]) -> String {
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {
         widths.resize(widths.len().max(row.len()), 0);

@@ -85,6 +85,11 @@ impl Target {
         Self { urls: state.urls(), credentials }
     }
 
+    /// One node of the cluster that `state` describes, as `user`: for those who must know which node answers.
+    pub(crate) fn node(state: &State, url: &str, user: &str) -> Self {
+        Self { urls: vec![url.to_owned()], ..Self::local(state, user, None) }
+    }
+
     fn remote(url: &str, token: &str) -> Result<Self> {
         let url = url.trim_end_matches('/');
         if !url.starts_with("http://") && !url.starts_with("https://") {

@@ -1,0 +1,161 @@
+//! The place where a bench happens: a local cluster, and a project of the bench's own in it.
+//!
+//! Local, because a bench kills processes and reads what they cost, and because it signs tokens for as many
+//! users as the limit of connections per user asks for. Its project is deleted afterwards; one that a bench
+//! left behind harms nobody.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mille_shared::Revision;
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::output::{Output, refused};
+use crate::state::{Node, State, find_dir};
+use crate::target::Target;
+use crate::token::Claims;
+
+/// Subscribers that share a user. A user may have 250 connections, and old ones of a node that died may
+/// still be counted when their successors come.
+const SUBSCRIBERS_PER_USER: usize = 120;
+
+/// Life of the tokens: longer than any bench.
+const TOKEN_TTL: Duration = Duration::from_secs(2 * 3600);
+
+/// Plan nodes that are moved about.
+const PLAN_NODES: usize = 50;
+
+/// Who makes the project and edits it.
+const OWNER: &str = "bench-owner";
+
+/// A cluster and the bench's project in it.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    /// The cluster.
+    pub(crate) state: State,
+    /// Where its state is.
+    pub(crate) dir: PathBuf,
+    /// The project's number.
+    pub(crate) project: i32,
+    /// Its plan's number.
+    pub(crate) plan: i32,
+    /// Ids of plan nodes to move.
+    pub(crate) plan_nodes: Vec<String>,
+    /// The plan's revision before the bench.
+    pub(crate) start: Revision,
+    tokens: Vec<Arc<str>>,
+    owner: Client,
+}
+
+impl Ground {
+    /// Makes a project with room for so many subscribers.
+    ///
+    /// # Errors
+    /// A refusal when there is no local cluster of at least two living nodes; else what the cluster refused.
+    pub(crate) async fn prepare(dir: Option<&Path>, subscribers: usize) -> Result<Self> {
+        let dir = find_dir(dir);
+        let Some(state) = State::load(&dir)? else {
+            return Err(refused(format!(
+                "no cluster in {}; start one with ops/up, or name another with --state",
+                dir.display()
+            )));
+        };
+        for node in &state.nodes {
+            if !node.identity().is_alive() {
+                return Err(refused(format!("{} does not run; {}", node.name, start_again(&dir))));
+            }
+        }
+        if state.nodes.len() < 2 {
+            return Err(refused("a bench needs at least two nodes; start the cluster with --nodes 3"));
+        }
+        let owner = Client::new(Target::local(&state, OWNER, None), "mille-bench")?;
+        let (project, plan) = make_project(&owner).await?;
+        let mut tokens = Vec::new();
+        for number in 0..subscribers.div_ceil(SUBSCRIBERS_PER_USER) {
+            let user = format!("bench-reader-{number}");
+            tokens.push(Claims::new(&user, TOKEN_TTL).sign(&state.jwt_secret)?.into());
+            let mutation = "mutation Bench($projectId: Int!, $userId: String!) {
+                setCollaborator(projectId: $projectId, userId: $userId, role: VIEWER) { userId }
+            }";
+            owner.ask(mutation, json!({ "projectId": project, "userId": user })).await?;
+        }
+        let plan_nodes: Vec<String> = (0..PLAN_NODES).map(|number| format!("bench-{number}")).collect();
+        let start = fill(&owner, project, plan, &plan_nodes).await?;
+        Ok(Self { state, dir, project, plan, plan_nodes, start, tokens, owner })
+    }
+
+    /// The token of the subscriber with this number.
+    pub(crate) fn token(&self, subscriber: usize) -> Arc<str> {
+        Arc::clone(&self.tokens[subscriber % self.tokens.len()])
+    }
+
+    /// A client for edits at one node. The client id is the same at all, so a repeat is known at any.
+    ///
+    /// # Errors
+    /// When the TLS library can't start.
+    pub(crate) fn editor(&self, node: &Node) -> Result<Client> {
+        Client::new(Target::node(&self.state, &node.url, OWNER), "mille-bench")
+    }
+
+    /// The place of the node with this name in the cluster's list; without a name the last one.
+    ///
+    /// # Errors
+    /// A refusal when there is none.
+    pub(crate) fn node_index(&self, name: Option<&str>) -> Result<usize> {
+        let nodes = &self.state.nodes;
+        let Some(name) = name else { return Ok(nodes.len() - 1) };
+        nodes.iter().position(|node| node.name == name).ok_or_else(|| {
+            let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+            refused(format!("no node {name} in {}; there are {}", self.dir.display(), names.join(", ")))
+        })
+    }
+
+    /// Where each node listens.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.state.nodes.iter().map(|node| node.url.clone()).collect()
+    }
+
+    /// Deletes the project. What can't be deleted stays, and is said.
+    pub(crate) async fn clear(&self, output: Output) {
+        let mutation = "mutation Bench($projectId: Int!) { deleteProject(projectId: $projectId) }";
+        if let Err(error) = self.owner.ask(mutation, json!({ "projectId": self.project })).await {
+            output.note(format_args!("mille: the bench's project {} could not be deleted: {error:#}", self.project));
+        }
+    }
+}
+
+/// How to get a whole cluster again.
+pub(crate) fn start_again(dir: &Path) -> String {
+    format!(
+        "stop the cluster with `mille down --state {0}` and start it with `ops/up --detach --state {0}`",
+        dir.display()
+    )
+}
+
+async fn make_project(owner: &Client) -> Result<(i32, i32)> {
+    let mutation = "mutation Bench($name: String!) { createProject(name: $name) { id plans { id } } }";
+    let data = owner.ask(mutation, json!({ "name": "Bench" })).await?;
+    let project = &data["createProject"];
+    let number = |value: &Value| value.as_i64().and_then(|number| i32::try_from(number).ok());
+    number(&project["id"]).zip(number(&project["plans"][0]["id"])).context("the cluster made a project without a plan")
+}
+
+async fn fill(owner: &Client, project: i32, plan: i32, ids: &[String]) -> Result<Revision> {
+    let mutation = "mutation Bench($projectId: Int!, $planId: Int, $changes: [PlanDagChangeInput!]!) {
+        applyPlanDagChanges(projectId: $projectId, planId: $planId, changes: $changes) { revision }
+    }";
+    let change = |id: &String| {
+        let position = json!({ "x": 0, "y": 0 });
+        json!({ "addNode": { "node": {
+            "id": id, "nodeType": "MergeNode", "position": position, "metadata": { "label": id }, "config": "{}",
+        } } })
+    };
+    let changes: Vec<Value> = ids.iter().map(change).collect();
+    let data = owner.ask(mutation, json!({ "projectId": project, "planId": plan, "changes": changes })).await?;
+    let revision = data["applyPlanDagChanges"]["revision"].as_str().unwrap_or_default();
+    ensure!(!revision.is_empty(), "the cluster filled the plan without a revision");
+    Ok(revision.parse()?)
+}

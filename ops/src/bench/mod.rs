@@ -1,0 +1,77 @@
+//! `mille bench`: loads a local cluster and says which promises it kept.
+//!
+//! A bench makes a project of its own, acts as its clients through the public surface, and checks what each
+//! of them sees: a figure about a stream with a hole in it is worth nothing. Everything a bench is made of
+//! stands in a file of its own, so that a new one only says what happens when: `ground` is where it takes
+//! place, `subscribers` listen, `load` edits, `usage` is what it cost, `report` is how it is told.
+//!
+//! The generator runs beside the cluster and takes its share of the machine; `usage` shows how much.
+
+mod ground;
+mod load;
+mod report;
+mod resume;
+mod sequence;
+mod storm;
+mod subscribers;
+mod usage;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep};
+
+use crate::output::Output;
+use crate::process::LOOK_EVERY;
+
+/// `mille bench`
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Kills a node under load: do its subscribers come back whole, and does anyone else suffer?
+    Storm(storm::StormArgs),
+    /// Brings many clients back at once that missed many changes.
+    Resume(resume::ResumeArgs),
+}
+
+/// Runs one bench; the exit code says whether all its promises were kept.
+pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let bench = async {
+        match &args.bench {
+            Bench::Storm(args) => storm::run(args, *output).await,
+            Bench::Resume(args) => resume::run(args, *output).await,
+        }
+    };
+    tokio::select! {
+        code = bench => code,
+        _ = interrupt.recv() => bail!("interrupted; the bench's project is left behind"),
+        _ = terminate.recv() => bail!("terminated; the bench's project is left behind"),
+    }
+}
+
+/// Waits until `reached`; false when it was not within `patience`.
+async fn wait_until(patience: Duration, reached: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    while !reached() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    true
+}
+
+/// Reads a count that must be at least 1 and at most `MAX`.
+fn count_up_to<const MAX: i64>() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=MAX)
+}
