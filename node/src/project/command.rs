@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::follow::Start;
+use super::past::Past;
 use super::presence::PresenceCommand;
 
 /// Something happened to a plan: what a listener is told.
@@ -165,6 +166,15 @@ pub(super) struct Attached {
 pub(super) enum Backlog {
     /// These events.
     Events(Vec<PlanEvent>),
+    /// The changes of a shared past, from one of them on, and then these events.
+    Past {
+        /// The past.
+        past: Arc<Past>,
+        /// Which of its changes is the first.
+        from: usize,
+        /// What follows it.
+        events: Vec<PlanEvent>,
+    },
     /// The changes up to this revision, which must be read from the log.
     FromLog {
         /// The listener's line begins right behind it.

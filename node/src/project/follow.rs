@@ -5,6 +5,7 @@
 //! bounded queue, and there is one way to catch up, not two.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use mille_shared::log::{ChainHash, Head};
 use mille_shared::{PlanId, Revision, UserId};
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::command::{AttachRequest, Attached, Backlog, PlanEvent, Rejection};
 use super::handle::ProjectHandle;
+use super::past::Past;
 use super::registry::OpenError;
 use super::replay::LogReplay;
 
@@ -27,6 +29,16 @@ pub enum Start {
     },
     /// With the change after this one; with a snapshot where that can't be.
     After(Revision),
+}
+
+impl Start {
+    /// The place after which it begins, if it names one.
+    pub(super) fn place(self) -> Option<Revision> {
+        match self {
+            Self::After(after) => Some(after),
+            Self::Next | Self::Snapshot { .. } => None,
+        }
+    }
 }
 
 /// Why a listener is told nothing more.
@@ -54,6 +66,8 @@ pub struct Following {
     start: Start,
     /// The hash of the history up to there. `None`: we have only the client's word.
     known: Option<ChainHash>,
+    /// What is told first, from a past that is shared with others.
+    past: Option<(Arc<Past>, usize)>,
     backlog: VecDeque<PlanEvent>,
     replay: Option<LogReplay>,
     live: mpsc::Receiver<PlanEvent>,
@@ -70,10 +84,7 @@ impl Following {
         let request = AttachRequest { user_id: user_id.clone(), start, known: None, wants_progress };
         let attached = project.attach(plan, request).await?;
         let (_, nothing) = mpsc::channel(1);
-        let position = match start {
-            Start::After(after) => Some(after),
-            Start::Next | Start::Snapshot { .. } => None,
-        };
+        let position = start.place();
         let mut following = Self {
             project,
             plan,
@@ -82,6 +93,7 @@ impl Following {
             position,
             start,
             known: None,
+            past: None,
             backlog: VecDeque::new(),
             replay: None,
             live: nothing,
@@ -96,15 +108,26 @@ impl Following {
     /// [`Ended`], once; the stream is over then.
     pub async fn next(&mut self) -> Result<PlanEvent, Ended> {
         loop {
-            if let Some(event) = self.backlog.pop_front() {
+            let tells_the_past = self.past.is_some() || self.replay.is_some();
+            // A long past takes its time, and the actor can't stop it.
+            if tells_the_past && self.project.members().role_of(&self.user_id).is_none() {
+                return Err(Ended::Forbidden);
+            }
+            if let Some((past, index)) = &mut self.past {
+                let Some(applied) = past.get(*index).cloned() else {
+                    self.past = None;
+                    continue;
+                };
+                *index += 1;
+                let event = PlanEvent::Changed(applied);
+                if self.is_new(&event) {
+                    return Ok(event);
+                }
+            } else if let Some(event) = self.backlog.pop_front() {
                 if self.is_new(&event) {
                     return Ok(event);
                 }
             } else if let Some(replay) = &mut self.replay {
-                // The actor can't let go of who does not listen to it yet, and a long past takes its time.
-                if self.project.members().role_of(&self.user_id).is_none() {
-                    return Err(Ended::Forbidden);
-                }
                 match replay.next_page().await {
                     Ok(changes) if changes.is_empty() => self.replay = None,
                     Ok(changes) => self.backlog.extend(changes.into_iter().map(PlanEvent::Changed)),
@@ -155,9 +178,13 @@ impl Following {
             self.reach(attached.head);
         }
         self.live = attached.live;
-        self.replay = None;
+        (self.past, self.replay) = (None, None);
         match attached.backlog {
             Backlog::Events(events) => self.backlog.extend(events),
+            Backlog::Past { past, from, events } => {
+                self.past = Some((past, from));
+                self.backlog.extend(events);
+            }
             Backlog::FromLog { until } => {
                 let backend = self.project.projects.backend().clone();
                 self.replay =

@@ -10,6 +10,7 @@ mod actor;
 mod command;
 mod follow;
 mod handle;
+mod past;
 mod plans;
 pub mod presence;
 mod registry;

@@ -15,10 +15,14 @@ use super::command::{DeltaPage, Rejection};
 use super::handle::ProjectHandle;
 use crate::backend::{self, Backend, Lane};
 
-/// How often a busy store is asked again before a reader is given a snapshot from memory instead.
+/// How often a store that does not answer is asked again before a reader is given a snapshot from memory instead.
 const ATTEMPTS_MAX: u32 = 5;
+/// How often one that is busy with other readers is. About a minute: they get done, and the log is there.
+const BUSY_ATTEMPTS_MAX: u32 = 60;
 /// The pause before the second attempt; it doubles with each.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const ATTEMPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The changes between two revisions, read page by page.
 pub(super) struct LogReplay {
@@ -70,9 +74,10 @@ impl LogReplay {
         let mut attempt = 0;
         loop {
             match self.read_page().await {
-                Err(ReplayError::Store(error)) if attempt < ATTEMPTS_MAX => {
+                Err(ReplayError::Store(error)) if attempt < attempts_max(&error) => {
                     tracing::debug!(%error, attempt, "a page of the log is read again");
-                    tokio::time::sleep(ATTEMPT_PAUSE * 2_u32.pow(attempt)).await;
+                    let pause = ATTEMPT_PAUSE.saturating_mul(1 << attempt.min(10)).min(ATTEMPT_PAUSE_MAX);
+                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
                     attempt += 1;
                 }
                 other => return other,
@@ -108,6 +113,10 @@ impl LogReplay {
         }
         Ok(Vec::new())
     }
+}
+
+fn attempts_max(error: &backend::Error) -> u32 {
+    if matches!(error, backend::Error::Busy(_)) { BUSY_ATTEMPTS_MAX } else { ATTEMPTS_MAX }
 }
 
 /// Up to `limit` changes after a revision.

@@ -29,6 +29,7 @@ struct Log {
     store: Arc<dyn EventLog>,
     is_unreadable: AtomicBool,
     heads_asked: AtomicUsize,
+    pages_read: AtomicUsize,
 }
 
 #[async_trait]
@@ -65,6 +66,7 @@ impl EventLog for Log {
         if self.is_unreadable.load(Ordering::Relaxed) {
             return Err(backend::Error::Busy("told so".to_owned()));
         }
+        self.pages_read.fetch_add(1, Ordering::Relaxed);
         self.store.range(plan, after, limit, lane).await
     }
 
@@ -96,7 +98,12 @@ struct TestNode {
 impl TestNode {
     async fn start(store: &Embedded, name: &str) -> Self {
         let mut backend = store.connect();
-        let log = Log { store: Arc::clone(&backend.log), is_unreadable: false.into(), heads_asked: 0.into() };
+        let log = Log {
+            store: Arc::clone(&backend.log),
+            is_unreadable: false.into(),
+            heads_asked: 0.into(),
+            pages_read: 0.into(),
+        };
         let log = Arc::new(log);
         backend.log = log.clone();
         let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Arc::new(Metrics::new()));
@@ -185,6 +192,37 @@ async fn a_slow_listener_is_told_every_change_once_also_from_the_log() {
         }
     }
     assert!(timeout(Duration::from_secs(5), slow.next()).await.is_err(), "nothing is told twice");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_come_back_at_the_time_share_one_reading_of_the_past() {
+    const BACK: usize = 200;
+    let (one, two, here, there, plan) = pair().await;
+    let changes = 2 * limits::RING_CHANGES_MAX + 100;
+    rename_often(&here, plan, "n", changes).await;
+    there.read(plan).await.expect("a plan");
+    let before = two.log.pages_read.load(Ordering::Relaxed);
+    // Some were away longer than others.
+    let epoch = there.read(plan).await.expect("a plan").revision().epoch;
+    let user = ada();
+    let back = (0..BACK).map(|number| {
+        let after = Revision { epoch, seq: number as u64 };
+        there.follow(plan, &user, Start::After(after), false)
+    });
+    for (number, listener) in futures_util::future::join_all(back).await.into_iter().enumerate() {
+        let mut listener = listener.expect("follow");
+        for seq in number as u64 + 1..=changes as u64 {
+            match listener.next().await.expect("an event") {
+                PlanEvent::Changed(applied) => assert_eq!(applied.revision().seq, seq),
+                other => panic!("a change, not {other:?}"),
+            }
+        }
+    }
+    let read = two.log.pages_read.load(Ordering::Relaxed) - before;
+    let once = changes.div_ceil(limits::LOG_PAGE_ENTRIES) + 1;
+    assert!(read <= 2 * once, "{read} pages for {BACK} who came back; the past has {once}");
     one.stop().await;
     two.stop().await;
 }

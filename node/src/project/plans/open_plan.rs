@@ -1,26 +1,27 @@
 //! One open plan: its replica, its listeners, and who waits for what.
 
+mod newcomers;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_core::replica::{CatchUp, Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
-use mille_core::{Applied, Opened, Plan, chain};
+use mille_core::replica::{Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
+use mille_core::{Applied, Opened};
 use mille_shared::directory::Role;
-use mille_shared::log::{ChainHash, CommitOutcome, Head, LogPage, LogState, Terms};
+use mille_shared::log::{CommitOutcome, LogPage, LogState, Terms};
 use mille_shared::operation::Operation;
 use mille_shared::{PlanId, PlanNodeId, Revision, UserId, limits};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
-use crate::project::command::{
-    Accepted, AttachRequest, Attached, Backlog, Command, PlanEvent, Progress, Rejection, SubmitReply,
-};
-use crate::project::follow::Start;
-use crate::project::replay;
+use crate::project::command::{Accepted, Command, PlanEvent, Progress, Rejection, SubmitReply};
+use crate::project::past::{self, Past};
+use crate::project::replay::{self, ReplayError};
 use crate::project::store::{self, OpenFailure};
+use newcomers::{AfterSync, SharedPast};
 
 /// Two reports of a plan node's progress are at least so far apart; what comes between is left out.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -46,6 +47,7 @@ pub(super) struct OpenPlan {
     is_asking: bool,
     /// Who waits until we have caught up with a revision.
     behind: Vec<(Revision, AfterSync)>,
+    past: SharedPast,
     progress_told: HashMap<PlanNodeId, Instant>,
     used: Instant,
     /// When the log was last seen to hold what we hold.
@@ -62,12 +64,6 @@ struct Listener {
     user_id: UserId,
     wants_progress: bool,
     events: mpsc::Sender<PlanEvent>,
-}
-
-/// What is done once we are as new as the log was when it was asked.
-enum AfterSync {
-    Read(oneshot::Sender<Result<Arc<Plan>, Rejection>>),
-    Attach(AttachRequest, oneshot::Sender<Result<Attached, Rejection>>),
 }
 
 /// What a job came to.
@@ -88,6 +84,8 @@ pub(in crate::project) enum Done {
     Head(backend::Result<LogState>),
     /// An operation that would be refused (or change nothing) was looked up.
     Found { ticket: Ticket, found: backend::Result<Option<Revision>>, otherwise: Box<Result<Accepted, Rejection>> },
+    /// The past was read, for all who asked for it.
+    Past(Result<Past, ReplayError>),
     /// The change of a repeated operation was read.
     Told { ticket: Ticket, revision: Revision, applied: Option<Arc<Applied>> },
     /// Nothing to do any more: a snapshot was kept, a message sent, a channel closed.
@@ -109,6 +107,7 @@ impl OpenPlan {
             asking_next: Vec::new(),
             is_asking: false,
             behind: Vec::new(),
+            past: SharedPast::default(),
             progress_told: HashMap::new(),
             used: Instant::now(),
             confirmed: Instant::now(),
@@ -125,7 +124,7 @@ impl OpenPlan {
             Command::Submit { operation, repeatable, reply, .. } => self.submit(*operation, repeatable, reply, jobs),
             Command::Read { reply, .. } => self.sync(AfterSync::Read(reply), jobs),
             Command::Attach { request, reply, .. } if self.was_told_by_us(&request) => {
-                self.serve(AfterSync::Attach(request, reply));
+                self.serve(AfterSync::Attach(request, reply), jobs);
             }
             Command::Attach { request, reply, .. } => self.sync(AfterSync::Attach(request, reply), jobs),
             Command::Progress { progress, .. } => self.publish_progress(&progress, jobs),
@@ -141,7 +140,7 @@ impl OpenPlan {
         if is_check && self.replica.is_confirmed() {
             self.confirmed = Instant::now();
         }
-        self.answer_behind();
+        self.answer_behind(jobs);
     }
 
     /// Takes what a job came to. `false`: the plan is gone and must be closed.
@@ -177,6 +176,7 @@ impl OpenPlan {
                 let plan = Arc::clone(self.replica.plan());
                 self.answer(ticket, Ok(Accepted { revision, applied, plan }));
             }
+            Done::Past(read) => self.past_read(read, jobs),
             Done::Opened(_) | Done::Closed => {}
         }
         true
@@ -199,6 +199,9 @@ impl OpenPlan {
                 AfterSync::Attach(_, reply) => drop(reply.send(Err(rejection.clone()))),
             }
         }
+        for (_, reply) in self.past.waiting.drain(..) {
+            let _ = reply.send(Err(rejection.clone()));
+        }
     }
 
     pub(super) fn tell_progress(&mut self, event: &PlanEvent) {
@@ -214,7 +217,12 @@ impl OpenPlan {
 
     pub(super) fn is_unused(&mut self, now: Instant) -> bool {
         self.listeners.retain(|listener| !listener.events.is_closed());
-        let waits = self.is_busy() || self.is_asking || !self.behind.is_empty() || !self.listeners.is_empty();
+        self.past.kept.take_if(|(_, read)| now.duration_since(*read) >= past::KEPT_FOR);
+        let waits = self.is_busy()
+            || self.is_asking
+            || !self.behind.is_empty()
+            || !self.past.waiting.is_empty()
+            || !self.listeners.is_empty();
         if waits {
             self.used = now;
         }
@@ -378,106 +386,6 @@ impl OpenPlan {
         }
     }
 
-    /// Whether a listener that fell behind knows nothing newer than we do: then nobody need be asked.
-    fn was_told_by_us(&self, request: &AttachRequest) -> bool {
-        let Start::After(after) = request.start else { return false };
-        let head = self.replica.recent(after).map_or(self.replica.plan().head(), |applied| applied.head);
-        request.known == Some(head.hash) && head.revision == after
-    }
-
-    /// Asks for the log's head, once for all who wait for the question to be sent.
-    fn sync(&mut self, then: AfterSync, jobs: &mut Jobs) {
-        if self.is_asking {
-            return self.asking_next.push(then);
-        }
-        self.asking.push(then);
-        self.ask_head(jobs);
-    }
-
-    fn ask_head(&mut self, jobs: &mut Jobs) {
-        self.is_asking = true;
-        let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
-        jobs.spawn(async move { (opening, Done::Head(store::state(&backend, plan).await)) });
-    }
-
-    fn synced(&mut self, state: backend::Result<LogState>, jobs: &mut Jobs) {
-        self.is_asking = false;
-        let ours = self.replica.plan().revision();
-        let target = match state {
-            Ok(LogState { head: Some(head), .. }) if head.revision > ours => Some(head.revision),
-            // Without an answer, or with one that the regular check must judge, what we know is what we tell.
-            _ => None,
-        };
-        let waiting = std::mem::take(&mut self.asking);
-        match target {
-            Some(target) => {
-                self.behind.extend(waiting.into_iter().map(|then| (target, then)));
-                self.input(Input::Look(Cause::Behind), jobs);
-            }
-            None => waiting.into_iter().for_each(|then| self.serve(then)),
-        }
-        if !self.asking_next.is_empty() {
-            self.asking = std::mem::take(&mut self.asking_next);
-            self.ask_head(jobs);
-        }
-    }
-
-    /// Serves those whose revision we have, or can't get.
-    fn answer_behind(&mut self) {
-        let ours = self.replica.plan().revision();
-        let stuck = !self.replica.is_reading();
-        let served: Vec<_> = self.behind.extract_if(.., |(target, _)| *target <= ours || stuck).collect();
-        for (_, then) in served {
-            self.serve(then);
-        }
-    }
-
-    fn serve(&mut self, then: AfterSync) {
-        match then {
-            AfterSync::Read(reply) => drop(reply.send(Ok(Arc::clone(self.replica.plan())))),
-            AfterSync::Attach(request, reply) => {
-                // Asked again here, where the listener is registered: the right may have ended while it waited.
-                if self.context.members.load().role_of(&request.user_id).is_none() {
-                    return drop(reply.send(Err(Rejection::Forbidden)));
-                }
-                let (events, live) = mpsc::channel(limits::SUBSCRIPTION_QUEUE_EVENTS_MAX);
-                let attached = Attached { head: self.replica.plan().head(), backlog: self.backlog(&request), live };
-                let AttachRequest { user_id, wants_progress, .. } = request;
-                if reply.send(Ok(attached)).is_ok() {
-                    self.listeners.push(Listener { user_id, wants_progress, events });
-                }
-            }
-        }
-    }
-
-    fn backlog(&self, request: &AttachRequest) -> Backlog {
-        let plan = self.replica.plan();
-        let snapshot = |reason| {
-            self.context.metrics.resumes_by_snapshot.increment(1);
-            Backlog::Events(vec![PlanEvent::Snapshot { plan: Arc::clone(plan), reason }])
-        };
-        let after = match request.start {
-            Start::Next => return Backlog::Events(Vec::new()),
-            Start::Snapshot { reason } => return snapshot(reason),
-            Start::After(after) => after,
-        };
-        match self.replica.catch_up(after) {
-            CatchUp::Changes(changes) if !continues(request.known, &changes, plan.head()) => {
-                snapshot(reset_reason(Cause::Fork))
-            }
-            CatchUp::Changes(changes) => {
-                self.context.metrics.resumes_by_replay.increment(1);
-                Backlog::Events(changes.into_iter().map(PlanEvent::Changed).collect())
-            }
-            CatchUp::FromLog => {
-                self.context.metrics.resumes_by_replay.increment(1);
-                Backlog::FromLog { until: plan.revision() }
-            }
-            CatchUp::Ahead => snapshot("the revision asked for is ahead of the log"),
-            CatchUp::OtherEpoch => snapshot("the revision asked for belongs to another epoch"),
-        }
-    }
-
     /// Publishes a report, unless the plan node's last one was a moment ago.
     fn publish_progress(&mut self, progress: &Progress, jobs: &mut Jobs) {
         let now = Instant::now();
@@ -498,14 +406,6 @@ impl OpenPlan {
             (opening, Done::Closed)
         });
     }
-}
-
-/// Whether changes up to `head` continue the history that a listener knows. One that gives no hash is believed.
-fn continues(known: Option<ChainHash>, changes: &[Arc<Applied>], head: Head) -> bool {
-    known.is_none_or(|known| match changes.first() {
-        Some(first) => chain::link(known, first.revision(), &first.payload) == first.head.hash,
-        None => known == head.hash,
-    })
 }
 
 fn reset_reason(cause: Cause) -> &'static str {
