@@ -273,10 +273,11 @@ impl Presence {
                 && known.version.generation == record.version.generation
                 && known.moves > record.moves;
             if same_hand {
-                record.moves = known.moves;
+                // A move in another document is not one in this: with its number alone, nobody would miss its place.
                 if let (Some(new), Some(old)) = (&mut record.place, known.place.clone())
                     && new.document == old.document
                 {
+                    record.moves = known.moves;
                     (new.position, new.selected) = (old.position, old.selected);
                     (new.viewport, new.moved_at_ms) = (old.viewport, old.moved_at_ms);
                     new.last_active = new.last_active.max(old.last_active);

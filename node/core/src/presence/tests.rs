@@ -492,6 +492,48 @@ impl World {
     }
 }
 
+/// Takes the steps, lets everything come to rest, and compares both rosters with the live sockets.
+fn rosters_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut world = World::new();
+    for step in steps {
+        world.take(step);
+    }
+    world.calm();
+    for (index, presence) in world.nodes.iter().enumerate() {
+        let expected: Vec<u64> =
+            world.seats.iter().filter(|(_, node)| **node == index).map(|(seat, _)| *seat).collect();
+        let seated: Vec<u64> = presence.roster.seats().map(|seat| seat.0).collect();
+        prop_assert_eq!(seated, expected, "the seats of node {}", index);
+        prop_assert_eq!(presence.roster.len(), world.seats.len(), "the roster of node {}", index);
+    }
+    // Where nobody is there to see them, positions and times are not told.
+    let seen = world.nodes.iter().all(|node| node.own_connections() > 0);
+    let told = |node: &Presence| node.users().into_iter().map(|user| still(user, seen)).collect::<Vec<_>>();
+    for (one, other) in told(&world.nodes[0]).iter().zip(&told(&world.nodes[1])) {
+        prop_assert_eq!(one, other);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_move_that_overtakes_its_document_is_told_again() {
+    let steps = vec![
+        Step::Join { node: 0, user: 0 },
+        Step::Switch { which: 0, document: 0, kind: false },
+        Step::Switch { which: 0, document: 1, kind: false },
+        Step::Move { which: 0, document: 0, x: 0 },
+        Step::Join { node: 1, user: 0 },
+        Step::Join { node: 0, user: 0 },
+        Step::Deliver { which: 17_512_555_926_330_596_059 },
+        Step::Deliver { which: 5_746_893_079_571_965_278 },
+        Step::Wait { tenths: 1 },
+        Step::Join { node: 0, user: 0 },
+        Step::Leave { which: 1_267_321_579_651_967_170 },
+        Step::Deliver { which: 1_916_755_515_854_656_159 },
+    ];
+    rosters_agree(steps).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -499,23 +541,7 @@ proptest! {
     /// the live sockets, and say the same of everyone.
     #[test]
     fn rosters_end_at_the_live_sockets_on_both_nodes(steps in prop::collection::vec(step(), 0..80)) {
-        let mut world = World::new();
-        for step in steps {
-            world.take(step);
-        }
-        world.calm();
-        for (index, presence) in world.nodes.iter().enumerate() {
-            let expected: Vec<u64> = world.seats.iter().filter(|(_, node)| **node == index).map(|(seat, _)| *seat).collect();
-            let seated: Vec<u64> = presence.roster.seats().map(|seat| seat.0).collect();
-            prop_assert_eq!(seated, expected, "the seats of node {}", index);
-            prop_assert_eq!(presence.roster.len(), world.seats.len(), "the roster of node {}", index);
-        }
-        // Where nobody is there to see them, positions and times are not told.
-        let seen = world.nodes.iter().all(|node| node.own_connections() > 0);
-        let told = |node: &Presence| node.users().into_iter().map(|user| still(user, seen)).collect::<Vec<_>>();
-        for (one, other) in told(&world.nodes[0]).iter().zip(&told(&world.nodes[1])) {
-            prop_assert_eq!(one, other);
-        }
+        rosters_agree(steps)?;
     }
 
     /// A resumed connection is one connection: nobody ever has more of them than sockets and graces.
