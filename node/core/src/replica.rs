@@ -318,7 +318,7 @@ pub enum CatchUp {
     Changes(Vec<Arc<Applied>>),
     /// The changes up to our head must be read from the log.
     FromLog,
-    /// Its revision is ahead of ours: look at the log first ([`Input::Behind`]).
+    /// Its revision is ahead of ours: look at the log first ([`Input::Look`]).
     Ahead,
     /// Its revision belongs to another epoch.
     OtherEpoch,

@@ -205,6 +205,77 @@ fn several_who_restore_at_once_are_content_with_what_another_did() {
     assert!(!replica.is_repairing());
 }
 
+/// Drives a repair against a log that answers truthfully and at once, until nothing is asked any more.
+fn repair_against(replica: &mut Replica, log: &Desk, mut effects: Vec<Effect>) -> Vec<Effect> {
+    for _ in 0..20 {
+        let answer = effects.iter().find_map(|effect| match effect {
+            Effect::Fetch { after } => Some(from_head(
+                &log.log.iter().filter(|entry| Some(entry.revision) > *after).cloned().collect::<Vec<_>>(),
+            )),
+            Effect::Locate => Some(located(log)),
+            Effect::Reload => Some(reloaded(&log.plan)),
+            _ => None,
+        });
+        match answer {
+            Some(answer) => effects = replica.handle(answer),
+            None => return effects,
+        }
+    }
+    panic!("it never ends: {effects:?}")
+}
+
+#[test]
+fn a_copy_that_remembers_no_change_takes_the_log_as_it_is() {
+    for log in [history(&["a"]), history(&["a", "other", "more"])] {
+        // Opened right at a snapshot: there was nothing behind it to be read.
+        let ours = history(&["a", "ours"]).plan;
+        let mut replica = Replica::new(ours.into(), PlanBounds::default(), 1_000);
+        let effects = replica.handle(seen(&log));
+        let effects = repair_against(&mut replica, &log, effects);
+        assert_eq!(names(&effects), ["commit"], "the new epoch is begun");
+        assert_eq!(replica.plan().head(), log.plan.head());
+    }
+}
+
+#[test]
+fn a_store_that_takes_nothing_is_not_offered_the_same_without_a_pause() {
+    let (ours, theirs) = (history(&["a", "ours"]), history(&["a", "theirs"]));
+    let mut replica = replica_of(&ours);
+    let effects = replica.handle(seen(&theirs));
+    assert_eq!(names(&repair_against(&mut replica, &theirs, effects)), ["commit"]);
+    assert_eq!(names(&replica.handle(Input::CommitFailed)), [""; 0], "it waits for the next head check");
+    assert_eq!(names(&replica.handle(seen(&theirs))), ["fetch"]);
+    assert_eq!(names(&replica.handle(from_head(&theirs.log[2..]))), ["commit"], "nothing is forgotten");
+}
+
+#[test]
+fn what_the_old_log_took_while_we_were_leaving_it_is_offered_to_the_new_one() {
+    let (ours, theirs) = (history(&["a", "ours"]), history(&["a", "theirs"]));
+    let mut replica = replica_of(&ours);
+    replica.handle(submit(1, named("acknowledged")));
+    replica.handle(Input::Heard(vec![theirs.log[2].clone()]));
+    assert_eq!(names(&replica.handle(from_head(&theirs.log[2..]))), ["fetch"], "where do they part?");
+    assert_eq!(names(&replica.handle(committed())), ["answer"]);
+    assert_eq!(names(&replica.handle(from_head(&theirs.log[1..]))), ["reload"]);
+    let effects = replica.handle(reloaded(&theirs.plan));
+    let keys: Vec<_> = batch(&effects).1.into_iter().map(|proposal| proposal.key).collect();
+    assert_eq!(keys.len(), 2, "what was lost, and what was acknowledged since: {keys:?}");
+}
+
+#[test]
+fn who_finds_that_another_began_the_epoch_looks_instead_of_asking_again() {
+    let desk = Desk::with(vec![node("n", PlanNodeType::GraphNode)]);
+    let (mut ours, mut theirs) = (desk.clone(), desk);
+    ours.must(moved("n", 5.0, 5.0));
+    theirs.must(delete("n"));
+    let mut replica = replica_of(&ours);
+    let effects = replica.handle(seen(&theirs));
+    assert_eq!(names(&repair_against(&mut replica, &theirs, effects)), ["commit"]);
+    let revision = Revision { epoch: kit::EPOCH + 9, seq: 3 };
+    let repeated = CommitOutcome::Repeated { repeats: vec![(0, revision)] };
+    assert_eq!(names(&replica.handle(Input::Committed(repeated))), ["fetch"]);
+}
+
 #[test]
 fn a_log_that_vanished_is_given_back_whole() {
     let desk = history(&["a", "b"]);

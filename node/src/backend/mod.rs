@@ -72,7 +72,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// the answer. A log that begins anew forgets the snapshots and operations of an earlier life.
     async fn create(&self, plan: PlanId, epoch: u64, first: Proposal) -> Result<Head>;
 
-    /// In one step: looks up the operations, compares the head, judges the terms, appends, remembers the operations and
+    /// In one step: looks up the operations (of new changes), compares the head, judges the terms, appends, remembers the operations and
     /// publishes the entries on [`Channel::Plan`] as an [`envelope`]. Whoever listens hears commits in the order of the
     /// log.
     ///
@@ -122,8 +122,8 @@ pub struct Retention {
 }
 
 /// Snapshots of plans. The oldest kept one is never behind the beginning of the log: whatever place the log reaches back
-/// to, there is a snapshot at or before it and every entry since. Only a log that still has its first entry, seq 0,
-/// may have none there: it is replayed from nothing.
+/// to, there is a snapshot at or before it and every entry since. Two kinds of logs may have none there: one that still has
+/// its first entry, seq 0, is replayed from nothing; one that was [revived](EventLog::revive) can't be replayed from there.
 #[async_trait]
 pub trait SnapshotStore: Send + Sync + 'static {
     /// The newest snapshot at or before the place; without a place, the newest.

@@ -225,10 +225,17 @@ impl Plans {
 
     /// Stops taking operations and waits for the commits that are under way, so that they are answered.
     pub(super) async fn finish(&mut self) {
-        while self.slots.values().any(|slot| matches!(slot, Slot::Open(open) if open.is_busy())) {
+        let is_busy = |slot: &Slot| matches!(slot, Slot::Open(open) if open.is_busy());
+        // Who waits for something else than a job, such as a head that is no longer heard of, is not waited for.
+        while !self.jobs.is_empty() && self.slots.values().any(is_busy) {
             match self.done().await {
                 Some((id, done)) => self.take(id, done),
                 None => break,
+            }
+        }
+        for slot in self.slots.values_mut() {
+            if let Slot::Open(open) = slot {
+                open.refuse_all(&Rejection::Stopping);
             }
         }
         for plan in self.slots.drain().map(|(plan, _)| plan).collect::<Vec<_>>() {

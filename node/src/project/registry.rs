@@ -64,6 +64,9 @@ struct Inner {
     stop: CancellationToken,
 }
 
+/// Numbers that are tried for a new plan. More are not forgotten by one failover.
+const PLAN_NUMBERS_MAX: usize = 100;
+
 /// Why a project can't be entered, or not be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -387,7 +390,6 @@ impl Projects {
     /// The plan's log begins before anyone can find the plan.
     async fn make_plan(&self, project: ProjectId, name: &str, author: &UserId) -> Result<Plan, OpenError> {
         let (directory, at) = (&self.backend().directory, clock::now());
-        let id = directory.reserve_plan().await?;
         let metadata = PlanMetadata {
             name: Some(name.to_owned()),
             description: None,
@@ -406,9 +408,17 @@ impl Projects {
         let key = OperationKey::of(&change.user_id, &change.client_id, &change.operation_id);
         let epoch = u64::try_from(at.unix_ms).unwrap_or_default();
         let hash = chain::link(ChainHash::ROOT, Revision { epoch, seq: 0 }, &payload);
-        self.backend().log.create(id, epoch, Proposal { key, hash, payload }).await?;
-        let plan = Plan { id, project_id: project, name: name.to_owned(), created_at: at };
-        if directory.add_plan(&plan).await? { Ok(plan) } else { Err(OpenError::NotFound) }
+        let first = Proposal { key, hash, payload };
+        for _ in 0..PLAN_NUMBERS_MAX {
+            let id = directory.reserve_plan().await?;
+            if self.backend().log.create(id, epoch, first.clone()).await?.hash != hash {
+                // A number that a failover forgot was given again. Its log is somebody else's plan.
+                continue;
+            }
+            let plan = Plan { id, project_id: project, name: name.to_owned(), created_at: at };
+            return if directory.add_plan(&plan).await? { Ok(plan) } else { Err(OpenError::NotFound) };
+        }
+        Err(OpenError::Unavailable)
     }
 
     /// What was written is known here when this returns, and elsewhere a moment later.

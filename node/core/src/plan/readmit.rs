@@ -19,7 +19,8 @@ impl Plan {
     /// left out.
     #[must_use]
     pub fn readmit(&self, lost: &Change) -> Operation {
-        let edits = lost.facts.iter().filter(|fact| !self.is_gone(fact)).flat_map(edits_of).collect();
+        let is_wanted = |fact: &&Fact| !self.is_gone(fact) || lost.facts.iter().any(|other| undoes(fact, other));
+        let edits = lost.facts.iter().filter(is_wanted).flat_map(edits_of).collect();
         Operation {
             id: lost.operation_id.clone(),
             user_id: lost.user_id.clone(),
@@ -36,6 +37,15 @@ impl Plan {
             Fact::EdgeRemoved { id } => self.edge(id).is_none(),
             _ => false,
         }
+    }
+}
+
+/// Whether a removal takes away what the other fact adds.
+fn undoes(removal: &Fact, other: &Fact) -> bool {
+    match (removal, other) {
+        (Fact::NodeRemoved { id }, Fact::NodeAdded { node }) => node.id == *id,
+        (Fact::EdgeRemoved { id }, Fact::EdgeAdded { edge }) => edge.id == *id,
+        _ => false,
     }
 }
 

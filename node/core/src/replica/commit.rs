@@ -15,7 +15,7 @@ use mille_shared::{ClientId, OperationId, Revision, UserId, limits};
 use super::{Cause, Effect, From, Readmission, Repair, Replica, Rollback, Ticket, Verdict};
 use crate::applied::Applied;
 use crate::chain;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanBounds};
 use crate::refusal::Refusal;
 
 /// Who a change without facts is by: one that only begins an epoch.
@@ -73,10 +73,13 @@ impl Pending {
         matches!(self.wish, Wish::Lost(_))
     }
 
-    fn judge(&self, draft: &Plan, bounds: &crate::PlanBounds) -> Result<Option<Change>, Refusal> {
+    fn judge(&self, draft: &Plan, bounds: &PlanBounds) -> Result<Option<Change>, Refusal> {
         match &self.wish {
             Wish::Asked { operation, .. } => draft.accept(operation, bounds),
-            Wish::Lost(applied) => draft.accept(&draft.readmit(&applied.change), bounds),
+            // One operation may have come to more facts than an operation may have edits.
+            Wish::Lost(applied) => {
+                draft.accept(&draft.readmit(&applied.change), &PlanBounds { changes_max: usize::MAX, ..*bounds })
+            }
         }
     }
 }
@@ -105,12 +108,12 @@ impl Replica {
         if matches!(self.repair, Some(Repair::Failed { .. })) {
             return self.give_up_pending(effects);
         }
+        if self.flight.is_some() || self.repair.is_some() || self.standing.is_waiting() {
+            return;
+        }
+        self.let_go_of_known(effects);
         let wants_epoch = self.standing.must_leave(self.plan.revision().epoch);
-        if self.flight.is_some()
-            || self.repair.is_some()
-            || self.standing.is_waiting()
-            || (self.pending.is_empty() && !wants_epoch)
-        {
+        if self.pending.is_empty() && !wants_epoch {
             return;
         }
         let (flight, batch) = self.draft_batch(wants_epoch);
@@ -118,6 +121,17 @@ impl Replica {
         let terms = self.standing.terms(flight.expected);
         effects.push(Effect::Commit { expected: flight.expected, batch, terms, attempt });
         self.flight = Some(flight);
+    }
+
+    /// Lost changes that are part of our copy again are not offered.
+    fn let_go_of_known(&mut self, effects: &mut Vec<Effect>) {
+        self.pending.retain(|pending| match (&pending.wish, self.ring.find(&pending.key)) {
+            (Wish::Lost(lost), Some(revision)) => {
+                effects.push(judged(Arc::clone(lost), Readmission::Known { revision }));
+                false
+            }
+            _ => true,
+        });
     }
 
     /// Judges waiting operations on a draft until the batch is full.
@@ -196,6 +210,10 @@ impl Replica {
                     }
                 }
                 self.wait_again(again);
+                // Another node was first, and we have not heard of it yet.
+                if repeats.iter().any(|(_, revision)| *revision > self.plan.revision()) {
+                    self.repair(Cause::Moved, effects);
+                }
             }
             CommitOutcome::Moved { head } => {
                 let (tired, again): (Vec<_>, Vec<_>) = flight
@@ -233,12 +251,19 @@ impl Replica {
         }
     }
 
-    /// Nobody knows whether the batch is in the log. Its operations are answered so, and the log is read to find out.
+    /// Nobody knows whether the batch is in the log. Its operations are answered so, and the log is read to find out: at
+    /// once, unless something remains to be offered. A store that answers and takes nothing would be asked without end.
     pub(super) fn commit_failed(&mut self, effects: &mut Vec<Effect>) {
         let Some(flight) = self.flight.take() else { return };
         self.wait_again(flight.all_pending());
         self.give_up_pending(effects);
-        self.repair(Cause::Unanswered, effects);
+        let remains = !self.pending.is_empty() || self.standing.must_leave(self.plan.revision().epoch);
+        if remains && self.repair.is_none() {
+            effects.push(Effect::RepairStarted(Cause::Unanswered));
+            self.repair = Some(Repair::Failed { reload: None });
+        } else {
+            self.repair(Cause::Unanswered, effects);
+        }
     }
 
     /// Nobody waits for a store that does not answer; what was lost stays.
@@ -264,6 +289,10 @@ impl Replica {
         } else {
             let entries: Vec<LogEntry> = applied.iter().map(|applied| applied.entry()).collect();
             self.sequence(entries, From::Channel, effects);
+            if self.is_rebuilding() {
+                // The log that took it may be the one that is being left: it is offered again, and known if it is there.
+                self.pending.extend(applied.iter().cloned().map(Pending::lost));
+            }
         }
         // While our copy is opened anew it may lack the batch; the draft has it.
         let plan = if self.plan.revision() < draft.revision() { draft } else { Arc::clone(&self.plan) };
@@ -338,7 +367,6 @@ mod tests {
     use mille_shared::plan::PlanMetadata;
 
     use super::*;
-    use crate::plan::PlanBounds;
     use crate::replica::Input;
 
     fn empty_plan() -> Plan {

@@ -149,12 +149,11 @@ impl Replica {
                     self.asked(page.has_more, effects);
                 }
             }
-            Some(first) if first.revision.seq > asked.revision.seq => self.reload(Cause::Trimmed, effects),
-            Some(_) => self.find_parting(effects),
-            None => {
-                self.ask(Ask::Locate, effects);
-                effects.push(Effect::Locate);
+            Some(first) if first.revision.seq > asked.revision.seq && first.revision.epoch == asked.revision.epoch => {
+                self.reload(Cause::Trimmed, effects);
             }
+            Some(_) => self.find_parting(effects),
+            None => self.locate(effects),
         }
     }
 

@@ -72,6 +72,10 @@ impl Replica {
         match outcome {
             CommitOutcome::Committed { life } => {
                 let changes = changes + offered;
+                if self.ring.hash_at(until.revision) != Some(until.hash) {
+                    // It was forgotten meanwhile, with what follows it perhaps.
+                    return self.locate(effects);
+                }
                 if until.revision.seq < self.plan.revision().seq {
                     return self.restore(until, changes, effects);
                 }
@@ -80,16 +84,25 @@ impl Replica {
                 self.asked(false, effects);
             }
             CommitOutcome::Moved { head } => self.meet(head, Cause::Fork, effects),
-            // Others restore as well, or have built on what was left: where does the log end now?
+            // No answer to a restoration: where does the log end?
             CommitOutcome::Repeated { .. } | CommitOutcome::Reborn { .. } | CommitOutcome::NewEpoch { .. } => {
-                self.ask(Ask::Locate, effects);
-                effects.push(Effect::Locate);
+                self.locate(effects);
             }
         }
     }
 
+    pub(super) fn locate(&mut self, effects: &mut Vec<Effect>) {
+        self.ask(Ask::Locate, effects);
+        effects.push(Effect::Locate);
+    }
+
     /// Looks for the place where the log's history and ours part, from the oldest change we remember on.
     pub(super) fn find_parting(&mut self, effects: &mut Vec<Effect>) {
+        if self.ring.base() == self.plan.head() {
+            // We remember no change to compare with.
+            let head = self.plan.revision();
+            return self.part(head, head.seq + 1, effects);
+        }
         self.compare_after(self.ring.base().revision, effects);
     }
 
@@ -104,7 +117,8 @@ impl Replica {
                 break;
             }
             if self.ring.hash_at(entry.revision) != Some(entry.hash) {
-                return self.part(equal, effects);
+                // What lies between was trimmed, and may well be part of the log's history: only from here on they differ.
+                return self.part(equal, entry.revision.seq, effects);
             }
             equal = entry.revision;
         }
@@ -120,14 +134,14 @@ impl Replica {
             Some(hash) if equal != self.ring.base().revision => {
                 self.meet(Some(Head { revision: equal, hash }), Cause::Fork, effects);
             }
-            _ => self.part(equal, effects),
+            _ => self.part(equal, equal.seq + 1, effects),
         }
     }
 
-    /// Takes the log's history. What only ours has after `equal` will be judged again.
-    fn part(&mut self, equal: Revision, effects: &mut Vec<Effect>) {
-        let lost: Vec<_> = self.ring.from(equal.seq + 1).cloned().collect();
-        let is_partial = equal == self.ring.base().revision;
+    /// Takes the log's history, which is ours up to `equal`. Our changes from number `from` on will be judged again.
+    fn part(&mut self, equal: Revision, from: u64, effects: &mut Vec<Effect>) {
+        let lost: Vec<_> = self.ring.from(from).cloned().collect();
+        let is_partial = equal == self.ring.base().revision || from > equal.seq + 1;
         effects.push(Effect::Rollback(Rollback::Parted { after: equal, lost: lost.len() as u64, is_partial }));
         self.standing.lose(self.plan.revision().epoch);
         for applied in lost.into_iter().rev() {

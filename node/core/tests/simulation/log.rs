@@ -26,7 +26,7 @@ pub(crate) struct Log {
     pub(crate) states: Vec<Plan>,
     /// The store's life, and the one in which the log was written last.
     life: u64,
-    written_in: u64,
+    written_in: Option<StoreLife>,
     /// Every place that was lost at some time, with its operation.
     pub(crate) lost: HashMap<Head, OperationKey>,
     /// Every place there ever was: the plan there, the place before, and the operation that led from there.
@@ -56,7 +56,7 @@ impl Log {
             snapshots: Vec::new(),
             states,
             life: 0,
-            written_in: 0,
+            written_in: Some(StoreLife::new("0")),
             lost: HashMap::new(),
             grants: 0,
             epochs: 0,
@@ -96,7 +96,7 @@ impl Log {
         let repeats: Vec<_> = (batch.iter().enumerate())
             .filter_map(|(index, proposal)| Some((index, self.find(&proposal.key)?)))
             .collect();
-        if !repeats.is_empty() {
+        if !repeats.is_empty() && matches!(terms, Terms::Add { .. }) {
             return (CommitOutcome::Repeated { repeats }, Vec::new());
         }
         if self.is_gone() {
@@ -109,23 +109,25 @@ impl Log {
         match terms {
             Terms::Restore { epoch } => place.epoch = *epoch,
             Terms::Add { followed, settled, lost_epoch, begins_epoch } if !batch.is_empty() => {
-                let is_new_life = self.written_in != self.life;
+                let is_new_life = self.written_in != Some(self.life());
                 if is_new_life && settled.as_ref() != Some(&self.life()) {
                     return (CommitOutcome::Reborn { life: self.life() }, Vec::new());
                 }
-                let is_vouched_for = followed.contains(&StoreLife::new(self.written_in.to_string()));
-                if lost_epoch.is_some() || (is_new_life && !is_vouched_for) {
-                    let after = place.epoch.max(lost_epoch.unwrap_or(0));
-                    let Some(epoch) = begins_epoch.filter(|epoch| *epoch > after) else {
-                        self.grants += 1;
-                        let epoch = (EPOCH + now * 100 + self.grants % 100).max(after + 1);
-                        return (CommitOutcome::NewEpoch { epoch }, Vec::new());
-                    };
+                let is_vouched_for = self.written_in.as_ref().is_some_and(|life| followed.contains(life));
+                let after = place.epoch.max(lost_epoch.unwrap_or(0));
+                let begins_epoch = begins_epoch.filter(|epoch| *epoch > after);
+                let must_begin = lost_epoch.is_some() || (is_new_life && !is_vouched_for);
+                if must_begin && begins_epoch.is_none() {
+                    self.grants += 1;
+                    let epoch = (EPOCH + now * 100 + self.grants % 100).max(after + 1);
+                    return (CommitOutcome::NewEpoch { epoch }, Vec::new());
+                }
+                if let Some(epoch) = begins_epoch {
                     assert!(self.epochs_seen.insert(epoch), "an epoch begins once");
                     self.epochs += 1;
                     place.epoch = epoch;
                 }
-                self.written_in = self.life;
+                self.written_in = Some(self.life());
             }
             Terms::Add { .. } => {}
         }
@@ -258,7 +260,12 @@ impl Log {
     }
 
     /// Takes back a plan that vanished.
-    pub(crate) fn revive(&mut self, plan: &Plan, changes: &[std::sync::Arc<Applied>]) -> LogState {
+    pub(crate) fn revive(
+        &mut self,
+        plan: &Plan,
+        changes: &[std::sync::Arc<Applied>],
+        known_in: Option<StoreLife>,
+    ) -> LogState {
         if self.is_gone() {
             let seq = plan.revision().seq;
             let first = usize::try_from(seq + 1 - changes.len() as u64).unwrap();
@@ -276,7 +283,7 @@ impl Log {
             }
             assert_eq!(self.plan(), plan, "the changes lead to the plan");
             self.snapshots = vec![plan.to_snapshot()];
-            self.written_in = self.life;
+            self.written_in = known_in;
         }
         self.state()
     }

@@ -79,7 +79,7 @@ enum Question {
     Fetch(Option<Revision>),
     Locate,
     Reload,
-    Revive(Arc<Plan>, Vec<Arc<Applied>>),
+    Revive(Arc<Plan>, Vec<Arc<Applied>>, Option<StoreLife>),
 }
 
 /// A node and which of its lives: what was meant for an earlier one is lost.
@@ -258,7 +258,9 @@ impl World {
             Effect::Fetch { after } => self.question(life, Question::Fetch(after)),
             Effect::Locate => self.question(life, Question::Locate),
             Effect::Reload => self.question(life, Question::Reload),
-            Effect::Revive { plan, changes, .. } => self.question(life, Question::Revive(plan, changes)),
+            Effect::Revive { plan, changes, known_in } => {
+                self.question(life, Question::Revive(plan, changes, known_in));
+            }
             Effect::Restore { expected, batch, epoch } => {
                 self.offer(life, Offer { expected, batch, terms: Terms::Restore { epoch } }, 0);
             }
@@ -336,7 +338,7 @@ impl World {
                 Some(opened) => Input::Reloaded(Box::new(opened)),
                 None => Input::RepairFailed,
             },
-            Question::Revive(plan, changes) => Input::Located(self.log.revive(&plan, &changes)),
+            Question::Revive(plan, changes, known_in) => Input::Located(self.log.revive(&plan, &changes, known_in)),
         };
         self.after(1, 15, Event::Input(from, answer));
     }

@@ -62,7 +62,8 @@ impl EventLog for Store {
         let repeats: Vec<_> = (batch.iter().enumerate())
             .filter_map(|(index, proposal)| Some((index, *log.operations.get(&proposal.key)?)))
             .collect();
-        if !repeats.is_empty() {
+        // What is restored is known by head and hash.
+        if !repeats.is_empty() && matches!(terms, Terms::Add { .. }) {
             return Ok(CommitOutcome::Repeated { repeats });
         }
         if log.head() != expected {

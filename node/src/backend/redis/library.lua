@@ -65,7 +65,7 @@ local life_known, life_known_at = nil, 0
 
 local function life()
   local now = now_ms()
-  if not life_known or now - life_known_at > LIFE_KNOWN_FOR_MS then
+  if not life_known or math.abs(now - life_known_at) > LIFE_KNOWN_FOR_MS then
     life_known = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
     life_known_at = now
   end
@@ -96,8 +96,8 @@ end
 
 -- Logs -------------------------------------------------------------------------------------------------------------
 
--- keys: log, operations, snapshots, written   args: operation key, hash, change   answers: revision, hash of the head
--- The epoch is the caller's: the hash covers it.
+-- keys: log, operations, snapshots, written   args: revision, operation key, hash, change
+-- answers: revision, hash of the head
 -- Begins a log. What an earlier life of the log left behind would contradict the new one, so it goes.
 local function create(keys, args)
   local log, operations, snapshots, written = keys[1], keys[2], keys[3], keys[4]
@@ -146,16 +146,19 @@ local function commit(keys, args)
   local channel, expected_revision, expected_hash, what = args[1], args[2], args[3], args[4]
   local terms = { epoch = args[5], settled = args[6], followed = args[7], lost_epoch = args[8] }
 
-  local names = {}
-  for i = COMMIT_ENTRIES_FROM, #args, 3 do names[#names + 1] = args[i] end
-  local repeated = { 'repeated' }
-  for i, revision in ipairs(redis.call('HMGET', operations, unpack(names))) do
-    if revision then
-      repeated[#repeated + 1] = whole(i - 1)
-      repeated[#repeated + 1] = revision
+  -- What is restored is known by head and hash.
+  if what == 'add' then
+    local names = {}
+    for i = COMMIT_ENTRIES_FROM, #args, 3 do names[#names + 1] = args[i] end
+    local repeated = { 'repeated' }
+    for i, revision in ipairs(redis.call('HMGET', operations, unpack(names))) do
+      if revision then
+        repeated[#repeated + 1] = whole(i - 1)
+        repeated[#repeated + 1] = revision
+      end
     end
+    if #repeated > 1 then return repeated end
   end
-  if #repeated > 1 then return repeated end
 
   local head = head_of(log)
   if not head then return { 'moved' } end

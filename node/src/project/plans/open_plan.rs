@@ -84,6 +84,8 @@ pub(in crate::project) enum Done {
     Head(backend::Result<LogState>),
     /// An operation that would be refused (or change nothing) was looked up.
     Found { ticket: Ticket, found: backend::Result<Option<Revision>>, otherwise: Box<Result<Accepted, Rejection>> },
+    /// A lost change that is not taken again was looked up: it may be there all the same.
+    Missed { lost: Arc<Applied>, outcome: Readmission, found: backend::Result<Option<Revision>> },
     /// The past was read, for all who asked for it.
     Past(Result<Past, ReplayError>),
     /// The change of a repeated operation was read.
@@ -177,6 +179,13 @@ impl OpenPlan {
                 self.answer(ticket, Ok(Accepted { revision, applied, plan }));
             }
             Done::Past(read) => self.past_read(read, jobs),
+            Done::Missed { lost, outcome, found } => {
+                let outcome = match found {
+                    Ok(Some(revision)) => Readmission::Known { revision },
+                    Ok(None) | Err(_) => outcome,
+                };
+                self.note_readmission(&lost, &outcome);
+            }
             Done::Opened(_) | Done::Closed => {}
         }
         true
@@ -276,7 +285,7 @@ impl OpenPlan {
             Effect::Reload => {
                 jobs.spawn(async move { (opening, Done::Reloaded(store::load(backend, plan).await)) });
             }
-            Effect::Rollback(rollback) => self.note_rollback(&rollback),
+            Effect::Rollback(rollback) => self.note_rollback(rollback, jobs),
             Effect::Deliver(applied) => self.deliver(PlanEvent::Changed(applied)),
             Effect::Reset(cause) => {
                 tracing::info!(plan.id = %plan, cause = cause.as_str(), "the history is another one; listeners get a snapshot");
@@ -304,11 +313,11 @@ impl OpenPlan {
     }
 
     /// Counts and logs what became of changes that the log lost: once per event, and each that did not come back.
-    fn note_rollback(&self, rollback: &Rollback) {
+    fn note_rollback(&self, rollback: Rollback, jobs: &mut Jobs) {
         let (plan, metrics) = (self.id, &self.context.metrics);
         match rollback {
             Rollback::Restored { changes, head } => {
-                metrics.changes_restored.increment(*changes);
+                metrics.changes_restored.increment(changes);
                 tracing::warn!(plan.id = %plan, changes, %head, "the log had lost its end; it is restored");
             }
             Rollback::Parted { after, lost, is_partial } => {
@@ -318,16 +327,25 @@ impl OpenPlan {
                     "the log had lost its end and went on without it; what was lost is judged again"
                 );
             }
-            Rollback::Judged { lost, outcome } => {
-                metrics.readmission(outcome).increment(1);
-                if let Readmission::Refused(refusal) = outcome {
-                    let (revision, operation) = (lost.revision(), &lost.change.operation_id);
-                    tracing::warn!(
-                        plan.id = %plan, %revision, operation.id = %operation, %refusal,
-                        "an acknowledged change was lost with the log's end and no longer fits"
-                    );
-                }
+            Rollback::Judged { lost, outcome: outcome @ (Readmission::Refused(_) | Readmission::Unchanged) } => {
+                let (opening, log, key) = (self.opening, Arc::clone(&self.context.backend.log), lost.operation_key());
+                jobs.spawn(async move {
+                    let found = log.find(plan, &key).await;
+                    (opening, Done::Missed { lost, outcome, found })
+                });
             }
+            Rollback::Judged { lost, outcome } => self.note_readmission(&lost, &outcome),
+        }
+    }
+
+    fn note_readmission(&self, lost: &Applied, outcome: &Readmission) {
+        self.context.metrics.readmission(outcome).increment(1);
+        if let Readmission::Refused(refusal) = outcome {
+            let (plan, revision, operation) = (self.id, lost.revision(), &lost.change.operation_id);
+            tracing::warn!(
+                plan.id = %plan, %revision, operation.id = %operation, %refusal,
+                "an acknowledged change was lost with the log's end and no longer fits"
+            );
         }
     }
 
