@@ -31,6 +31,8 @@ pub(crate) struct Log {
     pub(crate) lost: HashMap<Head, OperationKey>,
     /// Every place there ever was: the plan there, the place before, and the operation that led from there.
     ever: HashMap<Head, Place>,
+    /// Operations of a log that was put back by a node that did not remember them: a repeat is not recognised.
+    forgotten: HashSet<OperationKey>,
     /// Epochs that were offered.
     grants: u64,
     /// New epochs that began.
@@ -58,6 +60,7 @@ impl Log {
             life: 0,
             written_in: Some(StoreLife::new("0")),
             lost: HashMap::new(),
+            forgotten: HashSet::new(),
             grants: 0,
             epochs: 0,
             epochs_seen: HashSet::from([EPOCH]),
@@ -162,7 +165,8 @@ impl Log {
         let mut history = HashSet::new();
         let mut head = self.head();
         while let Some(place) = self.ever.get(&head) {
-            assert!(history.insert(place.operation.clone()), "an operation was applied twice");
+            let is_new = history.insert(place.operation.clone());
+            assert!(is_new || self.forgotten.contains(&place.operation), "an operation was applied twice");
             head = place.before;
         }
         history
@@ -282,6 +286,8 @@ impl Log {
                 self.entries.push(LogEntry { revision, hash, payload: "".into() });
             }
             assert_eq!(self.plan(), plan, "the changes lead to the plan");
+            let forgotten = self.history().into_iter().filter(|key| !self.operations.contains_key(key));
+            self.forgotten.extend(forgotten.collect::<Vec<_>>());
             self.snapshots = vec![plan.to_snapshot()];
             self.written_in = known_in;
         }
