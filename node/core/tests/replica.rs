@@ -145,15 +145,7 @@ fn lost_changes_are_judged_again_in_the_other_history_and_begin_a_new_epoch() {
 
 #[test]
 fn an_epoch_must_begin_also_if_no_lost_change_is_taken_again() {
-    let desk = Desk::with(vec![node("n", PlanNodeType::GraphNode)]);
-    let (mut ours, mut theirs) = (desk.clone(), desk);
-    ours.must(moved("n", 5.0, 5.0));
-    theirs.must(delete("n"));
-    let mut replica = replica_of(&ours);
-    replica.handle(Input::Look(Cause::Behind));
-    replica.handle(from_head(&theirs.log[2..]));
-    replica.handle(from_head(&theirs.log[1..]));
-    let effects = replica.handle(reloaded(&theirs.plan));
+    let (mut replica, theirs, effects) = parted_over_a_deletion();
     assert_eq!(batch(&effects).1.len(), 1, "an empty change, for the epoch to begin with");
     let epoch = kit::EPOCH + 7;
     replica.handle(Input::Committed(CommitOutcome::NewEpoch { epoch }));
@@ -224,6 +216,18 @@ fn repair_against(replica: &mut Replica, log: &Desk, mut effects: Vec<Effect>) -
     panic!("it never ends: {effects:?}")
 }
 
+/// A copy that moved what the log has deleted; it has found that out, and what it wants then.
+fn parted_over_a_deletion() -> (Replica, Desk, Vec<Effect>) {
+    let desk = Desk::with(vec![node("n", PlanNodeType::GraphNode)]);
+    let (mut ours, mut theirs) = (desk.clone(), desk);
+    ours.must(moved("n", 5.0, 5.0));
+    theirs.must(delete("n"));
+    let mut replica = replica_of(&ours);
+    let effects = replica.handle(seen(&theirs));
+    let effects = repair_against(&mut replica, &theirs, effects);
+    (replica, theirs, effects)
+}
+
 #[test]
 fn a_copy_that_remembers_no_change_takes_the_log_as_it_is() {
     for log in [history(&["a"]), history(&["a", "other", "more"])] {
@@ -264,13 +268,8 @@ fn what_the_old_log_took_while_we_were_leaving_it_is_offered_to_the_new_one() {
 
 #[test]
 fn who_finds_that_another_began_the_epoch_looks_instead_of_asking_again() {
-    let desk = Desk::with(vec![node("n", PlanNodeType::GraphNode)]);
-    let (mut ours, mut theirs) = (desk.clone(), desk);
-    ours.must(moved("n", 5.0, 5.0));
-    theirs.must(delete("n"));
-    let mut replica = replica_of(&ours);
-    let effects = replica.handle(seen(&theirs));
-    assert_eq!(names(&repair_against(&mut replica, &theirs, effects)), ["commit"]);
+    let (mut replica, _, effects) = parted_over_a_deletion();
+    assert_eq!(names(&effects), ["commit"]);
     let revision = Revision { epoch: kit::EPOCH + 9, seq: 3 };
     let repeated = CommitOutcome::Repeated { repeats: vec![(0, revision)] };
     assert_eq!(names(&replica.handle(Input::Committed(repeated))), ["fetch"]);

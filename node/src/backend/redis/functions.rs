@@ -3,6 +3,8 @@
 //! A server that was replaced or emptied has no library. Then a call fails before anything ran, so it is safe to load
 //! the library and repeat the call once.
 
+use std::future::Future;
+
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, FredResult, FunctionInterface};
 use fred::types::Value;
@@ -45,12 +47,8 @@ pub(super) async fn load(client: &Client) -> FredResult<()> {
 impl Redis {
     /// Calls a function on the command connection.
     pub(super) async fn call(&self, function: Function, keys: Vec<String>, args: Vec<Value>) -> Result<Value> {
-        let answer = self.send(function.0, self.client.fcall(function.0, keys.clone(), args.clone())).await;
-        if !is_missing(&answer) {
-            return answer;
-        }
-        self.load_again(function).await?;
-        self.send(function.0, self.client.fcall(function.0, keys, args)).await
+        self.with_library(function, || self.send(function.0, self.client.fcall(function.0, keys.clone(), args.clone())))
+            .await
     }
 
     /// Calls a function that writes nothing, on the command connection.
@@ -60,12 +58,8 @@ impl Redis {
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value> {
-        let answer = self.send(function.0, self.client.fcall_ro(function.0, keys.clone(), args.clone())).await;
-        if !is_missing(&answer) {
-            return answer;
-        }
-        self.load_again(function).await?;
-        self.send(function.0, self.client.fcall_ro(function.0, keys, args)).await
+        let call = || self.send(function.0, self.client.fcall_ro(function.0, keys.clone(), args.clone()));
+        self.with_library(function, call).await
     }
 
     /// Calls a function with or for something large, on one of the lane's connections.
@@ -76,15 +70,24 @@ impl Redis {
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value> {
-        let call = |client: Client, keys: Vec<String>, args: Vec<Value>| async move {
-            client.fcall::<Value, _, _, _>(function.0, keys, args).await
+        let call = || {
+            let (keys, args) = (keys.clone(), args.clone());
+            self.aside(lane, function.0, |client: Client| async move { client.fcall(function.0, keys, args).await })
         };
-        let answer = self.aside(lane, function.0, |client| call(client, keys.clone(), args.clone())).await;
+        self.with_library(function, call).await
+    }
+
+    /// Makes a call, and once more if the server turns out to have lost the library.
+    async fn with_library<F>(&self, function: Function, call: impl Fn() -> F) -> Result<Value>
+    where
+        F: Future<Output = Result<Value>>,
+    {
+        let answer = call().await;
         if !is_missing(&answer) {
             return answer;
         }
         self.load_again(function).await?;
-        self.aside(lane, function.0, |client| call(client, keys, args)).await
+        call().await
     }
 
     async fn load_again(&self, function: Function) -> Result<()> {
