@@ -56,11 +56,6 @@ impl Past {
         }
     }
 
-    /// The place after which it begins.
-    pub(super) fn after(&self) -> Revision {
-        self.after
-    }
-
     /// The last change.
     pub(super) fn end(&self) -> Option<Head> {
         self.changes.last().map(|last| last.head)

@@ -27,7 +27,8 @@ pub(super) type AttachReply = oneshot::Sender<Result<Attached, Rejection>>;
 pub(super) struct SharedPast {
     /// What was read last, and when.
     pub(super) kept: Option<(Arc<Past>, Instant)>,
-    is_reading: bool,
+    /// The place after which it is being read.
+    reading_after: Option<Revision>,
     /// Who waits for it. Bounded by the mailbox' callers, each of whom waits for one answer.
     pub(super) waiting: Vec<(AttachRequest, AttachReply)>,
 }
@@ -125,8 +126,8 @@ impl OpenPlan {
     /// Reads the past from the oldest place that is waited for, unless that is being done.
     fn read_past(&mut self, jobs: &mut Jobs) {
         let places = self.past.waiting.iter().filter_map(|(request, _)| request.start.place());
-        let Some(after) = places.min().filter(|_| !self.past.is_reading) else { return };
-        self.past.is_reading = true;
+        let Some(after) = places.min().filter(|_| self.past.reading_after.is_none()) else { return };
+        self.past.reading_after = Some(after);
         let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
         let until = self.replica.plan().revision();
         jobs.spawn(async move { (opening, Done::Past(Past::read(backend, plan, after, until).await)) });
@@ -134,25 +135,26 @@ impl OpenPlan {
 
     /// Serves those who waited: from what was read, or each by itself where that does not serve.
     pub(super) fn past_read(&mut self, read: Result<Past, ReplayError>, jobs: &mut Jobs) {
-        self.past.is_reading = false;
-        let began = match read {
+        let after = self.past.reading_after.take();
+        let is_served: fn(Option<Revision>, Option<Revision>) -> bool = match read {
+            // Who came later with an older place waits for the next one.
             Ok(past) => {
-                let after = past.after();
                 self.past.kept = Some((Arc::new(past), Instant::now()));
-                Some(after)
+                |place, after| place >= after
             }
-            Err(error) => {
+            // The log does not reach back so far, or it is too much to be shared. That is told of this place alone.
+            Err(ReplayError::Unreachable(_)) => |place, after| place <= after,
+            Err(ReplayError::Store(error)) => {
                 tracing::debug!(plan.id = %self.id, %error, "the past can't be shared; each reads its own");
-                None
+                |_, _| true
             }
         };
         for (request, reply) in std::mem::take(&mut self.past.waiting) {
-            let came_too_late = began.is_some_and(|began| request.start.place() < Some(began));
-            if came_too_late {
-                self.past.waiting.push((request, reply));
-            } else {
+            if is_served(request.start.place(), after) {
                 let backlog = self.backlog(&request);
                 self.attach(request, reply, backlog);
+            } else {
+                self.past.waiting.push((request, reply));
             }
         }
         self.read_past(jobs);
