@@ -254,7 +254,12 @@ impl Presence {
     /// Takes another node's record unless what we have is newer, or it is of somebody who left.
     fn merge(&mut self, now: Moment, mut record: Record, stamp: u64) {
         let connection = record.connection.clone();
-        if self.buried.get(&connection).is_some_and(|(last, _)| record.version <= *last) {
+        if let Some((last, _)) = self.buried.get(&connection).filter(|(last, _)| record.version <= *last) {
+            // They left here, and were let in again by a node that has not heard of it: it must.
+            if last.node == self.node && record.version.node != self.node {
+                let version = last.clone();
+                self.publish(Body::Left { connection, version });
+            }
             return;
         }
         let mut moved = record.place.as_ref().is_some_and(|place| place.position.is_some());

@@ -534,6 +534,22 @@ fn a_move_that_overtakes_its_document_is_told_again() {
     rosters_agree(steps).unwrap();
 }
 
+#[test]
+fn who_left_and_was_let_in_elsewhere_before_that_was_heard_has_left() {
+    let steps = vec![
+        Step::Join { node: 1, user: 0 },
+        Step::Deliver { which: 0 },
+        Step::Resume { node: 1, which: 0 },
+        Step::Drop { which: 0 },
+        Step::Wait { tenths: 20 },
+        Step::Leave { which: 0 },
+        Step::Deliver { which: 8_990_729_438_214_341_334 },
+        Step::Resume { node: 0, which: 0 },
+        Step::Drop { which: 3_860_799_016_651_333_509 },
+    ];
+    rosters_agree(steps).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
