@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use mille_core::PlanBounds;
 use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
-use mille_shared::{PlanId, UserId, limits};
+use mille_shared::{PlanId, ProjectId, UserId, limits};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -29,6 +29,7 @@ use open_plan::OpenPlan;
 /// What the open plans need from the node.
 #[derive(Clone)]
 pub(super) struct PlanContext {
+    pub project: ProjectId,
     pub backend: Backend,
     pub bridge: Bridge,
     pub feed: FeedSender,

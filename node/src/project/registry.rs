@@ -333,6 +333,7 @@ impl Projects {
         let members = Arc::new(ArcSwap::from_pointee(members));
         let (commands, receiver) = handle::mailbox();
         let context = PlanContext {
+            project: id,
             backend: backend.clone(),
             bridge: bridge.clone(),
             feed: feed_sender.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mille_core::plan::ApplyError;
 use mille_core::{Applied, Opened, Plan};
 use mille_shared::log::{CommitOutcome, Head, LogState, Proposal, StoreLife, Terms};
-use mille_shared::{PlanId, limits};
+use mille_shared::{PlanId, ProjectId, limits};
 
 use crate::backend::{self, Backend, Channel, Lane};
 use crate::bridge::{Bridge, FeedSender};
@@ -22,6 +22,21 @@ pub(super) enum OpenFailure {
     /// Its log or snapshot can't be read.
     #[error("the plan can't be read: {0}")]
     Corrupt(String),
+}
+
+/// A plan, and the project it is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    pub project: ProjectId,
+    pub plan: PlanId,
+}
+
+impl Owner {
+    /// A plan may have been deleted, and a failover may forget a plan and give its number to another project's.
+    async fn check(self, backend: &Backend) -> Result<(), OpenFailure> {
+        let found = backend.directory.plan(self.plan).await?;
+        if found.is_some_and(|plan| plan.project_id == self.project) { Ok(()) } else { Err(OpenFailure::NoLog) }
+    }
 }
 
 /// How often a plan is read again because it was trimmed while being read.
@@ -105,19 +120,23 @@ pub(super) async fn commit(
     Ok(if head == Some(expected) { CommitOutcome::Committed { life } } else { CommitOutcome::Moved { head } })
 }
 
-/// Puts back a log that is gone whole, unless its plan was deleted.
+/// Opens a plan anew whose history turned out to be another.
+pub(super) async fn reload(backend: Backend, owner: Owner) -> Result<Box<Opened>, OpenFailure> {
+    owner.check(&backend).await?;
+    load(backend, owner.plan).await
+}
+
+/// Puts back a log that is gone whole.
 pub(super) async fn revive(
     backend: Backend,
-    id: PlanId,
+    owner: Owner,
     plan: Arc<Plan>,
     changes: Vec<Arc<Applied>>,
     known_in: Option<StoreLife>,
 ) -> Result<LogState, OpenFailure> {
-    if backend.directory.plan(id).await?.is_none() {
-        return Err(OpenFailure::NoLog);
-    }
+    owner.check(&backend).await?;
     let changes: Vec<_> = changes.iter().map(|applied| (applied.entry(), applied.operation_key())).collect();
-    Ok(backend.log.revive(id, plan.to_snapshot(), &changes, known_in.as_ref()).await?)
+    Ok(backend.log.revive(owner.plan, plan.to_snapshot(), &changes, known_in.as_ref()).await?)
 }
 
 /// Where a plan's log ends.

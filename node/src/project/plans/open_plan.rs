@@ -249,6 +249,7 @@ impl OpenPlan {
 
     fn perform(&mut self, effect: Effect, jobs: &mut Jobs) {
         let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
+        let owner = store::Owner { project: self.context.project, plan };
         match effect {
             Effect::Commit { expected, batch, terms, attempt } => {
                 if attempt > 0 {
@@ -279,11 +280,11 @@ impl OpenPlan {
             Effect::Revive { plan: state, changes, known_in } => {
                 tracing::warn!(plan.id = %plan, revision = %state.revision(), "the log is gone; putting it back");
                 jobs.spawn(async move {
-                    (opening, Done::Located(store::revive(backend, plan, state, changes, known_in).await))
+                    (opening, Done::Located(store::revive(backend, owner, state, changes, known_in).await))
                 });
             }
             Effect::Reload => {
-                jobs.spawn(async move { (opening, Done::Reloaded(store::load(backend, plan).await)) });
+                jobs.spawn(async move { (opening, Done::Reloaded(store::reload(backend, owner).await)) });
             }
             Effect::Rollback(rollback) => self.note_rollback(rollback, jobs),
             Effect::Deliver(applied) => self.deliver(PlanEvent::Changed(applied)),
