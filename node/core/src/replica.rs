@@ -401,12 +401,6 @@ impl Replica {
         matches!(self.repair, Some(Repair::Asking { .. }))
     }
 
-    /// How many operations wait.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.pending.len()
-    }
-
     /// Takes an input and says what must be done.
     pub fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
