@@ -67,7 +67,7 @@ pub struct CursorMove {
     pub connection: ConnectionId,
     /// The connection's generation, so that a former node's moves are known as such.
     #[serde(rename = "g")]
-    pub generation: u32,
+    pub generation: u64,
     /// How many moves it made: the larger is newer.
     #[serde(rename = "n")]
     pub moves: u64,

@@ -62,12 +62,14 @@ pub struct Place {
     pub moved_at_ms: i64,
 }
 
-/// The order of a connection's records: first by how often it was taken over, then (two nodes may take it over at once)
+/// The order of a connection's records: first by when it was last taken over, then (two nodes may take it over at once)
 /// by node, then by the node's own count.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Version {
-    /// How often the connection was resumed.
-    pub generation: u32,
+    /// When the connection was last resumed, in milliseconds since 1970, or a little later if that was not later than
+    /// the time before; 0 if it never was. A count would not do: who takes a connection over may not have heard of the
+    /// one before, and must win all the same.
+    pub generation: u64,
     /// The node that has the connection.
     pub node: NodeId,
     /// The node's changes to the record since it has the connection.
@@ -89,8 +91,9 @@ impl Version {
 
     /// After `node` took the connection over.
     #[must_use]
-    pub fn taken_over(&self, node: NodeId) -> Self {
-        Self { generation: self.generation + 1, node, seq: 0 }
+    pub fn taken_over(&self, node: NodeId, at: Timestamp) -> Self {
+        let at_ms = u64::try_from(at.unix_ms).unwrap_or_default();
+        Self { generation: at_ms.max(self.generation + 1), node, seq: 0 }
     }
 }
 
@@ -125,8 +128,18 @@ mod tests {
     #[test]
     fn a_takeover_is_newer_than_anything_the_former_node_still_says() {
         let former = Version::first(NodeId::new("z.1"));
-        let taken = former.taken_over(NodeId::new("a.1"));
+        let taken = former.taken_over(NodeId::new("a.1"), Timestamp::from_unix_ms(5));
         assert!(taken > former.changed().changed());
         assert!(taken.changed() > taken);
+    }
+
+    #[test]
+    fn of_two_takeovers_that_know_nothing_of_each_other_the_later_is_newer() {
+        let joined = Version::first(NodeId::new("m.1"));
+        let (sooner, later) = (Timestamp::from_unix_ms(1_000), Timestamp::from_unix_ms(2_000));
+        let (lost, taken) =
+            (joined.taken_over(NodeId::new("z.1"), sooner), joined.taken_over(NodeId::new("a.1"), later));
+        assert!(taken > lost);
+        assert!(taken.taken_over(NodeId::new("a.2"), sooner) > taken, "also by a clock that is behind");
     }
 }

@@ -1,8 +1,12 @@
 //! Cursors: the newest place of everyone who moved, once per tick.
 //!
-//! A move is one table look-up. At the tick there is one frame per document for all its viewers here, and one message
-//! for all other nodes, if any of them has people. The first move after a silence goes out at once. The tick widens with
-//! the room, so that the cost grows with frames and not with people times people.
+//! A move is one table look-up. Two ticks go on side by side. At one, viewers here are *shown* who moved: one frame per
+//! document, shared by all of them, wherever those who moved are connected. At the other, twice as often where it can be,
+//! other nodes are *told* who moved here: one message, if any of them has people. So a move waits for a node's viewers
+//! once and not twice, and a message is cheap beside a frame for every viewer. The first move after a silence goes out at
+//! once.
+//!
+//! The cost grows with frames and not with people times people; how often there is one is [`Pace`]'s.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,52 +20,74 @@ use mille_shared::{ConnectionId, ErrorCode};
 
 use super::Presence;
 use super::effects::{CursorFrame, Effect, Event, Moment, SeatId};
+use super::pace::Pace;
 
-/// The tick is never wider, whatever the room.
-const INTERVAL_MAX: Duration = Duration::from_secs(1);
-
-/// Who moved since the last tick, and when the next one is.
+/// Who moved since viewers and other nodes heard of it last, and when they hear of it next.
 #[derive(Debug)]
 pub(super) struct Cursors {
-    dirty: IndexMap<DocumentId, BTreeSet<ConnectionId>>,
-    narrowest: Duration,
-    interval: Duration,
-    next: Duration,
+    unseen: IndexMap<DocumentId, BTreeSet<ConnectionId>>,
+    /// Since when somebody is unseen.
+    unseen_since: Duration,
+    /// Connections of this node.
+    untold: BTreeSet<ConnectionId>,
+    show_at: Duration,
+    tell_at: Duration,
+    pace: Pace,
 }
 
 impl Cursors {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { dirty: IndexMap::new(), narrowest: interval, interval, next: Duration::ZERO }
-    }
-
-    pub(super) fn interval(&self) -> Duration {
-        self.interval
-    }
-
-    pub(super) fn due(&self) -> Option<Duration> {
-        (!self.dirty.is_empty()).then_some(self.next)
-    }
-
-    pub(super) fn mark(&mut self, document: &DocumentId, connection: &ConnectionId) {
-        match self.dirty.get_mut(document) {
-            Some(moved) => drop(moved.insert(connection.clone())),
-            None => drop(self.dirty.insert(document.clone(), BTreeSet::from([connection.clone()]))),
+        Self {
+            unseen: IndexMap::new(),
+            unseen_since: Duration::ZERO,
+            untold: BTreeSet::new(),
+            show_at: Duration::ZERO,
+            tell_at: Duration::ZERO,
+            pace: Pace::new(interval),
         }
     }
 
-    /// Fits the tick to a room of so many. Answers the new interval if it is another.
+    /// Time between two frames for viewers.
+    pub(super) fn interval(&self) -> Duration {
+        self.pace.interval()
+    }
+
+    pub(super) fn show_due(&self) -> Option<Duration> {
+        (!self.unseen.is_empty()).then_some(self.show_at)
+    }
+
+    pub(super) fn tell_due(&self) -> Option<Duration> {
+        (!self.untold.is_empty()).then_some(self.tell_at)
+    }
+
+    /// Somebody, here or elsewhere, is at another place than viewers here were shown.
+    pub(super) fn mark(&mut self, now: Moment, document: &DocumentId, connection: &ConnectionId) {
+        if self.unseen.is_empty() {
+            self.unseen_since = now.at;
+        }
+        match self.unseen.get_mut(document) {
+            Some(moved) => drop(moved.insert(connection.clone())),
+            None => drop(self.unseen.insert(document.clone(), BTreeSet::from([connection.clone()]))),
+        }
+    }
+
+    /// Somebody of this node is at another place than the other nodes were told.
+    pub(super) fn mark_untold(&mut self, connection: &ConnectionId) {
+        self.untold.insert(connection.clone());
+    }
+
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Goes on at the pace of an earlier life.
+    pub(super) fn keep_pace(&mut self, pace: Pace) {
+        self.pace = pace;
+    }
+
+    /// Fits the ticks to a room of so many, and to the load. Answers the new interval if it is another.
     pub(super) fn adapt(&mut self, people: usize) -> Option<Duration> {
-        let factor = match people {
-            0..=100 => 1,
-            101..=400 => 2,
-            401..=1_500 => 3,
-            _ => 6,
-        };
-        let interval = (self.narrowest * factor).min(INTERVAL_MAX.max(self.narrowest));
-        (interval != self.interval).then(|| {
-            self.interval = interval;
-            interval
-        })
+        self.pace.adapt(people)
     }
 }
 
@@ -79,7 +105,8 @@ impl Presence {
             place.moved_at_ms = if update.timestamp_ms > 0 { update.timestamp_ms } else { now.wall.unix_ms };
             place.last_active = place.last_active.max(now.wall);
             entry.record.moves += 1;
-            self.cursors.mark(&update.document, &connection);
+            self.cursors.mark(now, &update.document, &connection);
+            self.cursors.mark_untold(&connection);
         }
         self.effects()
     }
@@ -99,7 +126,8 @@ impl Presence {
                 Some(place) if place.document == *document => {
                     place.viewport = Some(viewport);
                     entry.record.moves += 1;
-                    self.cursors.mark(document, &connection);
+                    self.cursors.mark(now, document, &connection);
+                    self.cursors.mark_untold(&connection);
                 }
                 _ => self.refuse(seat, ErrorCode::ValidationFailed, "open the document before looking around in it"),
             }
@@ -107,29 +135,19 @@ impl Presence {
         self.effects()
     }
 
-    pub(super) fn flush_cursors(&mut self, now: Moment) {
-        self.cursors.next = now.at + self.cursors.interval;
-        let mut moves = Vec::new();
-        for (document, moved) in std::mem::take(&mut self.cursors.dirty) {
+    /// Shows viewers here who moved.
+    pub(super) fn show_cursors(&mut self, now: Moment) {
+        let due = self.cursors.show_at.max(self.cursors.unseen_since);
+        self.cursors.pace.note_lateness(now.at.saturating_sub(due));
+        self.cursors.show_at = now.at + self.cursors.interval();
+        for (document, moved) in std::mem::take(&mut self.cursors.unseen) {
+            let has_viewers = self.roster.viewers(&document).next().is_some();
             let mut cursors = Vec::with_capacity(moved.len());
             for connection in moved {
                 // Who has left the document meanwhile has no cursor in it.
                 let Some(entry) = self.roster.get(&connection) else { continue };
                 let record = &entry.record;
                 let Some(place) = record.place.as_ref().filter(|place| place.document == document) else { continue };
-                if entry.hold.is_own() {
-                    moves.push(CursorMove {
-                        connection: connection.clone(),
-                        generation: record.version.generation,
-                        moves: record.moves,
-                        document: document.clone(),
-                        position: place.position.clone(),
-                        selected: place.selected.clone(),
-                        viewport: place.viewport,
-                        at: place.last_active,
-                        moved_at_ms: place.moved_at_ms,
-                    });
-                }
                 let Some(position) = place.position.clone() else { continue };
                 if self.peers.watching {
                     self.out.push(Effect::Happened(Event::CursorMoved {
@@ -141,6 +159,9 @@ impl Presence {
                         selected: place.selected.clone(),
                     }));
                 }
+                if !has_viewers {
+                    continue;
+                }
                 let cursor = Cursor {
                     connection_id: connection.clone(),
                     user_id: record.user.clone(),
@@ -151,17 +172,38 @@ impl Presence {
                 };
                 cursors.push((connection, server::to_text(&cursor)));
             }
-            if !cursors.is_empty() && self.roster.viewers(&document).next().is_some() {
+            if !cursors.is_empty() {
                 let text = server::cursor_update(&document, cursors.iter().map(|(_, text)| &**text));
                 self.out.push(Effect::Cursors(Arc::new(CursorFrame { document, text, cursors })));
             }
         }
-        if !moves.is_empty() && self.somebody_elsewhere(now) {
-            for told in &moves {
-                if let Some(entry) = self.roster.get_mut(&told.connection) {
-                    entry.told_moves = told.moves;
-                }
-            }
+    }
+
+    /// Tells the other nodes who moved here, if anybody there wants to know. If not, it is told once somebody does.
+    pub(super) fn tell_cursors(&mut self, now: Moment) {
+        self.cursors.tell_at = now.at + self.cursors.pace.tell_interval();
+        let untold = std::mem::take(&mut self.cursors.untold);
+        if !self.somebody_elsewhere(now) {
+            return;
+        }
+        let mut moves = Vec::with_capacity(untold.len());
+        for connection in untold {
+            let Some(entry) = self.roster.get_mut(&connection).filter(|entry| entry.hold.is_own()) else { continue };
+            let Some(place) = &entry.record.place else { continue };
+            moves.push(CursorMove {
+                connection,
+                generation: entry.record.version.generation,
+                moves: entry.record.moves,
+                document: place.document.clone(),
+                position: place.position.clone(),
+                selected: place.selected.clone(),
+                viewport: place.viewport,
+                at: place.last_active,
+                moved_at_ms: place.moved_at_ms,
+            });
+            entry.told_moves = entry.record.moves;
+        }
+        if !moves.is_empty() {
             self.publish(Body::Cursors { moves });
         }
     }

@@ -16,6 +16,8 @@
 
 mod cursors;
 mod effects;
+mod kept;
+mod pace;
 mod people;
 mod repair;
 mod roster;
@@ -34,6 +36,7 @@ use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, ProjectId, UserId
 
 use cursors::Cursors;
 pub use effects::{CursorFrame, Effect, Event, Moment, SeatId, To};
+pub use kept::Kept;
 pub use people::{Join, welcome};
 use repair::Peers;
 use roster::{Entry, Hold, Roster, Shown};
@@ -118,7 +121,13 @@ impl Presence {
     /// first effects ask for it.
     #[must_use]
     pub fn open(now: Moment, project: ProjectId, node: NodeId, settings: Settings) -> (Self, Vec<Effect>) {
-        let mut presence = Self {
+        let mut presence = Self::new(now, project, node, settings);
+        let effects = presence.interrupted(now);
+        (presence, effects)
+    }
+
+    fn new(now: Moment, project: ProjectId, node: NodeId, settings: Settings) -> Self {
+        Self {
             project,
             node,
             settings,
@@ -131,10 +140,7 @@ impl Presence {
             stamp: now.wall.unix_ms.max(0).unsigned_abs() << 20,
             departed: false,
             out: Vec::new(),
-        };
-        presence.load(now);
-        let effects = presence.effects();
-        (presence, effects)
+        }
     }
 
     /// Does what time has made due.
@@ -158,8 +164,15 @@ impl Presence {
             self.digest(now);
             self.adapt_pace();
         }
-        if self.cursors.due().is_some_and(|due| due <= now.at) {
-            self.flush_cursors(now);
+        let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= now.at);
+        if is_due(self.peers.answer_at) {
+            self.answer(now);
+        }
+        if is_due(self.cursors.tell_due()) {
+            self.tell_cursors(now);
+        }
+        if is_due(self.cursors.show_due()) {
+            self.show_cursors(now);
         }
         self.effects()
     }
@@ -169,7 +182,10 @@ impl Presence {
     pub fn deadline(&self) -> Option<Duration> {
         let timer = self.timers.first().map(|(due, _)| *due);
         let digest = self.wants_digest().then_some(self.peers.digest_at);
-        [timer, digest, self.cursors.due()].into_iter().flatten().min()
+        [timer, digest, self.peers.answer_at, self.cursors.tell_due(), self.cursors.show_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Everyone present, in the order of their ids.
@@ -209,7 +225,7 @@ impl Presence {
     /// Whether this node has neither connections nor listeners, so that nobody would miss this machine.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.roster.own() == 0 && !self.peers.watching && self.cursors.due().is_none()
+        self.roster.own() == 0 && !self.peers.watching && self.cursors.show_due().is_none()
     }
 
     /// Whether somebody at this node watches without being present.

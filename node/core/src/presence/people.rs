@@ -101,9 +101,14 @@ impl Presence {
         }
         // Opening the document comes before the roster, which is to show it, but its frames come after.
         let roster_at = self.out.len();
+        let resumed_in = self.document_of(&connection).filter(|_| resumes);
         if let Some(document) = &join.document {
             let kind = self.roster.document_type(document).unwrap_or(DocumentType::Canvas);
             self.enter(now, join.seat, &connection, document, kind);
+        }
+        if let Some(document) = resumed_in.filter(|document| self.document_of(&connection).as_ref() == Some(document)) {
+            // To others they never left it; they themselves may be a new page that knows nothing.
+            self.send_activity(To::One(join.seat), &document);
         }
         let bulk = self.bulk();
         let entering = self.out.split_off(roster_at);
@@ -184,8 +189,7 @@ impl Presence {
         if let Some(connection) = self.roster.seated(seat).cloned() {
             let frame = self.bulk();
             self.out.push(Effect::Send { to: To::One(seat), frame });
-            let place = self.roster.get(&connection).and_then(|entry| entry.record.place.as_ref());
-            if let Some(document) = place.map(|place| place.document.clone()) {
+            if let Some(document) = self.document_of(&connection) {
                 self.send_activity(To::One(seat), &document);
             }
         }
@@ -247,6 +251,11 @@ impl Presence {
         true
     }
 
+    fn document_of(&self, connection: &ConnectionId) -> Option<DocumentId> {
+        let place = self.roster.get(connection)?.record.place.as_ref()?;
+        Some(place.document.clone())
+    }
+
     pub(super) fn arm_idle(&mut self, connection: &ConnectionId) {
         let idle_after = self.settings.idle_after;
         if let Some(entry) = self.roster.get_mut(connection)
@@ -291,7 +300,7 @@ impl Presence {
             self.close(superseded, CloseCode::Normal, "resumed elsewhere");
         }
         let former = entry.record.version.node.clone();
-        entry.record.version = entry.record.version.taken_over(self.node.clone());
+        entry.record.version = entry.record.version.taken_over(self.node.clone(), now.wall);
         rename(&mut entry.record, join);
         entry.record.last_active = entry.record.last_active.max(now.wall);
         if !entry.record.chosen {

@@ -31,15 +31,16 @@ pub(super) struct Peers {
     ready: bool,
     /// Whether the last load failed, so that another is due with the next digest.
     reload: bool,
-    /// When a full answer was last given.
+    /// When a full answer was last given, and when the next is due to somebody who asked since.
     answered_at: Option<Duration>,
+    pub(super) answer_at: Option<Duration>,
     farewells: u8,
     pub(super) digest_at: Duration,
     /// Whether somebody at this node watches without being present.
     pub(super) watching: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Peer {
     stamp: u64,
     /// Its stamp when it said that it goes. What it said before counts no more; what it says after, it says anew.
@@ -57,6 +58,7 @@ impl Peers {
             ready: false,
             reload: false,
             answered_at: None,
+            answer_at: None,
             farewells: 0,
             digest_at,
             watching: false,
@@ -65,6 +67,22 @@ impl Peers {
 
     pub(super) fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// What the machine's next life may go on with: whatever was under way is asked for again.
+    pub(super) fn carried(&self) -> Self {
+        Self {
+            known: self.known.clone(),
+            gone: self.gone.clone(),
+            loading: None,
+            ready: self.ready,
+            reload: self.reload || self.loading.is_some(),
+            answered_at: None,
+            answer_at: self.answer_at,
+            farewells: FAREWELLS,
+            digest_at: self.digest_at,
+            watching: self.watching,
+        }
     }
 }
 
@@ -91,7 +109,7 @@ impl Presence {
         match body {
             Body::Here(record) if record.version.node == from => self.merge(now, *record, stamp),
             Body::Left { connection, version } if version.node == from => self.hear_left(now, &connection, version),
-            Body::Cursors { moves } => moves.into_iter().for_each(|moved| self.hear_move(&from, moved)),
+            Body::Cursors { moves } => moves.into_iter().for_each(|moved| self.hear_move(now, &from, moved)),
             Body::Digest { connections, sum, watching } if is_newest => {
                 peer.watching = watching;
                 if self.sum_of(&from) != (connections, sum) {
@@ -219,6 +237,9 @@ impl Presence {
         if self.departed {
             return;
         }
+        if self.somebody_elsewhere(now) {
+            self.tell_untold_moves();
+        }
         let has_something = self.roster.own() > 0 || self.peers.watching;
         if has_something || self.peers.farewells > 0 {
             self.peers.farewells = if has_something { FAREWELLS } else { self.peers.farewells - 1 };
@@ -237,9 +258,7 @@ impl Presence {
     fn tell_untold_moves(&mut self) {
         for entry in self.roster.entries().filter(|entry| entry.hold.is_own() && entry.told_moves < entry.record.moves)
         {
-            if let Some(place) = &entry.record.place {
-                self.cursors.mark(&place.document, &entry.record.connection);
-            }
+            self.cursors.mark_untold(&entry.record.connection);
         }
     }
 
@@ -303,7 +322,7 @@ impl Presence {
         let place = self.roster.get(&connection).and_then(|entry| entry.record.place.as_ref());
         if let Some(document) = place.map(|place| place.document.clone()) {
             if moved {
-                self.cursors.mark(&document, &connection);
+                self.cursors.mark(now, &document, &connection);
             }
             self.settle_type(now, &document);
         }
@@ -341,7 +360,7 @@ impl Presence {
         }
     }
 
-    fn hear_move(&mut self, from: &NodeId, moved: CursorMove) {
+    fn hear_move(&mut self, now: Moment, from: &NodeId, moved: CursorMove) {
         let Some(entry) = self.roster.get_mut(&moved.connection) else { return };
         let record = &mut entry.record;
         let is_current = record.version.node == *from && record.version.generation == moved.generation;
@@ -356,7 +375,7 @@ impl Presence {
         place.last_active = place.last_active.max(moved.at);
         record.moves = moved.moves;
         record.last_active = record.last_active.max(moved.at);
-        self.cursors.mark(&moved.document, &moved.connection);
+        self.cursors.mark(now, &moved.document, &moved.connection);
     }
 
     fn hear_everyone(&mut self, now: Moment, from: &NodeId, records: Vec<Record>, stamp: u64) {
@@ -393,13 +412,17 @@ impl Presence {
         }
     }
 
-    fn answer(&mut self, now: Moment) {
-        // Many ask at once after an interruption; one answer is for all.
-        let just_now = self.peers.answered_at.is_some_and(|at| at + self.settings.digest_interval / 10 > now.at);
-        if just_now || self.departed {
+    pub(super) fn answer(&mut self, now: Moment) {
+        if self.departed {
             return;
         }
-        self.peers.answered_at = Some(now.at);
+        // Many ask at once after an interruption; one answer is for all who ask until then.
+        let next = self.peers.answered_at.map(|at| at + self.settings.digest_interval / 10);
+        if let Some(next) = next.filter(|next| *next > now.at) {
+            self.peers.answer_at = Some(next);
+            return;
+        }
+        (self.peers.answered_at, self.peers.answer_at) = (Some(now.at), None);
         let own: Vec<_> =
             self.roster.entries().filter(|entry| entry.hold.is_own()).map(|entry| entry.record.clone()).collect();
         for record in &own {
@@ -412,8 +435,13 @@ impl Presence {
 
     fn adopt(&mut self, now: Moment, record: Record) {
         let connection = record.connection.clone();
+        if self.roster.get(&connection).is_some_and(|known| known.hold.is_own()) {
+            return;
+        }
         let is_over = self.buried.get(&connection).is_some_and(|(last, _)| record.version <= *last);
         if is_over || record.version.node != self.node || self.roster.get(&connection).is_some() {
+            // They left, or are at another node, and the table was not told.
+            self.out.push(Effect::Forget { node: self.node.clone(), connection });
             return;
         }
         let until = now.at + self.settings.grace;
@@ -453,7 +481,7 @@ fn elsewhere(record: Record, stamp: u64) -> Entry {
 /// could cancel, so the bits are mixed once more. Every version of the program must compute the same.
 fn fingerprint(record: &Record, moves: u64) -> u64 {
     let version = &record.version;
-    let numbers = [u64::from(version.generation), version.seq, moves].map(u64::to_be_bytes);
+    let numbers = [version.generation, version.seq, moves].map(u64::to_be_bytes);
     let bytes = record.connection.as_str().bytes().chain(numbers.into_iter().flatten());
     let hash: u64 =
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use mille_shared::presence::record::{Place, Record};
 use mille_shared::presence::server::{self, DocumentActivity, DocumentUser};
 use mille_shared::presence::{DocumentId, DocumentPresence, DocumentType, Status, UserPresence};
-use mille_shared::{ConnectionId, UserId};
+use mille_shared::{ConnectionId, Timestamp, UserId};
 
 use super::effects::SeatId;
 
@@ -138,12 +138,13 @@ impl Roster {
         self.documents.len()
     }
 
+    pub(super) fn document_ids(&self) -> impl Iterator<Item = &DocumentId> {
+        self.documents.keys()
+    }
+
     /// The type of a document that somebody is in: as the first of them opened it.
     pub(super) fn document_type(&self, document: &DocumentId) -> Option<DocumentType> {
-        let first = self.in_document(document).min_by_key(|entry| {
-            let entered = entry.record.place.as_ref().map(|place| place.entered);
-            (entered, &entry.record.connection)
-        })?;
+        let first = self.in_document(document).min_by_key(|entry| order_of_opening(&entry.record))?;
         first.record.place.as_ref().map(|place| place.kind)
     }
 
@@ -196,15 +197,8 @@ impl Roster {
     // ---- users as clients see them ---------------------------------------------------------------------------------
 
     pub(super) fn shown(&self, user: &UserId) -> Option<Shown> {
-        let mut shown: Option<Shown> = None;
-        for Entry { record, .. } in self.of_user(user) {
-            let shown = shown.get_or_insert_default();
-            shown.status = Some(shown.status.map_or(record.status, |status| status.min(record.status)));
-            if let Some(place) = &record.place {
-                shown.documents.insert(place.document.clone(), place.kind);
-            }
-        }
-        shown
+        let status = self.of_user(user).map(|entry| entry.record.status).min()?;
+        Some(Shown { status: Some(status), documents: self.documents_of(user) })
     }
 
     pub(super) fn presence(&self, user: &UserId) -> Option<UserPresence> {
@@ -223,9 +217,30 @@ impl Roster {
                 }
             }
         }
+        let kinds = self.documents_of(user);
         let places = acted.into_values().filter_map(|record| record.place.as_ref());
-        presence.documents = places.map(|place| (place.document.clone(), in_document(place))).collect();
+        let places = places.map(|place| {
+            let kind = kinds.get(&place.document).copied().unwrap_or(place.kind);
+            (place.document.clone(), in_document(place, kind))
+        });
+        presence.documents = places.collect();
         Some(presence)
+    }
+
+    /// The documents a user is in, as their first connection there opened them. Two tabs at two nodes may have opened one
+    /// as two types, until one of them has lost.
+    fn documents_of(&self, user: &UserId) -> BTreeMap<DocumentId, DocumentType> {
+        let mut first: BTreeMap<&DocumentId, &Record> = BTreeMap::new();
+        for Entry { record, .. } in self.of_user(user) {
+            if let Some(place) = &record.place {
+                let known = first.entry(&place.document).or_insert(record);
+                if order_of_opening(record) < order_of_opening(known) {
+                    *known = record;
+                }
+            }
+        }
+        let places = first.into_values().filter_map(|record| record.place.as_ref());
+        places.map(|place| (place.document.clone(), place.kind)).collect()
     }
 
     /// Everyone in a document, in the order of their ids.
@@ -290,9 +305,9 @@ fn online(record: &Record) -> UserPresence {
     }
 }
 
-fn in_document(place: &Place) -> DocumentPresence {
+fn in_document(place: &Place, kind: DocumentType) -> DocumentPresence {
     DocumentPresence {
-        document_type: place.kind,
+        document_type: kind,
         position: place.position.clone(),
         selected_node_id: place.selected.clone(),
         last_active_in_document: place.last_active,
@@ -301,6 +316,11 @@ fn in_document(place: &Place) -> DocumentPresence {
 }
 
 /// Of a user's several connections in one document, the one that acted last says where they are.
-fn order_in_document(record: &Record) -> (Option<mille_shared::Timestamp>, &ConnectionId) {
+fn order_in_document(record: &Record) -> (Option<Timestamp>, &ConnectionId) {
     (record.place.as_ref().map(|place| place.last_active), &record.connection)
+}
+
+/// Of several who opened one document as several types, the first says what it is.
+fn order_of_opening(record: &Record) -> (Option<Timestamp>, &ConnectionId) {
+    (record.place.as_ref().map(|place| place.entered), &record.connection)
 }

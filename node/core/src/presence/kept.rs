@@ -1,0 +1,106 @@
+//! From one life of the machine to the next, on the same node.
+//!
+//! A project's actor may begin anew: because it is old, or because something in it failed. Its sockets stay, so what is
+//! known of people must too, else everyone would see everyone leave and come. What is carried over is facts: who is
+//! known, who left lately, what other nodes said of themselves. Whatever follows from facts (indexes, encoded frames,
+//! timers) is made anew, and so is whatever a failure may have left half done.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mille_shared::presence::{Status, Version};
+use mille_shared::{ConnectionId, NodeId, ProjectId};
+
+use super::effects::{Effect, Moment, SeatId, To};
+use super::pace::Pace;
+use super::repair::Peers;
+use super::roster::{Entry, Hold};
+use super::{Presence, Settings, Timer};
+
+/// What a life of the machine leaves to the next.
+#[derive(Debug)]
+pub struct Kept {
+    entries: Vec<Entry>,
+    buried: BTreeMap<ConnectionId, (Version, Duration)>,
+    peers: Peers,
+    pace: Pace,
+    stamp: u64,
+}
+
+impl Presence {
+    /// What the next life needs. Can be asked after a failure: it only reads what is never half written.
+    #[must_use]
+    pub fn keep(&self) -> Kept {
+        Kept {
+            entries: self.roster.entries().cloned().collect(),
+            buried: self.buried.clone(),
+            peers: self.peers.carried(),
+            pace: self.cursors.pace().clone(),
+            stamp: self.stamp,
+        }
+    }
+
+    /// Goes on from an earlier life on the same clock. Nobody is told anything by it, except cursors once more. The store
+    /// is read and written again, since the earlier life may have failed between a change and its effects.
+    #[must_use]
+    pub fn reopen(
+        now: Moment,
+        project: ProjectId,
+        node: NodeId,
+        settings: Settings,
+        kept: Kept,
+    ) -> (Self, Vec<Effect>) {
+        let mut presence = Self::new(now, project, node, settings);
+        presence.peers = kept.peers;
+        // The clock may have been set back.
+        presence.stamp = presence.stamp.max(kept.stamp);
+        presence.cursors.keep_pace(kept.pace);
+        for entry in kept.entries {
+            presence.put_back(now, entry);
+        }
+        for (connection, (last, until)) in kept.buried {
+            presence.timers.insert((until, Timer::Forget(connection.clone())));
+            presence.buried.insert(connection, (last, until));
+        }
+        let mut effects = presence.store_all();
+        effects.extend(presence.interrupted(now));
+        (presence, effects)
+    }
+
+    /// The whole picture again for everyone here: a failure may have swallowed some of it.
+    pub fn refresh_all(&mut self) -> Vec<Effect> {
+        let frame = self.bulk();
+        self.out.push(Effect::Send { to: To::EveryoneBut(None), frame });
+        let documents: Vec<_> = self.roster.document_ids().cloned().collect();
+        for document in documents {
+            self.send_activity(To::Viewers(document.clone()), &document);
+        }
+        self.effects()
+    }
+
+    /// The seats that somebody sits on.
+    pub fn seats(&self) -> impl Iterator<Item = SeatId> {
+        self.roster.seats()
+    }
+
+    fn put_back(&mut self, now: Moment, mut entry: Entry) {
+        let connection = entry.record.connection.clone();
+        if let Hold::Grace { until } | Hold::Orphan { until } = entry.hold {
+            self.timers.insert((until, Timer::Grace(connection.clone())));
+        }
+        let may_idle = matches!(entry.hold, Hold::Seated(_)) && entry.record.status == Status::Active;
+        entry.idle_armed = may_idle && !entry.record.chosen;
+        if entry.idle_armed {
+            let idle_at = entry.active_at + self.settings.idle_after;
+            self.timers.insert((idle_at, Timer::Idle(connection.clone())));
+        }
+        let place = entry.record.place.as_ref();
+        if let Some(document) = place.filter(|place| place.position.is_some()).map(|place| place.document.clone()) {
+            self.cursors.mark(now, &document, &connection);
+        }
+        if entry.hold.is_own() && entry.told_moves < entry.record.moves {
+            self.cursors.mark_untold(&connection);
+        }
+        self.roster.put(entry);
+    }
+}
