@@ -97,8 +97,12 @@ pub struct Arguments {
     #[arg(long, env = "MILLE_CONNECTIONS_MAX", default_value_t = 50_000)]
     pub connections_max: usize,
     /// How long a project that nobody uses stays on this node.
-    #[arg(long, env = "MILLE_PROJECT_IDLE_SECONDS", default_value_t = 1_800)]
+    #[arg(long, env = "MILLE_PROJECT_IDLE_SECONDS", default_value_t = limits::PROJECT_IDLE.as_secs())]
     pub project_idle_seconds: u64,
+    /// How long a project stays as it is before it begins anew, without closing a socket. At least 10.
+    #[arg(long, env = "MILLE_PROJECT_LIFETIME_SECONDS", default_value_t = limits::PROJECT_LIFETIME.as_secs(),
+          value_parser = clap::value_parser!(u64).range(10..))]
+    pub project_lifetime_seconds: u64,
     /// How long stopping in order may take.
     #[arg(long, env = "MILLE_SHUTDOWN_SECONDS", default_value_t = limits::SHUTDOWN_DEADLINE.as_secs())]
     pub shutdown_seconds: u64,
@@ -145,6 +149,8 @@ pub struct Config {
     pub connections_max: usize,
     /// How long a project that nobody uses stays.
     pub project_idle: Duration,
+    /// How long a project stays as it is before it begins anew.
+    pub project_lifetime: Duration,
     /// How long stopping in order may take.
     pub shutdown: Duration,
     /// Whether this is for development.
@@ -246,6 +252,7 @@ impl Config {
             plans: PlanSettings { bounds, snapshot_every: arguments.snapshot_every_changes, retention },
             connections_max: arguments.connections_max,
             project_idle: Duration::from_secs(arguments.project_idle_seconds),
+            project_lifetime: Duration::from_secs(arguments.project_lifetime_seconds),
             shutdown: Duration::from_secs(arguments.shutdown_seconds),
             dev: arguments.dev,
         })

@@ -38,7 +38,7 @@ const CAUSES: [Cause; 12] = [
     Cause::Vanished,
 ];
 const READMISSIONS: [&str; 4] = ["accepted", "known", "unchanged", "refused"];
-const RETIRED: [&str; 4] = ["stopped", "idle", "deleted", "failed"];
+const RETIRED: [&str; 6] = ["stopped", "idle", "deleted", "recycled", "panicked", "failed"];
 
 /// Every metric of a node.
 pub struct Metrics {
@@ -55,7 +55,7 @@ pub struct Metrics {
     pub listeners_behind: Counter,
     /// Open subscriptions.
     pub subscriptions_active: Gauge,
-    /// Plans closed because nobody used them.
+    /// Channels of plans closed because nobody used them.
     pub broadcast_channels_idle_cleaned: Counter,
     /// Times the subscription to other nodes was interrupted. Worry when it goes on.
     pub subscription_interruptions: Counter,
@@ -128,7 +128,7 @@ impl Metrics {
             ),
             subscriptions_active: declare.gauge("graphql_subscriptions_active", "Open subscriptions."),
             broadcast_channels_idle_cleaned: declare
-                .counter("broadcast_channels_idle_cleaned_total", "Plans closed because nobody used them."),
+                .counter("broadcast_channels_idle_cleaned_total", "Channels of plans closed because nobody used them."),
             subscription_interruptions: declare.counter(
                 "bridge_interruptions_total",
                 "Times the subscription to other nodes was interrupted. Worry when it goes on.",
@@ -203,7 +203,7 @@ impl Metrics {
                 .collect(),
             retired: RETIRED
                 .iter()
-                .map(|cause| (*cause, declare.labelled("actors_retired_total", ("cause", cause), "Project actors that ended.")))
+                .map(|cause| (*cause, declare.labelled("actors_retired_total", ("cause", cause), "Lives of project actors that ended. Worry about 'panicked' and 'failed'.")))
                 .collect(),
         }
     }
@@ -250,7 +250,7 @@ impl Metrics {
             .map_or_else(Counter::noop, |(_, counter)| counter.clone())
     }
 
-    /// Project actors that ended, by cause: one of `stopped`, `idle`, `deleted`, `failed`.
+    /// Lives of project actors that ended, by cause: one of [`RETIRED`].
     pub fn retired(&self, cause: &str) -> Counter {
         self.retired
             .iter()

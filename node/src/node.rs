@@ -107,6 +107,7 @@ impl Node {
                 plans: config.plans,
                 presence: PresenceSettings { table_ttl: config.node_lease, ..PresenceSettings::default() },
                 idle_timeout: config.project_idle,
+                lifetime: config.project_lifetime,
             },
             shutdown.tasks.clone(),
             shutdown.stop.clone(),

@@ -70,8 +70,9 @@ pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 100;
 pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Silence after which a pinged socket is given up: close 4408.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a socket may take nothing while something waits for it. Then close 1013.
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a socket may take nothing while something waits for it. Then close 1013. Who looked away for half a minute
+/// keeps the socket; who is away for longer is given up as silent at the latest.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(45);
 /// Events queued for one subscription. On overflow the queue's owner resumes from where it is.
 pub const SUBSCRIPTION_QUEUE_EVENTS_MAX: usize = 256;
 /// Messages queued for one socket. On overflow GraphQL streams wait (and fall behind their log), presence conflates.
@@ -125,6 +126,11 @@ pub const PROBE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// find its way back and restore what the store lost. Shorter: more histories part after a failover. Longer: the first
 /// edits after one wait longer.
 pub const STORE_SETTLES_AFTER: Duration = Duration::from_secs(2);
+/// How long a project that nobody uses stays on a node.
+pub const PROJECT_IDLE: Duration = Duration::from_secs(30 * 60);
+/// How long a project that is used stays as it is before its actor begins anew, which frees what may have gathered. Nobody
+/// notices it.
+pub const PROJECT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a plan without listeners stays open on a node.
 pub const PLAN_LINGER: Duration = Duration::from_secs(30);
 /// Commands that wait for one project's actor. Full: callers wait, cursor moves are dropped and counted.

@@ -135,11 +135,28 @@ impl Bridge {
 
     /// Hears a channel no more, unless another line took it over or this one listened again.
     pub async fn forget(&self, channel: Channel, feed: &FeedSender) {
+        self.forget_times(channel, feed, 1).await;
+    }
+
+    /// The plans a line hears, and how often it asked for each.
+    #[must_use]
+    pub fn plans_heard_by(&self, feed: &FeedSender) -> Vec<(PlanId, usize)> {
+        let feeds = self.inner.feeds.lock();
+        let plans = feeds.iter().filter(|(_, interest)| interest.feed.is_same(feed));
+        let plans = plans.filter_map(|(channel, interest)| match channel {
+            Channel::Plan(plan) => Some((*plan, interest.times)),
+            _ => None,
+        });
+        plans.collect()
+    }
+
+    /// As [`Self::forget`], for a line that listened so many times and lost its memory of it.
+    pub async fn forget_times(&self, channel: Channel, feed: &FeedSender, times: usize) {
         let _turn = self.inner.turns.take(channel).await;
         {
             let mut feeds = self.inner.feeds.lock();
             let Some(interest) = feeds.get_mut(&channel).filter(|interest| interest.feed.is_same(feed)) else { return };
-            interest.times -= 1;
+            interest.times = interest.times.saturating_sub(times);
             if interest.times > 0 {
                 return;
             }

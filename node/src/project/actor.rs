@@ -1,15 +1,21 @@
 //! A project's actor: waits, asks the parts it owns, performs.
 //!
+//! It has lives. One ends when it is old, or when something in it failed; the next one has new parts, and goes on with
+//! the same mailbox, the same line from the bridge and the same sockets. So whoever talks to the actor notices at most a
+//! pause, and nobody but its own project that it failed. One that fails again and again is given up.
+//!
 //! No branch goes before another: whatever is ready is taken in random order, so that a flood of messages can't starve
 //! the users of this node, nor a flood of requests keep the node from catching up. Nothing in the loop awaits a socket or
 //! the store.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
 use mille_shared::{ProjectId, UserId};
@@ -20,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::Members;
 use super::command::{Command, Rejection};
 use super::plans::{self, Plans};
-use super::presence::PresencePart;
+use super::presence::{PresencePart, StoreAnswer};
 use crate::backend::{self, Backend, Channel, Interruption};
 use crate::bridge::{Bridge, Feed, FeedSender, Heard};
 use crate::metrics::Metrics;
@@ -29,6 +35,10 @@ use crate::metrics::Metrics;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Members are read again after so many sweeps.
 const SWEEPS_PER_REFRESH: u32 = 12;
+/// An actor that fails more often than this within [`FAILURES_WITHIN`] is given up: its sockets are closed with the hint to
+/// come back, and whoever comes back finds a new one.
+const FAILURES_MAX: usize = 3;
+const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 
 /// The task that owns a project on this node.
 pub(super) struct Actor {
@@ -47,7 +57,41 @@ pub(super) struct Actor {
     /// How many connections are present here, for those who renew the node's tables.
     pub(super) present: Arc<AtomicUsize>,
     pub(super) idle_timeout: Duration,
+    /// How old a life gets.
+    pub(super) lifetime: Duration,
     pub(super) refresh: Refresh,
+    pub(super) failures: Failures,
+}
+
+/// When lives failed lately.
+#[derive(Default)]
+pub(super) struct Failures(Vec<Instant>);
+
+/// How a life ended.
+enum End {
+    /// The actor is to end.
+    Retired(Retired),
+    /// It was old.
+    Old,
+    /// Something in it failed.
+    Failed,
+}
+
+/// How the life before ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Former {
+    Old,
+    Failed,
+}
+
+impl Former {
+    /// The name in metrics.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Old => "recycled",
+            Self::Failed => "panicked",
+        }
+    }
 }
 
 /// Reading members and plans from the directory: at most once at a time, and once more if somebody asked meanwhile.
@@ -72,7 +116,7 @@ pub(super) enum Retired {
     Idle,
     /// The project is gone.
     Deleted,
-    /// A part of it failed; a new one starts when somebody asks.
+    /// It failed again and again; a new one starts when somebody asks.
     Failed,
 }
 
@@ -91,7 +135,7 @@ impl Retired {
 enum Next {
     Heard(Heard),
     Job(Option<(plans::OpeningId, plans::Done)>),
-    Presence(super::presence::StoreAnswer),
+    Presence(StoreAnswer),
     Members(Result<backend::Result<Option<Members>>, tokio::task::JoinError>),
     Changed,
     Command(Option<Command>),
@@ -101,15 +145,46 @@ enum Next {
 
 impl Actor {
     pub(super) async fn run(mut self, stop: CancellationToken) -> Retired {
+        let mut former = None;
+        let retired = loop {
+            // Whatever a panic left half done is thrown away with the life's parts.
+            former = match AssertUnwindSafe(self.live(former, &stop)).catch_unwind().await {
+                Ok(End::Retired(retired)) => break retired,
+                Ok(End::Old) => Some(Former::Old),
+                Ok(End::Failed) | Err(_) if self.failures.note(Instant::now()) => Some(Former::Failed),
+                Ok(End::Failed) | Err(_) => {
+                    tracing::error!(project.id = %self.id, "the project fails again and again, and stops on this node");
+                    break Retired::Failed;
+                }
+            }
+        };
+        self.commands.close();
+        if retired == Retired::Deleted {
+            // There is nothing to come back for: whoever is present lost the right to be.
+            self.presence.membership_changed(|_| None);
+        }
+        self.presence.shutdown().await;
+        self.plans.finish().await;
+        self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
+        self.metrics.retired(retired.as_str()).increment(1);
+        retired
+    }
+
+    /// One life, after a former one or as the first.
+    async fn live(&mut self, former: Option<Former>, stop: &CancellationToken) -> End {
+        if let Some(former) = former {
+            self.begin_anew(former).await;
+        }
         let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweeps_done = 0_u32;
-        let mut used = Instant::now();
-        let retired = loop {
+        let born = Instant::now();
+        let mut used = born;
+        loop {
             self.present.store(self.presence.connections(), Ordering::Relaxed);
             let wake = self.presence.next_deadline();
             let next = tokio::select! {
-                () = stop.cancelled() => break Retired::Stopped,
+                () = stop.cancelled() => return End::Retired(Retired::Stopped),
                 members = self.refresh.done() => Next::Members(members),
                 () = self.changed.notified() => Next::Changed,
                 _ = sweeps.tick() => Next::Sweep,
@@ -122,10 +197,10 @@ impl Actor {
             match next {
                 Next::Heard(heard) => self.heard(heard),
                 Next::Job(Some((opened, done))) => self.plans.take(opened, done),
-                Next::Job(None) => break Retired::Failed,
+                Next::Job(None) | Next::Presence(StoreAnswer::Failed) => return End::Failed,
                 Next::Presence(answer) => self.presence.handle_answer(answer),
                 Next::Members(Ok(Ok(Some(members)))) => self.members_read(members),
-                Next::Members(Ok(Ok(None))) => break Retired::Deleted,
+                Next::Members(Ok(Ok(None))) => return End::Retired(Retired::Deleted),
                 Next::Members(Ok(Err(error))) => {
                     tracing::debug!(project.id = %self.id, %error, "members can't be read for now; what was known stays");
                     self.refresh_answered(Err(Rejection::Unavailable));
@@ -140,33 +215,44 @@ impl Actor {
                     used = Instant::now();
                     self.command(command);
                 }
-                Next::Command(None) => break Retired::Stopped,
+                Next::Command(None) => return End::Retired(Retired::Stopped),
                 Next::Sweep => {
                     sweeps_done = sweeps_done.wrapping_add(1);
                     if self.refresh.failed || sweeps_done.is_multiple_of(SWEEPS_PER_REFRESH) {
                         self.start_refresh();
                     }
                     let now = Instant::now();
-                    self.plans.close_unused(now);
+                    self.plans.sweep(now);
                     let idle = self.plans.is_idle() && self.presence.is_idle() && self.commands.is_empty();
                     if !idle {
                         used = now;
                     } else if now.duration_since(used) >= self.idle_timeout {
-                        break Retired::Idle;
+                        return End::Retired(Retired::Idle);
+                    }
+                    if now.duration_since(born) >= self.lifetime {
+                        return End::Old;
                     }
                 }
             }
-        };
-        self.commands.close();
-        if retired == Retired::Deleted {
-            // There is nothing to come back for: whoever is present lost the right to be.
-            self.presence.membership_changed(|_| None);
         }
-        self.presence.shutdown().await;
-        self.plans.finish().await;
-        self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
-        self.metrics.retired(retired.as_str()).increment(1);
-        retired
+    }
+
+    async fn begin_anew(&mut self, former: Former) {
+        self.metrics.retired(former.as_str()).increment(1);
+        match former {
+            Former::Old => {
+                tracing::debug!(project.id = %self.id, "the project is old and begins anew on this node");
+                // Changes under way are answered first.
+                self.plans.finish().await;
+            }
+            Former::Failed => {
+                tracing::error!(project.id = %self.id, "something in the project failed; it begins anew on this node");
+            }
+        }
+        self.plans.begin_anew();
+        self.presence.begin_anew(former == Former::Failed).await;
+        // A read of members may have failed with the rest.
+        self.start_refresh();
     }
 
     fn heard(&mut self, heard: Heard) {
@@ -205,6 +291,8 @@ impl Actor {
             Command::Presence(command) => self.presence.handle(command),
             Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
             Command::PresenceLost => self.presence.restore(),
+            #[cfg(test)]
+            Command::Fail => panic!("told to fail"),
             Command::Refresh { reply } => {
                 match self.refresh.running {
                     // The read that is under way may have begun before what the asker knows of.
@@ -242,6 +330,15 @@ impl Actor {
         if std::mem::take(&mut self.refresh.again) {
             self.start_refresh();
         }
+    }
+}
+
+impl Failures {
+    /// Notes a failure. Answers whether there were few enough lately to go on.
+    fn note(&mut self, now: Instant) -> bool {
+        self.0.retain(|failed| now.duration_since(*failed) < FAILURES_WITHIN);
+        self.0.push(now);
+        self.0.len() <= FAILURES_MAX
     }
 }
 

@@ -135,6 +135,9 @@ pub(super) enum Command {
     NodesGone(Vec<NodeId>),
     /// The store lost this node's table of the project's presence.
     PresenceLost,
+    /// Fails, as a mistake of ours would.
+    #[cfg(test)]
+    Fail,
 }
 
 /// What a listener wants.

@@ -58,6 +58,8 @@ pub(super) struct Plans {
     jobs: Jobs,
     /// How many openings there were.
     openings: u64,
+    /// Plans that were heard at the last sweep although they were not open.
+    leftovers: HashMap<PlanId, usize>,
 }
 
 /// One opening of a plan. A plan may be closed while a job is under way and then be opened again: what the job comes to
@@ -87,7 +89,14 @@ struct Opening {
 
 impl Plans {
     pub(super) fn new(context: PlanContext) -> Self {
-        Self { context, slots: HashMap::new(), jobs: JoinSet::new(), openings: 0 }
+        Self { context, slots: HashMap::new(), jobs: JoinSet::new(), openings: 0, leftovers: HashMap::new() }
+    }
+
+    /// None open, as at the beginning, whatever became of those that are. Listeners are let go of and attach again; who
+    /// waits for an answer is told that the project stops here, and may ask again.
+    pub(super) fn begin_anew(&mut self) {
+        // Dropping the jobs ends them. What they listened to is found by the sweep.
+        *self = Self { openings: self.openings, ..Self::new(self.context.clone()) };
     }
 
     /// Takes a command for a plan, opening it if need be.
@@ -206,8 +215,26 @@ impl Plans {
         }
     }
 
-    /// Closes plans that nobody used for a while. Cheap; called now and then.
-    pub(super) fn close_unused(&mut self, now: Instant) {
+    /// Closes plans that nobody used for a while, and channels that are heard for no plan. Cheap; called now and then.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.close_unused(now);
+        // Heard and not open: it is being closed, or its opening failed half-way. The latter is so the next time too.
+        let heard = self.context.bridge.plans_heard_by(&self.context.feed);
+        let unowned = heard.into_iter().filter(|(plan, _)| !self.slots.contains_key(plan)).collect();
+        for (plan, times) in std::mem::replace(&mut self.leftovers, unowned) {
+            if self.leftovers.get(&plan) == Some(&times) {
+                let PlanContext { bridge, feed, metrics, .. } = self.context.clone();
+                let id = OpeningId { plan, number: 0 };
+                self.jobs.spawn(async move {
+                    bridge.forget_times(Channel::Plan(plan), &feed, times).await;
+                    metrics.broadcast_channels_idle_cleaned.increment(1);
+                    (id, Done::Closed)
+                });
+            }
+        }
+    }
+
+    fn close_unused(&mut self, now: Instant) {
         let unused = |slot: &mut Slot| match slot {
             Slot::Open(open) => open.is_unused(now),
             Slot::Opening(_) => false,
@@ -274,5 +301,7 @@ fn refuse(command: Command, rejection: Rejection) {
         | Command::Refresh { .. }
         | Command::NodesGone(_)
         | Command::PresenceLost => {}
+        #[cfg(test)]
+        Command::Fail => {}
     }
 }

@@ -16,13 +16,14 @@ use mille_shared::log::{ChainHash, OperationKey, Proposal};
 use mille_shared::plan::PlanMetadata;
 use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId};
 use parking_lot::Mutex;
+use rand::Rng as _;
 use tokio::sync::{Notify, OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::access::Access;
-use super::actor::{self, Actor, Refresh};
+use super::actor::{self, Actor, Failures, Refresh};
 use super::command::{Command, Rejection};
 use super::handle::{self, ProjectHandle};
 use super::plans::{PlanContext, PlanSettings, Plans};
@@ -54,6 +55,9 @@ pub struct ProjectsConfig {
     pub presence: PresenceSettings,
     /// How long a project that nobody uses stays.
     pub idle_timeout: Duration,
+    /// How old a project's actor gets before it begins anew, sockets and all; up to a tenth less, by chance, so that
+    /// projects that were opened together do not begin anew together.
+    pub lifetime: Duration,
 }
 
 struct Inner {
@@ -319,7 +323,8 @@ impl Projects {
     }
 
     async fn start(&self, id: ProjectId) -> Result<ProjectHandle, OpenError> {
-        let ProjectsConfig { node, backend, bridge, metrics, plans, presence, idle_timeout } = &self.inner.config;
+        let ProjectsConfig { node, backend, bridge, metrics, plans, presence, idle_timeout, lifetime } =
+            &self.inner.config;
         let (feed_sender, feed) = bridge.feed();
         let unless_started = ForgetOnDrop {
             bridge: bridge.clone(),
@@ -358,10 +363,12 @@ impl Projects {
             feed,
             feed_sender,
             plans: Plans::new(context),
-            presence: PresencePart::new(id, node.clone(), &around, *presence),
+            presence: PresencePart::new(id, node.clone(), around, *presence),
             present: Arc::clone(&present),
             idle_timeout: *idle_timeout,
+            lifetime: lifetime.mul_f64(rand::rng().random_range(0.9..=1.0)),
             refresh: Refresh::default(),
+            failures: Failures::default(),
         };
         metrics.actors.increment(1.0);
         let (stop, projects) = (self.inner.stop.child_token(), self.clone());

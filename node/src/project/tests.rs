@@ -24,10 +24,14 @@ use crate::bridge::Bridge;
 use crate::clock;
 use crate::metrics::Metrics;
 
+mod lives;
+
 /// The store's log, which does not let itself be read when it is told so, and counts who asks for heads.
 struct Log {
     store: Arc<dyn EventLog>,
     is_unreadable: AtomicBool,
+    /// The next who asks for heads meets a mistake of ours.
+    is_faulty: AtomicBool,
     heads_asked: AtomicUsize,
     pages_read: AtomicUsize,
 }
@@ -71,6 +75,7 @@ impl EventLog for Log {
     }
 
     async fn heads(&self, plans: &[PlanId]) -> backend::Result<Vec<LogState>> {
+        assert!(!self.is_faulty.swap(false, Ordering::Relaxed), "told to fail");
         self.heads_asked.fetch_add(1, Ordering::Relaxed);
         // A store is never there at once: whoever asks meanwhile waits for the next question.
         sleep(Duration::from_millis(1)).await;
@@ -86,6 +91,9 @@ impl EventLog for Log {
     }
 }
 
+/// How long a project stays that nobody uses, and how old one gets that somebody does.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1_800);
+const LIFETIME: Duration = Duration::from_secs(86_400);
 /// Changes that the log keeps.
 const KEPT_CHANGES: u64 = 3_000;
 
@@ -104,6 +112,7 @@ impl TestNode {
         let log = Log {
             store: Arc::clone(&backend.log),
             is_unreadable: false.into(),
+            is_faulty: false.into(),
             heads_asked: 0.into(),
             pages_read: 0.into(),
         };
@@ -120,7 +129,8 @@ impl TestNode {
             metrics,
             plans: PlanSettings { bounds: PlanBounds::default(), snapshot_every: 100, retention },
             presence: PresenceSettings::default(),
-            idle_timeout: Duration::from_secs(3600),
+            idle_timeout: IDLE_TIMEOUT,
+            lifetime: LIFETIME,
         };
         let projects = Projects::new(config, tasks.clone(), stop.clone());
         tasks.spawn(projects.clone().serve_control(controls));

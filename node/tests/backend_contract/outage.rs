@@ -138,6 +138,7 @@ async fn node(name: &str, backend: Backend, stop: &CancellationToken) -> (Projec
         plans: PlanSettings { bounds: PlanBounds::default(), snapshot_every: 100_000, retention },
         presence: PresenceSettings::default(),
         idle_timeout: Duration::from_secs(3_600),
+        lifetime: Duration::from_secs(3_600),
     };
     let projects = Projects::new(config, tasks.clone(), stop.clone());
     tasks.spawn(projects.clone().serve_control(controls));

@@ -131,6 +131,8 @@ impl OpenPlan {
             Command::Attach { request, reply, .. } => self.sync(AfterSync::Attach(request, reply), jobs),
             Command::Progress { progress, .. } => self.publish_progress(&progress, jobs),
             Command::Presence(_) | Command::Refresh { .. } | Command::NodesGone(_) | Command::PresenceLost => {}
+            #[cfg(test)]
+            Command::Fail => {}
         }
     }
 

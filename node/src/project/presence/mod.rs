@@ -8,7 +8,7 @@ pub mod outbox;
 pub mod watch;
 pub mod worker;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,10 +50,11 @@ impl Default for PresenceSettings {
 }
 
 /// A project's presence on this node.
-#[derive(Debug)]
 pub struct PresencePart {
     project: ProjectId,
     node: NodeId,
+    around: Surroundings,
+    settings: PresenceSettings,
     machine: Presence,
     origin: Instant,
     outboxes: BTreeMap<SeatId, PresenceOutbox>,
@@ -72,14 +73,16 @@ impl PresencePart {
     /// Opens a project's presence and begins to read what the store knows. The subscription to the project's channel must
     /// be in force: what is said after the store was read must not be missed.
     #[must_use]
-    pub fn new(project: ProjectId, node: NodeId, around: &Surroundings, settings: PresenceSettings) -> Self {
+    pub fn new(project: ProjectId, node: NodeId, around: Surroundings, settings: PresenceSettings) -> Self {
         let origin = Instant::now();
         let moment = Moment { at: Duration::ZERO, wall: clock::now() };
         let (machine, effects) = Presence::open(moment, project, node.clone(), settings.rules);
         let mut part = Self {
             project,
-            workers: Workers::start(project, node.clone(), settings.table_ttl, around),
+            workers: Workers::start(project, node.clone(), settings.table_ttl, &around),
             node,
+            around,
+            settings,
             machine,
             origin,
             outboxes: BTreeMap::new(),
@@ -92,6 +95,30 @@ impl PresencePart {
         };
         part.perform(effects);
         part
+    }
+
+    /// Goes on with a new machine and new tasks: the old ones are old, or one of them failed. Sockets and watchers stay and
+    /// notice nothing, unless something failed: then they get the whole picture again, of which some may be missing.
+    pub async fn begin_anew(&mut self, failed: bool) {
+        // The last of the old tasks may write what the first of the new ones writes better.
+        self.workers.finish().await;
+        self.workers = Workers::start(self.project, self.node.clone(), self.settings.table_ttl, &self.around);
+        self.loads_under_way = 0;
+        let kept = self.machine.keep();
+        let (machine, effects) =
+            Presence::reopen(self.now(), self.project, self.node.clone(), self.settings.rules, kept);
+        self.machine = machine;
+        self.perform(effects);
+        let seated: BTreeSet<SeatId> = self.machine.seats().collect();
+        for seat in seated.iter().filter(|seat| !self.outboxes.contains_key(seat)).copied().collect::<Vec<_>>() {
+            self.follow(PresenceCommand::Lost { seat });
+        }
+        // Who was to be let in when it failed has no seat, and comes back.
+        self.outboxes.extract_if(.., |seat, _| !seated.contains(seat)).for_each(|(_, outbox)| outbox.end());
+        if failed {
+            let effects = self.machine.refresh_all();
+            self.perform(effects);
+        }
     }
 
     /// Does what somebody asks.
@@ -216,6 +243,8 @@ impl PresencePart {
                 }
             }
             StoreAnswer::Lost => self.restore(),
+            // The actor begins anew before it comes to this.
+            StoreAnswer::Failed => {}
         }
     }
 

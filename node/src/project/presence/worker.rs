@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, stream};
 use mille_shared::presence::Record;
 use mille_shared::{ConnectionId, NodeId, ProjectId};
@@ -53,6 +53,8 @@ pub enum StoreAnswer {
     Tables(Option<Vec<(NodeId, Vec<Record>)>>),
     /// Writes were dropped while it did not answer: everything must be written again.
     Lost,
+    /// One of the tasks failed; nothing more comes of it.
+    Failed,
 }
 
 /// The actor's side of the tasks. Dropping it lets them finish what waits and end.
@@ -62,7 +64,7 @@ pub(super) struct Workers {
     /// Closed when they are to finish.
     doors: Option<Doors>,
     answers: mpsc::Receiver<StoreAnswer>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: FuturesUnordered<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -93,11 +95,11 @@ impl Workers {
         let (messages, outgoing) = mpsc::channel(MESSAGES_MAX);
         let (answer, answers) = mpsc::channel(4);
         let keeper = Keeper { project, node, table_ttl, store: Arc::clone(&around.store), answer: answer.clone() };
-        let tasks = vec![
+        let tasks = FuturesUnordered::from_iter([
             around.tasks.spawn(keeper.run(Arc::clone(&ledger))),
             around.tasks.spawn(read(project, Arc::clone(&around.store), wanted, answer)),
             around.tasks.spawn(speak(project, Arc::clone(&around.pubsub), outgoing)),
-        ];
+        ]);
         Self { ledger, doors: Some(Doors { loads, messages }), answers, tasks }
     }
 
@@ -123,10 +125,12 @@ impl Workers {
 
     /// The next answer of the store. Cancel-safe.
     pub(super) async fn answer(&mut self) -> StoreAnswer {
-        match self.answers.recv().await {
-            Some(answer) => answer,
-            // The tasks live as long as we do; without them nothing more can come.
-            None => std::future::pending().await,
+        tokio::select! {
+            biased;
+            Some(answer) = self.answers.recv() => answer,
+            // None ends by itself before it is told to.
+            Some(Err(_)) = self.tasks.next() => StoreAnswer::Failed,
+            else => std::future::pending().await,
         }
     }
 
@@ -136,7 +140,7 @@ impl Workers {
         self.close();
         self.answers.close();
         // Who is not done by then waits for a store that does not answer; its table ends with its expiry.
-        let _ = tokio::time::timeout(FINISH_WITHIN, join_all(self.tasks.drain(..))).await;
+        let _ = tokio::time::timeout(FINISH_WITHIN, std::mem::take(&mut self.tasks).count()).await;
     }
 
     fn close(&self) {

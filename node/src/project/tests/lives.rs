@@ -1,0 +1,217 @@
+//! How a project's actor ends and begins anew, and that nobody it serves notices.
+
+use mille_core::presence::{Join, SeatId};
+use mille_shared::ConnectionId;
+use mille_shared::presence::{DocumentId, Status};
+use serde_json::Value;
+
+use super::*;
+use crate::project::command::Command;
+use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
+
+/// Somebody who is present, and what they were told.
+struct Person {
+    reader: OutboxReader,
+    frames: Vec<Value>,
+    ended: bool,
+}
+
+impl Person {
+    async fn join(project: &ProjectHandle, user: &str) -> Self {
+        let (outbox, reader) = outbox();
+        let seat = SeatId(rand::random());
+        let join = Join {
+            seat,
+            connection: ConnectionId::new(format!("c{}", seat.0)),
+            user: UserId::new(user),
+            name: user.into(),
+            color: "#123".into(),
+            agent: false,
+            document: Some(DocumentId::new("plan")),
+            resume: None,
+            secret: [3; 32],
+            is_welcomed: false,
+        };
+        project.presence(PresenceCommand::Join { join: Box::new(join), outbox }).await.expect("a mailbox");
+        // Whoever says that they are away does not become idle: nothing is told of them by itself.
+        project.presence(PresenceCommand::UpdateStatus { seat, status: Status::Away }).await.expect("a mailbox");
+        Self { reader, frames: Vec::new(), ended: false }
+    }
+
+    /// Takes what waits.
+    fn look(&mut self) -> &[Value] {
+        while let Some(outgoing) = self.reader.try_next().filter(|_| !self.ended) {
+            match outgoing {
+                Outgoing::Frame(text) => self.frames.push(serde_json::from_str(&text).expect("a frame")),
+                Outgoing::Close(..) | Outgoing::Ended => self.ended = true,
+                Outgoing::Behind => panic!("behind"),
+            }
+        }
+        &self.frames
+    }
+
+    /// What came of a type since the last time it was asked for.
+    fn news(&mut self, kind: &str) -> Vec<Value> {
+        self.look();
+        let (found, rest) = self.frames.drain(..).partition(|frame| frame["type"] == kind);
+        self.frames = rest;
+        found
+    }
+}
+
+/// Two people in one project, at two nodes, each knowing the other.
+async fn two_people(here: &ProjectHandle, there: &ProjectHandle) -> (Person, Person) {
+    let (mut una, mut dos) = (Person::join(here, "ada").await, Person::join(there, "ada").await);
+    eventually("both are known on both nodes", async || connections(here).await == 2 && connections(there).await == 2)
+        .await;
+    // Whatever was to be said of it is said.
+    sleep(Duration::from_secs(10)).await;
+    (una.news("user_presence"), dos.news("user_presence"));
+    (una, dos)
+}
+
+async fn connections(project: &ProjectHandle) -> usize {
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    project.presence(PresenceCommand::Census { reply }).await.expect("a mailbox");
+    answer.await.map_or(0, |census| census.total.connections)
+}
+
+fn retired(node: &TestNode, cause: &str) -> u64 {
+    let text = node.projects.metrics().render();
+    let line = format!("actors_retired_total{{cause=\"{cause}\"}} ");
+    text.lines().find_map(|text| text.strip_prefix(&line)).and_then(|count| count.parse().ok()).expect("the metric")
+}
+
+fn runs(project: &ProjectHandle) -> bool {
+    !project.commands.is_closed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_project_that_nobody_uses_stays_for_its_time_and_then_goes() {
+    let (one, two, here, _, _) = pair().await;
+    let una = Person::join(&here, "ada").await;
+    sleep(2 * IDLE_TIMEOUT).await;
+    assert!(runs(&here), "somebody is present");
+    drop(una);
+    sleep(IDLE_TIMEOUT).await;
+    assert!(runs(&here), "since they left, not since they came");
+    sleep(Duration::from_secs(60)).await;
+    assert!(!runs(&here));
+    assert_eq!(retired(&one, "idle"), 1);
+    let again = one.enter(here.id()).await;
+    assert!(again.refresh().await.is_ok(), "it comes back when somebody asks");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_project_begins_anew_and_nobody_it_serves_notices() {
+    let (one, two, here, there, plan) = pair().await;
+    let (mut una, mut dos) = two_people(&here, &there).await;
+    let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    let mut seen = 0;
+    let started = tokio::time::Instant::now();
+    while retired(&one, "recycled") < 3 {
+        seen += 1;
+        let name = format!("n{seen}");
+        there.submit(plan, rename(&name, &name), true).await.expect("an edit");
+        let event = timeout(Duration::from_secs(30), events.next()).await.expect("soon").expect("an event");
+        assert!(matches!(&event, PlanEvent::Changed(applied) if applied.revision().seq == seen), "{seen}: {event:?}");
+        sleep(Duration::from_secs(600)).await;
+    }
+    let lives = started.elapsed().as_secs_f64() / LIFETIME.as_secs_f64();
+    assert!((2.6..3.1).contains(&lives), "three lives took {lives} lifetimes");
+    for person in [&mut una, &mut dos] {
+        assert!(!person.ended);
+        assert_eq!(person.news("user_presence"), Vec::<Value>::new());
+        assert_eq!(person.news("bulk_presence").len(), 1, "that of the join");
+    }
+    assert_eq!((connections(&here).await, connections(&there).await), (2, 2));
+    one.stop().await;
+    two.stop().await;
+}
+
+/// Makes the project fail, and looks whether its people and listeners are served on, whole.
+async fn fails_and_goes_on(cause: impl AsyncFnOnce(&TestNode, &ProjectHandle, PlanId)) {
+    let (one, two, here, there, plan) = pair().await;
+    let other = one.projects.create_project("other", None, &ada()).await.expect("a project").project;
+    let other_plan = other.plan_id(None).await.expect("a plan");
+    let mut others = other.follow(other_plan, &ada(), Start::Next, false).await.expect("follow");
+    let (mut una, mut dos) = two_people(&here, &there).await;
+    una.news("bulk_presence");
+    let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    rename_often(&here, plan, "n", 2).await;
+
+    cause(&one, &here, plan).await;
+    eventually("it failed", async || retired(&one, "panicked") == 1).await;
+    rename_often(&there, plan, "m", 2).await;
+    for seq in 1..=4 {
+        let event = timeout(Duration::from_secs(30), events.next()).await.expect("soon").expect("an event");
+        assert!(matches!(&event, PlanEvent::Changed(applied) if applied.revision().seq == seq), "{seq}: {event:?}");
+    }
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(una.news("bulk_presence").len(), 1, "the whole picture again");
+    for person in [&mut una, &mut dos] {
+        assert!(!person.ended);
+        assert_eq!(person.news("user_presence"), Vec::<Value>::new(), "nobody left or came");
+    }
+    assert!(runs(&here) && connections(&here).await == 2 && connections(&there).await == 2);
+    let joined = Person::join(&here, "ada").await;
+    eventually("who comes later is seen elsewhere", async || connections(&there).await == 3).await;
+    drop(joined);
+
+    rename_often(&other, other_plan, "o", 1).await;
+    assert!(matches!(others.next().await, Ok(PlanEvent::Changed(applied)) if applied.revision().seq == 1));
+    assert_eq!(retired(&one, "panicked"), 1, "no other project begins anew");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_project_that_fails_begins_anew_with_its_sockets_and_touches_no_other() {
+    fails_and_goes_on(async |_, here, _| here.commands.send(Command::Fail).await.expect("a mailbox")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_does_one_of_whose_jobs_fails() {
+    fails_and_goes_on(async |one, here, plan| {
+        one.log.is_faulty.store(true, Ordering::Relaxed);
+        assert!(here.read(plan).await.is_err(), "whoever waited for it is told");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failed_project_listened_to_is_let_go_of() {
+    let (one, two, here, _, plan) = pair().await;
+    here.read(plan).await.expect("a plan");
+    assert_eq!(one.bridge.open_plans(), 1);
+    here.commands.send(Command::Fail).await.expect("a mailbox");
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(one.bridge.open_plans(), 0);
+    assert!(one.projects.metrics().render().contains("broadcast_channels_idle_cleaned_total 1"));
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_project_that_fails_again_and_again_is_given_up_and_its_sockets_may_come_back() {
+    let (one, two, here, there, plan) = pair().await;
+    let (mut una, mut dos) = two_people(&here, &there).await;
+    for _ in 0..4 {
+        here.commands.send(Command::Fail).await.expect("a mailbox");
+    }
+    eventually("it is given up", async || !runs(&here)).await;
+    assert_eq!((retired(&one, "panicked"), retired(&one, "failed")), (3, 1));
+    una.look();
+    assert!(una.ended, "the socket is closed");
+    let again = one.enter(here.id()).await;
+    assert!(again.read(plan).await.is_ok());
+    let mut back = Person::join(&again, "ada").await;
+    eventually("they are back", async || connections(&there).await >= 2).await;
+    assert!(
+        !back.news("bulk_presence").is_empty() && dos.look().iter().all(|frame| frame["data"]["isOnline"] != false)
+    );
+    one.stop().await;
+    two.stop().await;
+}
