@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use mille_core::presence::Expiry;
 use mille_core::replica::{Cause, Readmission};
 
 use crate::backend::redis::Connection;
@@ -69,6 +70,15 @@ pub struct Metrics {
     pub resumes_by_snapshot: Counter,
     /// Cursor moves dropped because a project's mailbox was full. Harmless in small numbers: the next one replaces it.
     pub cursors_dropped: Counter,
+    /// Cursor moves that a later one of the same cursor made void before anybody was shown them: what conflation saves.
+    pub cursors_conflated: Counter,
+    /// Time between two cursor frames of a project, noted with each. Worry when it nears 1: the room is too large, or the
+    /// node too busy.
+    pub cursor_interval_seconds: Histogram,
+    /// Connections that are present in a project at this node, those in their grace included.
+    pub presence_members: Gauge,
+    /// Presence sockets that took so little that they had to be given the whole picture anew. Harmless in small numbers.
+    pub presence_behind: Counter,
     /// Reports of execution progress dropped because a mailbox was full.
     pub progress_dropped: Counter,
     /// Running project actors.
@@ -98,6 +108,8 @@ pub struct Metrics {
     gaps: Vec<(Cause, Counter)>,
     retired: Vec<(&'static str, Counter)>,
     readmissions: Vec<(&'static str, Counter)>,
+    /// In the order of [`Expiry::ALL`].
+    presence_expiries: [Counter; Expiry::ALL.len()],
 }
 
 impl Metrics {
@@ -147,6 +159,25 @@ impl Metrics {
                 "cursors_dropped_total",
                 "Cursor moves dropped because a mailbox was full. Harmless in small numbers: the next one replaces it.",
             ),
+            cursors_conflated: declare.counter(
+                "cursors_conflated_total",
+                "Cursor moves that a later one of the same cursor made void before anybody was shown them.",
+            ),
+            cursor_interval_seconds: declare.histogram(
+                "cursor_interval_seconds",
+                "Time between two cursor frames of a project. Worry when it nears 1: a room too large, or a node too busy.",
+            ),
+            presence_members: declare
+                .gauge("presence_members", "Connections present in projects at this node, those in their grace included."),
+            presence_behind: declare.counter(
+                "presence_behind_total",
+                "Presence sockets that were given the whole picture anew because they took too little. Harmless in small numbers.",
+            ),
+            presence_expiries: Expiry::ALL
+                .map(|why| {
+                    let help = "Presences that ended without a leave, as this node saw it. Worry about 'node_gone'.";
+                    declare.labelled("presence_expiries_total", ("cause", why.as_str()), help)
+                }),
             progress_dropped: declare
                 .counter("execution_progress_dropped_total", "Reports of progress dropped because a mailbox was full."),
             actors: declare.gauge("project_actors_active", "Running project actors."),
@@ -240,6 +271,11 @@ impl Metrics {
             .iter()
             .find(|(known, _)| *known == name)
             .map_or_else(Counter::noop, |(_, count)| count.clone())
+    }
+
+    /// Presences that ended without a leave, by cause.
+    pub fn presence_expiries(&self, why: Expiry) -> &Counter {
+        &self.presence_expiries[why as usize]
     }
 
     /// Connections to Redis that were made anew.
@@ -366,6 +402,7 @@ mod tests {
         let names = [
             "ws_messages_sent_total 0",
             "ws_buffer_full_total 0",
+            "presence_expiries_total{cause=\"node_gone\"} 0",
             "gaps_total{cause=\"fork\"} 0",
             "gaps_total{cause=\"delivery_probe\"} 0",
             "redis_up 0",

@@ -285,9 +285,11 @@ impl Actor {
                 }
                 self.plans.command(plan, Command::Attach { plan, request, reply });
             }
-            Command::Submit { plan, .. } | Command::Read { plan, .. } | Command::Progress { plan, .. } => {
-                self.plans.command(plan, command);
+            Command::Submit { plan, operation, repeatable, reply } => {
+                self.presence.acted(&operation.user_id);
+                self.plans.command(plan, Command::Submit { plan, operation, repeatable, reply });
             }
+            Command::Read { plan, .. } | Command::Progress { plan, .. } => self.plans.command(plan, command),
             Command::Presence(command) => self.presence.handle(command),
             Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
             Command::PresenceLost => self.presence.restore(),

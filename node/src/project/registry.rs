@@ -350,6 +350,7 @@ impl Projects {
         let around = Surroundings {
             store: Arc::clone(&backend.presence),
             pubsub: Arc::clone(&backend.pubsub),
+            metrics: Arc::clone(metrics),
             tasks: self.inner.tasks.clone(),
         };
         let actor = Actor {

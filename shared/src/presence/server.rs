@@ -75,8 +75,8 @@ pub struct Cursor {
     pub connection_id: ConnectionId,
     /// Whose.
     pub user_id: UserId,
-    /// Where.
-    pub position: Position,
+    /// Where. None of somebody who only looked around so far.
+    pub position: Option<Position>,
     /// The plan node selected.
     pub selected_node_id: Option<Arc<str>>,
     /// The client's own time of the move, in milliseconds.

@@ -33,6 +33,7 @@ pub(super) struct Cursors {
     show_at: Duration,
     tell_at: Duration,
     pace: Pace,
+    conflated: u64,
 }
 
 impl Cursors {
@@ -44,6 +45,7 @@ impl Cursors {
             show_at: Duration::ZERO,
             tell_at: Duration::ZERO,
             pace: Pace::new(interval),
+            conflated: 0,
         }
     }
 
@@ -66,9 +68,14 @@ impl Cursors {
             self.unseen_since = now.at;
         }
         match self.unseen.get_mut(document) {
+            Some(moved) if moved.contains(connection) => self.conflated += 1,
             Some(moved) => drop(moved.insert(connection.clone())),
             None => drop(self.unseen.insert(document.clone(), BTreeSet::from([connection.clone()]))),
         }
+    }
+
+    pub(super) fn take_conflated(&mut self) -> u64 {
+        std::mem::take(&mut self.conflated)
     }
 
     /// Somebody of this node is at another place than the other nodes were told.
@@ -148,24 +155,23 @@ impl Presence {
                 let Some(entry) = self.roster.get(&connection) else { continue };
                 let record = &entry.record;
                 let Some(place) = record.place.as_ref().filter(|place| place.document == document) else { continue };
-                let Some(position) = place.position.clone() else { continue };
-                if self.peers.watching {
+                if let Some(position) = place.position.clone().filter(|_| self.peers.watching) {
                     self.out.push(Effect::Happened(Event::CursorMoved {
                         user: record.user.clone(),
                         name: record.name.clone(),
                         color: record.color.clone(),
                         document: document.clone(),
-                        position: position.clone(),
+                        position,
                         selected: place.selected.clone(),
                     }));
                 }
-                if !has_viewers {
+                if !has_viewers || place.position.is_none() && place.viewport.is_none() {
                     continue;
                 }
                 let cursor = Cursor {
                     connection_id: connection.clone(),
                     user_id: record.user.clone(),
-                    position,
+                    position: place.position.clone(),
                     selected_node_id: place.selected.clone(),
                     timestamp: place.moved_at_ms,
                     viewport: place.viewport,

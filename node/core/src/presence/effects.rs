@@ -62,6 +62,34 @@ pub enum Effect {
     Load,
     /// Tell those who watch the project's people.
     Happened(Event),
+    /// Count a connection that went without having left.
+    Expired(Expiry),
+}
+
+/// Why a connection went that did not leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// Its socket was lost, and nobody took its place within the grace.
+    Grace,
+    /// Its node died.
+    NodeGone,
+    /// Its node does not have it any more, and the word that said so was lost.
+    Missed,
+}
+
+impl Expiry {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Grace, Self::NodeGone, Self::Missed];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Grace => "grace",
+            Self::NodeGone => "node_gone",
+            Self::Missed => "missed",
+        }
+    }
 }
 
 /// The seats a frame is for.

@@ -95,7 +95,7 @@ impl Presence {
             self.timers.insert((idle_at, Timer::Idle(connection.clone())));
         }
         let place = entry.record.place.as_ref();
-        if let Some(document) = place.filter(|place| place.position.is_some()).map(|place| place.document.clone()) {
+        if let Some(document) = place.map(|place| place.document.clone()) {
             self.cursors.mark(now, &document, &connection);
         }
         if entry.hold.is_own() && entry.told_moves < entry.record.moves {

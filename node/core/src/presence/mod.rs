@@ -35,7 +35,7 @@ use mille_shared::presence::{Body, DocumentId, NodeMessage, ServerFrame, Status,
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, ProjectId, UserId, limits};
 
 use cursors::Cursors;
-pub use effects::{CursorFrame, Effect, Event, Moment, SeatId, To};
+pub use effects::{CursorFrame, Effect, Event, Expiry, Moment, SeatId, To};
 pub use kept::Kept;
 pub use people::{Join, welcome};
 use repair::Peers;
@@ -240,6 +240,17 @@ impl Presence {
         self.roster.own()
     }
 
+    /// Time between two cursor frames.
+    #[must_use]
+    pub fn cursor_interval(&self) -> Duration {
+        self.cursors.interval()
+    }
+
+    /// Moves that a later one of the same cursor made void before viewers were shown, since this was last asked.
+    pub fn take_conflated(&mut self) -> u64 {
+        self.cursors.take_conflated()
+    }
+
     /// The seats a frame is for.
     pub fn receivers<'a>(&'a self, to: &'a To) -> Box<dyn Iterator<Item = SeatId> + 'a> {
         match to {
@@ -262,12 +273,17 @@ impl Presence {
     /// Takes out of the roster who is known to be gone, so that no late message brings them back.
     fn remove(&mut self, now: Moment, connection: &ConnectionId, last: Version) {
         self.bury(now, connection, last);
-        self.strike(connection);
+        self.take_out(connection);
     }
 
     /// Takes out of the roster who is thought to be gone, and tells clients what that changed. Whoever has them may
     /// bring them back as they are.
-    fn strike(&mut self, connection: &ConnectionId) {
+    fn strike(&mut self, connection: &ConnectionId, why: Expiry) {
+        self.out.push(Effect::Expired(why));
+        self.take_out(connection);
+    }
+
+    fn take_out(&mut self, connection: &ConnectionId) {
         let before = self.roster.get(connection).and_then(|entry| self.roster.shown(&entry.record.user));
         if let Some(entry) = self.roster.remove(connection) {
             self.tell(&entry.record.user, before, None, Some(&entry.record));
@@ -386,8 +402,12 @@ impl Presence {
     fn end_grace(&mut self, now: Moment, connection: &ConnectionId) {
         let Some(entry) = self.roster.get(connection) else { return };
         match entry.hold {
-            Hold::Grace { until } if until <= now.at => self.let_go(now, connection),
+            Hold::Grace { until } if until <= now.at => {
+                self.out.push(Effect::Expired(Expiry::Grace));
+                self.let_go(now, connection);
+            }
             Hold::Orphan { until } if until <= now.at => {
+                self.out.push(Effect::Expired(Expiry::Grace));
                 let last = entry.record.version.clone();
                 self.remove(now, connection, last);
             }

@@ -148,6 +148,19 @@ impl Presence {
         self.effects()
     }
 
+    /// A user did something here otherwise than through their presence: edited a plan, say. Whoever of them is present here
+    /// is active.
+    pub fn acted(&mut self, now: Moment, user: &UserId) -> Vec<Effect> {
+        let seats = self.roster.of_user(user).filter_map(|entry| match entry.hold {
+            Hold::Seated(seat) => Some(seat),
+            _ => None,
+        });
+        for seat in seats.collect::<Vec<_>>() {
+            self.acting(now, seat);
+        }
+        self.effects()
+    }
+
     /// Somebody goes, at once. The seat may join again.
     pub fn leave(&mut self, now: Moment, seat: SeatId) -> Vec<Effect> {
         match self.roster.seated(seat).cloned() {

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use mille_shared::presence::{Body, CursorMove, DocumentId, NodeMessage, Record};
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId};
 
-use super::effects::{Effect, Moment};
+use super::effects::{Effect, Expiry, Moment};
 use super::roster::{Entry, Hold};
 use super::{GONE_FOR, Presence, Timer};
 
@@ -290,6 +290,9 @@ impl Presence {
             // Stamps of different nodes can't be compared.
             entry.stamp = if known.version.node == record.version.node { entry.stamp.max(stamp) } else { stamp };
             if known.version == record.version && known.moves >= record.moves {
+                // The same as far as it is counted; when they last did something is not.
+                let known = &mut entry.record;
+                known.last_active = known.last_active.max(record.last_active);
                 return;
             }
             let known = entry.record.clone();
@@ -393,7 +396,7 @@ impl Presence {
         };
         let missing: Vec<_> =
             self.roster.entries().filter(missing).map(|entry| entry.record.connection.clone()).collect();
-        missing.iter().for_each(|connection| self.strike(connection));
+        missing.iter().for_each(|connection| self.strike(connection, Expiry::Missed));
     }
 
     fn hear_departing(&mut self, now: Moment, from: &NodeId, stamp: u64) {
@@ -455,7 +458,7 @@ impl Presence {
         let theirs =
             self.roster.entries().filter(|entry| entry.record.version.node == *node && entry.hold == Hold::Elsewhere);
         let theirs: Vec<_> = theirs.map(|entry| entry.record.connection.clone()).collect();
-        theirs.iter().for_each(|connection| self.strike(connection));
+        theirs.iter().for_each(|connection| self.strike(connection, Expiry::NodeGone));
     }
 
     fn owners_elsewhere(&self) -> BTreeSet<NodeId> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mille_shared::presence::client::{CursorUpdate, Secret};
-use mille_shared::presence::{Body, DocumentId, DocumentType, NodeMessage, Position, Record, Status};
+use mille_shared::presence::{Body, DocumentId, DocumentType, NodeMessage, Position, Record, Status, Viewport};
 use mille_shared::{CloseCode, ConnectionId, NodeId, ProjectId, Timestamp, UserId};
 use serde_json::Value;
 
@@ -223,6 +223,18 @@ fn moves_are_conflated_to_one_frame_per_document_and_tick() {
 }
 
 #[test]
+fn who_only_looks_around_can_be_followed() {
+    let mut here = node("a");
+    here.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
+    here.join(at(0), Join { document: Some(doc("plan")), ..join(2, "dos") });
+    here.move_viewport(at(1), SeatId(2), &doc("plan"), Viewport { x: 5.0, y: 6.0, zoom: 2.0 });
+    let effects = here.wake(at(1));
+    let cursor = &frames(&here, 1, &effects)[0]["data"]["cursors"][0];
+    assert_eq!((cursor["position"].is_null(), cursor["viewport"]["zoom"].as_f64()), (true, Some(2.0)));
+    assert_eq!(here.users()[0].documents[&doc("plan")].viewport.map(|viewport| viewport.x), Some(5.0));
+}
+
+#[test]
 fn silence_makes_idle_and_a_move_makes_active() {
     let mut here = node("a");
     here.join(at(0), join(1, "una"));
@@ -237,6 +249,10 @@ fn silence_makes_idle_and_a_move_makes_active() {
     assert_eq!(status(&here, 0), Status::Active);
     here.wake(at(130_000));
     assert_eq!(status(&here, 0), Status::Idle);
+    let effects = here.acted(at(140_000), &UserId::new("dos"));
+    assert_eq!(frames(&here, 1, &effects)[0]["data"]["status"], "active", "an edit is an activity too");
+    here.acted(at(140_000), &UserId::new("una"));
+    assert_eq!(status(&here, 1), Status::Away, "what they chose, they keep");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use futures_util::StreamExt as _;
 use mille_core::presence::{self, Join, SeatId};
 use mille_shared::presence::client::{CursorUpdate, JoinSession};
 use mille_shared::presence::server::TokenExpiring;
-use mille_shared::presence::{ClientFrame, DocumentId, FrameError, ServerFrame};
+use mille_shared::presence::{ClientFrame, DocumentId, FrameError, ServerFrame, Viewport};
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, limits};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -55,9 +55,12 @@ pub(super) struct Session {
     limiter: FrameLimiter,
     /// The document the client was last heard to open, so that a move into another counts as opening it.
     document: Option<DocumentId>,
-    /// The newest move that was not handed on yet: more often than cursors are sent, nobody needs to know.
+    /// The newest move, and the newest look elsewhere, that were not handed on yet: more often than cursors are sent,
+    /// nobody needs to know.
     cursor: Option<Box<CursorUpdate>>,
-    cursor_at: Instant,
+    viewport: Option<(DocumentId, Viewport)>,
+    /// When they may be handed on.
+    moves_at: Instant,
     /// When to ask again for a refresh that the project had no room for.
     refresh_at: Option<Instant>,
     heard_at: Instant,
@@ -108,7 +111,8 @@ impl Session {
             limiter: FrameLimiter::new(),
             document: None,
             cursor: None,
-            cursor_at: now,
+            viewport: None,
+            moves_at: now,
             refresh_at: None,
             heard_at: now,
             ping_at: now + limits::PING_INTERVAL,
@@ -163,12 +167,12 @@ impl Session {
     }
 
     fn deadline(&self) -> Instant {
-        let cursor = self.cursor.as_ref().map(|_| self.cursor_at);
+        let moves = (self.cursor.is_some() || self.viewport.is_some()).then_some(self.moves_at);
         let stalled = self.writer.stalled_at();
         let silent = self.heard_at + limits::IDLE_TIMEOUT;
         let soonest = silent.min(self.ping_at).min(self.token.deadline());
         let member = self.outbox.is_none().then_some(self.member_at);
-        [cursor, stalled, self.refresh_at, member].into_iter().flatten().fold(soonest, Instant::min)
+        [moves, stalled, self.refresh_at, member].into_iter().flatten().fold(soonest, Instant::min)
     }
 
     fn tick(&mut self) -> Step {
@@ -197,8 +201,8 @@ impl Session {
             self.ping_at = now + limits::PING_INTERVAL;
             self.writer.ping();
         }
-        if self.cursor_at <= now {
-            self.hand_on_cursor(now);
+        if self.moves_at <= now {
+            self.hand_on_moves(now);
         }
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.ask_for_refresh();
@@ -226,6 +230,7 @@ impl Session {
                 return Step::Continue(());
             }
             Outgoing::Behind => {
+                self.project.metrics().presence_behind.increment(1);
                 self.ask_for_refresh();
                 return Step::Continue(());
             }
@@ -262,8 +267,12 @@ impl Session {
     }
 
     async fn follow(&mut self, frame: ClientFrame) -> Step {
-        let is_move =
-            matches!(&frame, ClientFrame::CursorUpdate(update) if self.document.as_ref() == Some(&update.document));
+        let moved_in = match &frame {
+            ClientFrame::CursorUpdate(update) => Some(&update.document),
+            ClientFrame::UpdateViewport { document, .. } => Some(document),
+            _ => None,
+        };
+        let is_move = moved_in.is_some() && moved_in == self.document.as_ref();
         if !is_move && !self.may_send() {
             return Step::Continue(());
         }
@@ -284,11 +293,10 @@ impl Session {
             }
             ClientFrame::CursorUpdate(update) => {
                 self.document = Some(update.document.clone());
-                self.cursor = Some(Box::new(update));
-                if self.cursor_at <= self.heard_at {
-                    self.hand_on_cursor(self.heard_at);
+                if self.cursor.replace(Box::new(update)).is_some() {
+                    self.project.metrics().cursors_conflated.increment(1);
                 }
-                Step::Continue(())
+                self.moved()
             }
             ClientFrame::SwitchDocument { document, kind } => {
                 self.document = Some(document.clone());
@@ -296,12 +304,13 @@ impl Session {
             }
             ClientFrame::UpdateStatus { status } => self.ask(PresenceCommand::UpdateStatus { seat, status }).await,
             ClientFrame::UpdateViewport { document, viewport } => {
-                self.ask(PresenceCommand::MoveViewport { seat, document, viewport }).await
+                self.viewport = Some((document, viewport));
+                self.moved()
             }
             ClientFrame::Ping => self.ask(PresenceCommand::Ping { seat }).await,
             ClientFrame::LeaveSession => {
                 let step = self.ask(PresenceCommand::Leave { seat }).await;
-                (self.outbox, self.document, self.cursor) = (None, None, None);
+                (self.outbox, self.document, self.cursor, self.viewport) = (None, None, None, None);
                 // A later join is another stay: nothing said of this one may touch it.
                 self.seat = SeatId(rand::random());
                 step
@@ -362,19 +371,31 @@ impl Session {
         }
     }
 
-    /// Asks the project for something that must not be lost: waits for room. A cursor that waits goes first.
+    /// Asks the project for something that must not be lost: waits for room. A move that waits goes first.
     async fn ask(&mut self, command: PresenceCommand) -> Step {
-        self.hand_on_cursor(Instant::now());
+        self.hand_on_moves(Instant::now());
         match self.project.presence(command).await {
             Ok(()) => Step::Continue(()),
             Err(_) => close(CloseCode::ServiceRestart, "the project moved"),
         }
     }
 
-    fn hand_on_cursor(&mut self, now: Instant) {
-        if let Some(update) = self.cursor.take() {
-            self.cursor_at = now + limits::CURSOR_INTERVAL;
-            if !self.project.try_presence(PresenceCommand::MoveCursor { seat: self.seat, update }) {
+    /// The client moved just now: the first move after a silence does not wait.
+    fn moved(&mut self) -> Step {
+        if self.moves_at <= self.heard_at {
+            self.hand_on_moves(self.heard_at);
+        }
+        Step::Continue(())
+    }
+
+    fn hand_on_moves(&mut self, now: Instant) {
+        let seat = self.seat;
+        let cursor = self.cursor.take().map(|update| PresenceCommand::MoveCursor { seat, update });
+        let viewport = self.viewport.take();
+        let viewport = viewport.map(|(document, viewport)| PresenceCommand::MoveViewport { seat, document, viewport });
+        for command in cursor.into_iter().chain(viewport) {
+            self.moves_at = now + limits::CURSOR_INTERVAL;
+            if !self.project.try_presence(command) {
                 // The next one replaces it.
                 self.project.metrics().cursors_dropped.increment(1);
             }

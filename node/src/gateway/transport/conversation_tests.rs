@@ -177,7 +177,7 @@ async fn a_socket_that_takes_nothing_costs_nothing_and_is_closed() {
     client.written.fetch_add(1, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(!client.task.is_finished());
-    tokio::time::sleep(Duration::from_secs(40)).await;
+    tokio::time::sleep(limits::STALL_TIMEOUT * 3 / 2).await;
     assert!(client.task.is_finished());
     let ending = client.task.await.expect("no panic");
     assert_eq!(ending.code(), 1013);

@@ -67,6 +67,8 @@ pub struct PresencePart {
     is_open: bool,
     loads_under_way: u32,
     sweep_at: Instant,
+    /// How many connections the metric knows of.
+    counted: usize,
 }
 
 impl PresencePart {
@@ -92,6 +94,7 @@ impl PresencePart {
             is_open: false,
             loads_under_way: 0,
             sweep_at: origin + SWEEP_INTERVAL,
+            counted: 0,
         };
         part.perform(effects);
         part
@@ -166,10 +169,17 @@ impl PresencePart {
         }
         let effects = self.machine.wake(self.moment(now));
         self.perform(effects);
+        self.around.metrics.cursors_conflated.increment(self.machine.take_conflated());
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP_INTERVAL;
             self.sweep();
         }
+    }
+
+    /// A user did something here otherwise than through their presence.
+    pub fn acted(&mut self, user: &UserId) {
+        let effects = self.machine.acted(self.now(), user);
+        self.perform(effects);
     }
 
     /// Nodes whose lease ended.
@@ -329,6 +339,8 @@ impl PresencePart {
                     let to = mille_core::presence::To::Viewers(batch.document.clone());
                     let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
                     receivers.for_each(|outbox| outbox.cursors(&batch));
+                    let interval = self.machine.cursor_interval();
+                    self.around.metrics.cursor_interval_seconds.record(interval.as_secs_f64());
                 }
                 Effect::Close { seat, code, reason } => {
                     if let Some(outbox) = self.outboxes.remove(&seat) {
@@ -349,8 +361,20 @@ impl PresencePart {
                 Effect::Forget { node, connection } => self.workers.remove(node, connection),
                 Effect::Load => self.loads_under_way += u32::from(self.workers.load()),
                 Effect::Happened(event) => self.watchers.tell(&event),
+                Effect::Expired(why) => self.around.metrics.presence_expiries(why).increment(1),
             }
         }
+        self.count(self.machine.own_connections());
+    }
+
+    /// Brings the number of this project's connections in the metric to `own`.
+    fn count(&mut self, own: usize) {
+        let gauge = &self.around.metrics.presence_members;
+        match own.checked_sub(self.counted) {
+            Some(more) => gauge.increment(more as f64),
+            None => gauge.decrement((self.counted - own) as f64),
+        }
+        self.counted = own;
     }
 
     fn now(&self) -> Moment {
@@ -364,6 +388,7 @@ impl PresencePart {
 
 impl Drop for PresencePart {
     fn drop(&mut self) {
+        self.count(0);
         self.outboxes.values().for_each(PresenceOutbox::end);
     }
 }

@@ -23,7 +23,7 @@ impl Node {
         let backend = store.connect();
         backend.pubsub.subscribe(Channel::Project(ProjectId(1))).await.unwrap();
         let (store, pubsub) = (Arc::clone(&backend.presence), Arc::clone(&backend.pubsub));
-        let around = Surroundings { store, pubsub, tasks: TaskTracker::new() };
+        let around = Surroundings { store, pubsub, metrics: Arc::default(), tasks: TaskTracker::new() };
         let part = PresencePart::new(ProjectId(1), NodeId::of(name, "1"), around, PresenceSettings::default());
         Self { part, incoming: backend.pubsub.incoming().unwrap(), _backend: backend }
     }

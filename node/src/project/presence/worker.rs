@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::backend::{Channel, PresenceStore, PubSub};
+use crate::metrics::Metrics;
 
 /// Messages that wait to be published. A Redis that does not answer fills it; then they are dropped.
 const MESSAGES_MAX: usize = 256;
@@ -42,6 +43,8 @@ pub struct Surroundings {
     pub store: Arc<dyn PresenceStore>,
     /// How other nodes are told.
     pub pubsub: Arc<dyn PubSub>,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
     /// Where its tasks run; they end by themselves when the presence is dropped.
     pub tasks: TaskTracker,
 }

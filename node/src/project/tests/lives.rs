@@ -66,7 +66,9 @@ async fn two_people(here: &ProjectHandle, there: &ProjectHandle) -> (Person, Per
         .await;
     // Whatever was to be said of it is said.
     sleep(Duration::from_secs(10)).await;
-    (una.news("user_presence"), dos.news("user_presence"));
+    for person in [&mut una, &mut dos] {
+        person.news("user_presence");
+    }
     (una, dos)
 }
 
