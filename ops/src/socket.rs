@@ -1,4 +1,4 @@
-//! One subscription over graphql-transport-ws.
+//! One subscription over graphql-transport-ws, and the plain socket below it.
 //!
 //! One socket carries one subscription: a command that follows something needs no more, and every way it
 //! can end is then an end of the subscription. What to do about it (resume, give up) is the caller's
@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::{SinkExt, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use http::{HeaderValue, Uri};
+use http::{HeaderName, HeaderValue, Uri};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -31,7 +31,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// The one operation on the socket.
 const OPERATION_ID: &str = "1";
 
-/// Why a subscription brings no more events.
+/// How long a goodbye may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Why a socket or its subscription brings no more.
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// The server says it is over, and nothing will change that.
@@ -65,11 +68,65 @@ struct Next<T> {
     errors: Vec<Value>,
 }
 
+/// A WebSocket that carries JSON texts.
+#[derive(Debug)]
+pub(crate) struct Link {
+    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
 /// A running subscription.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    link: Link,
     asked: bool,
+}
+
+impl Link {
+    /// Connects to `url` (http://…) at this path, with one header more than every handshake has.
+    ///
+    /// # Errors
+    /// [`Ended::Lost`] with what kept us from it.
+    pub(crate) async fn open(url: &str, path: &str, header: (HeaderName, HeaderValue)) -> Result<Self, Ended> {
+        connect(url, path, header).await.map_err(|error| Ended::Lost(format!("{error:#}")))
+    }
+
+    /// The next message that carries text. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`Ended`]; there will be no more.
+    pub(crate) async fn receive(&mut self) -> Result<Message, Ended> {
+        loop {
+            let message = match self.stream.next().await {
+                None => return Err(Ended::Closed { code: 1006, reason: "the connection broke".into() }),
+                Some(Err(error)) => return Err(Ended::Lost(error.to_string())),
+                Some(Ok(message)) => message,
+            };
+            if let Some((code, reason)) = message.as_close() {
+                return Err(Ended::Closed { code: u16::from(code), reason: reason.to_owned() });
+            }
+            if message.is_text() {
+                return Ok(message);
+            }
+            // Pings and pongs of WebSocket itself are answered by the library.
+        }
+    }
+
+    /// Sends a text and waits until the kernel has it.
+    ///
+    /// # Errors
+    /// [`Ended::Lost`] when the socket is gone or takes nothing.
+    pub(crate) async fn send(&mut self, text: String) -> Result<(), Ended> {
+        match timeout(STEP_TIMEOUT, self.stream.send(Message::text(text))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Ended::Lost(error.to_string())),
+            Err(_) => Err(Ended::Lost("the server takes nothing".into())),
+        }
+    }
+
+    /// Closes; a server that does not answer is not waited for.
+    pub(crate) async fn close(mut self) {
+        drop(timeout(GOODBYE_TIMEOUT, self.stream.close()).await);
+    }
 }
 
 impl Subscription {
@@ -78,21 +135,21 @@ impl Subscription {
     /// # Errors
     /// [`Ended`] says whether trying again may help.
     pub(crate) async fn open(url: &str, token: &str, query: &str, variables: Value) -> Result<Self, Ended> {
-        let mut stream = connect(url).await.map_err(|error| Ended::Lost(format!("{error:#}")))?;
+        let offered = (SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+        let mut link = Link::open(url, "/graphql/ws", offered).await?;
         let init = json!({ "type": "connection_init", "payload": { "Authorization": format!("Bearer {token}") } });
         let subscribe = json!({
             "id": OPERATION_ID,
             "type": "subscribe",
             "payload": { "query": query, "variables": variables },
         });
-        send(&mut stream, &init).await?;
-        let mut subscription = Self { stream, asked: false };
+        link.send(init.to_string()).await?;
         let greeting = async {
             loop {
-                let message = subscription.receive().await?;
+                let message = link.receive().await?;
                 match parse(&message)?.r#type {
                     "connection_ack" => return Ok(()),
-                    "ping" => send(&mut subscription.stream, &json!({ "type": "pong" })).await?,
+                    "ping" => link.send(pong()).await?,
                     other => return Err(Ended::Lost(format!("expected connection_ack, got {other}"))),
                 }
             }
@@ -101,8 +158,8 @@ impl Subscription {
             Ok(greeted) => greeted?,
             Err(_) => return Err(Ended::Lost("the server did not acknowledge the connection".into())),
         }
-        send(&mut subscription.stream, &subscribe).await?;
-        Ok(subscription)
+        link.send(subscribe.to_string()).await?;
+        Ok(Self { link, asked: false })
     }
 
     /// The next event's `data`. Answers pings meanwhile.
@@ -119,12 +176,12 @@ impl Subscription {
     /// [`Ended`]; there will be no more events.
     pub(crate) async fn next_as<T: DeserializeOwned>(&mut self) -> Result<T, Ended> {
         loop {
-            let message = match timeout(SILENCE_MAX, self.receive()).await {
+            let message = match timeout(SILENCE_MAX, self.link.receive()).await {
                 Ok(received) => received?,
                 Err(_) if self.asked => return Err(Ended::Lost("the link fell silent".into())),
                 Err(_) => {
                     self.asked = true;
-                    send(&mut self.stream, &json!({ "type": "ping" })).await?;
+                    self.link.send(json!({ "type": "ping" }).to_string()).await?;
                     continue;
                 }
             };
@@ -138,7 +195,7 @@ impl Subscription {
                     return Err(Ended::Refused(GraphqlError::from_json(&errors[0])));
                 }
                 "complete" => return Err(Ended::Completed),
-                "ping" => send(&mut self.stream, &json!({ "type": "pong" })).await?,
+                "ping" => self.link.send(pong()).await?,
                 // Whatever a later server may say beside this is not for us.
                 _ => {}
             }
@@ -147,30 +204,17 @@ impl Subscription {
 
     /// Says goodbye; a server that does not answer is not waited for.
     pub(crate) async fn close(mut self) {
+        let complete = json!({ "id": OPERATION_ID, "type": "complete" });
         let goodbye = async {
-            drop(send(&mut self.stream, &json!({ "id": OPERATION_ID, "type": "complete" })).await);
-            drop(self.stream.close().await);
+            drop(self.link.send(complete.to_string()).await);
+            self.link.close().await;
         };
-        drop(timeout(Duration::from_millis(500), goodbye).await);
+        drop(timeout(GOODBYE_TIMEOUT, goodbye).await);
     }
+}
 
-    /// The next message that carries text.
-    async fn receive(&mut self) -> Result<Message, Ended> {
-        loop {
-            let message = match self.stream.next().await {
-                None => return Err(Ended::Closed { code: 1006, reason: "the connection broke".into() }),
-                Some(Err(error)) => return Err(Ended::Lost(error.to_string())),
-                Some(Ok(message)) => message,
-            };
-            if let Some((code, reason)) = message.as_close() {
-                return Err(Ended::Closed { code: u16::from(code), reason: reason.to_owned() });
-            }
-            if message.is_text() {
-                return Ok(message);
-            }
-            // Pings and pongs of WebSocket itself are answered by the library.
-        }
-    }
+fn pong() -> String {
+    json!({ "type": "pong" }).to_string()
 }
 
 fn parse(message: &Message) -> Result<Incoming<'_>, Ended> {
@@ -188,13 +232,12 @@ fn read_event<T: DeserializeOwned>(payload: &str) -> Result<T, Ended> {
     next.data.ok_or_else(|| unreadable("it has no data".to_owned()))
 }
 
-async fn connect(url: &str) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>> {
+async fn connect(url: &str, path: &str, (name, value): (HeaderName, HeaderValue)) -> Result<Link> {
     let Some(rest) = url.strip_prefix("http://") else {
         anyhow::bail!("following needs a plain http:// address; {url} has none (reach it through a tunnel)");
     };
-    let uri: Uri = format!("ws://{rest}/graphql/ws").parse().with_context(|| format!("{url} is no address"))?;
-    let builder =
-        ClientBuilder::from_uri(uri).add_header(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL))?;
+    let uri: Uri = format!("ws://{rest}{path}").parse().with_context(|| format!("{url} is no address"))?;
+    let builder = ClientBuilder::from_uri(uri).add_header(name, value)?;
     let (stream, response) = timeout(STEP_TIMEOUT, builder.connect())
         .await
         .context("no answer to the handshake")?
@@ -202,15 +245,7 @@ async fn connect(url: &str) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>
     let chosen = response.headers().get(SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
     // A server that offers nothing closes with 4406 a moment later and says so itself.
     anyhow::ensure!(chosen.is_none_or(|name| name == PROTOCOL), "the server chose another protocol: {chosen:?}");
-    Ok(stream)
-}
-
-async fn send(stream: &mut WebSocketStream<MaybeTlsStream<TcpStream>>, message: &Value) -> Result<(), Ended> {
-    match timeout(STEP_TIMEOUT, stream.send(Message::text(message.to_string()))).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Ended::Lost(error.to_string())),
-        Err(_) => Err(Ended::Lost("the server takes nothing".into())),
-    }
+    Ok(Link { stream })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use mille_shared::Revision;
 use serde_json::{Value, json};
 
@@ -21,6 +22,9 @@ use crate::token::Claims;
 /// Subscribers that share a user. A user may have 250 connections, and old ones of a node that died may
 /// still be counted when their successors come.
 const SUBSCRIBERS_PER_USER: usize = 120;
+
+/// Users being made members at once. Each is a write that Redis brings to disk.
+const ADMITTED_AT_ONCE: usize = 32;
 
 /// Life of the tokens: longer than any bench.
 const TOKEN_TTL: Duration = Duration::from_secs(2 * 3600);
@@ -73,18 +77,28 @@ impl Ground {
         }
         let owner = Client::new(Target::local(&state, OWNER, None), "mille-bench")?;
         let (project, plan) = make_project(&owner).await?;
-        let mut tokens = Vec::new();
-        for number in 0..subscribers.div_ceil(SUBSCRIBERS_PER_USER) {
-            let user = format!("bench-reader-{number}");
-            tokens.push(Claims::new(&user, TOKEN_TTL).sign(&state.jwt_secret)?.into());
-            let mutation = "mutation Bench($projectId: Int!, $userId: String!) {
-                setCollaborator(projectId: $projectId, userId: $userId, role: VIEWER) { userId }
-            }";
-            owner.ask(mutation, json!({ "projectId": project, "userId": user })).await?;
-        }
         let plan_nodes: Vec<String> = (0..PLAN_NODES).map(|number| format!("bench-{number}")).collect();
         let start = fill(&owner, project, plan, &plan_nodes).await?;
-        Ok(Self { state, dir, project, plan, plan_nodes, start, tokens, owner })
+        let mut ground = Self { state, dir, project, plan, plan_nodes, start, tokens: Vec::new(), owner };
+        let readers = (0..subscribers.div_ceil(SUBSCRIBERS_PER_USER)).map(|number| format!("bench-reader-{number}"));
+        ground.tokens = ground.admit(readers).await?;
+        Ok(ground)
+    }
+
+    /// Makes users members who may look, and answers their tokens in the same order.
+    ///
+    /// # Errors
+    /// What the cluster refused.
+    pub(crate) async fn admit(&self, users: impl IntoIterator<Item = String>) -> Result<Vec<Arc<str>>> {
+        let mutation = "mutation Bench($projectId: Int!, $userId: String!) {
+            setCollaborator(projectId: $projectId, userId: $userId, role: VIEWER) { userId }
+        }";
+        let admitted = users.into_iter().map(|user| async move {
+            let token = Claims::new(&user, TOKEN_TTL).sign(&self.state.jwt_secret)?.into();
+            self.owner.ask(mutation, json!({ "projectId": self.project, "userId": user })).await?;
+            anyhow::Ok(token)
+        });
+        stream::iter(admitted).buffered(ADMITTED_AT_ONCE).try_collect().await
     }
 
     /// The token of the subscriber with this number.

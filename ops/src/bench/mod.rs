@@ -1,20 +1,24 @@
 //! `mille bench`: loads a local cluster and says which promises it kept.
 //!
-//! A bench makes a project of its own, acts as its clients through the public surface, and checks what each
-//! of them sees: a figure about a stream with a hole in it is worth nothing. Everything a bench is made of
-//! stands in a file of its own, so that a new one only says what happens when: `ground` is where it takes
-//! place, `subscribers` listen, `load` edits, `usage` is what it cost, `report` is how it is told.
+//! A bench makes a project of its own, acts as its clients through the public surface, and checks what each of them
+//! sees: a figure about a stream with a hole in it is worth nothing. Everything a bench is made of stands in a file of
+//! its own, so that a new one only says what happens when: `ground` is where it takes place, `subscribers` listen to
+//! plans and `viewers` look at cursors, `load` edits, `usage` is what it cost, `report` is how it is told.
 //!
 //! The generator runs beside the cluster and takes its share of the machine; `usage` shows how much.
 
+mod cursors;
 mod ground;
 mod load;
+mod presence;
 mod report;
 mod resume;
 mod sequence;
+mod staleness;
 mod storm;
 mod subscribers;
 mod usage;
+mod viewers;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,6 +44,8 @@ enum Bench {
     Storm(storm::StormArgs),
     /// Brings many clients back at once that missed many changes.
     Resume(resume::ResumeArgs),
+    /// Moves many cursors before many eyes: how old is what they see, and what does it cost?
+    Cursors(cursors::CursorsArgs),
 }
 
 /// Runs one bench; the exit code says whether all its promises were kept.
@@ -50,6 +56,7 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
         match &args.bench {
             Bench::Storm(args) => storm::run(args, *output).await,
             Bench::Resume(args) => resume::run(args, *output).await,
+            Bench::Cursors(args) => cursors::run(args, *output).await,
         }
     };
     tokio::select! {

@@ -100,7 +100,10 @@ impl Bill {
 
     /// The figure on a line.
     pub(crate) fn price(&self) -> String {
-        let price = show(self.nodes_cpu_seconds_per_million);
+        let price = match self.nodes_cpu_seconds_per_million {
+            Some(low) if low < 1.0 => format!("{low:.3}"),
+            price => show(price),
+        };
         format!("deliveries {}, cpu_seconds_per_million_deliveries {price}", self.deliveries)
     }
 }
@@ -188,6 +191,7 @@ mod tests {
         let costs = [cost("node1", 2.0), cost("redis", 50.0)];
         let price = |deliveries| Bill::new(costs.to_vec(), std::slice::from_ref(&node), deliveries);
         assert_eq!(price(500_000).price(), "deliveries 500000, cpu_seconds_per_million_deliveries 4.0");
+        assert!(price(8_000_000).price().ends_with(" 0.250"));
         assert_eq!(price(0).nodes_cpu_seconds_per_million, None);
     }
 
