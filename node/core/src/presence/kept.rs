@@ -5,10 +5,10 @@
 //! known, who left lately, what other nodes said of themselves. Whatever follows from facts (indexes, encoded frames,
 //! timers) is made anew, and so is whatever a failure may have left half done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mille_shared::presence::{Status, Version};
+use mille_shared::presence::{DocumentId, Status, Version};
 use mille_shared::{ConnectionId, NodeId, ProjectId};
 
 use super::effects::{Effect, Moment, SeatId, To};
@@ -23,6 +23,7 @@ pub struct Kept {
     entries: Vec<Entry>,
     buried: BTreeMap<ConnectionId, (Version, Duration)>,
     peers: Peers,
+    unsent_lists: BTreeSet<DocumentId>,
     pace: Pace,
     stamp: u64,
 }
@@ -35,6 +36,7 @@ impl Presence {
             entries: self.roster.entries().cloned().collect(),
             buried: self.buried.clone(),
             peers: self.peers.carried(),
+            unsent_lists: self.lists.unsent().clone(),
             pace: self.cursors.pace().clone(),
             stamp: self.stamp,
         }
@@ -55,6 +57,7 @@ impl Presence {
         // The clock may have been set back.
         presence.stamp = presence.stamp.max(kept.stamp);
         presence.cursors.keep_pace(kept.pace);
+        kept.unsent_lists.iter().for_each(|document| presence.lists.mark(document));
         for entry in kept.entries {
             presence.put_back(now, entry);
         }

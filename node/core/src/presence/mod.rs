@@ -17,6 +17,7 @@
 mod cursors;
 mod effects;
 mod kept;
+mod lists;
 mod pace;
 mod people;
 mod repair;
@@ -30,13 +31,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mille_shared::presence::record::Record;
-use mille_shared::presence::server::Throttle;
 use mille_shared::presence::{Body, DocumentId, NodeMessage, ServerFrame, Status, UserPresence, Version};
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, ProjectId, UserId, limits};
 
 use cursors::Cursors;
 pub use effects::{CursorFrame, Effect, Event, Expiry, Moment, SeatId, To};
 pub use kept::Kept;
+use lists::Lists;
+use people::throttle;
 pub use people::{Join, welcome};
 use repair::Peers;
 use roster::{Entry, Hold, Roster, Shown};
@@ -96,6 +98,7 @@ pub struct Presence {
     settings: Settings,
     roster: Roster,
     cursors: Cursors,
+    lists: Lists,
     peers: Peers,
     /// Connections that left, with their last version, until when they are remembered.
     buried: BTreeMap<ConnectionId, (Version, Duration)>,
@@ -133,6 +136,7 @@ impl Presence {
             settings,
             roster: Roster::default(),
             cursors: Cursors::new(settings.cursor_interval),
+            lists: Lists::default(),
             peers: Peers::new(now.at + settings.digest_interval),
             buried: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -167,6 +171,9 @@ impl Presence {
         let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= now.at);
         if is_due(self.peers.answer_at) {
             self.answer(now);
+        }
+        if is_due(self.lists.due()) {
+            self.send_lists(now);
         }
         if is_due(self.cursors.tell_due()) {
             self.tell_cursors(now);
@@ -315,9 +322,7 @@ impl Presence {
         let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
         let left = before.documents.keys().filter(|document| !after.documents.contains_key(*document));
         let entered = after.documents.keys().filter(|document| !before.documents.contains_key(*document));
-        for document in left.chain(entered) {
-            self.send_activity(To::Viewers(document.clone()), document);
-        }
+        left.chain(entered).for_each(|document| self.lists.mark(document));
     }
 
     /// Changes the record of a connection of this node, and tells clients, nodes and the store.
@@ -369,10 +374,8 @@ impl Presence {
     }
 
     fn adapt_pace(&mut self) {
-        if let Some(interval) = self.cursors.adapt(self.roster.len()) {
-            let cursor_interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
-            let frame = ServerFrame::Throttle { data: Throttle { cursor_interval_ms } };
-            self.send(To::EveryoneBut(None), &frame);
+        if let Some(interval) = self.cursors.adapt(self.roster.people_in_the_fullest()) {
+            self.send(To::EveryoneBut(None), &throttle(interval));
         }
     }
 

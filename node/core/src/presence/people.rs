@@ -38,6 +38,11 @@ pub struct Join {
     pub is_welcomed: bool,
 }
 
+/// How often cursors are shown from now on.
+pub(super) fn throttle(interval: Duration) -> ServerFrame {
+    ServerFrame::Throttle { data: Throttle { cursor_interval_ms: milliseconds(interval) } }
+}
+
 /// What a socket is told of the connection it begins: its id, and the token that takes its place back.
 #[must_use]
 pub fn welcome(
@@ -96,8 +101,7 @@ impl Presence {
             let frame = welcome_frame(&self.node, &connection, &secret, interval);
             self.send(To::One(join.seat), &frame);
         } else if interval != limits::CURSOR_INTERVAL {
-            let frame = ServerFrame::Throttle { data: Throttle { cursor_interval_ms: milliseconds(interval) } };
-            self.send(To::One(join.seat), &frame);
+            self.send(To::One(join.seat), &throttle(interval));
         }
         // Opening the document comes before the roster, which is to show it, but its frames come after.
         let roster_at = self.out.len();
@@ -202,6 +206,7 @@ impl Presence {
         if let Some(connection) = self.roster.seated(seat).cloned() {
             let frame = self.bulk();
             self.out.push(Effect::Send { to: To::One(seat), frame });
+            self.send(To::One(seat), &throttle(self.cursors.interval()));
             if let Some(document) = self.document_of(&connection) {
                 self.send_activity(To::One(seat), &document);
             }
@@ -240,7 +245,6 @@ impl Presence {
         kind: DocumentType,
     ) -> bool {
         let Some(entry) = self.roster.get(connection) else { return false };
-        let user = entry.record.user.clone();
         let is_there = entry.record.place.as_ref().is_some_and(|place| place.document == *document);
         let known = self.roster.document_type(document);
         if known.is_some_and(|known| known != kind) {
@@ -255,12 +259,9 @@ impl Presence {
             self.refuse(seat, ErrorCode::LimitExceeded, "too many documents of this project are open");
             return false;
         }
-        let knew = self.roster.shown(&user).is_some_and(|shown| shown.documents.contains_key(document));
         self.change(connection, |entry| entry.record.place = Some(new_place(now, document, kind)));
-        if knew {
-            // Nothing changed for others, but this tab needs the list.
-            self.send_activity(To::One(seat), document);
-        }
+        // The others get it too, if it changed, but perhaps not at once.
+        self.send_activity(To::One(seat), document);
         true
     }
 

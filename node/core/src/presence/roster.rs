@@ -138,6 +138,16 @@ impl Roster {
         self.documents.len()
     }
 
+    /// Connections in a document, here and elsewhere.
+    pub(super) fn people_in(&self, document: &DocumentId) -> usize {
+        self.documents.get(document).map_or(0, BTreeSet::len)
+    }
+
+    /// Connections in the document that has the most.
+    pub(super) fn people_in_the_fullest(&self) -> usize {
+        self.documents.values().map(BTreeSet::len).max().unwrap_or_default()
+    }
+
     pub(super) fn document_ids(&self) -> impl Iterator<Item = &DocumentId> {
         self.documents.keys()
     }

@@ -124,7 +124,8 @@ fn a_repeated_switch_changes_and_sends_nothing() {
     here.join(at(0), join(1, "una"));
     here.join(at(0), join(2, "dos"));
     here.switch_document(at(1), SeatId(1), &doc("plan"), DocumentType::Canvas);
-    let effects = here.switch_document(at(2), SeatId(2), &doc("plan"), DocumentType::Canvas);
+    let mut effects = here.switch_document(at(2), SeatId(2), &doc("plan"), DocumentType::Canvas);
+    effects.extend(here.wake(at(2)));
     assert_eq!(types(&frames(&here, 1, &effects)), ["user_presence", "document_activity"]);
     assert_eq!(here.switch_document(at(3), SeatId(2), &doc("plan"), DocumentType::Canvas), []);
 }
@@ -223,10 +224,34 @@ fn moves_are_conflated_to_one_frame_per_document_and_tick() {
 }
 
 #[test]
+fn a_crowd_that_comes_at_once_costs_a_list_per_while_and_ends_with_the_whole() {
+    let mut here = node("a");
+    here.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
+    here.wake(at(0));
+    let mut lists = Vec::new();
+    for seat in 2..=300 {
+        let user = format!("u{seat}");
+        let joined = here.join(at(seat), Join { document: Some(doc("plan")), ..join(seat, &user) });
+        let own = frames(&here, seat, &joined).into_iter().filter(|frame| frame["type"] == "document_activity");
+        assert_eq!(
+            own.map(|frame| frame["data"]["activeUsers"].as_array().unwrap().len() as u64).collect::<Vec<_>>(),
+            [seat]
+        );
+        let told = [joined, here.wake(at(seat))].concat();
+        lists.extend(frames(&here, 1, &told).into_iter().filter(|frame| frame["type"] == "document_activity"));
+    }
+    let last = here.wake(at(2_300));
+    lists.extend(frames(&here, 1, &last).into_iter().filter(|f| f["type"] == "document_activity"));
+    assert!(lists.len() <= 6, "{} lists", lists.len());
+    assert_eq!(lists.last().unwrap()["data"]["activeUsers"].as_array().unwrap().len(), 300);
+}
+
+#[test]
 fn who_only_looks_around_can_be_followed() {
     let mut here = node("a");
     here.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
     here.join(at(0), Join { document: Some(doc("plan")), ..join(2, "dos") });
+    here.wake(at(0));
     here.move_viewport(at(1), SeatId(2), &doc("plan"), Viewport { x: 5.0, y: 6.0, zoom: 2.0 });
     let effects = here.wake(at(1));
     let cursor = &frames(&here, 1, &effects)[0]["data"]["cursors"][0];

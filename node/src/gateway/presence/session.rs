@@ -32,6 +32,9 @@ const FRAMES_PER_FLUSH: usize = 64;
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How often it is looked at whether somebody who has not joined still may. Of those who have, the project knows.
 const MEMBER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a socket's moves are handed on at most. Half the narrowest tick: a client that moves once per tick is always a
+/// little early or late, and must not be held back for it.
+const MOVES_INTERVAL: Duration = Duration::from_millis(limits::CURSOR_INTERVAL.as_millis() as u64 / 2);
 /// The colour of those who give none.
 const COLOR: &str = "#607d8b";
 /// The code in metrics of a socket that ended without a close frame.
@@ -394,7 +397,7 @@ impl Session {
         let viewport = self.viewport.take();
         let viewport = viewport.map(|(document, viewport)| PresenceCommand::MoveViewport { seat, document, viewport });
         for command in cursor.into_iter().chain(viewport) {
-            self.moves_at = now + limits::CURSOR_INTERVAL;
+            self.moves_at = now + MOVES_INTERVAL;
             if !self.project.try_presence(command) {
                 // The next one replaces it.
                 self.project.metrics().cursors_dropped.increment(1);

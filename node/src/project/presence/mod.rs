@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mille_core::presence::{Effect, Moment, Presence, SeatId, Settings};
+use mille_core::presence::{Effect, Moment, Presence, SeatId, Settings, To};
 use mille_shared::directory::Role;
 use mille_shared::presence::server::{self, ServerFrame};
 use mille_shared::presence::{Body, NodeMessage};
@@ -286,7 +286,7 @@ impl PresencePart {
             }
             PresenceCommand::UpdateStatus { seat, status } => self.machine.update_status(now, seat, status),
             PresenceCommand::Ping { seat } => {
-                self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.frame(ServerFrame::Pong.encode()));
+                self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.reply(ServerFrame::Pong.encode()));
                 Vec::new()
             }
             PresenceCommand::Refresh { seat } => {
@@ -331,12 +331,15 @@ impl PresencePart {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
+                Effect::Send { to: To::One(seat), frame } => {
+                    self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.reply(Arc::clone(&frame)));
+                }
                 Effect::Send { to, frame } => {
                     let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
                     receivers.for_each(|outbox| outbox.frame(Arc::clone(&frame)));
                 }
                 Effect::Cursors(batch) => {
-                    let to = mille_core::presence::To::Viewers(batch.document.clone());
+                    let to = To::Viewers(batch.document.clone());
                     let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
                     receivers.for_each(|outbox| outbox.cursors(&batch));
                     let interval = self.machine.cursor_interval();

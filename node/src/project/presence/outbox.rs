@@ -81,10 +81,18 @@ enum Waiting {
 }
 
 impl PresenceOutbox {
-    /// Puts a frame behind those that wait.
+    /// Puts a frame behind those that wait. While the whole picture is still to come, it is dropped: that has it.
     pub fn frame(&self, frame: Arc<str>) {
+        let is_behind = self.0.lock().behind != Behind::No;
+        if !is_behind {
+            self.reply(frame);
+        }
+    }
+
+    /// As [`Self::frame`], for what is for this socket alone and in no picture.
+    pub fn reply(&self, frame: Arc<str>) {
         let mut inner = self.0.lock();
-        if inner.silent || inner.gone || inner.close.is_some() || inner.behind != Behind::No {
+        if inner.silent || inner.gone || inner.close.is_some() {
             return;
         }
         if inner.frames.len() >= limits::OUTBOX_MESSAGES_MAX {
@@ -248,6 +256,8 @@ mod tests {
         assert_eq!(reader.try_next(), Some(Outgoing::Frame(newest.into())));
         assert_eq!(reader.try_next(), None);
         outbox.frame("lost".into());
+        outbox.reply("pong".into());
+        assert_eq!(reader.try_next(), Some(Outgoing::Frame("pong".into())));
         outbox.rebuilt();
         outbox.frame("whole".into());
         assert_eq!(reader.try_next(), Some(Outgoing::Frame("whole".into())));
