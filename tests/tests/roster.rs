@@ -42,6 +42,41 @@ async fn after_losses_reloads_and_deaths_every_roster_tells_the_truth() -> Resul
     told.with_context(|| format!("what happened:\n{}", story.diary.join("\n")))
 }
 
+/// The first reload was not heard of at the node of the second. That it was later is known to the client's token alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reloads_twice_keeps_the_place_though_a_node_missed_the_first_reload() -> Result<()> {
+    let cluster = Cluster::of(NODES).proxied().start().await?;
+    let owner = cluster.user(0, OWNER);
+    let project = owner.create_project("harbour").await?;
+    for user in PEOPLE {
+        owner.share(&project, user, "VIEWER").await?;
+    }
+    let mut witness = owner.presence(&project).await?;
+    // The last node's id is the greatest of all, the first one's the smallest: by itself the elder would win.
+    let first = Tab::join(&cluster, &project, "bob", 1, None).await?;
+    let passing = Tab::join(&cluster, &project, "cyd", 1, None).await?;
+    for user in ["bob", "cyd"] {
+        witness.next_where("user_presence", soon(), |presence| presence["userId"] == user).await?;
+    }
+    cluster.proxy(0)?.lose_presence(u32::MAX);
+    let second = first.join_again(&cluster, &project, 2).await?;
+    ensure!(second.connection == first.connection, "the first reload is resumed");
+    let mut third = second.join_again(&cluster, &project, 0).await?;
+    ensure!(third.connection == first.connection, "the second reload is resumed");
+    cluster.proxy(0)?.lose_presence(0);
+    drop((first, second));
+    drop(passing);
+    // Cyd is gone after the grace, and so would be whoever is taken for gone.
+    let is_gone = |presence: &Value| presence["userId"] == "cyd" && presence["isOnline"] == false;
+    witness.next_where("user_presence", patience(SETTLED_SECONDS), is_gone).await?;
+    third.catch_up().await.context("the newest page keeps its socket")?;
+    for node in 0..NODES {
+        let presence = cluster.user(node, OWNER).ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+        ensure!(roster_of(&presence)?.contains_key("bob"), "node {node} has lost bob: {presence}");
+    }
+    Ok(())
+}
+
 struct Story {
     cluster: Cluster,
     project: Project,
