@@ -1,14 +1,14 @@
 //! The promise: a node holds no more of people than it must. Who reads nothing costs a bounded memory, delays nobody and
-//! is told the newest later.
+//! is told the newest later; and of those who came and left nothing is held in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use futures_util::future::{try_join, try_join_all};
-use mille_tests::{Builder, Client, Cluster, Project, RawSocket, Token, documents as d, patience};
+use futures_util::future::{join_all, try_join, try_join_all};
+use mille_tests::{Builder, Client, Cluster, Project, RawSocket, Token, documents as d, eventually, patience};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 const MEGABYTE: u64 = 1024 * 1024;
 
@@ -274,4 +274,74 @@ fn positions_in(text: &str) -> Result<BTreeMap<String, f64>> {
 
 fn user_of(data: &Value) -> Option<String> {
     data["userId"].as_str().map(str::to_owned)
+}
+
+// ---- who came and left -------------------------------------------------------------------------------------------
+
+/// Joins, each with its leave.
+const STAYS: usize = 100_000;
+/// The same kind of work before, until the node has the memory that it takes.
+const WARM_STAYS: usize = 5_000;
+/// Small rooms: what is measured is not how many are told.
+const ROOMS: usize = 100;
+const SEATS_PER_ROOM: usize = 3;
+/// Two frames as often make as many as a connection may send.
+const STAY_INTERVAL: Duration = Duration::from_millis(110);
+/// Seats that are taken once more with each look at the memory.
+const FEW_SEATS: usize = 30;
+/// What may be left of all that, in hundredths of what was held before: some fifty bytes of each stay.
+const REMEMBERED_PERCENT_MAX: u64 = 3;
+/// How long it is remembered that somebody left, and some more.
+const FORGOTTEN_SECONDS: f64 = 90.0;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_who_came_and_left_are_forgotten() -> Result<()> {
+    let mut cluster = measured(1).start().await?;
+    let owner = cluster.user(0, "olga");
+    let mut rooms = Vec::new();
+    for room in 0..ROOMS {
+        let project = owner.create_project(&format!("room {room}")).await?;
+        for seat in 0..SEATS_PER_ROOM {
+            let user = format!("guest-{seat}");
+            owner.share(&project, &user, "VIEWER").await?;
+            rooms.push((project, user));
+        }
+    }
+    stay_and_leave(&cluster, &rooms, WARM_STAYS).await?;
+    let warm = cluster.memory_bytes(0)?;
+    stay_and_leave(&cluster, &rooms, STAYS).await?;
+    let full = cluster.memory_bytes(0)?;
+    eventually(patience(FORGOTTEN_SECONDS), async || {
+        // A thread gives back what is free when it works, so there must be a little work.
+        stay_and_leave(&cluster, &rooms[..FEW_SEATS], FEW_SEATS).await?;
+        let now = cluster.memory_bytes(0)?;
+        ensure!(
+            now <= warm + warm / 100 * REMEMBERED_PERCENT_MAX,
+            "{now} bytes are held, {warm} before, {full} between"
+        );
+        Ok(())
+    })
+    .await?;
+    cluster.must_live()
+}
+
+/// Takes all seats, and each is left and taken again so often that it comes to so many stays.
+async fn stay_and_leave(cluster: &Cluster, rooms: &[(Project, String)], stays: usize) -> Result<()> {
+    let mut seats = Vec::new();
+    for (project, user) in rooms {
+        seats.push(Person::open(cluster, 0, project, user).await?);
+    }
+    let each = stays.div_ceil(seats.len());
+    let one = async |seat: &mut Person| {
+        let mut pace = interval(STAY_INTERVAL);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for _ in 0..each {
+            pace.tick().await;
+            seat.join(0, None).await?;
+            seat.leave().await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let all = join_all(seats.iter_mut().map(one)).await;
+    all.into_iter().collect()
 }
