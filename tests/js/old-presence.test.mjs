@@ -82,6 +82,43 @@ test('nobody joins under another\'s name: an error in the old shape, and the soc
   await bob.until('bob is in under his own', () => same(bob.online(), [bob.userId]));
 });
 
+// The old client did this by mistake, and two of them kept each other and the server busy for ever.
+test('two clients that answer every message by switching to where they are soon have nothing to answer', async (t) => {
+  const { ann, bob, eve } = await threeOnThreeNodes(t);
+  const all = [ann, bob, eve];
+  const begun = Date.now();
+  for (const client of [ann, bob]) {
+    client.onMessage = () => client.switchDocument(CANVAS, 'canvas');
+  }
+  for (const client of all) {
+    client.join(CANVAS);
+  }
+  for (const client of all) {
+    await client.until('all are on the canvas', () => same(client.activeIn(CANVAS), all.map(({ userId }) => userId).sort()));
+  }
+  const told = (client) => [client.of('user_presence').length, client.of('document_activity').length];
+  const before = all.map(told);
+
+  // Each change of the third is told to both, who answer. It is fuel for a storm, if there can be one.
+  const statuses = ['idle', 'away', 'active', 'idle', 'away', 'active', 'idle', 'away', 'active', 'idle'];
+  for (const status of statuses) {
+    eve.updateStatus(status);
+    for (const client of all) {
+      await client.until(`eve is ${status}`, () => {
+        return client.of('user_presence').findLast(({ data }) => data.userId === eve.userId)?.data.status === status;
+      });
+    }
+  }
+
+  const due = before.map(([presences, activities]) => [presences + statuses.length, activities]);
+  assert.deepStrictEqual(all.map(told), due, 'each change is told once, whatever is answered');
+  const seconds = Math.ceil((Date.now() - begun) / 1000);
+  for (const client of [ann, bob]) {
+    assert.ok(client.of('error').length <= seconds, 'an error to answer comes once per second at most');
+    assert.equal(client.closeCode, null, 'the client keeps its socket');
+  }
+});
+
 // ---- helpers -------------------------------------------------------------------------------------------------------
 
 async function twoOnTwoNodes(t) {
@@ -94,6 +131,16 @@ async function twoOnTwoNodes(t) {
     PresenceClient.connect(t, nodeUrl(2), projectId, guest),
   ]);
   return { ann, bob };
+}
+
+async function threeOnThreeNodes(t) {
+  const [owner, ...guests] = [someone('ann'), someone('bob'), someone('eve')];
+  const token = tokenFor(owner);
+  const { projectId } = await createProject(token, 'old presence');
+  await Promise.all(guests.map((guest) => share(token, projectId, guest, 'VIEWER')));
+  const clients = [owner, ...guests].map((user, index) => PresenceClient.connect(t, nodeUrl(index + 1), projectId, user));
+  const [ann, bob, eve] = await Promise.all(clients);
+  return { ann, bob, eve };
 }
 
 async function bothOnTheCanvas(t) {

@@ -13,6 +13,8 @@ export class PresenceClient {
   messages = [];
   closeCode = null;
   failure = null;
+  /** Called with each message once it is kept. */
+  onMessage = null;
   #socket;
 
   /** Connects as this user; the token goes in the address, as a browser's must. */
@@ -47,6 +49,11 @@ export class PresenceClient {
 
   moveCursor(documentId, position, selectedNodeId) {
     this.send('cursor_update', { documentId, documentType: position.type, position, selectedNodeId, timestamp: Date.now() });
+  }
+
+  /** New since: the old client never said this. */
+  updateStatus(status) {
+    this.send('update_status', { status });
   }
 
   leave(documentId) {
@@ -104,6 +111,7 @@ export class PresenceClient {
       const message = JSON.parse(text);
       checkShape(message);
       this.messages.push(message);
+      this.onMessage?.(message);
     } catch (failure) {
       this.#fail(failure);
     }

@@ -319,6 +319,15 @@ impl Cluster {
         node.ready().await
     }
 
+    /// Bytes of memory that a node holds, without what it has in common with its files.
+    ///
+    /// # Errors
+    /// When it doesn't run, or the system doesn't tell.
+    pub fn memory_bytes(&self, node: usize) -> Result<u64> {
+        let node = &self.nodes[node];
+        node.process.as_ref().with_context(|| format!("{} does not run", node.name))?.memory_bytes()
+    }
+
     /// What a node has written so far, over all its lives.
     #[must_use]
     pub fn log(&self, node: usize) -> String {

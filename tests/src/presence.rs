@@ -171,12 +171,21 @@ impl PresenceSocket {
     /// # Errors
     /// When the pong does not come.
     pub async fn quiet(&mut self, kind: &str) -> Result<Vec<Value>> {
+        let everything = self.everything().await?;
+        let (found, rest): (Vec<Value>, Vec<Value>) =
+            everything.into_iter().partition(|message| message["type"] == kind);
+        self.unread = rest.into();
+        Ok(found.into_iter().map(|mut message| message["data"].take()).collect())
+    }
+
+    /// Everything unread as whole messages, oldest first, after a ping has come back. Leaves nothing.
+    ///
+    /// # Errors
+    /// When the pong does not come.
+    pub async fn everything(&mut self) -> Result<Vec<Value>> {
         self.raw.text(r#"{"type":"ping"}"#).await?;
         self.next("pong").await?;
-        let (found, rest) = self.unread.drain(..).partition(|message| message["type"] == kind);
-        self.unread = rest;
-        let found: VecDeque<Value> = found;
-        Ok(found.into_iter().map(|mut message| message["data"].take()).collect())
+        Ok(self.unread.drain(..).collect())
     }
 
     /// How the socket ends.

@@ -106,6 +106,16 @@ impl Process {
         .await
     }
 
+    /// Bytes of memory that it holds, without what it has in common with its files.
+    ///
+    /// # Errors
+    /// When it is gone, or the system doesn't tell.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let held = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+        Ok(held.with_context(|| format!("{} holds nothing", self.name))?.parse::<u64>()? * 1_024)
+    }
+
     /// The last lines of its log.
     #[must_use]
     pub fn tail(&self) -> String {

@@ -3,8 +3,8 @@
 //! Each node gets a line of its own, so a fault hits one node and no other. What a line does is decided by
 //! the last thing that was asked of it; connections that exist obey at once, new ones from their start.
 //!
-//! A connection counts as a subscription from its first SUBSCRIBE on. Only messages of plans can be lost on
-//! the way: a node's probes of its own connection pass, so the node believes it to be in order.
+//! A connection counts as a subscription from its first SUBSCRIBE on. Only messages of plans and of presence
+//! can be lost on the way: a node's probes of its own connection pass, so the node believes it to be in order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -22,8 +22,10 @@ use crate::resp::{self, Reply};
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes of one message from Redis. More is no message, and the connection ends.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Channels whose messages may be lost on the way.
+/// How the channels of plans begin.
 const PLAN_CHANNELS: &str = "mille:{plan:";
+/// How the channels of projects begin, on which nodes tell each other who is present.
+const PROJECT_CHANNELS: &str = "mille:{project:";
 /// How a command begins that makes a connection a subscription.
 const SUBSCRIBES: [&[u8]; 3] = [b"\r\n$9\r\nSUBSCRIBE\r\n", b"\r\n$10\r\nSSUBSCRIBE\r\n", b"\r\n$10\r\nPSUBSCRIBE\r\n"];
 
@@ -40,9 +42,18 @@ struct Line {
     faults: watch::Sender<Faults>,
     /// Whether messages are read, or bytes passed as they are.
     reads_messages: bool,
+    plans: Losses,
+    presence: Losses,
+    subscriptions: AtomicUsize,
+}
+
+/// Messages of one kind that are lost on the way.
+#[derive(Debug)]
+struct Losses {
+    /// How their channels begin.
+    channels: &'static str,
     to_lose: AtomicU32,
     lost: AtomicU32,
-    subscriptions: AtomicUsize,
 }
 
 /// What is wrong with a line.
@@ -108,6 +119,7 @@ impl Proxy {
     /// Ends cuts, refusals, frost and losses.
     pub fn mend(&self) {
         self.lose_messages(0);
+        self.lose_presence(0);
         self.line.faults.send_modify(|faults| {
             (faults.is_closed, faults.refuses_subscriptions, faults.is_frozen) = (false, false, false);
         });
@@ -123,13 +135,24 @@ impl Proxy {
 
     /// Loses the next `count` messages of plans, and no more than that.
     pub fn lose_messages(&self, count: u32) {
-        self.line.to_lose.store(count, Ordering::SeqCst);
+        self.line.plans.lose(count);
+    }
+
+    /// Loses the next `count` messages about who is present, and no more than that.
+    pub fn lose_presence(&self, count: u32) {
+        self.line.presence.lose(count);
     }
 
     /// How many messages of plans were lost so far.
     #[must_use]
     pub fn lost_messages(&self) -> u32 {
-        self.line.lost.load(Ordering::SeqCst)
+        self.line.plans.lost.load(Ordering::SeqCst)
+    }
+
+    /// How many messages about who is present were lost so far.
+    #[must_use]
+    pub fn lost_presence(&self) -> u32 {
+        self.line.presence.lost.load(Ordering::SeqCst)
     }
 
     async fn start(upstream: u16, reads_messages: bool) -> Result<Self> {
@@ -146,8 +169,8 @@ impl Proxy {
         let line = Arc::new(Line {
             faults: watch::Sender::new(faults),
             reads_messages,
-            to_lose: AtomicU32::new(0),
-            lost: AtomicU32::new(0),
+            plans: Losses::of(PLAN_CHANNELS),
+            presence: Losses::of(PROJECT_CHANNELS),
             subscriptions: AtomicUsize::new(0),
         });
         let acceptor = tokio::spawn(accept(listener, Arc::clone(&line)));
@@ -256,13 +279,25 @@ impl Line {
     fn is_lost(&self, message: &Reply) -> bool {
         let Reply::Push(parts) = message else { return false };
         let [kind, channel, _] = parts.as_slice() else { return false };
-        if !matches!(kind.text(), Some("message" | "smessage"))
-            || !channel.text().is_some_and(|name| name.starts_with(PLAN_CHANNELS))
-        {
-            return false;
-        }
+        let (Some("message" | "smessage"), Some(channel)) = (kind.text(), channel.text()) else { return false };
+        [&self.plans, &self.presence].iter().any(|losses| losses.take(channel))
+    }
+}
+
+impl Losses {
+    fn of(channels: &'static str) -> Self {
+        Self { channels, to_lose: AtomicU32::new(0), lost: AtomicU32::new(0) }
+    }
+
+    fn lose(&self, count: u32) {
+        self.to_lose.store(count, Ordering::SeqCst);
+    }
+
+    /// Whether a message on this channel is lost now.
+    fn take(&self, channel: &str) -> bool {
         let one_less = |left: u32| left.checked_sub(1);
-        let is_lost = self.to_lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
+        let is_lost = channel.starts_with(self.channels)
+            && self.to_lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok();
         self.lost.fetch_add(u32::from(is_lost), Ordering::SeqCst);
         is_lost
     }
@@ -336,20 +371,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_of_a_plan_can_be_lost_and_nothing_else_is() -> Result<()> {
+    async fn a_message_of_the_kind_that_was_asked_for_is_lost_and_nothing_else_is() -> Result<()> {
+        let (plans, presence) = ("mille:{plan:1}:events", "mille:{project:1}:events");
         let redis = Redis::start().await?;
         let proxy = Proxy::to_redis(redis.port()).await?;
         let mut peer = Peer::on(&proxy).await?;
-        peer.ask(&["SUBSCRIBE", "mille:probe:x", "mille:{plan:1}:events"]).await?;
+        peer.ask(&["SUBSCRIBE", "mille:probe:x", plans, presence]).await?;
         peer.hear().await?;
-        proxy.lose_messages(1);
-        publish(&redis, "mille:probe:x", "first").await?;
-        publish(&redis, "mille:{plan:1}:events", "lost").await?;
-        publish(&redis, "mille:{plan:1}:events", "second").await?;
-        for due in ["first", "second"] {
-            assert_eq!(peer.hear().await?.items()[2].text(), Some(due));
+        peer.hear().await?;
+        for (channel, other) in [(plans, presence), (presence, plans)] {
+            if channel == plans {
+                proxy.lose_messages(1)
+            } else {
+                proxy.lose_presence(1)
+            }
+            publish(&redis, "mille:probe:x", "first").await?;
+            publish(&redis, other, "second").await?;
+            publish(&redis, channel, "lost").await?;
+            publish(&redis, channel, "third").await?;
+            for due in ["first", "second", "third"] {
+                assert_eq!(peer.hear().await?.items()[2].text(), Some(due));
+            }
         }
-        assert_eq!(proxy.lost_messages(), 1);
+        assert_eq!((proxy.lost_messages(), proxy.lost_presence()), (1, 1));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! With [`Redis::persistent`] it keeps what it acknowledged through a kill, as the shipped configuration does.
 //! With [`Redis::replica_of`] it follows another one over a line that can be cut, and can take its place.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -135,13 +136,19 @@ impl Redis {
     /// # Errors
     /// When Redis doesn't tell.
     pub async fn calls(&self, command: &str) -> Result<u64> {
+        Ok(self.all_calls().await?.get(command).copied().unwrap_or(0))
+    }
+
+    /// The same of every command that was executed, but for the `info` by which it is asked.
+    ///
+    /// # Errors
+    /// When Redis doesn't tell.
+    pub async fn all_calls(&self) -> Result<BTreeMap<String, u64>> {
         let stats = self.ask(&["INFO", "commandstats"]).await?;
-        let name = format!("cmdstat_{command}:calls=");
-        let line = stats.text().context("INFO is a text")?.lines().find_map(|line| line.strip_prefix(&name));
-        match line.and_then(|rest| rest.split(',').next()) {
-            Some(count) => Ok(count.parse()?),
-            None => Ok(0),
-        }
+        let lines = stats.text().context("INFO is a text")?.lines().filter_map(|line| line.strip_prefix("cmdstat_"));
+        let counts = lines.filter_map(|line| line.split(',').next()?.split_once(":calls="));
+        let counts = counts.filter(|(command, _)| *command != "info");
+        counts.map(|(command, count)| Ok((command.to_owned(), count.parse()?))).collect()
     }
 
     /// Stops it in the middle of whatever it does (SIGSTOP), until [`Redis::resume`].

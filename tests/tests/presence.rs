@@ -187,6 +187,29 @@ async fn a_reload_is_resumed_on_another_node_and_nobody_notices() -> Result<()> 
     Ok(())
 }
 
+/// A page that reloads shows a document again, and opens it as any page does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reloads_in_a_document_is_told_who_is_in_it() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let (mut adas, mut bobs) = (ada.presence(&project).await?, PresenceSocket::connect(&bob, project.id).await?);
+    let resume = bobs.next("welcome").await?["resumeToken"].as_str().context("a resume token")?.to_owned();
+    bobs.join(None).await?;
+    let both = |data: &Value| data["activeUsers"].as_array().is_some_and(|users| users.len() == 2);
+    for socket in [&mut adas, &mut bobs] {
+        socket.switch_document("plan", "canvas").await?;
+    }
+    for socket in [&mut adas, &mut bobs] {
+        socket.next_where("document_activity", soon(), both).await?;
+    }
+    let mut reloaded = PresenceSocket::connect(&bob.at(ada.base()), project.id).await?;
+    reloaded.join(Some(&resume)).await?;
+    reloaded.switch_document("plan", "canvas").await?;
+    reloaded.next_where("document_activity", soon(), both).await?;
+    ensure!(adas.quiet("document_activity").await? == Vec::<Value>::new(), "a reload is told to others");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_dies_takes_its_users_with_it_within_its_lease() -> Result<()> {
     let mut cluster = Cluster::of(2).with("MILLE_NODE_LEASE_SECONDS", &LEASE_SECONDS.to_string()).start().await?;
