@@ -202,6 +202,7 @@ async fn who_reloads_in_a_document_is_told_who_is_in_it() -> Result<()> {
     for socket in [&mut adas, &mut bobs] {
         socket.next_where("document_activity", soon(), both).await?;
     }
+    adas.quiet("document_activity").await?;
     let mut reloaded = PresenceSocket::connect(&bob.at(ada.base()), project.id).await?;
     reloaded.join(Some(&resume)).await?;
     reloaded.switch_document("plan", "canvas").await?;

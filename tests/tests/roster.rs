@@ -96,10 +96,8 @@ struct Tab {
     resume: String,
     document: usize,
     status: usize,
-    /// Whether it took an earlier place: then the roster alone may tell who is in its document.
+    /// Whether it took an earlier place.
     is_resumed: bool,
-    /// Whether it was reloaded since everyone last agreed.
-    is_reloaded: bool,
     /// Whether it was here when the lodger was.
     met_lodger: bool,
     socket: PresenceSocket,
@@ -170,7 +168,6 @@ impl Story {
         }
         let settled = SETTLED_SECONDS + doomed.map_or(0.0, |_| LEASE_SECONDS);
         self.settle(settled).await?;
-        self.tabs.iter_mut().for_each(|tab| tab.is_reloaded = false);
         if doomed.is_some() {
             let witnesses = self.tabs.iter().filter(|tab| tab.met_lodger);
             let blind: Vec<_> =
@@ -189,7 +186,7 @@ impl Story {
         match self.random.random_range(0..100) {
             0..20 if self.tabs.len() < TABS_MAX => self.open_somewhere().await,
             0..30 => self.close(tab).await,
-            30..50 => self.reload(tab, is_lossy).await,
+            30..50 => self.reload(tab).await,
             50..65 => {
                 let document = self.random.random_range(0..DOCUMENTS.len());
                 self.note(&format!("{} opens {}", self.tabs[tab].name(), DOCUMENTS[document].0));
@@ -236,13 +233,9 @@ impl Story {
     }
 
     /// As pages do: the new one shows the token of the old one and says again what it shows.
-    async fn reload(&mut self, tab: usize, is_lossy: bool) -> Result<()> {
+    async fn reload(&mut self, tab: usize) -> Result<()> {
         let old = self.tabs.swap_remove(tab);
-        let mut node = self.some_node();
-        if old.is_reloaded && is_lossy {
-            // Two reloads within one loss are the matter of the other test.
-            node = old.node;
-        }
+        let node = self.some_node();
         let overtakes = self.random.random_bool(0.3);
         self.come_back(old, node, overtakes).await
     }
@@ -391,7 +384,6 @@ impl Tab {
             document: 0,
             status: 0,
             is_resumed: earlier.is_some_and(|(connection, _)| welcome["connectionId"] == connection),
-            is_reloaded: earlier.is_some(),
             met_lodger: false,
             socket,
             view,
@@ -441,8 +433,7 @@ impl Tab {
             .map(|(id, _)| id.clone())
             .collect();
         let told = self.view.documents.get(document);
-        let is_right = told.map_or(self.is_resumed, |told| *told == there);
-        ensure!(is_right, "{} knows {told:?} in {document}, there are {there:?}", self.name());
+        ensure!(told == Some(&there), "{} knows {told:?} in {document}, there are {there:?}", self.name());
         Ok(())
     }
 

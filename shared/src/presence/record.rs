@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{DocumentId, DocumentType, Position, Viewport};
 use crate::{ConnectionId, NodeId, Timestamp, UserId};
 
+/// How far the clocks of two nodes may differ, so that who resumes at one and then at the other is believed the order.
+const CLOCKS_DIFFER_MS_MAX: u64 = 600_000;
+
 /// One connection's presence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -48,6 +51,9 @@ pub struct Place {
     pub document: DocumentId,
     /// Its type, as they opened it.
     pub kind: DocumentType,
+    /// Whether nobody has said its type yet: they joined with the document's name alone, and nobody was in it.
+    #[serde(default)]
+    pub is_assumed: bool,
     /// Since when they are in it.
     pub entered: Timestamp,
     /// When they last did something in it.
@@ -76,6 +82,16 @@ pub struct Version {
     pub seq: u64,
 }
 
+impl Place {
+    /// The document turns out to be of this type. What was pointed at in another type of document is nowhere in it.
+    pub fn become_of(&mut self, kind: DocumentType) {
+        if self.kind != kind {
+            (self.position, self.selected, self.viewport) = (None, None, None);
+        }
+        (self.kind, self.is_assumed) = (kind, false);
+    }
+}
+
 impl Version {
     /// Of a connection that just joined at `node`.
     #[must_use]
@@ -89,11 +105,13 @@ impl Version {
         Self { generation: self.generation, node: self.node.clone(), seq: self.seq + 1 }
     }
 
-    /// After `node` took the connection over.
+    /// After `node` took the connection over, from a client that had heard of the generation `heard`.
     #[must_use]
-    pub fn taken_over(&self, node: NodeId, at: Timestamp) -> Self {
+    pub fn taken_over(&self, node: NodeId, at: Timestamp, heard: u64) -> Self {
         let at_ms = u64::try_from(at.unix_ms).unwrap_or_default();
-        Self { generation: at_ms.max(self.generation + 1), node, seq: 0 }
+        // Clients may say what they like, but not that they come from the future.
+        let heard = heard.min(at_ms.saturating_add(CLOCKS_DIFFER_MS_MAX));
+        Self { generation: at_ms.max(self.generation.max(heard) + 1), node, seq: 0 }
     }
 }
 
@@ -128,7 +146,7 @@ mod tests {
     #[test]
     fn a_takeover_is_newer_than_anything_the_former_node_still_says() {
         let former = Version::first(NodeId::new("z.1"));
-        let taken = former.taken_over(NodeId::new("a.1"), Timestamp::from_unix_ms(5));
+        let taken = former.taken_over(NodeId::new("a.1"), Timestamp::from_unix_ms(5), 0);
         assert!(taken > former.changed().changed());
         assert!(taken.changed() > taken);
     }
@@ -137,9 +155,12 @@ mod tests {
     fn of_two_takeovers_that_know_nothing_of_each_other_the_later_is_newer() {
         let joined = Version::first(NodeId::new("m.1"));
         let (sooner, later) = (Timestamp::from_unix_ms(1_000), Timestamp::from_unix_ms(2_000));
-        let (lost, taken) =
-            (joined.taken_over(NodeId::new("z.1"), sooner), joined.taken_over(NodeId::new("a.1"), later));
+        let lost = joined.taken_over(NodeId::new("z.1"), sooner, 0);
+        let taken = joined.taken_over(NodeId::new("a.1"), later, 0);
         assert!(taken > lost);
-        assert!(taken.taken_over(NodeId::new("a.2"), sooner) > taken, "also by a clock that is behind");
+        assert!(taken.taken_over(NodeId::new("a.2"), sooner, 0) > taken, "also by a clock that is behind");
+        let told = joined.taken_over(NodeId::new("a.2"), sooner, taken.generation);
+        assert!(told > taken, "also if only the client knows of the one before");
+        assert!(joined.taken_over(NodeId::new("a.1"), sooner, u64::MAX).generation < u64::MAX / 2);
     }
 }

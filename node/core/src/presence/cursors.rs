@@ -223,8 +223,8 @@ impl Presence {
     ) -> bool {
         let place = self.roster.get(connection).and_then(|entry| entry.record.place.as_ref());
         match place {
-            Some(place) if place.document == update.document && place.kind == update.kind => true,
-            _ => self.enter(now, seat, connection, &update.document, update.kind),
+            Some(place) if place.document == update.document && place.kind == update.kind && !place.is_assumed => true,
+            _ => self.enter(now, seat, connection, &update.document, Some(update.kind)),
         }
     }
 }

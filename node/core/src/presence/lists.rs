@@ -41,6 +41,11 @@ impl Lists {
         self.changed.iter().map(|document| self.not_before(document)).min()
     }
 
+    /// Whether a list changed and goes out with the next wake.
+    pub(super) fn is_due(&self, now: Moment, document: &DocumentId) -> bool {
+        self.changed.contains(document) && self.not_before(document) <= now.at
+    }
+
     fn not_before(&self, document: &DocumentId) -> Duration {
         self.not_before.get(document).copied().unwrap_or_default()
     }

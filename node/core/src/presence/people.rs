@@ -11,6 +11,7 @@ use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, UserId, limits};
 
 use super::effects::{Effect, Moment, SeatId, To};
 use super::roster::{Entry, Hold};
+use super::token::Token;
 use super::{Presence, Timer, token};
 
 /// Somebody wants to be present.
@@ -51,15 +52,21 @@ pub fn welcome(
     secret: &[u8; token::SECRET_BYTES],
     cursor_interval: Duration,
 ) -> ServerFrame {
-    welcome_frame(node, connection, &token::hex(secret), cursor_interval)
+    let token = token::write(connection, 0, &token::hex(secret));
+    welcome_frame(node, connection, token, cursor_interval)
 }
 
-fn welcome_frame(node: &NodeId, connection: &ConnectionId, secret: &str, cursor_interval: Duration) -> ServerFrame {
+fn welcome_frame(
+    node: &NodeId,
+    connection: &ConnectionId,
+    resume_token: String,
+    cursor_interval: Duration,
+) -> ServerFrame {
     ServerFrame::Welcome {
         data: Welcome {
             connection_id: connection.clone(),
             node_id: node.clone(),
-            resume_token: token::write(connection, secret),
+            resume_token,
             heartbeat_ms: milliseconds(limits::PING_INTERVAL),
             cursor_interval_ms: milliseconds(cursor_interval),
             limits: Limits {
@@ -80,17 +87,18 @@ impl Presence {
         let resumed = join.resume.as_ref().and_then(|token| self.resumable(token, &join.user));
         let resumes = resumed.is_some();
         let quiet = Some(join.seat);
-        let (connection, secret) = match resumed {
-            Some((connection, secret)) => {
-                self.take_over(now, &join, &connection);
-                (connection, secret)
+        let (connection, resume_token) = match resumed {
+            Some(Token { connection, generation, secret }) => {
+                let generation = self.take_over(now, &join, &connection, generation);
+                let resume_token = token::write(&connection, generation, secret);
+                (connection, resume_token)
             }
             None => {
                 let secret = token::hex(&join.secret);
                 let record = self.new_record(now, &join, &secret);
                 self.put(entry_at(now, record, join.seat), quiet);
                 self.announce(&join.connection);
-                (join.connection.clone(), secret)
+                (join.connection.clone(), token::write(&join.connection, 0, &secret))
             }
         };
         self.arm_idle(&connection);
@@ -98,7 +106,7 @@ impl Presence {
 
         let interval = self.cursors.interval();
         if resumes || !join.is_welcomed {
-            let frame = welcome_frame(&self.node, &connection, &secret, interval);
+            let frame = welcome_frame(&self.node, &connection, resume_token, interval);
             self.send(To::One(join.seat), &frame);
         } else if interval != limits::CURSOR_INTERVAL {
             self.send(To::One(join.seat), &throttle(interval));
@@ -107,8 +115,7 @@ impl Presence {
         let roster_at = self.out.len();
         let resumed_in = self.document_of(&connection).filter(|_| resumes);
         if let Some(document) = &join.document {
-            let kind = self.roster.document_type(document).unwrap_or(DocumentType::Canvas);
-            self.enter(now, join.seat, &connection, document, kind);
+            self.enter(now, join.seat, &connection, document, None);
         }
         if let Some(document) = resumed_in.filter(|document| self.document_of(&connection).as_ref() == Some(document)) {
             // To others they never left it; they themselves may be a new page that knows nothing.
@@ -131,7 +138,7 @@ impl Presence {
         kind: DocumentType,
     ) -> Vec<Effect> {
         if let Some(connection) = self.acting(now, seat) {
-            self.enter(now, seat, &connection, document, kind);
+            self.enter(now, seat, &connection, document, Some(kind));
         }
         self.effects()
     }
@@ -235,33 +242,45 @@ impl Presence {
         Some(connection)
     }
 
-    /// Puts a connection into a document. Answers whether it is in it.
+    /// Puts a connection into a document, of the type they said, if they did. Answers whether it is in it.
     pub(super) fn enter(
         &mut self,
         now: Moment,
         seat: SeatId,
         connection: &ConnectionId,
         document: &DocumentId,
-        kind: DocumentType,
+        said: Option<DocumentType>,
     ) -> bool {
         let Some(entry) = self.roster.get(connection) else { return false };
-        let is_there = entry.record.place.as_ref().is_some_and(|place| place.document == *document);
-        let known = self.roster.document_type(document);
-        if known.is_some_and(|known| known != kind) {
-            let message = format!("the document {document} is open as another type than {kind}");
+        let place = entry.record.place.as_ref().filter(|place| place.document == *document);
+        let is_there = place.is_some();
+        let is_settled = place.is_some_and(|place| said.is_none() || said == Some(place.kind) && !place.is_assumed);
+        let known = self.roster.opening(document).map(|opened| (opened.kind, opened.is_assumed));
+        if let (Some(said), Some((known, false))) = (said, known)
+            && said != known
+        {
+            let message = format!("the document {document} is open as {known}, not as {said}");
             self.refuse(seat, ErrorCode::DocumentTypeMismatch, message);
             return false;
         }
-        if is_there {
+        if is_settled {
             return true;
         }
         if known.is_none() && self.roster.documents() >= limits::DOCUMENTS_PER_PROJECT_MAX {
             self.refuse(seat, ErrorCode::LimitExceeded, "too many documents of this project are open");
             return false;
         }
-        self.change(connection, |entry| entry.record.place = Some(new_place(now, document, kind)));
-        // The others get it too, if it changed, but perhaps not at once.
-        self.send_activity(To::One(seat), document);
+        let kind = said.or(known.map(|(kind, _)| kind)).unwrap_or(DocumentType::Canvas);
+        let is_assumed = said.is_none() && known.is_none_or(|(_, is_assumed)| is_assumed);
+        self.change(connection, |entry| match &mut entry.record.place {
+            Some(place) if is_there => place.become_of(kind),
+            place => *place = Some(Place { is_assumed, ..new_place(now, document, kind) }),
+        });
+        // Whoever enters gets the list, also if it is not due for all, or did not change by it.
+        if !is_there && !self.lists.is_due(now, document) {
+            self.send_activity(To::One(seat), document);
+        }
+        self.settle_type(now, document);
         true
     }
 
@@ -292,8 +311,7 @@ impl Presence {
                 self.change(&connection, |entry| rename(&mut entry.record, join));
             }
             if let Some(document) = &join.document {
-                let kind = self.roster.document_type(document).unwrap_or(DocumentType::Canvas);
-                self.enter(now, join.seat, &connection, document, kind);
+                self.enter(now, join.seat, &connection, document, None);
             }
             let frame = self.bulk();
             self.out.push(Effect::Send { to: To::One(join.seat), frame });
@@ -301,20 +319,22 @@ impl Presence {
         self.effects()
     }
 
-    fn resumable(&self, resume: &Secret, user: &UserId) -> Option<(ConnectionId, String)> {
-        let (connection, secret) = token::read(resume)?;
-        let record = &self.roster.get(&connection)?.record;
-        let hash = token::hash(self.project, user, &connection, secret);
-        (record.user == *user && *record.resume_hash == *hash).then(|| (connection, secret.to_owned()))
+    fn resumable<'a>(&self, resume: &'a Secret, user: &UserId) -> Option<Token<'a>> {
+        let token = token::read(resume)?;
+        let record = &self.roster.get(&token.connection)?.record;
+        let hash = token::hash(self.project, user, &token.connection, token.secret);
+        (record.user == *user && *record.resume_hash == *hash).then_some(token)
     }
 
-    fn take_over(&mut self, now: Moment, join: &Join, connection: &ConnectionId) {
-        let Some(mut entry) = self.roster.get(connection).cloned() else { return };
+    /// Seats somebody in an earlier connection's place. Answers its generation.
+    fn take_over(&mut self, now: Moment, join: &Join, connection: &ConnectionId, heard: u64) -> u64 {
+        let Some(mut entry) = self.roster.get(connection).cloned() else { return heard };
         if let Hold::Seated(superseded) = entry.hold {
             self.close(superseded, CloseCode::Normal, "resumed elsewhere");
         }
-        let former = entry.record.version.node.clone();
-        entry.record.version = entry.record.version.taken_over(self.node.clone(), now.wall);
+        let former = entry.record.version.clone();
+        entry.record.version = former.taken_over(self.node.clone(), now.wall, heard);
+        let generation = entry.record.version.generation;
         rename(&mut entry.record, join);
         entry.record.last_active = entry.record.last_active.max(now.wall);
         if !entry.record.chosen {
@@ -322,9 +342,10 @@ impl Presence {
         }
         self.put(Entry { idle_armed: entry.idle_armed, ..entry_at(now, entry.record, join.seat) }, Some(join.seat));
         self.announce(connection);
-        if former != self.node {
-            self.out.push(Effect::Forget { node: former, connection: connection.clone() });
+        if former.node != self.node {
+            self.out.push(Effect::Forget { node: former.node, connection: connection.clone() });
         }
+        generation
     }
 
     fn new_record(&self, now: Moment, join: &Join, secret: &str) -> Record {
@@ -360,6 +381,7 @@ fn new_place(now: Moment, document: &DocumentId, kind: DocumentType) -> Place {
     Place {
         document: document.clone(),
         kind,
+        is_assumed: false,
         entered: now.wall,
         last_active: now.wall,
         position: None,

@@ -331,19 +331,26 @@ impl Presence {
         }
     }
 
-    /// Two nodes may have let people into one document as two types at once. The first keeps it; ours who lost leave.
-    fn settle_type(&mut self, now: Moment, document: &DocumentId) {
-        let Some(kind) = self.roster.document_type(document) else { return };
-        let lost =
-            |entry: &&Entry| entry.hold.is_own() && entry.record.place.as_ref().is_some_and(|place| place.kind != kind);
-        let losers = self.roster.in_document(document).filter(lost);
-        let losers: Vec<_> = losers.map(|entry| (entry.record.connection.clone(), entry.hold)).collect();
-        for (connection, hold) in losers {
-            self.change(&connection, |entry| {
-                entry.record.place = None;
-                entry.record.last_active = entry.record.last_active.max(now.wall);
+    /// Two nodes may have let people into one document as two types at once. The first keeps it; ours who lost leave,
+    /// except those who never said a type.
+    pub(super) fn settle_type(&mut self, now: Moment, document: &DocumentId) {
+        let Some(kind) = self.roster.opening(document).map(|opened| opened.kind) else { return };
+        let ours = self.roster.in_document(document).filter(|entry| entry.hold.is_own());
+        let losers = ours.filter_map(|entry| {
+            let place = entry.record.place.as_ref().filter(|place| place.kind != kind)?;
+            Some((entry.record.connection.clone(), entry.hold, place.is_assumed))
+        });
+        for (connection, hold, is_assumed) in losers.collect::<Vec<_>>() {
+            self.change(&connection, |entry| match &mut entry.record.place {
+                Some(place) if is_assumed => place.become_of(kind),
+                place => {
+                    *place = None;
+                    entry.record.last_active = entry.record.last_active.max(now.wall);
+                }
             });
-            if let Hold::Seated(seat) = hold {
+            if let Hold::Seated(seat) = hold
+                && !is_assumed
+            {
                 let message = format!("the document {document} was opened as {kind} by somebody else first");
                 self.refuse(seat, ErrorCode::DocumentTypeMismatch, message);
             }

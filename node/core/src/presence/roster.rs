@@ -152,10 +152,10 @@ impl Roster {
         self.documents.keys()
     }
 
-    /// The type of a document that somebody is in: as the first of them opened it.
-    pub(super) fn document_type(&self, document: &DocumentId) -> Option<DocumentType> {
+    /// The place of who opened a document that somebody is in: it says the document's type.
+    pub(super) fn opening(&self, document: &DocumentId) -> Option<&Place> {
         let first = self.in_document(document).min_by_key(|entry| order_of_opening(&entry.record))?;
-        first.record.place.as_ref().map(|place| place.kind)
+        first.record.place.as_ref()
     }
 
     pub(super) fn put(&mut self, entry: Entry) {
@@ -330,7 +330,7 @@ fn order_in_document(record: &Record) -> (Option<Timestamp>, &ConnectionId) {
     (record.place.as_ref().map(|place| place.last_active), &record.connection)
 }
 
-/// Of several who opened one document as several types, the first says what it is.
-fn order_of_opening(record: &Record) -> (Option<Timestamp>, &ConnectionId) {
-    (record.place.as_ref().map(|place| place.entered), &record.connection)
+/// Of several who opened one document as several types, the first who said a type says what it is.
+fn order_of_opening(record: &Record) -> (Option<(bool, Timestamp)>, &ConnectionId) {
+    (record.place.as_ref().map(|place| (place.is_assumed, place.entered)), &record.connection)
 }

@@ -94,7 +94,8 @@ fn pass(effects: &[Effect], to: &mut Presence, now: Moment) -> Vec<Effect> {
 fn a_joiner_gets_welcome_and_everyone_and_others_hear_of_them_once() {
     let mut here = node("a");
     here.join(at(0), join(1, "una"));
-    let effects = here.join(at(1), Join { document: Some(doc("plan")), ..join(2, "dos") });
+    let mut effects = here.join(at(1), Join { document: Some(doc("plan")), ..join(2, "dos") });
+    effects.extend(here.wake(at(1)));
     let mine = frames(&here, 2, &effects);
     assert_eq!(types(&mine)[..2], ["welcome", "bulk_presence"]);
     let bulk = mine[1]["data"].as_array().unwrap();
@@ -141,8 +142,29 @@ fn a_document_keeps_its_type_while_anyone_is_in_it() {
     let effects = here.move_cursor(at(2), SeatId(2), cursor("plan", 1.0));
     assert_eq!(frames(&here, 2, &effects)[0]["code"], "DOCUMENT_TYPE_MISMATCH");
     here.leave(at(3), SeatId(1));
-    let effects = here.switch_document(at(4), SeatId(2), &doc("plan"), DocumentType::Canvas);
+    let mut effects = here.switch_document(at(4), SeatId(2), &doc("plan"), DocumentType::Canvas);
+    effects.extend(here.wake(at(4)));
     assert_eq!(types(&frames(&here, 2, &effects)), ["user_presence", "document_activity"]);
+}
+
+#[test]
+fn who_joined_with_a_name_alone_may_say_the_type_later() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    let joined = here.join(at(0), Join { document: Some(doc("sheet")), ..join(1, "una") });
+    pass(&joined, &mut there, at(1));
+    pass(&there.join(at(1), Join { document: Some(doc("sheet")), ..join(11, "dos") }), &mut here, at(2));
+    let said = here.switch_document(at(3), SeatId(1), &doc("sheet"), DocumentType::Spreadsheet);
+    assert!(frames(&here, 1, &said).iter().all(|frame| frame["type"] != "error"));
+    let heard = pass(&said, &mut there, at(4));
+    assert!(frames(&there, 11, &heard).iter().all(|frame| frame["type"] != "error"), "they said nothing else");
+    pass(&heard, &mut here, at(5));
+    for node in [&here, &there] {
+        assert!(node.users().iter().all(|u| u.documents[&doc("sheet")].document_type == DocumentType::Spreadsheet));
+    }
+    let other = there.switch_document(at(6), SeatId(11), &doc("sheet"), DocumentType::Canvas);
+    assert_eq!(frames(&there, 11, &other)[0]["code"], "DOCUMENT_TYPE_MISMATCH");
+    let repeated = here.switch_document(at(7), SeatId(1), &doc("sheet"), DocumentType::Spreadsheet);
+    assert_eq!(repeated, []);
 }
 
 #[test]
@@ -232,12 +254,10 @@ fn a_crowd_that_comes_at_once_costs_a_list_per_while_and_ends_with_the_whole() {
     for seat in 2..=300 {
         let user = format!("u{seat}");
         let joined = here.join(at(seat), Join { document: Some(doc("plan")), ..join(seat, &user) });
-        let own = frames(&here, seat, &joined).into_iter().filter(|frame| frame["type"] == "document_activity");
-        assert_eq!(
-            own.map(|frame| frame["data"]["activeUsers"].as_array().unwrap().len() as u64).collect::<Vec<_>>(),
-            [seat]
-        );
         let told = [joined, here.wake(at(seat))].concat();
+        let own = frames(&here, seat, &told).into_iter().filter(|frame| frame["type"] == "document_activity");
+        let own: Vec<usize> = own.map(|frame| frame["data"]["activeUsers"].as_array().unwrap().len()).collect();
+        assert_eq!(own, [usize::try_from(seat).unwrap()], "once, and whole");
         lists.extend(frames(&here, 1, &told).into_iter().filter(|frame| frame["type"] == "document_activity"));
     }
     let last = here.wake(at(2_300));
@@ -278,6 +298,23 @@ fn silence_makes_idle_and_a_move_makes_active() {
     assert_eq!(frames(&here, 1, &effects)[0]["data"]["status"], "active", "an edit is an activity too");
     here.acted(at(140_000), &UserId::new("una"));
     assert_eq!(status(&here, 1), Status::Away, "what they chose, they keep");
+}
+
+#[test]
+fn who_reloads_twice_keeps_the_place_though_a_node_missed_the_first_and_its_clock_is_late() {
+    let (mut first, mut second) = (node("a"), node("z"));
+    let joined = first.join(at(90_000), join(1, "una"));
+    let token_of_join = token(&first, 1, &joined);
+    pass(&joined, &mut second, at(90_000));
+    let once = second.join(at(91_000), resume(11, "una", &token_of_join));
+    let token_of_reload = token(&second, 11, &once);
+    // The first node hears nothing of it, and thinks that it is a minute earlier.
+    let twice = first.join(at(31_000), resume(2, "una", &token_of_reload));
+    let heard = pass(&twice, &mut second, at(91_100));
+    assert!(heard.contains(&Effect::Close { seat: SeatId(11), code: CloseCode::Normal, reason: "resumed elsewhere" }));
+    let late = pass(&once, &mut first, at(31_200));
+    assert_eq!(frames(&first, 2, &late), Vec::<Value>::new());
+    assert!(!late.iter().any(|effect| matches!(effect, Effect::Close { .. })), "the newest page is closed");
 }
 
 #[test]

@@ -1,4 +1,7 @@
-//! Resume tokens: `<connection>.<secret>`.
+//! Resume tokens: `<connection>.<generation>.<secret>`.
+//!
+//! The generation is the one the connection had when the client got the token: a node that did not hear of a takeover
+//! learns of it from whoever shows this.
 //!
 //! The secret is the client's alone. Nodes keep a hash of it, bound to project, user and connection, with the
 //! connection's record; so any node can check a token, and nobody who reads the store can make one.
@@ -10,16 +13,26 @@ use sha2::{Digest, Sha256};
 /// Random bytes in a token. As many as no one can try.
 pub(super) const SECRET_BYTES: usize = 32;
 
-/// A token's text.
-pub(super) fn write(connection: &ConnectionId, secret: &str) -> String {
-    format!("{connection}.{secret}")
+/// A client's token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Token<'a> {
+    pub(super) connection: ConnectionId,
+    pub(super) generation: u64,
+    pub(super) secret: &'a str,
 }
 
-/// Reads a client's token.
-pub(super) fn read(token: &Secret) -> Option<(ConnectionId, &str)> {
-    let (connection, secret) = token.reveal().rsplit_once('.')?;
+/// A token's text.
+pub(super) fn write(connection: &ConnectionId, generation: u64, secret: &str) -> String {
+    format!("{connection}.{generation}.{secret}")
+}
+
+/// Reads a client's token. Only its secret proves anything.
+pub(super) fn read(token: &Secret) -> Option<Token<'_>> {
+    let (rest, secret) = token.reveal().rsplit_once('.')?;
+    let (connection, generation) = rest.rsplit_once('.')?;
     let plausible = secret.len() == 2 * SECRET_BYTES && !connection.is_empty() && connection.len() <= 100;
-    plausible.then(|| (ConnectionId::new(connection), secret))
+    let generation = generation.parse().ok().filter(|_| plausible)?;
+    Some(Token { connection: ConnectionId::new(connection), generation, secret })
 }
 
 /// What is kept of a token. The parts are length-prefixed: no two different ones run into the same bytes.
@@ -47,8 +60,9 @@ mod tests {
     fn a_token_is_bound_to_project_user_and_connection() {
         let (user, connection) = (UserId::new("u"), ConnectionId::new("c-1"));
         let secret = hex(&[7; SECRET_BYTES]);
-        let token = Secret::new(write(&connection, &secret));
-        assert_eq!(read(&token), Some((connection.clone(), secret.as_str())));
+        let token = Secret::new(write(&connection, 5, &secret));
+        let expected = Token { connection: connection.clone(), generation: 5, secret: &secret };
+        assert_eq!(read(&token), Some(expected));
         let kept = hash(ProjectId(1), &user, &connection, &secret);
         assert_ne!(kept, hash(ProjectId(2), &user, &connection, &secret));
         assert_ne!(kept, hash(ProjectId(1), &UserId::new("v"), &connection, &secret));
@@ -57,7 +71,10 @@ mod tests {
 
     #[test]
     fn anything_else_is_no_token() {
-        for text in ["", ".", "c", "c.", "c.abc", &format!(".{}", hex(&[7; 32]))] {
+        let secret = hex(&[7; 32]);
+        for text in
+            ["", ".", "c", "c.", "c.1.abc", &format!(".1.{secret}"), &format!("c.{secret}"), &format!("c.x.{secret}")]
+        {
             assert_eq!(read(&Secret::new(text.to_owned())), None, "{text}");
         }
     }

@@ -19,6 +19,12 @@ enum Step {
         node: usize,
         user: u8,
     },
+    /// Joins with a document's name alone.
+    JoinIn {
+        node: usize,
+        user: u8,
+        document: u8,
+    },
     Resume {
         node: usize,
         which: usize,
@@ -78,6 +84,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let plain = prop_oneof![
         3 => (0..NODES, 0..4u8).prop_map(|(node, user)| Step::Join { node, user }),
+        1 => (0..NODES, 0..4u8, 0..3u8).prop_map(|(node, user, document)| Step::JoinIn { node, user, document }),
         3 => (0..NODES, any::<usize>()).prop_map(|(node, which)| Step::Resume { node, which }),
         2 => any::<usize>().prop_map(|which| Step::Lose { which }),
         2 => any::<usize>().prop_map(|which| Step::Leave { which }),
@@ -217,11 +224,12 @@ impl World {
     }
 
     /// Somebody of a node asks for a seat, and holds the token they are given, if any comes back.
-    fn admit(&mut self, node: usize, user: u8, token: Option<String>) -> Vec<Effect> {
+    fn admit(&mut self, node: usize, user: u8, token: Option<String>, document: Option<u8>) -> Vec<Effect> {
         let seat = self.next;
         self.next += 1;
         let name = format!("user{user}");
-        let ask = Join { resume: token.map(Secret::new), ..join(seat, &name) };
+        let document = document.map(|document| doc(&format!("d{document}")));
+        let ask = Join { resume: token.map(Secret::new), document, ..join(seat, &name) };
         self.seats.insert(seat, node);
         self.screens.insert(seat, Screen::default());
         let effects = self.nodes[node].join(at(self.now), ask);
@@ -290,10 +298,11 @@ impl World {
     fn step_alone(&mut self, step: Step) -> Option<(usize, Vec<Effect>)> {
         let now = at(self.now);
         match step {
-            Step::Join { node, user } => Some((node, self.admit(node, user, None))),
+            Step::Join { node, user } => Some((node, self.admit(node, user, None, None))),
+            Step::JoinIn { node, user, document } => Some((node, self.admit(node, user, None, Some(document)))),
             Step::Resume { node, which } => {
                 let (token, user) = self.tokens.get(which.checked_rem(self.tokens.len())?)?.clone();
-                Some((node, self.admit(node, user, Some(token))))
+                Some((node, self.admit(node, user, Some(token), None)))
             }
             Step::Lose { which }
             | Step::Leave { which }
