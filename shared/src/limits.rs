@@ -77,6 +77,9 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(45);
 pub const SUBSCRIPTION_QUEUE_EVENTS_MAX: usize = 256;
 /// Messages queued for one socket. On overflow GraphQL streams wait (and fall behind their log), presence conflates.
 pub const OUTBOX_MESSAGES_MAX: usize = 256;
+/// Bytes queued for one presence socket, unless a single frame has more. Overflow as above. Frames are shared by all who
+/// get them, so this bounds how much of the past a slow reader keeps alive.
+pub const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
 /// Presence frames of one connection per second, cursor moves aside. More: `RATE_LIMITED`, once per second.
 pub const PRESENCE_FRAMES_PER_SECOND: u32 = 20;
 /// How long before its expiry a token is called expiring.

@@ -56,6 +56,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inner {
     frames: VecDeque<Arc<str>>,
+    /// Bytes of the frames.
+    bytes: usize,
     cursors: Option<Waiting>,
     behind: Behind,
     close: Option<(CloseCode, &'static str)>,
@@ -95,11 +97,14 @@ impl PresenceOutbox {
         if inner.silent || inner.gone || inner.close.is_some() {
             return;
         }
-        if inner.frames.len() >= limits::OUTBOX_MESSAGES_MAX {
+        let bytes = inner.bytes + frame.len();
+        let is_full = inner.frames.len() >= limits::OUTBOX_MESSAGES_MAX || bytes > limits::OUTBOX_BYTES_MAX;
+        if is_full && !inner.frames.is_empty() {
             inner.frames.clear();
-            inner.behind = Behind::Yes;
+            (inner.bytes, inner.behind) = (0, Behind::Yes);
         } else {
             inner.frames.push_back(frame);
+            inner.bytes = bytes;
         }
         drop(inner);
         self.0.changed.notify_one();
@@ -167,6 +172,7 @@ impl OutboxReader {
     pub fn try_next(&mut self) -> Option<Outgoing> {
         let mut inner = self.0.lock();
         if let Some(frame) = inner.frames.pop_front() {
+            inner.bytes -= frame.len();
             return Some(Outgoing::Frame(frame));
         }
         if let Some((code, reason)) = inner.close {
@@ -261,6 +267,22 @@ mod tests {
         outbox.rebuilt();
         outbox.frame("whole".into());
         assert_eq!(reader.try_next(), Some(Outgoing::Frame("whole".into())));
+    }
+
+    #[test]
+    fn large_frames_fill_it_sooner_and_one_always_fits() {
+        let (outbox, mut reader) = outbox();
+        let large: Arc<str> = "x".repeat(limits::OUTBOX_BYTES_MAX / 4).into();
+        let huge: Arc<str> = "x".repeat(2 * limits::OUTBOX_BYTES_MAX).into();
+        (0..5).for_each(|_| outbox.frame(large.clone()));
+        assert_eq!(reader.try_next(), Some(Outgoing::Behind), "the fifth did not fit");
+        outbox.rebuilt();
+        outbox.frame(huge.clone());
+        assert_eq!(reader.try_next(), Some(Outgoing::Frame(huge)));
+        (0..8).for_each(|_| {
+            outbox.frame(large.clone());
+            assert_eq!(reader.try_next(), Some(Outgoing::Frame(large.clone())), "what was taken counts no more");
+        });
     }
 
     #[tokio::test]

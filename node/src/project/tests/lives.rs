@@ -1,6 +1,6 @@
 //! How a project's actor ends and begins anew, and that nobody it serves notices.
 
-use mille_core::presence::{Join, SeatId};
+use mille_core::presence::{Event, Join, SeatId};
 use mille_shared::ConnectionId;
 use mille_shared::presence::{DocumentId, Status};
 use serde_json::Value;
@@ -142,6 +142,9 @@ async fn fails_and_goes_on(cause: impl AsyncFnOnce(&TestNode, &ProjectHandle, Pl
     let (mut una, mut dos) = two_people(&here, &there).await;
     una.news("bulk_presence");
     let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    here.presence(PresenceCommand::Watch { reply }).await.expect("a mailbox");
+    let mut watch = answer.await.expect("a watch");
     rename_often(&here, plan, "n", 2).await;
 
     cause(&one, &here, plan).await;
@@ -158,8 +161,12 @@ async fn fails_and_goes_on(cause: impl AsyncFnOnce(&TestNode, &ProjectHandle, Pl
         assert_eq!(person.news("user_presence"), Vec::<Value>::new(), "nobody left or came");
     }
     assert!(runs(&here) && connections(&here).await == 2 && connections(&there).await == 2);
-    let joined = Person::join(&here, "ada").await;
+    let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    one.projects.set_member(&access, &UserId::new("bob"), Role::Viewer).await.expect("a member");
+    let joined = Person::join(&here, "bob").await;
     eventually("who comes later is seen elsewhere", async || connections(&there).await == 3).await;
+    let event = timeout(Duration::from_secs(1), watch.next()).await.expect("soon");
+    assert!(matches!(&event, Some(Event::Joined { user, .. }) if user.as_str() == "bob"), "{event:?}");
     drop(joined);
 
     rename_often(&other, other_plan, "o", 1).await;
