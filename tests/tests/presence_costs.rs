@@ -1,6 +1,5 @@
-//! The promise: presence costs little, and no more than is told here. A connect is a few commands of Redis however many
-//! are there, cursor moves are none at one node and few at several; who reads nothing costs a bounded memory and delays
-//! nobody; and who came and left costs nothing in the end.
+//! The promise: presence asks little of Redis. A connect is a few commands however many are there; cursor moves are none
+//! while everyone is at one node, and a message per interval when somebody is elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,8 +19,6 @@ const CURSOR_INTERVAL: Duration = Duration::from_millis(50);
 /// Messages of the nodes' own that mark an idle while: digests and probes.
 const IDLE_MESSAGES: u64 = 24;
 const MOVES: usize = 1_000;
-
-// ---- commands of Redis -------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connect_costs_a_few_commands_of_redis_however_many_are_there() -> Result<()> {
