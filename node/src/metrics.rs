@@ -70,7 +70,7 @@ pub struct Metrics {
     pub resumes_by_snapshot: Counter,
     /// Cursor moves dropped because a project's mailbox was full. Harmless in small numbers: the next one replaces it.
     pub cursors_dropped: Counter,
-    /// Cursor moves that a later one of the same cursor made void before anybody was shown them: what conflation saves.
+    /// Moves, and looks elsewhere, that were shown together with a later one of the same person: what conflation saves.
     pub cursors_conflated: Counter,
     /// Time between two cursor frames of a project, noted with each. Worry when it nears 1: the room is too large, or the
     /// node too busy.
@@ -161,7 +161,7 @@ impl Metrics {
             ),
             cursors_conflated: declare.counter(
                 "cursors_conflated_total",
-                "Cursor moves that a later one of the same cursor made void before anybody was shown them.",
+                "Cursor moves that were shown together with a later one of the same person: what conflation saves.",
             ),
             cursor_interval_seconds: declare.histogram(
                 "cursor_interval_seconds",

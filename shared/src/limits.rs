@@ -134,6 +134,11 @@ pub const PROJECT_IDLE: Duration = Duration::from_secs(30 * 60);
 /// How long a project that is used stays as it is before its actor begins anew, which frees what may have gathered. Nobody
 /// notices it.
 pub const PROJECT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// A project's actor that fails more often than this within [`FAILURES_WITHIN`] is given up: its sockets are closed with the
+/// hint to come back, and whoever comes back finds a new one.
+pub const FAILURES_MAX: usize = 3;
+/// How long a failure counts.
+pub const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 /// How long a plan without listeners stays open on a node.
 pub const PLAN_LINGER: Duration = Duration::from_secs(30);
 /// Commands that wait for one project's actor. Full: callers wait, cursor moves are dropped and counted.

@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
-use mille_shared::{ProjectId, UserId};
+use mille_shared::{ProjectId, UserId, limits};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -35,10 +35,6 @@ use crate::metrics::Metrics;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Members are read again after so many sweeps.
 const SWEEPS_PER_REFRESH: u32 = 12;
-/// An actor that fails more often than this within [`FAILURES_WITHIN`] is given up: its sockets are closed with the hint to
-/// come back, and whoever comes back finds a new one.
-const FAILURES_MAX: usize = 3;
-const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 
 /// The task that owns a project on this node.
 pub(super) struct Actor {
@@ -159,11 +155,16 @@ impl Actor {
             }
         };
         self.commands.close();
-        if retired == Retired::Deleted {
-            // There is nothing to come back for: whoever is present lost the right to be.
-            self.presence.membership_changed(|_| None);
+        let presence = async {
+            if retired == Retired::Deleted {
+                // There is nothing to come back for: whoever is present lost the right to be.
+                self.presence.membership_changed(|_| None);
+            }
+            self.presence.shutdown().await;
+        };
+        if AssertUnwindSafe(presence).catch_unwind().await.is_err() {
+            tracing::error!(project.id = %self.id, "presence failed while the project stopped");
         }
-        self.presence.shutdown().await;
         self.plans.finish().await;
         self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
         self.metrics.retired(retired.as_str()).increment(1);
@@ -229,7 +230,8 @@ impl Actor {
                     } else if now.duration_since(used) >= self.idle_timeout {
                         return End::Retired(Retired::Idle);
                     }
-                    if now.duration_since(born) >= self.lifetime {
+                    // What is not at rest now is so at one of the next sweeps.
+                    if now.duration_since(born) >= self.lifetime && self.plans.is_at_rest(now) {
                         return End::Old;
                     }
                 }
@@ -338,9 +340,9 @@ impl Actor {
 impl Failures {
     /// Notes a failure. Answers whether there were few enough lately to go on.
     fn note(&mut self, now: Instant) -> bool {
-        self.0.retain(|failed| now.duration_since(*failed) < FAILURES_WITHIN);
+        self.0.retain(|failed| now.duration_since(*failed) < limits::FAILURES_WITHIN);
         self.0.push(now);
-        self.0.len() <= FAILURES_MAX
+        self.0.len() <= limits::FAILURES_MAX
     }
 }
 

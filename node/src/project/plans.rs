@@ -58,8 +58,8 @@ pub(super) struct Plans {
     jobs: Jobs,
     /// How many openings there were.
     openings: u64,
-    /// Plans that were heard at the last sweep although they were not open.
-    leftovers: HashMap<PlanId, usize>,
+    /// Plans that were heard at the last sweep although they were not open; looked for only while some may be.
+    leftovers: Option<HashMap<PlanId, usize>>,
 }
 
 /// One opening of a plan. A plan may be closed while a job is under way and then be opened again: what the job comes to
@@ -89,14 +89,21 @@ struct Opening {
 
 impl Plans {
     pub(super) fn new(context: PlanContext) -> Self {
-        Self { context, slots: HashMap::new(), jobs: JoinSet::new(), openings: 0, leftovers: HashMap::new() }
+        Self { context, slots: HashMap::new(), jobs: JoinSet::new(), openings: 0, leftovers: None }
     }
 
     /// None open, as at the beginning, whatever became of those that are. Listeners are let go of and attach again; who
     /// waits for an answer is told that the project stops here, and may ask again.
     pub(super) fn begin_anew(&mut self) {
         // Dropping the jobs ends them. What they listened to is found by the sweep.
-        *self = Self { openings: self.openings, ..Self::new(self.context.clone()) };
+        let leftovers = Some(HashMap::new());
+        *self = Self { openings: self.openings, leftovers, ..Self::new(self.context.clone()) };
+    }
+
+    /// Whether nobody would miss what is kept here but not in the log, and nobody waits for an answer: then all may be
+    /// opened anew.
+    pub(super) fn is_at_rest(&self, now: Instant) -> bool {
+        self.slots.values().all(|slot| matches!(slot, Slot::Open(open) if open.is_safe(now) && !open.is_awaited()))
     }
 
     /// Takes a command for a plan, opening it if need be.
@@ -218,20 +225,21 @@ impl Plans {
     /// Closes plans that nobody used for a while, and channels that are heard for no plan. Cheap; called now and then.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.close_unused(now);
-        // Heard and not open: it is being closed, or its opening failed half-way. The latter is so the next time too.
+        let Some(before) = self.leftovers.take() else { return };
+        // Heard and not open: it is being closed, or its opening was ended half-way. The latter is so the next time too.
         let heard = self.context.bridge.plans_heard_by(&self.context.feed);
-        let unowned = heard.into_iter().filter(|(plan, _)| !self.slots.contains_key(plan)).collect();
-        for (plan, times) in std::mem::replace(&mut self.leftovers, unowned) {
-            if self.leftovers.get(&plan) == Some(&times) {
-                let PlanContext { bridge, feed, metrics, .. } = self.context.clone();
-                let id = OpeningId { plan, number: 0 };
-                self.jobs.spawn(async move {
-                    bridge.forget_times(Channel::Plan(plan), &feed, times).await;
-                    metrics.broadcast_channels_idle_cleaned.increment(1);
-                    (id, Done::Closed)
-                });
-            }
+        let unowned: HashMap<PlanId, usize> =
+            heard.into_iter().filter(|(plan, _)| !self.slots.contains_key(plan)).collect();
+        for (plan, times) in before.into_iter().filter(|(plan, times)| unowned.get(plan) == Some(times)) {
+            let PlanContext { bridge, feed, metrics, .. } = self.context.clone();
+            let id = OpeningId { plan, number: 0 };
+            self.jobs.spawn(async move {
+                bridge.forget_times(Channel::Plan(plan), &feed, times).await;
+                metrics.broadcast_channels_idle_cleaned.increment(1);
+                (id, Done::Closed)
+            });
         }
+        self.leftovers = (!unowned.is_empty()).then_some(unowned);
     }
 
     fn close_unused(&mut self, now: Instant) {

@@ -55,8 +55,8 @@ pub struct ProjectsConfig {
     pub presence: PresenceSettings,
     /// How long a project that nobody uses stays.
     pub idle_timeout: Duration,
-    /// How old a project's actor gets before it begins anew, sockets and all; up to a tenth less, by chance, so that
-    /// projects that were opened together do not begin anew together.
+    /// How old a project's actor gets before it begins anew, without closing a socket; up to a tenth less, by chance, so
+    /// that projects that were opened together do not begin anew together.
     pub lifetime: Duration,
 }
 

@@ -51,9 +51,10 @@ pub struct Place {
     pub document: DocumentId,
     /// Its type, as they opened it.
     pub kind: DocumentType,
-    /// Whether nobody has said its type yet: they joined with the document's name alone, and nobody was in it.
+    /// When somebody said that it is of this type. `None`: nobody did; they joined with the document's name alone, and
+    /// nobody was in it.
     #[serde(default)]
-    pub is_assumed: bool,
+    pub said_at: Option<Timestamp>,
     /// Since when they are in it.
     pub entered: Timestamp,
     /// When they last did something in it.
@@ -83,12 +84,12 @@ pub struct Version {
 }
 
 impl Place {
-    /// The document turns out to be of this type. What was pointed at in another type of document is nowhere in it.
-    pub fn become_of(&mut self, kind: DocumentType) {
+    /// Somebody said that the document is of this type. What was pointed at in another type of document is nowhere in it.
+    pub fn become_of(&mut self, kind: DocumentType, said_at: Option<Timestamp>) {
         if self.kind != kind {
             (self.position, self.selected, self.viewport) = (None, None, None);
         }
-        (self.kind, self.is_assumed) = (kind, false);
+        (self.kind, self.said_at) = (kind, said_at);
     }
 }
 

@@ -23,7 +23,7 @@ use super::effects::{CursorFrame, Effect, Event, Moment, SeatId};
 use super::pace::Pace;
 
 /// Who moved since viewers and other nodes heard of it last, and when they hear of it next.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Cursors {
     unseen: IndexMap<DocumentId, BTreeSet<ConnectionId>>,
     /// Since when somebody is unseen.
@@ -81,15 +81,6 @@ impl Cursors {
     /// Somebody of this node is at another place than the other nodes were told.
     pub(super) fn mark_untold(&mut self, connection: &ConnectionId) {
         self.untold.insert(connection.clone());
-    }
-
-    pub(super) fn pace(&self) -> &Pace {
-        &self.pace
-    }
-
-    /// Goes on at the pace of an earlier life.
-    pub(super) fn keep_pace(&mut self, pace: Pace) {
-        self.pace = pace;
     }
 
     /// Fits the ticks to a room of so many, and to the load. Answers the new interval if it is another.
@@ -223,7 +214,11 @@ impl Presence {
     ) -> bool {
         let place = self.roster.get(connection).and_then(|entry| entry.record.place.as_ref());
         match place {
-            Some(place) if place.document == update.document && place.kind == update.kind && !place.is_assumed => true,
+            Some(place)
+                if place.document == update.document && place.kind == update.kind && place.said_at.is_some() =>
+            {
+                true
+            }
             _ => self.enter(now, seat, connection, &update.document, Some(update.kind)),
         }
     }

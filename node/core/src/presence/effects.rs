@@ -24,10 +24,18 @@ pub struct SeatId(pub u64);
 /// What must be done. In order, before anything else is put into the machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Give a frame to seats; every one the same.
+    /// Give a frame to seats; every one the same. It is a part of the picture: whoever was too slow for it is
+    /// [refreshed](super::Presence::refresh).
     Send {
         /// To whom.
         to: To,
+        /// The frame's text.
+        frame: Arc<str>,
+    },
+    /// Give a frame to a seat that nothing makes good if it is dropped.
+    Reply {
+        /// To whom.
+        seat: SeatId,
         /// The frame's text.
         frame: Arc<str>,
     },

@@ -11,8 +11,8 @@ use std::time::Duration;
 use mille_shared::presence::{DocumentId, Status, Version};
 use mille_shared::{ConnectionId, NodeId, ProjectId};
 
+use super::cursors::Cursors;
 use super::effects::{Effect, Moment, SeatId, To};
-use super::pace::Pace;
 use super::repair::Peers;
 use super::roster::{Entry, Hold};
 use super::{Presence, Settings, Timer};
@@ -24,7 +24,7 @@ pub struct Kept {
     buried: BTreeMap<ConnectionId, (Version, Duration)>,
     peers: Peers,
     unsent_lists: BTreeSet<DocumentId>,
-    pace: Pace,
+    cursors: Cursors,
     stamp: u64,
 }
 
@@ -37,13 +37,13 @@ impl Presence {
             buried: self.buried.clone(),
             peers: self.peers.carried(),
             unsent_lists: self.lists.unsent().clone(),
-            pace: self.cursors.pace().clone(),
+            cursors: self.cursors.clone(),
             stamp: self.stamp,
         }
     }
 
-    /// Goes on from an earlier life on the same clock. Nobody is told anything by it, except cursors once more. The store
-    /// is read and written again, since the earlier life may have failed between a change and its effects.
+    /// Goes on from an earlier life on the same clock. Nobody is told anything by it. The store is read and written again,
+    /// since the earlier life may have failed between a change and its effects.
     #[must_use]
     pub fn reopen(
         now: Moment,
@@ -56,10 +56,10 @@ impl Presence {
         presence.peers = kept.peers;
         // The clock may have been set back.
         presence.stamp = presence.stamp.max(kept.stamp);
-        presence.cursors.keep_pace(kept.pace);
+        presence.cursors = kept.cursors;
         kept.unsent_lists.iter().for_each(|document| presence.lists.mark(document));
         for entry in kept.entries {
-            presence.put_back(now, entry);
+            presence.put_back(entry);
         }
         for (connection, (last, until)) in kept.buried {
             presence.timers.insert((until, Timer::Forget(connection.clone())));
@@ -71,9 +71,14 @@ impl Presence {
     }
 
     /// The whole picture again for everyone here: a failure may have swallowed some of it.
-    pub fn refresh_all(&mut self) -> Vec<Effect> {
+    pub fn refresh_all(&mut self, now: Moment) -> Vec<Effect> {
         let frame = self.bulk();
         self.out.push(Effect::Send { to: To::EveryoneBut(None), frame });
+        for entry in self.roster.entries() {
+            if let Some(place) = &entry.record.place {
+                self.cursors.mark(now, &place.document, &entry.record.connection);
+            }
+        }
         let documents: Vec<_> = self.roster.document_ids().cloned().collect();
         for document in documents {
             self.send_activity(To::Viewers(document.clone()), &document);
@@ -86,7 +91,7 @@ impl Presence {
         self.roster.seats()
     }
 
-    fn put_back(&mut self, now: Moment, mut entry: Entry) {
+    fn put_back(&mut self, mut entry: Entry) {
         let connection = entry.record.connection.clone();
         if let Hold::Grace { until } | Hold::Orphan { until } = entry.hold {
             self.timers.insert((until, Timer::Grace(connection.clone())));
@@ -96,13 +101,6 @@ impl Presence {
         if entry.idle_armed {
             let idle_at = entry.active_at + self.settings.idle_after;
             self.timers.insert((idle_at, Timer::Idle(connection.clone())));
-        }
-        let place = entry.record.place.as_ref();
-        if let Some(document) = place.map(|place| place.document.clone()) {
-            self.cursors.mark(now, &document, &connection);
-        }
-        if entry.hold.is_own() && entry.told_moves < entry.record.moves {
-            self.cursors.mark_untold(&connection);
         }
         self.roster.put(entry);
     }

@@ -59,6 +59,9 @@ impl Presence {
         self.lists.changed = later;
         let due: BTreeSet<DocumentId> = due;
         for document in due {
+            if self.roster.viewers(&document).next().is_none() {
+                continue;
+            }
             let people = self.roster.people_in(&document);
             let ticks = u32::try_from(1 + people / PEOPLE_PER_TICK).unwrap_or(u32::MAX);
             let wait = self.cursors.interval().saturating_mul(ticks).min(WAIT_MAX);

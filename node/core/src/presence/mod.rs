@@ -189,10 +189,8 @@ impl Presence {
     pub fn deadline(&self) -> Option<Duration> {
         let timer = self.timers.first().map(|(due, _)| *due);
         let digest = self.wants_digest().then_some(self.peers.digest_at);
-        [timer, digest, self.peers.answer_at, self.cursors.tell_due(), self.cursors.show_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let ticks = [self.lists.due(), self.cursors.tell_due(), self.cursors.show_due()];
+        [timer, digest, self.peers.answer_at].into_iter().chain(ticks).flatten().min()
     }
 
     /// Everyone present, in the order of their ids.
@@ -232,7 +230,7 @@ impl Presence {
     /// Whether this node has neither connections nor listeners, so that nobody would miss this machine.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.roster.own() == 0 && !self.peers.watching && self.cursors.show_due().is_none()
+        !self.has_onlookers()
     }
 
     /// Whether somebody at this node watches without being present.
@@ -322,7 +320,9 @@ impl Presence {
         let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
         let left = before.documents.keys().filter(|document| !after.documents.contains_key(*document));
         let entered = after.documents.keys().filter(|document| !before.documents.contains_key(*document));
-        left.chain(entered).for_each(|document| self.lists.mark(document));
+        if self.has_onlookers() {
+            left.chain(entered).for_each(|document| self.lists.mark(document));
+        }
     }
 
     /// Changes the record of a connection of this node, and tells clients, nodes and the store.
@@ -358,8 +358,17 @@ impl Presence {
         self.send(to, &ServerFrame::DocumentActivity { data });
     }
 
+    fn reply(&mut self, seat: SeatId, frame: &ServerFrame) {
+        self.out.push(Effect::Reply { seat, frame: frame.encode() });
+    }
+
     fn refuse(&mut self, seat: SeatId, code: ErrorCode, message: impl Into<String>) {
-        self.send(To::One(seat), &ServerFrame::error(code, message));
+        self.reply(seat, &ServerFrame::error(code, message));
+    }
+
+    /// Whether anybody at this node is to be shown what happens.
+    fn has_onlookers(&self) -> bool {
+        self.roster.own() > 0 || self.peers.watching
     }
 
     fn close(&mut self, seat: SeatId, code: CloseCode, reason: &'static str) {
@@ -409,11 +418,8 @@ impl Presence {
                 self.out.push(Effect::Expired(Expiry::Grace));
                 self.let_go(now, connection);
             }
-            Hold::Orphan { until } if until <= now.at => {
-                self.out.push(Effect::Expired(Expiry::Grace));
-                let last = entry.record.version.clone();
-                self.remove(now, connection, last);
-            }
+            // Whoever has them now may still say so.
+            Hold::Orphan { until } if until <= now.at => self.strike(connection, Expiry::Grace),
             _ => {}
         }
     }

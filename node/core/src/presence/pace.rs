@@ -58,6 +58,10 @@ impl Pace {
             _ => 10,
         };
         self.least = (self.narrowest * factor).min(INTERVAL_MAX.max(self.narrowest));
+        // In a room that grew, the same interval takes fewer halves.
+        let half_us = (self.least / 2).as_micros().max(1);
+        let halves = INTERVAL_MAX.saturating_sub(self.least).as_micros().div_ceil(half_us);
+        self.strain = self.strain.min(u32::try_from(halves).unwrap_or(u32::MAX));
         let late = self.lateness.checked_div(self.frames).unwrap_or_default();
         (self.lateness, self.frames) = (Duration::ZERO, 0);
         let is_widest = self.interval >= INTERVAL_MAX;
@@ -102,7 +106,17 @@ mod tests {
         }
         assert_eq!(pace.interval(), INTERVAL_MAX);
         let calmer = judged(&mut pace, 1_000, Duration::ZERO);
-        assert!(calmer < INTERVAL_MAX, "what was never wider has nothing to work off: {calmer:?}");
+        assert!(calmer < INTERVAL_MAX, "it narrows with the first calm: {calmer:?}");
+    }
+
+    #[test]
+    fn a_room_that_grew_is_shown_at_what_it_asks_for_once_it_is_calm() {
+        let mut pace = Pace::new(NARROWEST);
+        for _ in 0..100 {
+            judged(&mut pace, 10, Duration::from_secs(2));
+        }
+        judged(&mut pace, 6_000, Duration::ZERO);
+        assert!(judged(&mut pace, 6_000, Duration::ZERO) < INTERVAL_MAX);
     }
 
     #[test]

@@ -79,7 +79,8 @@ fn welcome_frame(
 
 impl Presence {
     /// Lets somebody in: the place of an earlier connection if they hold its token, else a new one. They get `welcome`
-    /// (unless they have it, and it still holds) and `bulk_presence`, in this order and before anything else.
+    /// (unless they have it, and it still holds; then `throttle`, if it is no longer true of the tick) and `bulk_presence`,
+    /// in this order and before anything else.
     pub fn join(&mut self, now: Moment, join: Join) -> Vec<Effect> {
         if self.roster.seated(join.seat).is_some() {
             return self.join_again(now, &join);
@@ -107,9 +108,9 @@ impl Presence {
         let interval = self.cursors.interval();
         if resumes || !join.is_welcomed {
             let frame = welcome_frame(&self.node, &connection, resume_token, interval);
-            self.send(To::One(join.seat), &frame);
+            self.reply(join.seat, &frame);
         } else if interval != limits::CURSOR_INTERVAL {
-            self.send(To::One(join.seat), &throttle(interval));
+            self.reply(join.seat, &throttle(interval));
         }
         // Opening the document comes before the roster, which is to show it, but its frames come after.
         let roster_at = self.out.len();
@@ -254,9 +255,10 @@ impl Presence {
         let Some(entry) = self.roster.get(connection) else { return false };
         let place = entry.record.place.as_ref().filter(|place| place.document == *document);
         let is_there = place.is_some();
-        let is_settled = place.is_some_and(|place| said.is_none() || said == Some(place.kind) && !place.is_assumed);
-        let known = self.roster.opening(document).map(|opened| (opened.kind, opened.is_assumed));
-        if let (Some(said), Some((known, false))) = (said, known)
+        let is_settled =
+            place.is_some_and(|place| said.is_none() || said == Some(place.kind) && place.said_at.is_some());
+        let known = self.roster.opening(document).map(|opened| (opened.kind, opened.said_at));
+        if let (Some(said), Some((known, Some(_)))) = (said, known)
             && said != known
         {
             let message = format!("the document {document} is open as {known}, not as {said}");
@@ -271,10 +273,10 @@ impl Presence {
             return false;
         }
         let kind = said.or(known.map(|(kind, _)| kind)).unwrap_or(DocumentType::Canvas);
-        let is_assumed = said.is_none() && known.is_none_or(|(_, is_assumed)| is_assumed);
+        let said_at = said.map(|_| now.wall).or(known.and_then(|(_, said_at)| said_at));
         self.change(connection, |entry| match &mut entry.record.place {
-            Some(place) if is_there => place.become_of(kind),
-            place => *place = Some(Place { is_assumed, ..new_place(now, document, kind) }),
+            Some(place) if is_there => place.become_of(kind, said_at),
+            place => *place = Some(Place { said_at, ..new_place(now, document, kind) }),
         });
         // Whoever enters gets the list, also if it is not due for all, or did not change by it.
         if !is_there && !self.lists.is_due(now, document) {
@@ -381,7 +383,7 @@ fn new_place(now: Moment, document: &DocumentId, kind: DocumentType) -> Place {
     Place {
         document: document.clone(),
         kind,
-        is_assumed: false,
+        said_at: None,
         entered: now.wall,
         last_active: now.wall,
         position: None,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use mille_shared::presence::{Body, CursorMove, DocumentId, NodeMessage, Record};
+use mille_shared::presence::{Body, CursorMove, DocumentId, NodeMessage, Place, Record};
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId};
 
 use super::effects::{Effect, Expiry, Moment};
@@ -34,6 +34,8 @@ pub(super) struct Peers {
     /// When a full answer was last given, and when the next is due to somebody who asked since.
     answered_at: Option<Duration>,
     pub(super) answer_at: Option<Duration>,
+    /// Somebody asked before the store was read.
+    asked_early: bool,
     farewells: u8,
     pub(super) digest_at: Duration,
     /// Whether somebody at this node watches without being present.
@@ -59,6 +61,7 @@ impl Peers {
             reload: false,
             answered_at: None,
             answer_at: None,
+            asked_early: false,
             farewells: 0,
             digest_at,
             watching: false,
@@ -79,6 +82,7 @@ impl Peers {
             reload: self.reload || self.loading.is_some(),
             answered_at: None,
             answer_at: self.answer_at,
+            asked_early: self.asked_early,
             farewells: FAREWELLS,
             digest_at: self.digest_at,
             watching: self.watching,
@@ -90,7 +94,7 @@ impl Presence {
     /// A message of another node. Our own and those of the dead are not heard.
     pub fn heard(&mut self, now: Moment, message: NodeMessage) -> Vec<Effect> {
         let NodeMessage { from, stamp, body } = message;
-        if from == self.node || self.peers.gone.get(&from).is_some_and(|until| *until > now.at) {
+        if from == self.node || self.is_gone(now, &from) {
             return Vec::new();
         }
         let was_alone = !self.somebody_elsewhere(now);
@@ -107,7 +111,10 @@ impl Presence {
         peer.stamp = peer.stamp.max(stamp);
         peer.heard_at = now.at;
         match body {
-            Body::Here(record) if record.version.node == from => self.merge(now, *record, stamp),
+            Body::Here(record) if record.version.node == from => {
+                let entered = self.merge(now, *record, stamp);
+                entered.iter().for_each(|document| self.settle_type(now, document));
+            }
             Body::Left { connection, version } if version.node == from => self.hear_left(now, &connection, version),
             Body::Cursors { moves } => moves.into_iter().for_each(|moved| self.hear_move(now, &from, moved)),
             Body::Digest { connections, sum, watching } if is_newest => {
@@ -134,16 +141,14 @@ impl Presence {
         self.peers.ready = true;
         self.peers.reload = tables.is_none();
         let Some(tables) = tables else { return Vec::new() };
-        let mut owners = BTreeSet::new();
+        let (mut owners, mut entered) = (BTreeSet::new(), BTreeSet::new());
         for (node, records) in tables {
             owners.insert(node.clone());
             if node == self.node {
                 records.into_iter().for_each(|record| self.adopt(now, record));
-            } else if !told.contains(&node) && !self.peers.gone.contains_key(&node) {
-                records
-                    .into_iter()
-                    .filter(|record| record.version.node == node)
-                    .for_each(|record| self.merge(now, record, 0));
+            } else if !told.contains(&node) && !self.is_gone(now, &node) {
+                let theirs = records.into_iter().filter(|record| record.version.node == node);
+                entered.extend(theirs.filter_map(|record| self.merge(now, record, 0)));
                 // Positions in the store are those of the last other change; the node itself knows better.
                 self.publish(Body::Ask { node });
             }
@@ -153,6 +158,10 @@ impl Presence {
             if !owners.contains(&node) && !heard(&self.peers, &node) {
                 self.drop_node(&node);
             }
+        }
+        entered.iter().for_each(|document| self.settle_type(now, document));
+        if std::mem::take(&mut self.peers.asked_early) {
+            self.answer(now);
         }
         self.effects()
     }
@@ -270,8 +279,13 @@ impl Presence {
 
     // ---- the single words ------------------------------------------------------------------------------------------
 
-    /// Takes another node's record unless what we have is newer, or it is of somebody who left.
-    fn merge(&mut self, now: Moment, mut record: Record, stamp: u64) {
+    fn is_gone(&self, now: Moment, node: &NodeId) -> bool {
+        self.peers.gone.get(node).is_some_and(|until| *until > now.at)
+    }
+
+    /// Takes another node's record unless what we have is newer, or it is of somebody who left. Answers the document they
+    /// are in, if it was taken.
+    fn merge(&mut self, now: Moment, mut record: Record, stamp: u64) -> Option<DocumentId> {
         let connection = record.connection.clone();
         if let Some((last, _)) = self.buried.get(&connection).filter(|(last, _)| record.version <= *last) {
             // They left here, and were let in again by a node that has not heard of it: it must.
@@ -279,13 +293,13 @@ impl Presence {
                 let version = last.clone();
                 self.publish(Body::Left { connection, version });
             }
-            return;
+            return None;
         }
         let mut moved = record.place.as_ref().is_some_and(|place| place.position.is_some());
         if let Some(entry) = self.roster.get_mut(&connection) {
             let known = &entry.record;
             if known.user != record.user || known.version > record.version {
-                return;
+                return None;
             }
             // Stamps of different nodes can't be compared.
             entry.stamp = if known.version.node == record.version.node { entry.stamp.max(stamp) } else { stamp };
@@ -293,7 +307,7 @@ impl Presence {
                 // The same as far as it is counted; when they last did something is not.
                 let known = &mut entry.record;
                 known.last_active = known.last_active.max(record.last_active);
-                return;
+                return None;
             }
             let known = entry.record.clone();
             let same_hand = known.version.node == record.version.node
@@ -322,34 +336,36 @@ impl Presence {
         } else {
             self.put(elsewhere(record, stamp), None);
         }
-        let place = self.roster.get(&connection).and_then(|entry| entry.record.place.as_ref());
-        if let Some(document) = place.map(|place| place.document.clone()) {
-            if moved {
-                self.cursors.mark(now, &document, &connection);
-            }
-            self.settle_type(now, &document);
+        let place = self.roster.get(&connection)?.record.place.as_ref()?;
+        let document = place.document.clone();
+        if moved && self.has_onlookers() {
+            self.cursors.mark(now, &document, &connection);
         }
+        Some(document)
     }
 
-    /// Two nodes may have let people into one document as two types at once. The first keeps it; ours who lost leave,
-    /// except those who never said a type.
+    /// Two nodes may have let people into one document as two types at once. The first who said one keeps it; ours who said
+    /// another leave, and those who said none go with it.
     pub(super) fn settle_type(&mut self, now: Moment, document: &DocumentId) {
-        let Some(kind) = self.roster.opening(document).map(|opened| opened.kind) else { return };
+        let Some((kind, said_at)) = self.roster.opening(document).map(|opened| (opened.kind, opened.said_at)) else {
+            return;
+        };
+        let is_settled = |place: &&Place| place.kind == kind && (place.said_at.is_some() || said_at.is_none());
         let ours = self.roster.in_document(document).filter(|entry| entry.hold.is_own());
-        let losers = ours.filter_map(|entry| {
-            let place = entry.record.place.as_ref().filter(|place| place.kind != kind)?;
-            Some((entry.record.connection.clone(), entry.hold, place.is_assumed))
+        let others = ours.filter_map(|entry| {
+            let place = entry.record.place.as_ref().filter(|place| !is_settled(place))?;
+            Some((entry.record.connection.clone(), entry.hold, place.said_at.is_some()))
         });
-        for (connection, hold, is_assumed) in losers.collect::<Vec<_>>() {
+        for (connection, hold, has_said) in others.collect::<Vec<_>>() {
             self.change(&connection, |entry| match &mut entry.record.place {
-                Some(place) if is_assumed => place.become_of(kind),
+                Some(place) if !has_said => place.become_of(kind, said_at),
                 place => {
                     *place = None;
                     entry.record.last_active = entry.record.last_active.max(now.wall);
                 }
             });
             if let Hold::Seated(seat) = hold
-                && !is_assumed
+                && has_said
             {
                 let message = format!("the document {document} was opened as {kind} by somebody else first");
                 self.refuse(seat, ErrorCode::DocumentTypeMismatch, message);
@@ -363,6 +379,9 @@ impl Presence {
             Some((_, hold)) => {
                 if let Hold::Seated(seat) = hold {
                     self.close(seat, CloseCode::Normal, "left elsewhere");
+                }
+                if hold.is_own() {
+                    self.out.push(Effect::Forget { node: self.node.clone(), connection: connection.clone() });
                 }
                 self.remove(now, connection, version);
             }
@@ -385,7 +404,9 @@ impl Presence {
         place.last_active = place.last_active.max(moved.at);
         record.moves = moved.moves;
         record.last_active = record.last_active.max(moved.at);
-        self.cursors.mark(now, &moved.document, &moved.connection);
+        if self.has_onlookers() {
+            self.cursors.mark(now, &moved.document, &moved.connection);
+        }
     }
 
     fn hear_everyone(&mut self, now: Moment, from: &NodeId, records: Vec<Record>, stamp: u64) {
@@ -393,10 +414,9 @@ impl Presence {
             told.insert(from.clone());
         }
         let listed: BTreeSet<ConnectionId> = records.iter().map(|record| record.connection.clone()).collect();
-        records
-            .into_iter()
-            .filter(|record| record.version.node == *from)
-            .for_each(|record| self.merge(now, record, stamp));
+        let theirs = records.into_iter().filter(|record| record.version.node == *from);
+        let entered: BTreeSet<_> = theirs.filter_map(|record| self.merge(now, record, stamp)).collect();
+        entered.iter().for_each(|document| self.settle_type(now, document));
         let missing = |entry: &&Entry| {
             let record = &entry.record;
             record.version.node == *from && entry.stamp < stamp && !listed.contains(&record.connection)
@@ -408,8 +428,11 @@ impl Presence {
 
     fn hear_departing(&mut self, now: Moment, from: &NodeId, stamp: u64) {
         let until = now.at + self.settings.grace;
-        let theirs =
-            self.roster.entries().filter(|entry| entry.record.version.node == *from && entry.hold == Hold::Elsewhere);
+        // Who was told of later is back already, on the node's next life in the project.
+        let theirs = self
+            .roster
+            .entries()
+            .filter(|entry| entry.record.version.node == *from && entry.hold == Hold::Elsewhere && entry.stamp < stamp);
         let theirs: Vec<_> = theirs.map(|entry| entry.record.connection.clone()).collect();
         for connection in theirs {
             if let Some(entry) = self.roster.get_mut(&connection) {
@@ -418,12 +441,18 @@ impl Presence {
             }
         }
         if let Some(peer) = self.peers.known.get_mut(from) {
-            (peer.departed_at, peer.watching) = (stamp, false);
+            (peer.departed_at, peer.watching) = (peer.departed_at.max(stamp), false);
         }
     }
 
     pub(super) fn answer(&mut self, now: Moment) {
         if self.departed {
+            self.peers.answer_at = None;
+            return;
+        }
+        if !self.peers.ready {
+            // What the table has may be missing here.
+            self.peers.asked_early = true;
             return;
         }
         // Many ask at once after an interruption; one answer is for all who ask until then.

@@ -330,7 +330,8 @@ fn order_in_document(record: &Record) -> (Option<Timestamp>, &ConnectionId) {
     (record.place.as_ref().map(|place| place.last_active), &record.connection)
 }
 
-/// Of several who opened one document as several types, the first who said a type says what it is.
+/// Of several who opened one document as several types, the first who said a type says what it is; without any, the first.
 fn order_of_opening(record: &Record) -> (Option<(bool, Timestamp)>, &ConnectionId) {
-    (record.place.as_ref().map(|place| (place.is_assumed, place.entered)), &record.connection)
+    let key = |place: &Place| (place.said_at.is_none(), place.said_at.unwrap_or(place.entered));
+    (record.place.as_ref().map(key), &record.connection)
 }

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use super::*;
 
+mod documents;
+mod repairs;
 mod world;
 
 const START_MS: i64 = 1_700_000_000_000;
@@ -63,6 +65,7 @@ fn frames(presence: &Presence, seat: u64, effects: &[Effect]) -> Vec<Value> {
     let mine = |to: &To| presence.receivers(to).any(|receiver| receiver == SeatId(seat));
     let text = |effect: &Effect| match effect {
         Effect::Send { to, frame } if mine(to) => Some(Arc::clone(frame)),
+        Effect::Reply { seat: to, frame } if *to == SeatId(seat) => Some(Arc::clone(frame)),
         Effect::Cursors(batch) if mine(&To::Viewers(batch.document.clone())) => Some(Arc::clone(&batch.text)),
         _ => None,
     };
@@ -129,42 +132,6 @@ fn a_repeated_switch_changes_and_sends_nothing() {
     effects.extend(here.wake(at(2)));
     assert_eq!(types(&frames(&here, 1, &effects)), ["user_presence", "document_activity"]);
     assert_eq!(here.switch_document(at(3), SeatId(2), &doc("plan"), DocumentType::Canvas), []);
-}
-
-#[test]
-fn a_document_keeps_its_type_while_anyone_is_in_it() {
-    let mut here = node("a");
-    here.join(at(0), join(1, "una"));
-    here.join(at(0), join(2, "dos"));
-    here.switch_document(at(1), SeatId(1), &doc("plan"), DocumentType::Timeline);
-    let effects = here.switch_document(at(2), SeatId(2), &doc("plan"), DocumentType::Canvas);
-    assert_eq!(frames(&here, 2, &effects)[0]["code"], "DOCUMENT_TYPE_MISMATCH");
-    let effects = here.move_cursor(at(2), SeatId(2), cursor("plan", 1.0));
-    assert_eq!(frames(&here, 2, &effects)[0]["code"], "DOCUMENT_TYPE_MISMATCH");
-    here.leave(at(3), SeatId(1));
-    let mut effects = here.switch_document(at(4), SeatId(2), &doc("plan"), DocumentType::Canvas);
-    effects.extend(here.wake(at(4)));
-    assert_eq!(types(&frames(&here, 2, &effects)), ["user_presence", "document_activity"]);
-}
-
-#[test]
-fn who_joined_with_a_name_alone_may_say_the_type_later() {
-    let (mut here, mut there) = (node("a"), node("b"));
-    let joined = here.join(at(0), Join { document: Some(doc("sheet")), ..join(1, "una") });
-    pass(&joined, &mut there, at(1));
-    pass(&there.join(at(1), Join { document: Some(doc("sheet")), ..join(11, "dos") }), &mut here, at(2));
-    let said = here.switch_document(at(3), SeatId(1), &doc("sheet"), DocumentType::Spreadsheet);
-    assert!(frames(&here, 1, &said).iter().all(|frame| frame["type"] != "error"));
-    let heard = pass(&said, &mut there, at(4));
-    assert!(frames(&there, 11, &heard).iter().all(|frame| frame["type"] != "error"), "they said nothing else");
-    pass(&heard, &mut here, at(5));
-    for node in [&here, &there] {
-        assert!(node.users().iter().all(|u| u.documents[&doc("sheet")].document_type == DocumentType::Spreadsheet));
-    }
-    let other = there.switch_document(at(6), SeatId(11), &doc("sheet"), DocumentType::Canvas);
-    assert_eq!(frames(&there, 11, &other)[0]["code"], "DOCUMENT_TYPE_MISMATCH");
-    let repeated = here.switch_document(at(7), SeatId(1), &doc("sheet"), DocumentType::Spreadsheet);
-    assert_eq!(repeated, []);
 }
 
 #[test]
@@ -246,27 +213,6 @@ fn moves_are_conflated_to_one_frame_per_document_and_tick() {
 }
 
 #[test]
-fn a_crowd_that_comes_at_once_costs_a_list_per_while_and_ends_with_the_whole() {
-    let mut here = node("a");
-    here.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
-    here.wake(at(0));
-    let mut lists = Vec::new();
-    for seat in 2..=300 {
-        let user = format!("u{seat}");
-        let joined = here.join(at(seat), Join { document: Some(doc("plan")), ..join(seat, &user) });
-        let told = [joined, here.wake(at(seat))].concat();
-        let own = frames(&here, seat, &told).into_iter().filter(|frame| frame["type"] == "document_activity");
-        let own: Vec<usize> = own.map(|frame| frame["data"]["activeUsers"].as_array().unwrap().len()).collect();
-        assert_eq!(own, [usize::try_from(seat).unwrap()], "once, and whole");
-        lists.extend(frames(&here, 1, &told).into_iter().filter(|frame| frame["type"] == "document_activity"));
-    }
-    let last = here.wake(at(2_300));
-    lists.extend(frames(&here, 1, &last).into_iter().filter(|f| f["type"] == "document_activity"));
-    assert!(lists.len() <= 6, "{} lists", lists.len());
-    assert_eq!(lists.last().unwrap()["data"]["activeUsers"].as_array().unwrap().len(), 300);
-}
-
-#[test]
 fn who_only_looks_around_can_be_followed() {
     let mut here = node("a");
     here.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
@@ -298,125 +244,6 @@ fn silence_makes_idle_and_a_move_makes_active() {
     assert_eq!(frames(&here, 1, &effects)[0]["data"]["status"], "active", "an edit is an activity too");
     here.acted(at(140_000), &UserId::new("una"));
     assert_eq!(status(&here, 1), Status::Away, "what they chose, they keep");
-}
-
-#[test]
-fn who_reloads_twice_keeps_the_place_though_a_node_missed_the_first_and_its_clock_is_late() {
-    let (mut first, mut second) = (node("a"), node("z"));
-    let joined = first.join(at(90_000), join(1, "una"));
-    let token_of_join = token(&first, 1, &joined);
-    pass(&joined, &mut second, at(90_000));
-    let once = second.join(at(91_000), resume(11, "una", &token_of_join));
-    let token_of_reload = token(&second, 11, &once);
-    // The first node hears nothing of it, and thinks that it is a minute earlier.
-    let twice = first.join(at(31_000), resume(2, "una", &token_of_reload));
-    let heard = pass(&twice, &mut second, at(91_100));
-    assert!(heard.contains(&Effect::Close { seat: SeatId(11), code: CloseCode::Normal, reason: "resumed elsewhere" }));
-    let late = pass(&once, &mut first, at(31_200));
-    assert_eq!(frames(&first, 2, &late), Vec::<Value>::new());
-    assert!(!late.iter().any(|effect| matches!(effect, Effect::Close { .. })), "the newest page is closed");
-}
-
-#[test]
-fn a_dead_node_takes_its_people_with_it_and_a_departing_one_does_not() {
-    let (mut here, mut dying) = (node("a"), node("b"));
-    here.join(at(0), join(1, "una"));
-    pass(&dying.join(at(0), join(11, "dos")), &mut here, at(1));
-    let effects = here.nodes_gone(at(5), &[NodeId::of("b", "1")]);
-    assert_eq!(frames(&here, 1, &effects)[0]["data"]["isOnline"], false);
-    assert_eq!(pass(&dying.join(at(0), join(12, "dos")), &mut here, at(6)), [], "the dead are not heard");
-
-    let mut leaving = node("c");
-    pass(&leaving.join(at(10), join(21, "tre")), &mut here, at(10));
-    pass(&leaving.depart(), &mut here, at(11));
-    let late = leaving.join(at(0), join(29, "late"));
-    assert_eq!(here.nodes_gone(at(12), &[NodeId::of("c", "1")]), []);
-    assert_eq!(pass(&late, &mut here, at(13)), []);
-    let effects = here.wake(at(10_011));
-    assert!(frames(&here, 1, &effects).iter().any(|frame| frame["data"]["isOnline"] == false));
-}
-
-#[test]
-fn two_types_at_once_are_settled_for_the_first() {
-    let (mut here, mut there) = (node("a"), node("b"));
-    here.join(at(0), join(1, "una"));
-    there.join(at(0), join(11, "dos"));
-    let first = here.switch_document(at(10), SeatId(1), &doc("plan"), DocumentType::Canvas);
-    let second = there.switch_document(at(11), SeatId(11), &doc("plan"), DocumentType::Timeline);
-    assert_eq!(pass(&second, &mut here, at(12)).iter().filter(|e| matches!(e, Effect::Close { .. })).count(), 0);
-    let settled = pass(&first, &mut there, at(12));
-    assert!(frames(&there, 11, &settled).iter().any(|frame| frame["code"] == "DOCUMENT_TYPE_MISMATCH"));
-    pass(&settled, &mut here, at(13));
-    assert_eq!(here.users().iter().filter(|user| !user.documents.is_empty()).count(), 1);
-}
-
-#[test]
-fn who_asks_right_after_an_answer_is_answered_too() {
-    let mut here = node("a");
-    here.join(at(0), join(1, "una"));
-    let ask = |stamp| NodeMessage { from: NodeId::of("b", "1"), stamp, body: Body::Ask { node: NodeId::of("a", "1") } };
-    let answers =
-        |effects: &[Effect]| published(effects).iter().filter(|m| matches!(m.body, Body::Everyone(_))).count();
-    assert_eq!(answers(&here.heard(at(0), ask(1))), 1);
-    assert_eq!(answers(&here.heard(at(1), ask(2))) + answers(&here.heard(at(2), ask(3))), 0, "not at once");
-    assert_eq!(answers(&here.wake(at(200))), 1, "but once for both");
-}
-
-#[test]
-fn a_user_whose_tabs_opened_a_document_as_two_types_is_shown_with_the_first() {
-    let (mut here, mut there) = (node("a"), node("b"));
-    for seat in [1, 2] {
-        here.join(at(0), join(seat, ["una", "dos"][usize::try_from(seat).unwrap() - 1]));
-    }
-    there.join(at(0), join(11, "dos"));
-    there.switch_document(at(10), SeatId(11), &doc("plan"), DocumentType::Timeline);
-    let first = there.store_all();
-    here.switch_document(at(20), SeatId(2), &doc("plan"), DocumentType::Canvas);
-    let settled = here.loaded(at(21), Some(vec![(NodeId::of("b", "1"), stored(&first))]));
-    let told = frames(&here, 1, &settled);
-    let last = told.iter().rfind(|frame| frame["type"] == "user_presence").unwrap();
-    assert_eq!(last["data"]["documents"]["plan"]["documentType"], "timeline");
-}
-
-#[test]
-fn a_page_that_resumes_in_a_document_gets_its_list() {
-    let mut here = node("a");
-    here.join(at(0), join(1, "una"));
-    let joined = here.join(at(0), Join { document: Some(doc("plan")), ..join(2, "dos") });
-    let token = token(&here, 2, &joined);
-    for document in [None, Some(doc("plan"))] {
-        let seat = if document.is_some() { 4 } else { 3 };
-        let resumed = here.join(at(5), Join { document, ..resume(seat, "dos", &token) });
-        assert_eq!(types(&frames(&here, seat, &resumed)), ["welcome", "bulk_presence", "document_activity"]);
-        assert_eq!(frames(&here, 1, &resumed), Vec::<Value>::new());
-    }
-}
-
-#[test]
-fn a_machine_that_begins_anew_tells_nobody_anything_and_forgets_nobody() {
-    let (mut old, mut there) = (node("a"), node("b"));
-    old.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
-    pass(&there.join(at(0), join(11, "dos")), &mut old, at(1));
-    let lost = old.join(at(1), join(2, "tre"));
-    let token = token(&old, 2, &lost);
-    old.lose(at(2), SeatId(2));
-    old.move_cursor(at(3), SeatId(1), cursor("plan", 7.0));
-
-    let (project, id, settings) = (old.project, old.node.clone(), old.settings);
-    let (mut anew, effects) = Presence::reopen(at(4), project, id, settings, old.keep());
-    assert!(frames(&anew, 1, &effects).is_empty() && effects.contains(&Effect::Load));
-    assert_eq!(stored(&effects).len(), 2, "what may not have been written is written again");
-    assert_eq!(anew.users(), old.users());
-    let told = anew.wake(at(100));
-    assert!(
-        published(&told).iter().any(|message| matches!(message.body, Body::Cursors { .. })),
-        "an untold move is told"
-    );
-    let resumed = anew.join(at(5_000), resume(3, "tre", &token));
-    assert_eq!(frames(&anew, 1, &resumed), Vec::<Value>::new(), "a place is kept over it");
-    anew.lose(at(5_001), SeatId(3));
-    let late = anew.wake(at(15_001));
-    assert!(frames(&anew, 1, &late).iter().any(|frame| frame["data"]["isOnline"] == false), "and has its end");
 }
 
 fn stored(effects: &[Effect]) -> Vec<Record> {

@@ -294,8 +294,12 @@ impl Session {
                 self.writer.frame(&ServerFrame::error(ErrorCode::NotJoined, "send join_session first"));
                 Step::Continue(())
             }
-            ClientFrame::CursorUpdate(update) => {
+            ClientFrame::CursorUpdate(update) if !is_move => {
+                // It opens the document: that must not be lost.
                 self.document = Some(update.document.clone());
+                self.ask(PresenceCommand::MoveCursor { seat, update: Box::new(update) }).await
+            }
+            ClientFrame::CursorUpdate(update) => {
                 if self.cursor.replace(Box::new(update)).is_some() {
                     self.project.metrics().cursors_conflated.increment(1);
                 }

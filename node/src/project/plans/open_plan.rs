@@ -229,17 +229,20 @@ impl OpenPlan {
     pub(super) fn is_unused(&mut self, now: Instant) -> bool {
         self.listeners.retain(|listener| !listener.events.is_closed());
         self.past.kept.take_if(|(_, read)| now.duration_since(*read) >= past::KEPT_FOR);
-        let waits = self.is_busy()
-            || self.is_asking
-            || !self.behind.is_empty()
-            || !self.past.waiting.is_empty()
-            || !self.listeners.is_empty();
-        if waits {
+        if self.is_awaited() || !self.listeners.is_empty() {
             self.used = now;
         }
-        // While the log is not seen to hold what we hold, we may be the only ones who remember it.
-        let is_safe = now.duration_since(self.confirmed) < CONFIRMED_FOR;
-        is_safe && now.duration_since(self.used) >= limits::PLAN_LINGER
+        self.is_safe(now) && now.duration_since(self.used) >= limits::PLAN_LINGER
+    }
+
+    /// Whether somebody waits for an answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.is_busy() || self.is_asking || !self.behind.is_empty() || !self.past.waiting.is_empty()
+    }
+
+    /// Whether the log was seen to hold what we hold. While it was not, we may be the only ones who remember it.
+    pub(super) fn is_safe(&self, now: Instant) -> bool {
+        now.duration_since(self.confirmed) < CONFIRMED_FOR
     }
 
     fn submit(&mut self, operation: Operation, repeatable: bool, reply: SubmitReply, jobs: &mut Jobs) {

@@ -103,7 +103,7 @@ impl PresencePart {
     /// Goes on with a new machine and new tasks: the old ones are old, or one of them failed. Sockets and watchers stay and
     /// notice nothing, unless something failed: then they get the whole picture again, of which some may be missing.
     pub async fn begin_anew(&mut self, failed: bool) {
-        // The last of the old tasks may write what the first of the new ones writes better.
+        // Else the last of the old tasks could write over what the first of the new ones wrote.
         self.workers.finish().await;
         self.workers = Workers::start(self.project, self.node.clone(), self.settings.table_ttl, &self.around);
         self.loads_under_way = 0;
@@ -117,10 +117,11 @@ impl PresencePart {
             self.follow(PresenceCommand::Lost { seat });
         }
         // Who was to be let in when it failed has no seat, and comes back.
-        self.outboxes.extract_if(.., |seat, _| !seated.contains(seat)).for_each(|(_, outbox)| outbox.end());
+        self.outboxes.retain(|seat, _| seated.contains(seat));
         if failed {
-            let effects = self.machine.refresh_all();
+            let effects = self.machine.refresh_all(self.now());
             self.perform(effects);
+            self.watchers.correct(&self.machine.users());
         }
     }
 
@@ -260,7 +261,7 @@ impl PresencePart {
 
     fn open(&mut self) {
         self.is_open = true;
-        for command in std::mem::take(&mut self.waiting) {
+        while let Some(command) = self.waiting.pop_front() {
             self.follow(command);
         }
     }
@@ -331,7 +332,7 @@ impl PresencePart {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send { to: To::One(seat), frame } => {
+                Effect::Reply { seat, frame } => {
                     self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.reply(Arc::clone(&frame)));
                 }
                 Effect::Send { to, frame } => {
@@ -392,7 +393,6 @@ impl PresencePart {
 impl Drop for PresencePart {
     fn drop(&mut self) {
         self.count(0);
-        self.outboxes.values().for_each(PresenceOutbox::end);
     }
 }
 

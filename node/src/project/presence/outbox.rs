@@ -13,8 +13,8 @@ use mille_shared::{CloseCode, limits};
 use newest::Newest;
 use tokio::sync::Notify;
 
-/// The actor's end.
-#[derive(Debug, Clone)]
+/// The actor's end. Dropping it says that nothing more comes, whoever drops it.
+#[derive(Debug)]
 pub struct PresenceOutbox(Arc<Shared>);
 
 /// The socket's end. Dropping it says that the socket is gone.
@@ -55,10 +55,10 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Inner {
-    frames: VecDeque<Arc<str>>,
+    frames: VecDeque<Waiting>,
     /// Bytes of the frames.
     bytes: usize,
-    cursors: Option<Waiting>,
+    cursors: Option<WaitingCursors>,
     behind: Behind,
     close: Option<(CloseCode, &'static str)>,
     ended: bool,
@@ -75,37 +75,50 @@ enum Behind {
     Asked,
 }
 
+/// A frame that waits.
+#[derive(Debug)]
+struct Waiting {
+    frame: Arc<str>,
+    /// Whether no picture has what it says.
+    is_reply: bool,
+}
+
 /// Cursors of one document that wait: the shared frame while it is the only one, else the newest of each connection.
 #[derive(Debug)]
-enum Waiting {
+enum WaitingCursors {
     One(Arc<CursorFrame>),
     Several(DocumentId, Newest),
 }
 
 impl PresenceOutbox {
-    /// Puts a frame behind those that wait. While the whole picture is still to come, it is dropped: that has it.
+    /// Puts a frame behind those that wait. It is a part of the picture: while the whole picture is still to come, it is
+    /// dropped, and when there is no room, all parts are.
     pub fn frame(&self, frame: Arc<str>) {
-        let is_behind = self.0.lock().behind != Behind::No;
-        if !is_behind {
-            self.reply(frame);
-        }
+        self.push(Waiting { frame, is_reply: false });
     }
 
-    /// As [`Self::frame`], for what is for this socket alone and in no picture.
+    /// As [`Self::frame`], for what no picture has. It stays also when all parts are dropped.
     pub fn reply(&self, frame: Arc<str>) {
+        self.push(Waiting { frame, is_reply: true });
+    }
+
+    fn push(&self, waiting: Waiting) {
         let mut inner = self.0.lock();
-        if inner.silent || inner.gone || inner.close.is_some() {
+        let is_moot = inner.behind != Behind::No && !waiting.is_reply;
+        if inner.silent || inner.gone || inner.close.is_some() || is_moot {
             return;
         }
-        let bytes = inner.bytes + frame.len();
-        let is_full = inner.frames.len() >= limits::OUTBOX_MESSAGES_MAX || bytes > limits::OUTBOX_BYTES_MAX;
-        if is_full && !inner.frames.is_empty() {
-            inner.frames.clear();
-            (inner.bytes, inner.behind) = (0, Behind::Yes);
-        } else {
-            inner.frames.push_back(frame);
-            inner.bytes = bytes;
+        if !inner.has_room(&waiting) {
+            inner.frames.retain(|waiting| waiting.is_reply);
+            inner.bytes = inner.frames.iter().map(|waiting| waiting.frame.len()).sum();
+            inner.behind = Behind::Yes;
+            // Who asks and asks and reads no answer gets as many answers as fit.
+            if !waiting.is_reply || !inner.has_room(&waiting) {
+                return;
+            }
         }
+        inner.bytes += waiting.frame.len();
+        inner.frames.push_back(waiting);
         drop(inner);
         self.0.changed.notify_one();
     }
@@ -117,17 +130,17 @@ impl PresenceOutbox {
             return;
         }
         inner.cursors = Some(match inner.cursors.take() {
-            Some(Waiting::One(old)) if old.document == frame.document => {
+            Some(WaitingCursors::One(old)) if old.document == frame.document => {
                 let mut newest = Newest::default();
                 newest.extend(&old.cursors);
                 newest.extend(&frame.cursors);
-                Waiting::Several(frame.document.clone(), newest)
+                WaitingCursors::Several(frame.document.clone(), newest)
             }
-            Some(Waiting::Several(document, mut newest)) if document == frame.document => {
+            Some(WaitingCursors::Several(document, mut newest)) if document == frame.document => {
                 newest.extend(&frame.cursors);
-                Waiting::Several(document, newest)
+                WaitingCursors::Several(document, newest)
             }
-            _ => Waiting::One(Arc::clone(frame)),
+            _ => WaitingCursors::One(Arc::clone(frame)),
         });
         drop(inner);
         self.0.changed.notify_one();
@@ -142,12 +155,6 @@ impl PresenceOutbox {
     /// The whole picture follows: frames count again.
     pub fn rebuilt(&self) {
         self.0.lock().behind = Behind::No;
-    }
-
-    /// The actor stops. Without a close before, the socket is told that the project ended.
-    pub fn end(&self) {
-        self.0.lock().ended = true;
-        self.0.changed.notify_one();
     }
 
     /// Whether the socket is gone.
@@ -171,7 +178,7 @@ impl OutboxReader {
     /// The next thing for the socket, if there is one now: frames first, then cursors, then the end.
     pub fn try_next(&mut self) -> Option<Outgoing> {
         let mut inner = self.0.lock();
-        if let Some(frame) = inner.frames.pop_front() {
+        if let Some(Waiting { frame, .. }) = inner.frames.pop_front() {
             inner.bytes -= frame.len();
             return Some(Outgoing::Frame(frame));
         }
@@ -187,10 +194,26 @@ impl OutboxReader {
         }
         inner.cursors.take().map(|waiting| {
             Outgoing::Frame(match waiting {
-                Waiting::One(frame) => Arc::clone(&frame.text),
-                Waiting::Several(document, newest) => server::cursor_update(&document, newest.texts()),
+                WaitingCursors::One(frame) => Arc::clone(&frame.text),
+                WaitingCursors::Several(document, newest) => server::cursor_update(&document, newest.texts()),
             })
         })
+    }
+}
+
+impl Drop for PresenceOutbox {
+    fn drop(&mut self) {
+        self.0.lock().ended = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Inner {
+    /// Whether a frame fits. One always does.
+    fn has_room(&self, waiting: &Waiting) -> bool {
+        let bytes = self.bytes + waiting.frame.len();
+        let is_full = self.frames.len() >= limits::OUTBOX_MESSAGES_MAX || bytes > limits::OUTBOX_BYTES_MAX;
+        self.frames.is_empty() || !is_full
     }
 }
 
@@ -267,6 +290,27 @@ mod tests {
         outbox.rebuilt();
         outbox.frame("whole".into());
         assert_eq!(reader.try_next(), Some(Outgoing::Frame("whole".into())));
+    }
+
+    #[test]
+    fn a_reply_is_not_dropped_with_the_picture_and_replies_are_bounded_too() {
+        let (outbox, mut reader) = outbox();
+        outbox.reply("welcome".into());
+        (0..=limits::OUTBOX_MESSAGES_MAX).for_each(|_| outbox.frame("x".into()));
+        assert_eq!(reader.try_next(), Some(Outgoing::Frame("welcome".into())));
+        assert_eq!(reader.try_next(), Some(Outgoing::Behind));
+        (0..2 * limits::OUTBOX_MESSAGES_MAX).for_each(|_| outbox.reply("pong".into()));
+        let told = std::iter::from_fn(|| reader.try_next()).filter(|told| *told != Outgoing::Behind).count();
+        assert_eq!(told, limits::OUTBOX_MESSAGES_MAX);
+    }
+
+    #[tokio::test]
+    async fn an_outbox_that_is_dropped_ends_its_socket() {
+        let (outbox, mut reader) = outbox();
+        outbox.frame("last".into());
+        drop(outbox);
+        assert_eq!(reader.next().await, Outgoing::Frame("last".into()));
+        assert_eq!(reader.next().await, Outgoing::Ended);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use mille_core::presence::Event;
-use mille_shared::presence::DocumentId;
+use mille_shared::presence::{DocumentId, UserPresence};
 use mille_shared::{UserId, limits};
 use tokio::sync::Notify;
 
@@ -18,7 +18,11 @@ pub struct PresenceWatch(Arc<Shared>);
 
 /// Everyone who watches.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(Vec<Weak<Shared>>);
+pub(super) struct Watchers {
+    watchers: Vec<Weak<Shared>>,
+    /// Who is online by what was told, with name and colour.
+    online: BTreeMap<UserId, (Arc<str>, Arc<str>)>,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -52,27 +56,53 @@ impl PresenceWatch {
 impl Watchers {
     pub(super) fn add(&mut self) -> PresenceWatch {
         let shared = Arc::new(Shared::default());
-        self.0.push(Arc::downgrade(&shared));
+        self.watchers.push(Arc::downgrade(&shared));
         PresenceWatch(shared)
     }
 
     pub(super) fn tell(&mut self, event: &Event) {
-        for watcher in self.0.iter().filter_map(Weak::upgrade) {
+        match event {
+            Event::Joined { user, name, color } => {
+                self.online.insert(user.clone(), (Arc::clone(name), Arc::clone(color)));
+            }
+            Event::Left { user, .. } => drop(self.online.remove(user)),
+            Event::CursorMoved { .. } => {}
+        }
+        for watcher in self.watchers.iter().filter_map(Weak::upgrade) {
             watcher.lock().push(event.clone());
             watcher.changed.notify_one();
         }
     }
 
+    /// Tells whatever a failure kept from being told: these are the users who are online.
+    pub(super) fn correct(&mut self, users: &[UserPresence]) {
+        let online: BTreeMap<&UserId, &UserPresence> = users.iter().map(|user| (&user.user_id, user)).collect();
+        let left = self.online.iter().filter(|(user, _)| !online.contains_key(user));
+        let left = left.map(|(user, (name, color))| Event::Left {
+            user: user.clone(),
+            name: Arc::clone(name),
+            color: Arc::clone(color),
+        });
+        let joined = online.iter().filter(|(user, _)| !self.online.contains_key(**user));
+        let joined = joined.map(|(user, presence)| Event::Joined {
+            user: (*user).clone(),
+            name: Arc::clone(&presence.user_name),
+            color: Arc::clone(&presence.avatar_color),
+        });
+        let untold: Vec<Event> = left.chain(joined).collect();
+        untold.iter().for_each(|event| self.tell(event));
+    }
+
     /// Forgets those who went. Answers whether anybody is left.
     pub(super) fn sweep(&mut self) -> bool {
-        self.0.retain(|watcher| watcher.strong_count() > 0);
-        !self.0.is_empty()
+        self.watchers.retain(|watcher| watcher.strong_count() > 0);
+        !self.watchers.is_empty()
     }
 }
 
 impl Drop for Watchers {
     fn drop(&mut self) {
-        for watcher in self.0.iter().filter_map(Weak::upgrade) {
+        for watcher in self.watchers.iter().filter_map(Weak::upgrade) {
             watcher.lock().ended = true;
             watcher.changed.notify_one();
         }
@@ -112,11 +142,39 @@ fn who(event: &Event) -> &UserId {
 
 #[cfg(test)]
 mod tests {
+    use mille_shared::Timestamp;
+    use mille_shared::presence::Status;
+
     use super::*;
 
     fn event(user: usize, joined: bool) -> Event {
         let (user, name, color) = (UserId::new(format!("u{user}")), "n".into(), "c".into());
         if joined { Event::Joined { user, name, color } } else { Event::Left { user, name, color } }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_told_is_told_by_a_correction() {
+        let mut watchers = Watchers::default();
+        let mut watch = watchers.add();
+        (0..2).for_each(|user| watchers.tell(&event(user, true)));
+        let online = |user: usize| UserPresence {
+            user_id: UserId::new(format!("u{user}")),
+            user_name: "n".into(),
+            avatar_color: "c".into(),
+            is_online: true,
+            is_agent: false,
+            status: Status::Active,
+            last_active: Timestamp::from_unix_ms(0),
+            connections: 1,
+            documents: BTreeMap::new(),
+        };
+        (0..2).for_each(|_| watchers.correct(&[online(1), online(2)]));
+        drop(watchers);
+        let mut told = Vec::new();
+        while let Some(event) = watch.next().await {
+            told.push(event);
+        }
+        assert_eq!(told, [event(0, true), event(1, true), event(0, false), event(2, true)]);
     }
 
     #[tokio::test]

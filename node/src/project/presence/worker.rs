@@ -142,8 +142,12 @@ impl Workers {
         self.doors = None;
         self.close();
         self.answers.close();
-        // Who is not done by then waits for a store that does not answer; its table ends with its expiry.
-        let _ = tokio::time::timeout(FINISH_WITHIN, std::mem::take(&mut self.tasks).count()).await;
+        let mut tasks = std::mem::take(&mut self.tasks);
+        let done = async { while tasks.next().await.is_some() {} };
+        if tokio::time::timeout(FINISH_WITHIN, done).await.is_err() {
+            // Who is not done by then waits for a store that does not answer; its table ends with its expiry.
+            tasks.iter().for_each(JoinHandle::abort);
+        }
     }
 
     fn close(&self) {

@@ -207,7 +207,7 @@ impl World {
                         }
                     }
                 }
-                _ => {}
+                Effect::Reply { .. } | Effect::Cursors(_) | Effect::Happened(_) | Effect::Expired(_) => {}
             }
         }
     }
@@ -242,13 +242,24 @@ impl World {
         (count > 0).then(|| self.seats.iter().nth(which % count).map(|(seat, node)| (*seat, *node))).flatten()
     }
 
+    /// Time passes. A machine is woken when it asked to be, and not otherwise.
     fn wait(&mut self, tenths: u64) {
-        for _ in 0..tenths {
-            self.now += 100;
+        let until = self.now + 100 * tenths;
+        loop {
+            let due = self.nodes.iter().filter_map(Presence::deadline).min();
+            let due = due.map_or(until, |due| u64::try_from(due.as_millis()).unwrap()).max(self.now);
+            let death = self.dying.iter().map(|(due, _)| *due).min().unwrap_or(until);
+            self.now = until.min(due).min(death.max(self.now));
             self.bury_the_dead();
-            for node in 0..NODES {
-                let effects = self.nodes[node].wake(at(self.now));
+            let now = at(self.now);
+            let due = |presence: &Presence| presence.deadline().is_some_and(|due| due <= now.at);
+            for node in (0..NODES).filter(|node| due(&self.nodes[*node])).collect::<Vec<_>>() {
+                let effects = self.nodes[node].wake(now);
+                assert!(!due(&self.nodes[node]), "a machine asks to be woken for nothing");
                 self.perform(node, effects);
+            }
+            if self.now >= until {
+                return;
             }
         }
     }
@@ -289,7 +300,7 @@ impl World {
             self.perform(node, effects);
         }
         if failed {
-            let effects = self.nodes[node].refresh_all();
+            let effects = self.nodes[node].refresh_all(at(self.now));
             self.perform(node, effects);
         }
     }

@@ -1,0 +1,152 @@
+//! What is lost, late or done over between nodes, and how it is made good.
+
+use super::*;
+
+fn ask(of: &str, stamp: u64) -> NodeMessage {
+    NodeMessage { from: NodeId::of("z", "1"), stamp, body: Body::Ask { node: NodeId::of(of, "1") } }
+}
+
+fn answers(effects: &[Effect]) -> usize {
+    published(effects).iter().filter(|message| matches!(message.body, Body::Everyone(_))).count()
+}
+
+#[test]
+fn who_asks_right_after_an_answer_is_answered_too() {
+    let mut here = node("a");
+    here.join(at(0), join(1, "una"));
+    assert_eq!(answers(&here.heard(at(0), ask("a", 1))), 1);
+    assert_eq!(answers(&here.heard(at(1), ask("a", 2))) + answers(&here.heard(at(2), ask("a", 3))), 0, "not at once");
+    assert_eq!(answers(&here.wake(at(200))), 1, "but once for both");
+}
+
+#[test]
+fn who_does_not_know_its_own_table_yet_does_not_say_that_it_has_nobody() {
+    let (mut anew, _) = Presence::open(at(100), ProjectId(1), NodeId::of("c", "1"), Settings::default());
+    assert_eq!(answers(&anew.heard(at(101), ask("c", 1))), 0);
+    assert_eq!(answers(&anew.loaded(at(102), Some(Vec::new()))), 1, "once it knows, it says so");
+}
+
+#[test]
+fn who_left_elsewhere_is_taken_out_of_the_table_here() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    let joined = here.join(at(0), join(1, "una"));
+    let token = token(&here, 1, &joined);
+    pass(&joined, &mut there, at(0));
+    // The page comes back at the other node, and this one hears nothing of it.
+    there.join(at(59_000), resume(11, "una", &token));
+    // What it thinks it has becomes idle, and is stored (after the other node took it out).
+    assert_eq!(stored(&here.wake(at(60_000))).len(), 1);
+    let left = there.leave(at(60_001), SeatId(11));
+    let effects = pass(&left, &mut here, at(60_001));
+    assert_eq!(here.users(), []);
+    let forgets = |effect: &Effect| matches!(effect, Effect::Forget { node, .. } if *node == here.node);
+    assert!(effects.iter().any(forgets), "else it is a ghost after the next load");
+}
+
+#[test]
+fn a_farewell_that_comes_late_takes_nobody_who_is_back() {
+    let mut here = node("a");
+    here.join(at(0), join(1, "una"));
+    let mut former = node("c");
+    let joined = former.join(at(0), join(21, "tre"));
+    let token = token(&former, 21, &joined);
+    let record = stored(&joined);
+    pass(&joined, &mut here, at(0));
+    let farewell = former.depart();
+    // The project's next actor on that node, which has the table.
+    let (mut anew, _) = Presence::open(at(100), ProjectId(1), NodeId::of("c", "1"), Settings::default());
+    anew.loaded(at(100), Some(vec![(NodeId::of("c", "1"), record)]));
+    pass(&anew.join(at(150), resume(22, "tre", &token)), &mut here, at(151));
+    pass(&farewell, &mut here, at(152));
+    for tenth in 2..400_u64 {
+        let now = at(tenth * 100);
+        pass(&anew.wake(now), &mut here, now);
+        let asked = here.wake(now);
+        let answer = pass(&asked, &mut anew, now);
+        pass(&answer, &mut here, now);
+        assert_eq!(here.users().len(), 2, "tre has been on the other node all the time");
+    }
+}
+
+#[test]
+fn who_reloads_twice_keeps_the_place_though_a_node_missed_the_first_and_its_clock_is_late() {
+    let (mut first, mut second) = (node("a"), node("z"));
+    let joined = first.join(at(90_000), join(1, "una"));
+    let token_of_join = token(&first, 1, &joined);
+    pass(&joined, &mut second, at(90_000));
+    let once = second.join(at(91_000), resume(11, "una", &token_of_join));
+    let token_of_reload = token(&second, 11, &once);
+    // The first node hears nothing of it, and thinks that it is a minute earlier.
+    let twice = first.join(at(31_000), resume(2, "una", &token_of_reload));
+    let heard = pass(&twice, &mut second, at(91_100));
+    assert!(heard.contains(&Effect::Close { seat: SeatId(11), code: CloseCode::Normal, reason: "resumed elsewhere" }));
+    let late = pass(&once, &mut first, at(31_200));
+    assert_eq!(frames(&first, 2, &late), Vec::<Value>::new());
+    assert!(!late.iter().any(|effect| matches!(effect, Effect::Close { .. })), "the newest page is closed");
+}
+
+#[test]
+fn a_dead_node_takes_its_people_with_it_and_a_departing_one_does_not() {
+    let (mut here, mut dying) = (node("a"), node("b"));
+    here.join(at(0), join(1, "una"));
+    pass(&dying.join(at(0), join(11, "dos")), &mut here, at(1));
+    let effects = here.nodes_gone(at(5), &[NodeId::of("b", "1")]);
+    assert_eq!(frames(&here, 1, &effects)[0]["data"]["isOnline"], false);
+    assert_eq!(pass(&dying.join(at(0), join(12, "dos")), &mut here, at(6)), [], "the dead are not heard");
+
+    let mut leaving = node("c");
+    pass(&leaving.join(at(10), join(21, "tre")), &mut here, at(10));
+    pass(&leaving.depart(), &mut here, at(11));
+    let late = leaving.join(at(0), join(29, "late"));
+    assert_eq!(here.nodes_gone(at(12), &[NodeId::of("c", "1")]), []);
+    assert_eq!(pass(&late, &mut here, at(13)), []);
+    let effects = here.wake(at(10_011));
+    assert!(frames(&here, 1, &effects).iter().any(|frame| frame["data"]["isOnline"] == false));
+}
+
+#[test]
+fn a_machine_that_begins_anew_tells_nobody_anything_and_forgets_nobody() {
+    let (mut old, mut there) = (node("a"), node("b"));
+    old.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
+    pass(&there.join(at(0), join(11, "dos")), &mut old, at(1));
+    let lost = old.join(at(1), join(2, "tre"));
+    let token = token(&old, 2, &lost);
+    old.wake(at(1));
+    old.lose(at(2), SeatId(2));
+    let quiet = Presence::reopen(at(2), old.project, old.node.clone(), old.settings, old.keep()).0;
+    assert!(quiet.deadline() > Some(Duration::from_millis(1_000)), "without a reason nobody is told anything");
+    old.move_cursor(at(3), SeatId(1), cursor("plan", 7.0));
+
+    let (project, id, settings) = (old.project, old.node.clone(), old.settings);
+    let (mut anew, effects) = Presence::reopen(at(4), project, id, settings, old.keep());
+    assert!(frames(&anew, 1, &effects).is_empty() && effects.contains(&Effect::Load));
+    assert_eq!(stored(&effects).len(), 2, "what may not have been written is written again");
+    assert_eq!(anew.users(), old.users());
+    let told = anew.wake(at(100));
+    assert!(
+        published(&told).iter().any(|message| matches!(message.body, Body::Cursors { .. })),
+        "an untold move is told"
+    );
+    let resumed = anew.join(at(5_000), resume(3, "tre", &token));
+    assert_eq!(frames(&anew, 1, &resumed), Vec::<Value>::new(), "a place is kept over it");
+    anew.lose(at(5_001), SeatId(3));
+    let late = anew.wake(at(15_001));
+    assert!(frames(&anew, 1, &late).iter().any(|frame| frame["data"]["isOnline"] == false), "and has its end");
+}
+
+#[test]
+fn whoever_moves_elsewhere_keeps_no_machine_busy_where_nobody_is() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    let joined = there.join(at(0), Join { document: Some(doc("plan")), ..join(11, "dos") });
+    pass(&joined, &mut here, at(0));
+    here.set_watching(at(0), true);
+    pass(&here.digest_now(at(0)), &mut there, at(0));
+    here.wake(at(0));
+    here.set_watching(at(1), false);
+    there.move_cursor(at(1), SeatId(11), cursor("plan", 1.0));
+    let told = there.wake(at(1));
+    assert!(!published(&told).is_empty());
+    pass(&told, &mut here, at(1));
+    assert!(here.is_idle(), "neither connections nor listeners");
+    assert!(here.deadline() > Some(Duration::from_millis(1_000)));
+}
