@@ -3,7 +3,7 @@
 //! Every node holds a lease that it renews; who stops renewing is suspect, then gone. Nobody is asked, nobody is elected.
 //! What must happen when a node is gone is the projects' affair.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -99,6 +99,48 @@ pub struct ClusterView {
     pub redis: StoreStatus,
 }
 
+/// Which nodes are known to live, and which were taken for dead.
+#[derive(Debug, Default)]
+struct Census {
+    alive: BTreeSet<NodeId>,
+    /// The last of them, oldest first.
+    gone: VecDeque<NodeId>,
+    paused_until: Option<Instant>,
+}
+
+/// What a look at the leases brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Changes {
+    gone: Vec<NodeId>,
+    back: Vec<NodeId>,
+}
+
+/// Dead nodes that are remembered. A node that comes back after so many deaths of others is believed after a while only.
+const GONE_NODES_MAX: usize = 256;
+
+impl Census {
+    /// Nobody is taken for dead until then: who could not renew its own lease, nor could others, and they get the time to.
+    fn pause(&mut self, until: Instant) {
+        self.paused_until = Some(until);
+    }
+
+    fn take(&mut self, now: Instant, alive: BTreeSet<NodeId>) -> Changes {
+        let back: Vec<NodeId> = self.gone.iter().filter(|node| alive.contains(*node)).cloned().collect();
+        self.gone.retain(|node| !alive.contains(node));
+        self.paused_until.take_if(|until| *until <= now);
+        if self.paused_until.is_some() {
+            self.alive.extend(alive);
+            return Changes { gone: Vec::new(), back };
+        }
+        let gone: Vec<NodeId> = self.alive.difference(&alive).cloned().collect();
+        self.gone.extend(gone.iter().cloned());
+        let surplus = self.gone.len().saturating_sub(GONE_NODES_MAX);
+        self.gone.drain(..surplus);
+        self.alive = alive;
+        Changes { gone, back }
+    }
+}
+
 /// Missed renewals after which a node is suspect.
 const SUSPECT_AFTER: Duration = Duration::from_millis(limits::HEARTBEAT_INTERVAL.as_millis() as u64 * 5 / 2);
 
@@ -139,25 +181,30 @@ impl Cluster {
         let interval = limits::HEARTBEAT_INTERVAL.min(self.inner.lease / 4);
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // When each node was last seen: a read that fails proves nothing, so nobody is gone by it.
-        let mut seen: HashMap<NodeId, Instant> = HashMap::new();
+        let mut census = Census::default();
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let silence = self.renewed_age();
             if let Err(error) = self.renew().await {
                 tracing::warn!(%error, "the lease was not renewed");
                 continue;
+            }
+            if silence > 2 * interval {
+                census.pause(Instant::now() + 2 * interval);
             }
             if let Err(error) = projects.renew_presence().await {
                 tracing::warn!(%error, "presences were not renewed");
             }
             let Ok(alive) = self.inner.backend.leases.list().await else { continue };
-            let now = Instant::now();
-            let alive: HashMap<NodeId, Instant> = alive.into_iter().map(|(id, _)| (id, now)).collect();
-            let gone: Vec<NodeId> = seen.into_keys().filter(|id| !alive.contains_key(id)).collect();
+            let alive = alive.into_iter().map(|(id, _)| id).collect();
+            let Changes { gone, back } = census.take(Instant::now(), alive);
+            if !back.is_empty() {
+                tracing::info!(nodes = ?back, "nodes are back that seemed gone");
+                projects.nodes_back(&back);
+            }
             if !gone.is_empty() {
                 tracing::info!(nodes = ?gone, "nodes are gone");
                 projects.nodes_gone(&gone);
             }
-            seen = alive;
         }
     }
 
@@ -225,5 +272,38 @@ impl Cluster {
         inner.latency_us.store(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         *inner.renewed.lock() = Instant::now();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(names: &[&str]) -> BTreeSet<NodeId> {
+        names.iter().map(|name| NodeId::of(name, "1")).collect()
+    }
+
+    fn changes(gone: &[&str], back: &[&str]) -> Changes {
+        Changes { gone: nodes(gone).into_iter().collect(), back: nodes(back).into_iter().collect() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_renewing_is_gone_once_and_who_renews_again_is_back() {
+        let (mut census, now) = (Census::default(), Instant::now());
+        assert_eq!(census.take(now, nodes(&["a", "b"])), changes(&[], &[]));
+        assert_eq!(census.take(now, nodes(&["a"])), changes(&["b"], &[]));
+        assert_eq!(census.take(now, nodes(&["a"])), changes(&[], &[]));
+        assert_eq!(census.take(now, nodes(&["a", "b", "c"])), changes(&[], &["b"]));
+        assert_eq!(census.take(now, nodes(&["a", "b", "c"])), changes(&[], &[]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_outage_of_the_store_nobody_is_dead_before_all_had_the_time_to_renew() {
+        let (mut census, now) = (Census::default(), Instant::now());
+        census.take(now, nodes(&["a", "b", "c"]));
+        census.pause(now + Duration::from_secs(4));
+        assert_eq!(census.take(now + Duration::from_secs(1), nodes(&["a"])), changes(&[], &[]));
+        assert_eq!(census.take(now + Duration::from_secs(3), nodes(&["a", "b"])), changes(&[], &[]));
+        assert_eq!(census.take(now + Duration::from_secs(5), nodes(&["a", "b"])), changes(&["c"], &[]));
     }
 }

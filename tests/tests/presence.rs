@@ -250,3 +250,31 @@ async fn a_graphql_socket_can_be_present_too_and_leaves_with_its_end() -> Result
     adas.next_where("user_presence", patience(14.0), is("bob", false)).await?;
     Ok(())
 }
+
+/// What the store knows of people is as old as their last change; where they are, their nodes know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_who_comes_to_a_node_sees_where_people_are_and_when_they_were_active() -> Result<()> {
+    let cluster = Cluster::of(3).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let (mut adas, mut same_node) = (ada.presence(&project).await?, ada.presence(&project).await?);
+    for socket in [&mut adas, &mut same_node] {
+        socket.switch_document("plan", "canvas").await?;
+    }
+    let began = ada.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+    for x in 0..5 {
+        adas.move_cursor("plan", f64::from(x), 0.0).await?;
+        let is_there = |data: &Value| same_value(&data["cursors"][0]["position"]["x"], &json!(x));
+        same_node.next_where("cursor_update", soon(), is_there).await?;
+    }
+    let is_right = |user: &Value| -> Result<()> {
+        let place = &user["documents"]["plan"];
+        ensure!(same_value(&place["position"]["x"], &json!(4)), "where ada is: {user}");
+        let times = (began[0]["lastActive"].as_str(), user["lastActive"].as_str());
+        ensure!(times.0 < times.1, "when ada was active: {user}, and not {times:?}");
+        Ok(())
+    };
+    let mut bobs = PresenceSocket::connect(&bob, project.id).await?;
+    is_right(&bobs.join(None).await?[0])?;
+    let elsewhere = cluster.user(2, "bob").ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+    is_right(&elsewhere[0])
+}

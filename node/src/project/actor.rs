@@ -180,7 +180,7 @@ impl Actor {
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweeps_done = 0_u32;
         let born = Instant::now();
-        let mut used = born;
+        let (mut used, mut is_old) = (born, false);
         loop {
             self.present.store(self.presence.connections(), Ordering::Relaxed);
             let wake = self.presence.next_deadline();
@@ -230,11 +230,12 @@ impl Actor {
                     } else if now.duration_since(used) >= self.idle_timeout {
                         return End::Retired(Retired::Idle);
                     }
-                    // What is not at rest now is so at one of the next sweeps.
-                    if now.duration_since(born) >= self.lifetime && self.plans.is_at_rest(now) {
-                        return End::Old;
-                    }
+                    is_old = now.duration_since(born) >= self.lifetime;
                 }
+            }
+            // Where much goes on, there is a moment between two things in which nobody waits.
+            if is_old && self.plans.is_at_rest(Instant::now()) {
+                return End::Old;
             }
         }
     }
@@ -294,6 +295,7 @@ impl Actor {
             Command::Read { plan, .. } | Command::Progress { plan, .. } => self.plans.command(plan, command),
             Command::Presence(command) => self.presence.handle(command),
             Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
+            Command::NodesBack(nodes) => self.presence.nodes_back(&nodes),
             Command::PresenceLost => self.presence.restore(),
             #[cfg(test)]
             Command::Fail => panic!("told to fail"),

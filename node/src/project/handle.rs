@@ -171,6 +171,11 @@ impl ProjectHandle {
         let _ = self.commands.try_send(Command::NodesGone(nodes));
     }
 
+    pub(super) fn nodes_back(&self, nodes: Vec<NodeId>) {
+        // A full mailbox is not waited for: they are believed again a little later.
+        let _ = self.commands.try_send(Command::NodesBack(nodes));
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Rejection> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Rejection::Stopping)?;

@@ -308,6 +308,7 @@ fn refuse(command: Command, rejection: Rejection) {
         | Command::Presence(_)
         | Command::Refresh { .. }
         | Command::NodesGone(_)
+        | Command::NodesBack(_)
         | Command::PresenceLost => {}
         #[cfg(test)]
         Command::Fail => {}

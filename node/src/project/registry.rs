@@ -243,6 +243,13 @@ impl Projects {
         }
     }
 
+    /// Tells every project that nodes are back which seemed gone.
+    pub fn nodes_back(&self, nodes: &[NodeId]) {
+        for handle in self.running() {
+            handle.nodes_back(nodes.to_vec());
+        }
+    }
+
     /// Renews this node's tables of who is present, in one batch; what the store lost is put there again.
     ///
     /// # Errors

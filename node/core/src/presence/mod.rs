@@ -169,6 +169,9 @@ impl Presence {
             self.adapt_pace();
         }
         let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= now.at);
+        if is_due(self.peers.patience_ends()) {
+            self.peers.stop_waiting();
+        }
         if is_due(self.peers.answer_at) {
             self.answer(now);
         }
@@ -190,7 +193,7 @@ impl Presence {
         let timer = self.timers.first().map(|(due, _)| *due);
         let digest = self.wants_digest().then_some(self.peers.digest_at);
         let ticks = [self.lists.due(), self.cursors.tell_due(), self.cursors.show_due()];
-        [timer, digest, self.peers.answer_at].into_iter().chain(ticks).flatten().min()
+        [timer, digest, self.peers.answer_at, self.peers.patience_ends()].into_iter().chain(ticks).flatten().min()
     }
 
     /// Everyone present, in the order of their ids.
@@ -221,7 +224,8 @@ impl Presence {
         Census { total: count(&total), nodes: nodes.iter().map(|(node, tally)| (node.clone(), count(tally))).collect() }
     }
 
-    /// Whether the machine knows what the store knew when the project was opened. Before, a roster would be too short.
+    /// Whether the machine knows what the store and the other nodes knew when the project was opened. Before, a roster would
+    /// be too short, or old.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.peers.is_ready()

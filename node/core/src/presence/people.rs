@@ -338,11 +338,12 @@ impl Presence {
         entry.record.version = former.taken_over(self.node.clone(), now.wall, heard);
         let generation = entry.record.version.generation;
         rename(&mut entry.record, join);
-        entry.record.last_active = entry.record.last_active.max(now.wall);
-        if !entry.record.chosen {
-            entry.record.status = Status::Active;
-        }
-        self.put(Entry { idle_armed: entry.idle_armed, ..entry_at(now, entry.record, join.seat) }, Some(join.seat));
+        // To come back is nothing that others see: whoever was idle is so still, until they do something.
+        let idle_ms = now.wall.unix_ms.saturating_sub(entry.record.last_active.unix_ms);
+        let idle = Duration::from_millis(u64::try_from(idle_ms).unwrap_or_default());
+        let active_at = now.at.saturating_sub(idle);
+        let seated = entry_at(now, entry.record, join.seat);
+        self.put(Entry { idle_armed: entry.idle_armed, active_at, ..seated }, Some(join.seat));
         self.announce(connection);
         if former.node != self.node {
             self.out.push(Effect::Forget { node: former.node, connection: connection.clone() });

@@ -20,6 +20,10 @@ const FAREWELLS: u8 = 3;
 /// Digests of a node that may be missed before the store is asked whether it lives.
 const SILENT_DIGESTS: u32 = 3;
 
+/// How long the first who ask for the roster wait for what other nodes know. A little more than [`Presence::answer`] may
+/// put an answer off.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(400);
+
 /// What is known of the other nodes.
 #[derive(Debug)]
 pub(super) struct Peers {
@@ -29,6 +33,11 @@ pub(super) struct Peers {
     /// A load under way: since when, and who told everything meanwhile and so knows better than the store.
     loading: Option<(Duration, BTreeSet<NodeId>)>,
     ready: bool,
+    /// Nodes that were asked for everyone when the store was first read, and until when they are waited for: what they have
+    /// is newer, above all where people are and when they last did something.
+    unheard: Option<(Duration, BTreeSet<NodeId>)>,
+    /// When messages may last have been lost.
+    interrupted_at: Duration,
     /// Whether the last load failed, so that another is due with the next digest.
     reload: bool,
     /// When a full answer was last given, and when the next is due to somebody who asked since.
@@ -58,6 +67,8 @@ impl Peers {
             gone: BTreeMap::new(),
             loading: None,
             ready: false,
+            unheard: None,
+            interrupted_at: Duration::ZERO,
             reload: false,
             answered_at: None,
             answer_at: None,
@@ -69,7 +80,16 @@ impl Peers {
     }
 
     pub(super) fn is_ready(&self) -> bool {
-        self.ready
+        self.ready && self.unheard.is_none()
+    }
+
+    /// When nodes that do not answer are waited for no longer.
+    pub(super) fn patience_ends(&self) -> Option<Duration> {
+        self.unheard.as_ref().map(|(until, _)| *until)
+    }
+
+    pub(super) fn stop_waiting(&mut self) {
+        self.unheard = None;
     }
 
     /// What the machine's next life may go on with: whatever was under way is asked for again.
@@ -79,6 +99,8 @@ impl Peers {
             gone: self.gone.clone(),
             loading: None,
             ready: self.ready,
+            unheard: self.unheard.clone(),
+            interrupted_at: self.interrupted_at,
             reload: self.reload || self.loading.is_some(),
             answered_at: None,
             answer_at: self.answer_at,
@@ -138,10 +160,10 @@ impl Presence {
     /// known here are those of its actor's earlier life; they get the grace.
     pub fn loaded(&mut self, now: Moment, tables: Option<Vec<(NodeId, Vec<Record>)>>) -> Vec<Effect> {
         let (since, told) = self.peers.loading.take().unwrap_or_default();
-        self.peers.ready = true;
+        let is_first = !std::mem::replace(&mut self.peers.ready, true);
         self.peers.reload = tables.is_none();
         let Some(tables) = tables else { return Vec::new() };
-        let (mut owners, mut entered) = (BTreeSet::new(), BTreeSet::new());
+        let (mut owners, mut entered, mut asked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (node, records) in tables {
             owners.insert(node.clone());
             if node == self.node {
@@ -150,13 +172,23 @@ impl Presence {
                 let theirs = records.into_iter().filter(|record| record.version.node == node);
                 entered.extend(theirs.filter_map(|record| self.merge(now, record, 0)));
                 // Positions in the store are those of the last other change; the node itself knows better.
-                self.publish(Body::Ask { node });
+                self.publish(Body::Ask { node: node.clone() });
+                asked.insert(node);
             }
         }
+        if is_first && !asked.is_empty() {
+            self.peers.unheard = Some((now.at + ANSWERS_WITHIN, asked));
+        }
         let heard = |peers: &Peers, node: &NodeId| peers.known.get(node).is_some_and(|peer| peer.heard_at >= since);
+        // After an outage of the store, tables may have ended that their nodes could not renew: they get the time to.
+        let is_early = self.peers.interrupted_at + self.silence() > now.at;
         for node in self.owners_elsewhere() {
             if !owners.contains(&node) && !heard(&self.peers, &node) {
-                self.drop_node(&node);
+                if is_early {
+                    self.peers.reload = true;
+                } else {
+                    self.drop_node(&node);
+                }
             }
         }
         entered.iter().for_each(|document| self.settle_type(now, document));
@@ -168,6 +200,7 @@ impl Presence {
 
     /// Messages may have been lost: the store is read again.
     pub fn interrupted(&mut self, now: Moment) -> Vec<Effect> {
+        self.peers.interrupted_at = now.at;
         self.load(now);
         self.effects()
     }
@@ -221,7 +254,18 @@ impl Presence {
         own.map(store).collect()
     }
 
+    /// Nodes that are back although their lease had ended: they were not dead but stopped, or cut off. They are believed
+    /// again.
+    pub fn nodes_back(&mut self, nodes: &[NodeId]) {
+        self.peers.gone.retain(|node, _| !nodes.contains(node));
+    }
+
     // ---- used by the rest of the machine ---------------------------------------------------------------------------
+
+    /// How long a node may say nothing before the store is asked whether it lives.
+    fn silence(&self) -> Duration {
+        self.settings.digest_interval * SILENT_DIGESTS
+    }
 
     pub(super) fn load(&mut self, now: Moment) {
         // A load under way may be older than what was lost, so another one is asked for all the same.
@@ -255,7 +299,7 @@ impl Presence {
             let (connections, sum) = self.sum_of(&self.node.clone());
             self.publish(Body::Digest { connections, sum, watching: self.peers.watching });
         }
-        let silence = self.settings.digest_interval * SILENT_DIGESTS;
+        let silence = self.silence();
         let is_silent = |node: &NodeId| self.peers.known.get(node).is_none_or(|peer| peer.heard_at + silence < now.at);
         let somebody_silent = self.owners_elsewhere().iter().any(is_silent);
         if self.peers.loading.is_none() && (self.peers.reload || somebody_silent) {
@@ -272,7 +316,7 @@ impl Presence {
     }
 
     pub(super) fn somebody_elsewhere(&self, now: Moment) -> bool {
-        let silence = self.settings.digest_interval * SILENT_DIGESTS;
+        let silence = self.silence();
         self.roster.len() > self.roster.own()
             || self.peers.known.values().any(|peer| peer.watching && peer.heard_at + silence >= now.at)
     }
@@ -413,6 +457,10 @@ impl Presence {
         if let Some((_, told)) = &mut self.peers.loading {
             told.insert(from.clone());
         }
+        self.peers.unheard.take_if(|(_, nodes)| {
+            nodes.remove(from);
+            nodes.is_empty()
+        });
         let listed: BTreeSet<ConnectionId> = records.iter().map(|record| record.connection.clone()).collect();
         let theirs = records.into_iter().filter(|record| record.version.node == *from);
         let entered: BTreeSet<_> = theirs.filter_map(|record| self.merge(now, record, stamp)).collect();

@@ -60,6 +60,9 @@ impl Hold {
 /// What of a user others are told about as it changes. Positions and times are not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Shown {
+    pub(super) name: Arc<str>,
+    pub(super) color: Arc<str>,
+    pub(super) is_agent: bool,
     pub(super) status: Option<Status>,
     pub(super) documents: BTreeMap<DocumentId, DocumentType>,
 }
@@ -208,7 +211,14 @@ impl Roster {
 
     pub(super) fn shown(&self, user: &UserId) -> Option<Shown> {
         let status = self.of_user(user).map(|entry| entry.record.status).min()?;
-        Some(Shown { status: Some(status), documents: self.documents_of(user) })
+        let newest = self.newest(user)?;
+        Some(Shown {
+            name: newest.name.clone(),
+            color: newest.color.clone(),
+            is_agent: newest.agent,
+            status: Some(status),
+            documents: self.documents_of(user),
+        })
     }
 
     pub(super) fn presence(&self, user: &UserId) -> Option<UserPresence> {

@@ -213,6 +213,37 @@ fn moves_are_conflated_to_one_frame_per_document_and_tick() {
 }
 
 #[test]
+fn whoever_comes_back_idle_is_idle_still_and_nobody_is_told() {
+    let mut here = node("a");
+    here.join(at(0), join(1, "una"));
+    let joined = here.join(at(0), join(2, "dos"));
+    let token = token(&here, 2, &joined);
+    here.wake(at(60_000));
+    here.lose(at(61_000), SeatId(2));
+    let resumed = here.join(at(62_000), resume(3, "dos", &token));
+    assert_eq!(frames(&here, 1, &resumed), Vec::<Value>::new());
+    let dos = &here.users()[0];
+    assert_eq!((dos.status, dos.last_active.unix_ms), (Status::Idle, START_MS));
+    here.acted(at(63_000), &UserId::new("dos"));
+    assert_eq!(here.users()[0].status, Status::Active);
+    here.lose(at(64_000), SeatId(3));
+    here.join(at(70_000), resume(4, "dos", &token));
+    here.wake(at(122_999));
+    assert_eq!(here.users()[0].status, Status::Active);
+    here.wake(at(123_000));
+    assert_eq!(here.users()[0].status, Status::Idle, "a minute after they did something, not after they came back");
+}
+
+#[test]
+fn a_new_name_is_told() {
+    let mut here = node("a");
+    here.join(at(0), join(1, "una"));
+    here.join(at(0), join(2, "dos"));
+    let effects = here.join(at(1), Join { name: "Dosia".into(), ..join(2, "dos") });
+    assert_eq!(frames(&here, 1, &effects)[0]["data"]["userName"], "Dosia");
+}
+
+#[test]
 fn who_only_looks_around_can_be_followed() {
     let mut here = node("a");
     here.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });

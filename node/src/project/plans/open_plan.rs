@@ -130,7 +130,11 @@ impl OpenPlan {
             }
             Command::Attach { request, reply, .. } => self.sync(AfterSync::Attach(request, reply), jobs),
             Command::Progress { progress, .. } => self.publish_progress(&progress, jobs),
-            Command::Presence(_) | Command::Refresh { .. } | Command::NodesGone(_) | Command::PresenceLost => {}
+            Command::Presence(_)
+            | Command::Refresh { .. }
+            | Command::NodesGone(_)
+            | Command::NodesBack(_)
+            | Command::PresenceLost => {}
             #[cfg(test)]
             Command::Fail => {}
         }

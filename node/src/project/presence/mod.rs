@@ -60,7 +60,7 @@ pub struct PresencePart {
     outboxes: BTreeMap<SeatId, PresenceOutbox>,
     watchers: Watchers,
     workers: Workers,
-    /// Commands that came before the store's first answer: a roster would be too short without it.
+    /// Commands that came before the first answers of the store and of other nodes: a roster would be too short, or old.
     waiting: VecDeque<PresenceCommand>,
     /// When they wait no longer: without a store, people see at least those of their own node.
     ready_by: Instant,
@@ -142,6 +142,7 @@ impl PresencePart {
             Ok(message) => {
                 let effects = self.machine.heard(self.now(), message);
                 self.perform(effects);
+                self.open_if_ready();
             }
             // A newer version of the program may say what this one does not know.
             Err(error) => debug!(project.id = %self.project, %error, "a presence message makes no sense here"),
@@ -170,6 +171,7 @@ impl PresencePart {
         }
         let effects = self.machine.wake(self.moment(now));
         self.perform(effects);
+        self.open_if_ready();
         self.around.metrics.cursors_conflated.increment(self.machine.take_conflated());
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP_INTERVAL;
@@ -187,6 +189,11 @@ impl PresencePart {
     pub fn nodes_gone(&mut self, nodes: &[NodeId]) {
         let effects = self.machine.nodes_gone(self.now(), nodes);
         self.perform(effects);
+    }
+
+    /// Nodes that are back although their lease had ended.
+    pub fn nodes_back(&mut self, nodes: &[NodeId]) {
+        self.machine.nodes_back(nodes);
     }
 
     /// Members may have changed: who has no role any more is shown out (4403).
@@ -250,12 +257,18 @@ impl PresencePart {
                 if self.loads_under_way == 0 {
                     let effects = self.machine.loaded(self.now(), tables);
                     self.perform(effects);
-                    self.open();
+                    self.open_if_ready();
                 }
             }
             StoreAnswer::Lost => self.restore(),
             // The actor begins anew before it comes to this.
             StoreAnswer::Failed => {}
+        }
+    }
+
+    fn open_if_ready(&mut self) {
+        if !self.is_open && self.machine.is_ready() {
+            self.open();
         }
     }
 

@@ -224,3 +224,70 @@ async fn a_project_that_fails_again_and_again_is_given_up_and_its_sockets_may_co
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_in_the_mailbox_of_a_project_that_is_given_up_is_told() {
+    let (one, two, here, _, _) = pair().await;
+    connections(&here).await;
+    for _ in 0..4 {
+        here.commands.try_send(Command::Fail).expect("room");
+    }
+    // The door is open, so they are let in, as far as their session knows.
+    let mut late = Person::join(&here, "ada").await;
+    eventually("it is given up", async || !runs(&here)).await;
+    late.look();
+    assert!(late.ended, "the socket waits for a welcome that never comes: {:?}", late.frames);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_begins_anew_while_the_store_can_not_be_read() {
+    let (one, two, here, _, plan) = pair().await;
+    let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    rename_often(&here, plan, "n", 3).await;
+    for _ in 0..3 {
+        events.next().await.expect("an event");
+    }
+    sleep(LIFETIME.mul_f64(0.89)).await;
+    // The log loses its end, and nobody can see it.
+    one.log.is_unreadable.store(true, Ordering::Relaxed);
+    let first = two.backend.log.range(plan, None, 1, Lane::Replay).await.expect("the log").entries.remove(0);
+    let key = OperationKey::from_text("create");
+    one.backend.log.delete(plan).await.expect("delete");
+    let again = Proposal { key, hash: first.hash, payload: first.payload };
+    one.backend.log.create(plan, first.revision.epoch, again).await.expect("create");
+    sleep(LIFETIME.mul_f64(0.2)).await;
+    assert_eq!(retired(&one, "recycled"), 0, "this node alone remembers");
+    assert!(timeout(Duration::from_secs(1), events.next()).await.is_err(), "the listener listens on");
+    assert!(here.read(plan).await.is_ok(), "what is known is told");
+
+    one.log.is_unreadable.store(false, Ordering::Relaxed);
+    eventually("it is at rest and begins anew", async || retired(&one, "recycled") == 1).await;
+    let plan = here.read(plan).await.expect("a plan");
+    assert_eq!((plan.metadata().name.as_deref(), plan.revision().seq), (Some("n3"), 3));
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_reads_while_a_project_begins_anew_is_answered() {
+    let started = tokio::time::Instant::now();
+    let (one, two, here, _, plan) = pair().await;
+    let _events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    rename_often(&here, plan, "n", 1).await;
+    // The sweeps are 5 s apart. Reads are under way at each from the first that may find it old.
+    for sweep in 15_300_u32.. {
+        tokio::time::sleep_until(started + Duration::from_secs(5) * sweep - Duration::from_millis(3)).await;
+        for _ in 0..8 {
+            let read = timeout(Duration::from_secs(600), here.read(plan)).await.expect("an answer");
+            assert!(read.is_ok(), "{:?}", read.err());
+        }
+        if retired(&one, "recycled") > 0 {
+            break;
+        }
+        assert!(sweep < 17_400, "it never began anew");
+    }
+    one.stop().await;
+    two.stop().await;
+}

@@ -27,6 +27,59 @@ fn who_does_not_know_its_own_table_yet_does_not_say_that_it_has_nobody() {
 }
 
 #[test]
+fn the_first_roster_waits_for_those_who_know_better_than_the_store_but_not_for_long() {
+    let mut there = node("b");
+    let joined = there.join(at(0), Join { document: Some(doc("plan")), ..join(11, "dos") });
+    let table = || Some(vec![(NodeId::of("b", "1"), stored(&joined))]);
+    there.move_cursor(at(5_000), SeatId(11), cursor("plan", 7.0));
+    for answers in [true, false] {
+        let (mut here, _) = Presence::open(at(6_000), ProjectId(1), NodeId::of("a", "1"), Settings::default());
+        let asked = here.loaded(at(6_010), table());
+        assert!(!here.is_ready());
+        if answers {
+            let answer = pass(&asked, &mut there, at(6_011));
+            pass(&answer, &mut here, at(6_012));
+            let dos = &here.users()[0];
+            assert!(dos.documents[&doc("plan")].position.is_some());
+            assert_eq!(dos.last_active.unix_ms, START_MS + 5_000);
+        } else {
+            let due = here.deadline().unwrap();
+            assert!(due <= Duration::from_millis(6_500));
+            here.wake(at(u64::try_from(due.as_millis()).unwrap()));
+        }
+        assert!(here.is_ready());
+    }
+}
+
+#[test]
+fn a_node_that_was_only_stopped_is_believed_once_it_is_back() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    here.join(at(0), join(1, "una"));
+    let joined = there.join(at(0), join(11, "dos"));
+    pass(&joined, &mut here, at(0));
+    here.nodes_gone(at(10_000), &[NodeId::of("b", "1")]);
+    assert_eq!(here.users().len(), 1);
+    here.nodes_back(&[NodeId::of("b", "1")]);
+    let asked = pass(&there.digest_now(at(11_000)), &mut here, at(11_000));
+    pass(&pass(&asked, &mut there, at(11_001)), &mut here, at(11_002));
+    assert_eq!(here.users().len(), 2);
+}
+
+#[test]
+fn after_an_outage_of_the_store_tables_that_ended_get_the_time_to_be_renewed() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    here.join(at(0), join(1, "una"));
+    pass(&there.join(at(0), join(11, "dos")), &mut here, at(0));
+    here.interrupted(at(20_000));
+    assert_eq!(here.loaded(at(20_010), Some(Vec::new())), []);
+    assert_eq!(here.users().len(), 2, "nobody left");
+    here.wake(at(22_000));
+    here.wake(at(26_000));
+    here.loaded(at(26_500), Some(Vec::new()));
+    assert_eq!(here.users().len(), 1, "whoever says nothing for so long is gone");
+}
+
+#[test]
 fn who_left_elsewhere_is_taken_out_of_the_table_here() {
     let (mut here, mut there) = (node("a"), node("b"));
     let joined = here.join(at(0), join(1, "una"));
