@@ -255,7 +255,7 @@ impl Presence {
         self.cursors.interval()
     }
 
-    /// Moves that a later one of the same cursor made void before viewers were shown, since this was last asked.
+    /// Moves that were shown together with a later one of the same person, since this was last asked.
     pub fn take_conflated(&mut self) -> u64 {
         self.cursors.take_conflated()
     }

@@ -341,7 +341,8 @@ impl Presence {
         // To come back is nothing that others see: whoever was idle is so still, until they do something.
         let idle_ms = now.wall.unix_ms.saturating_sub(entry.record.last_active.unix_ms);
         let idle = Duration::from_millis(u64::try_from(idle_ms).unwrap_or_default());
-        let active_at = now.at.saturating_sub(idle);
+        // Of a node that died, only old times may be known. Who is called active then has a minute to show it.
+        let active_at = now.at.saturating_sub(if idle < self.settings.idle_after { idle } else { Duration::ZERO });
         let seated = entry_at(now, entry.record, join.seat);
         self.put(Entry { idle_armed: entry.idle_armed, active_at, ..seated }, Some(join.seat));
         self.announce(connection);
