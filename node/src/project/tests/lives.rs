@@ -198,7 +198,7 @@ async fn what_a_failed_project_listened_to_is_let_go_of() {
     here.commands.send(Command::Fail).await.expect("a mailbox");
     sleep(Duration::from_secs(20)).await;
     assert_eq!(one.bridge.open_plans(), 0);
-    assert!(one.projects.metrics().render().contains("broadcast_channels_idle_cleaned_total 1"));
+    assert!(one.projects.metrics().render().contains("channels_idle_cleaned_total 1"));
     one.stop().await;
     two.stop().await;
 }
