@@ -8,9 +8,12 @@ use anyhow::{Context as _, Result, ensure};
 use futures_util::future::{join_all, try_join, try_join_all};
 use mille_tests::{Builder, Client, Cluster, Project, RawSocket, Token, documents as d, eventually, patience};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 const MEGABYTE: u64 = 1024 * 1024;
+/// Held by the test whose turn it is: each loads the machine by itself.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Nodes whose memory is in pages of the usual size: with huge ones, what they hold is told in steps of 2 MB.
 fn measured(nodes: usize) -> Builder {
@@ -20,9 +23,9 @@ fn measured(nodes: usize) -> Builder {
 // ---- who reads nothing -------------------------------------------------------------------------------------------
 
 /// Move their cursors all the time, half of them at each node.
-const MOVERS: usize = 8;
+const MOVERS: usize = 16;
 /// Come and leave all the time, at the other node.
-const GUESTS: usize = 4;
+const GUESTS: usize = 12;
 /// Read nothing for a while.
 const SLEEPERS: usize = 8;
 /// How long everybody reads, until the node has the memory that this takes.
@@ -32,7 +35,7 @@ const SLEEP_TIME: Duration = Duration::from_secs(30);
 /// What the sleepers may add to the node's memory, what it remembers of the guests included.
 const HELD_BYTES_MAX: u64 = 4 * MEGABYTE;
 /// What each of them is not told meanwhile: a multiple of that, or the bound means nothing.
-const TOLD_BYTES_MIN: u64 = 3 * HELD_BYTES_MAX;
+const TOLD_BYTES_MIN: u64 = 2 * HELD_BYTES_MAX;
 /// How old a position may be when somebody else sees it.
 const STALE_SECONDS_MAX: f64 = 1.0;
 /// Bytes of a name: long ones make for large frames.
@@ -40,6 +43,7 @@ const NAME_BYTES: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_reads_nothing_costs_little_delays_nobody_and_finds_the_newest_later() -> Result<()> {
+    let _turn = TURN.lock().await;
     let mut cluster = measured(2).start().await?;
     let mut room = Room::open(&cluster).await?;
     room.bustle(WARM_TIME, true).await.context("while everyone reads")?;
@@ -47,6 +51,7 @@ async fn who_reads_nothing_costs_little_delays_nobody_and_finds_the_newest_later
     let seen = room.bustle(SLEEP_TIME, false).await.context("while some sleep")?;
     let held = cluster.memory_bytes(0)?.saturating_sub(before);
     ensure!(seen.bytes >= TOLD_BYTES_MIN, "only {} bytes were told: this run shows little", seen.bytes);
+    eprintln!("{held} bytes are held for {SLEEPERS} who read nothing of {} bytes", seen.bytes);
     ensure!(held <= HELD_BYTES_MAX, "{held} bytes more for {SLEEPERS} who read nothing of {} bytes", seen.bytes);
     ensure!(seen.stalest <= patience(STALE_SECONDS_MAX), "a position was {:?} old when it was seen", seen.stalest);
     let seconds = usize::try_from(SLEEP_TIME.as_secs())?;
@@ -296,6 +301,7 @@ const FORGOTTEN_SECONDS: f64 = 90.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_who_came_and_left_are_forgotten() -> Result<()> {
+    let _turn = TURN.lock().await;
     let mut cluster = measured(1).start().await?;
     let owner = cluster.user(0, "olga");
     let mut rooms = Vec::new();
