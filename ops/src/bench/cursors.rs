@@ -6,7 +6,7 @@
 //! that a viewer gets one frame per tick, however many move; so the frames are held against the tick that the node
 //! told.
 //!
-//! Everyone is a user of their own: a thousand are made members in half a second, and told of each other in about ten.
+//! Everyone is a user of their own: a thousand are made members in half a second, and told of each other in two or three.
 //! That telling is a load of its own, so nothing is measured before it is over.
 
 use std::collections::BTreeMap;
