@@ -18,13 +18,13 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
-use mille_shared::{ProjectId, UserId, limits};
+use mille_shared::{PlanId, ProjectId, UserId, limits};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Members;
-use super::command::{Command, Rejection};
+use super::command::{Command, PlanCommand, Rejection};
 use super::plans::{self, Plans};
 use super::presence::{PresencePart, StoreAnswer};
 use crate::backend::{self, Backend, Channel, Interruption};
@@ -281,18 +281,7 @@ impl Actor {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Attach { plan, request, reply } => {
-                if self.members.load().role_of(&request.user_id).is_none() {
-                    let _ = reply.send(Err(Rejection::Forbidden));
-                    return;
-                }
-                self.plans.command(plan, Command::Attach { plan, request, reply });
-            }
-            Command::Submit { plan, operation, repeatable, reply } => {
-                self.presence.acted(&operation.user_id);
-                self.plans.command(plan, Command::Submit { plan, operation, repeatable, reply });
-            }
-            Command::Read { plan, .. } | Command::Progress { plan, .. } => self.plans.command(plan, command),
+            Command::Plan(plan, command) => self.plan_command(plan, command),
             Command::Presence(command) => self.presence.handle(command),
             Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
             Command::NodesBack(nodes) => self.presence.nodes_back(&nodes),
@@ -306,6 +295,20 @@ impl Actor {
                     None => self.refresh.waiting.push(reply),
                 }
                 self.start_refresh();
+            }
+        }
+    }
+
+    fn plan_command(&mut self, plan: PlanId, command: PlanCommand) {
+        match command {
+            PlanCommand::Attach { request, reply } if self.members.load().role_of(&request.user_id).is_none() => {
+                let _ = reply.send(Err(Rejection::Forbidden));
+            }
+            command => {
+                if let PlanCommand::Submit { operation, .. } = &command {
+                    self.presence.acted(&operation.user_id);
+                }
+                self.plans.command(plan, command);
             }
         }
     }

@@ -117,16 +117,22 @@ pub enum Rejection {
 /// How an operation is answered.
 pub(super) type SubmitReply = oneshot::Sender<Result<Accepted, Rejection>>;
 
+/// What is asked of a plan.
+pub(super) enum PlanCommand {
+    /// Bring an operation into the plan's log.
+    Submit { operation: Box<Operation>, repeatable: bool, reply: SubmitReply },
+    /// The plan as it is now.
+    Read { reply: oneshot::Sender<Result<Arc<Plan>, Rejection>> },
+    /// Register a listener.
+    Attach { request: AttachRequest, reply: oneshot::Sender<Result<Attached, Rejection>> },
+    /// Tell the plan's listeners on every node of an execution's progress.
+    Progress(Box<Progress>),
+}
+
 /// What an actor is asked. Only handles make these.
 pub(super) enum Command {
-    /// Bring an operation into a plan's log.
-    Submit { plan: PlanId, operation: Box<Operation>, repeatable: bool, reply: SubmitReply },
-    /// The plan as it is now.
-    Read { plan: PlanId, reply: oneshot::Sender<Result<Arc<Plan>, Rejection>> },
-    /// Register a listener.
-    Attach { plan: PlanId, request: AttachRequest, reply: oneshot::Sender<Result<Attached, Rejection>> },
-    /// Tell the plan's listeners on every node of an execution's progress.
-    Progress { plan: PlanId, progress: Box<Progress> },
+    /// Something of one of the project's plans.
+    Plan(PlanId, PlanCommand),
     /// Presence.
     Presence(PresenceCommand),
     /// Members or plans of the project changed: read them again, then answer.

@@ -11,7 +11,7 @@ use mille_shared::{NodeId, PlanId, ProjectId, Revision, UserId, limits};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::access::Members;
-use super::command::{Accepted, AttachRequest, Attached, Command, DeltaPage, Progress, Rejection};
+use super::command::{Accepted, AttachRequest, Attached, Command, DeltaPage, PlanCommand, Progress, Rejection};
 use super::follow::{Following, Start};
 use super::presence::PresenceCommand;
 use super::registry::Projects;
@@ -104,7 +104,7 @@ impl ProjectHandle {
     /// [`Rejection`]; on [`Rejection::Unavailable`] and [`Rejection::Stopping`] it may have happened.
     pub async fn submit(&self, plan: PlanId, operation: Operation, repeatable: bool) -> Result<Accepted, Rejection> {
         let operation = Box::new(operation);
-        self.ask(|reply| Command::Submit { plan, operation, repeatable, reply }).await?
+        self.ask_plan(plan, |reply| PlanCommand::Submit { operation, repeatable, reply }).await?
     }
 
     /// The plan as it is now: not older than the log's head when it was asked for, unless the store does not answer.
@@ -112,7 +112,7 @@ impl ProjectHandle {
     /// # Errors
     /// [`Rejection::NoSuchPlan`], [`Rejection::Unavailable`] if the plan was not open, [`Rejection::Stopping`].
     pub async fn read(&self, plan: PlanId) -> Result<Arc<Plan>, Rejection> {
-        self.ask(|reply| Command::Read { plan, reply }).await?
+        self.ask_plan(plan, |reply| PlanCommand::Read { reply }).await?
     }
 
     /// Listens to a plan. The stream repairs itself: it ends only if the listener may no longer listen or the plan is
@@ -141,7 +141,7 @@ impl ProjectHandle {
     /// Tells the plan's listeners on every node how far an execution is. Never waits: with a full mailbox it is
     /// dropped, the next report replaces it.
     pub fn report_progress(&self, plan: PlanId, progress: Progress) {
-        let command = Command::Progress { plan, progress: Box::new(progress) };
+        let command = Command::Plan(plan, PlanCommand::Progress(Box::new(progress)));
         if self.commands.try_send(command).is_err() {
             self.projects.metrics().progress_dropped.increment(1);
         }
@@ -163,7 +163,7 @@ impl ProjectHandle {
     }
 
     pub(super) async fn attach(&self, plan: PlanId, request: AttachRequest) -> Result<Attached, Rejection> {
-        self.ask(|reply| Command::Attach { plan, request, reply }).await?
+        self.ask_plan(plan, |reply| PlanCommand::Attach { request, reply }).await?
     }
 
     pub(super) fn nodes_gone(&self, nodes: Vec<NodeId>) {
@@ -174,6 +174,14 @@ impl ProjectHandle {
     pub(super) fn nodes_back(&self, nodes: Vec<NodeId>) {
         // A full mailbox is not waited for: they are believed again a little later.
         let _ = self.commands.try_send(Command::NodesBack(nodes));
+    }
+
+    async fn ask_plan<T>(
+        &self,
+        plan: PlanId,
+        command: impl FnOnce(oneshot::Sender<T>) -> PlanCommand,
+    ) -> Result<T, Rejection> {
+        self.ask(|reply| Command::Plan(plan, command(reply))).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Rejection> {

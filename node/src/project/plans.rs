@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::access::Members;
-use super::command::{Command, PlanEvent, Progress, Rejection};
+use super::command::{PlanCommand, PlanEvent, Progress, Rejection};
 use super::store::{self, OpenFailure};
 use crate::backend::{Backend, Channel, Retention, envelope};
 use crate::bridge::{Bridge, FeedSender};
@@ -81,7 +81,7 @@ enum Slot {
 struct Opening {
     id: OpeningId,
     /// Bounded by [`limits::PENDING_OPERATIONS_MAX`]; beyond it callers are told of overload.
-    commands: Vec<Command>,
+    commands: Vec<PlanCommand>,
     /// What was heard meanwhile, to be sequenced after what was read. Bounded by [`limits::FEED_MESSAGES_MAX`]; beyond
     /// it the plan is compared with its log once it is open.
     heard: Vec<Input>,
@@ -107,7 +107,7 @@ impl Plans {
     }
 
     /// Takes a command for a plan, opening it if need be.
-    pub(super) fn command(&mut self, plan: PlanId, command: Command) {
+    pub(super) fn command(&mut self, plan: PlanId, command: PlanCommand) {
         match self.slots.get_mut(&plan) {
             Some(Slot::Open(open)) => open.command(command, &mut self.jobs),
             Some(Slot::Opening(opening)) if opening.commands.len() >= limits::PENDING_OPERATIONS_MAX => {
@@ -298,19 +298,12 @@ impl Slot {
 }
 
 /// Answers a command that can't be carried out.
-fn refuse(command: Command, rejection: Rejection) {
+fn refuse(command: PlanCommand, rejection: Rejection) {
     // Whoever asked may be gone; then nobody needs the answer.
     match command {
-        Command::Submit { reply, .. } => drop(reply.send(Err(rejection))),
-        Command::Read { reply, .. } => drop(reply.send(Err(rejection))),
-        Command::Attach { reply, .. } => drop(reply.send(Err(rejection))),
-        Command::Progress { .. }
-        | Command::Presence(_)
-        | Command::Refresh { .. }
-        | Command::NodesGone(_)
-        | Command::NodesBack(_)
-        | Command::PresenceLost => {}
-        #[cfg(test)]
-        Command::Fail => {}
+        PlanCommand::Submit { reply, .. } => drop(reply.send(Err(rejection))),
+        PlanCommand::Read { reply } => drop(reply.send(Err(rejection))),
+        PlanCommand::Attach { reply, .. } => drop(reply.send(Err(rejection))),
+        PlanCommand::Progress(_) => {}
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
-use crate::project::command::{Accepted, Command, PlanEvent, Progress, Rejection, SubmitReply};
+use crate::project::command::{Accepted, PlanCommand, PlanEvent, Progress, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
 use crate::project::replay::{self, ReplayError};
 use crate::project::store::{self, OpenFailure};
@@ -120,23 +120,16 @@ impl OpenPlan {
         self.opening
     }
 
-    pub(super) fn command(&mut self, command: Command, jobs: &mut Jobs) {
+    pub(super) fn command(&mut self, command: PlanCommand, jobs: &mut Jobs) {
         self.used = Instant::now();
         match command {
-            Command::Submit { operation, repeatable, reply, .. } => self.submit(*operation, repeatable, reply, jobs),
-            Command::Read { reply, .. } => self.sync(AfterSync::Read(reply), jobs),
-            Command::Attach { request, reply, .. } if self.was_told_by_us(&request) => {
+            PlanCommand::Submit { operation, repeatable, reply } => self.submit(*operation, repeatable, reply, jobs),
+            PlanCommand::Read { reply } => self.sync(AfterSync::Read(reply), jobs),
+            PlanCommand::Attach { request, reply } if self.was_told_by_us(&request) => {
                 self.serve(AfterSync::Attach(request, reply), jobs);
             }
-            Command::Attach { request, reply, .. } => self.sync(AfterSync::Attach(request, reply), jobs),
-            Command::Progress { progress, .. } => self.publish_progress(&progress, jobs),
-            Command::Presence(_)
-            | Command::Refresh { .. }
-            | Command::NodesGone(_)
-            | Command::NodesBack(_)
-            | Command::PresenceLost => {}
-            #[cfg(test)]
-            Command::Fail => {}
+            PlanCommand::Attach { request, reply } => self.sync(AfterSync::Attach(request, reply), jobs),
+            PlanCommand::Progress(progress) => self.publish_progress(&progress, jobs),
         }
     }
 
