@@ -278,3 +278,25 @@ async fn the_first_who_comes_to_a_node_sees_where_people_are_and_when_they_were_
     let elsewhere = cluster.user(2, "bob").ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
     is_right(&elsewhere[0])
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_around_is_followed_and_never_asked_to_slow_down() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let (mut adas, mut bobs) = (ada.presence(&project).await?, bob.presence(&project).await?);
+    for socket in [&mut adas, &mut bobs] {
+        socket.switch_document("plan", "canvas").await?;
+    }
+    // More than the frames that are counted may be in a second.
+    for x in 1..=200 {
+        adas.send("update_viewport", json!({"documentId": "plan", "x": x, "y": 0, "zoom": 2})).await?;
+    }
+    let is_last = |data: &Value| {
+        let ada = data["cursors"].as_array().and_then(|all| all.iter().find(|one| one["userId"] == "ada"));
+        ada.is_some_and(|ada| ada["position"].is_null() && same_value(&ada["viewport"]["x"], &json!(200)))
+    };
+    bobs.next_where("cursor_update", soon(), is_last).await?;
+    let errors: Vec<Value> = adas.everything().await?.into_iter().filter(|one| one["type"] == "error").collect();
+    ensure!(errors.is_empty(), "{errors:?}");
+    Ok(())
+}

@@ -11,7 +11,7 @@ use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
 use mille_shared::operation::{Edit, Operation};
-use mille_shared::{ClientId, NodeId, OperationId, PlanId, Revision, UserId, limits};
+use mille_shared::{ClientId, ConnectionId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId, limits};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::presence::PresenceSettings;
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::backend::{self, Backend, Channel, EventLog, Lane, Retention};
+use crate::backend::{self, Backend, Channel, EventLog, Lane, PresenceField, PresenceStore, Retention};
 use crate::bridge::Bridge;
 use crate::clock;
 use crate::metrics::Metrics;
@@ -91,6 +91,43 @@ impl EventLog for Log {
     }
 }
 
+/// The store's tables of who is present; the next who writes meets a mistake of ours when it is told so.
+struct Tables {
+    store: Arc<dyn PresenceStore>,
+    is_faulty: AtomicBool,
+}
+
+#[async_trait]
+impl PresenceStore for Tables {
+    async fn put(
+        &self,
+        project: ProjectId,
+        node: &NodeId,
+        connection: &ConnectionId,
+        presence: &str,
+        ttl: Duration,
+    ) -> backend::Result<()> {
+        assert!(!self.is_faulty.swap(false, Ordering::Relaxed), "told to fail");
+        self.store.put(project, node, connection, presence, ttl).await
+    }
+
+    async fn remove(&self, project: ProjectId, node: &NodeId, connection: &ConnectionId) -> backend::Result<()> {
+        self.store.remove(project, node, connection).await
+    }
+
+    async fn renew(&self, projects: &[ProjectId], node: &NodeId, ttl: Duration) -> backend::Result<Vec<ProjectId>> {
+        self.store.renew(projects, node, ttl).await
+    }
+
+    async fn load(&self, project: ProjectId) -> backend::Result<Vec<(NodeId, Vec<PresenceField>)>> {
+        self.store.load(project).await
+    }
+
+    async fn clear(&self, project: ProjectId, node: &NodeId) -> backend::Result<()> {
+        self.store.clear(project, node).await
+    }
+}
+
 /// How long a project stays that nobody uses, and how old one gets that somebody does.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1_800);
 const LIFETIME: Duration = Duration::from_secs(86_400);
@@ -102,6 +139,7 @@ struct TestNode {
     bridge: Bridge,
     backend: Backend,
     log: Arc<Log>,
+    tables: Arc<Tables>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -118,6 +156,8 @@ impl TestNode {
         };
         let log = Arc::new(log);
         backend.log = log.clone();
+        let tables = Arc::new(Tables { store: Arc::clone(&backend.presence), is_faulty: false.into() });
+        backend.presence = tables.clone();
         let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Arc::new(Metrics::new()));
         let (bridge, controls) =
             Bridge::start(backend.clone(), Arc::clone(&metrics), &tasks, &stop).await.expect("bridge");
@@ -134,10 +174,10 @@ impl TestNode {
         };
         let projects = Projects::new(config, tasks.clone(), stop.clone());
         tasks.spawn(projects.clone().serve_control(controls));
-        Self { projects, bridge, backend, log, tasks, stop }
+        Self { projects, bridge, backend, log, tables, tasks, stop }
     }
 
-    async fn enter(&self, project: mille_shared::ProjectId) -> ProjectHandle {
+    async fn enter(&self, project: ProjectId) -> ProjectHandle {
         self.projects.access(project, &ada(), Role::Owner).await.expect("access").project
     }
 
@@ -179,6 +219,18 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         sleep(Duration::from_secs(1)).await;
     }
     panic!("not within 200 s: {what}");
+}
+
+/// What a failover to a replica that lags leaves of a log. Answers the entry that is left.
+async fn lose_all_but_the_beginning(node: &TestNode, plan: PlanId) -> LogEntry {
+    // Around the log that can be told to fail.
+    let log = &node.log.store;
+    let first = log.range(plan, None, 1, Lane::Replay).await.expect("the log").entries.remove(0);
+    log.delete(plan).await.expect("delete");
+    let key = OperationKey::from_text("create");
+    let again = Proposal { key, hash: first.hash, payload: Arc::clone(&first.payload) };
+    log.create(plan, first.revision.epoch, again).await.expect("create");
+    first
 }
 
 /// Two nodes of one store, a project with one plan, and handles to it on both.
@@ -285,11 +337,7 @@ async fn a_listener_hears_that_histories_parted_and_lost_changes_come_back() {
     let old = told + 10;
     rename_often(&here, plan, "old", old).await;
     // The log loses all but its beginning, and a node that knows nothing of it is the first to build on that.
-    let first = one.backend.log.range(plan, None, 1, Lane::Replay).await.expect("the log").entries.remove(0);
-    let key = OperationKey::from_text("create");
-    one.backend.log.delete(plan).await.expect("delete");
-    let again = Proposal { key, hash: first.hash, payload: first.payload };
-    one.backend.log.create(plan, first.revision.epoch, again).await.expect("create");
+    let first = lose_all_but_the_beginning(&one, plan).await;
     let there = two.enter(here.id()).await;
     rename_often(&there, plan, "new", 5).await;
 

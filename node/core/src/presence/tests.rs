@@ -213,6 +213,31 @@ fn moves_are_conflated_to_one_frame_per_document_and_tick() {
 }
 
 #[test]
+fn everyone_is_told_the_tick_when_the_room_grows_when_frames_are_late_and_with_a_refresh() {
+    let told = |here: &Presence, seat, effects: &[Effect]| {
+        let frames = frames(here, seat, effects);
+        frames.iter().rfind(|frame| frame["type"] == "throttle").map(|frame| frame["data"]["cursorIntervalMs"].clone())
+    };
+    let mut here = node("a");
+    for seat in 1..=201 {
+        here.join(at(0), Join { document: Some(doc("plan")), ..join(seat, &format!("u{seat}")) });
+    }
+    let grown = here.wake(at(2_000));
+    assert_eq!((told(&here, 1, &grown), told(&here, 201, &grown)), (Some(100.into()), Some(100.into())));
+    let late = here.join(at(2_001), Join { is_welcomed: true, ..join(300, "late") });
+    assert_eq!(told(&here, 300, &late), Some(100.into()), "a newcomer was told the tick of a small room");
+    for tick in 1..=10 {
+        here.move_cursor(at(2_000 + 200 * tick), SeatId(1), cursor("plan", 1.0));
+        let effects = here.wake(at(2_000 + 200 * tick + 90));
+        if let Some(interval) = told(&here, 2, &effects) {
+            assert_eq!(interval, 150, "frames that come 90 ms late");
+        }
+    }
+    let refreshed = here.refresh(SeatId(2));
+    assert_eq!(told(&here, 2, &refreshed), Some(150.into()), "who missed it is told again");
+}
+
+#[test]
 fn whoever_comes_back_idle_is_idle_still_and_nobody_is_told() {
     let mut here = node("a");
     here.join(at(0), join(1, "una"));

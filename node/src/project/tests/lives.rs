@@ -1,7 +1,6 @@
 //! How a project's actor ends and begins anew, and that nobody it serves notices.
 
 use mille_core::presence::{Event, Join, SeatId};
-use mille_shared::ConnectionId;
 use mille_shared::presence::{DocumentId, Status};
 use serde_json::Value;
 
@@ -191,6 +190,40 @@ async fn so_does_one_of_whose_jobs_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn so_does_one_whose_task_of_presence_fails() {
+    fails_and_goes_on(async |one, here, _| {
+        one.tables.is_faulty.store(true, Ordering::Relaxed);
+        here.commands.send(Command::PresenceLost).await.expect("a mailbox");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_in_a_project_shows_in_its_people_and_is_counted() {
+    let (one, two, here, _, plan) = pair().await;
+    let una = Person::join(&here, "ada").await;
+    let last_active = async || {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        here.presence(PresenceCommand::Users { reply }).await.expect("a mailbox");
+        answer.await.expect("users")[0].last_active
+    };
+    let before = last_active().await;
+    // People's times are those of the wall, which does not pause.
+    eventually("an edit is an activity", async || {
+        rename_often(&here, plan, "n", 1).await;
+        last_active().await > before
+    })
+    .await;
+    let counted = |text: &str| one.projects.metrics().render().lines().any(|line| line.ends_with(text));
+    assert!(counted("presence_members 1"));
+    drop(una);
+    eventually("the grace is over", async || connections(&here).await == 0).await;
+    assert!(counted("presence_members 0") && counted("expiries_total{cause=\"grace\"} 1"));
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_failed_project_listened_to_is_let_go_of() {
     let (one, two, here, _, plan) = pair().await;
     here.read(plan).await.expect("a plan");
@@ -252,11 +285,7 @@ async fn nothing_begins_anew_while_the_store_can_not_be_read() {
     sleep(LIFETIME.mul_f64(0.89)).await;
     // The log loses its end, and nobody can see it.
     one.log.is_unreadable.store(true, Ordering::Relaxed);
-    let first = two.backend.log.range(plan, None, 1, Lane::Replay).await.expect("the log").entries.remove(0);
-    let key = OperationKey::from_text("create");
-    one.backend.log.delete(plan).await.expect("delete");
-    let again = Proposal { key, hash: first.hash, payload: first.payload };
-    one.backend.log.create(plan, first.revision.epoch, again).await.expect("create");
+    lose_all_but_the_beginning(&one, plan).await;
     sleep(LIFETIME.mul_f64(0.2)).await;
     assert_eq!(retired(&one, "recycled"), 0, "this node alone remembers");
     assert!(timeout(Duration::from_secs(1), events.next()).await.is_err(), "the listener listens on");
