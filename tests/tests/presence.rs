@@ -259,6 +259,8 @@ async fn the_first_who_comes_to_a_node_sees_where_people_are_and_when_they_were_
     let (mut adas, mut same_node) = (ada.presence(&project).await?, ada.presence(&project).await?);
     for socket in [&mut adas, &mut same_node] {
         socket.switch_document("plan", "canvas").await?;
+        // Whoever came in after the first move would find it in the list, and be told of no move.
+        socket.next_where("document_activity", soon(), |_| true).await?;
     }
     let began = ada.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
     for x in 0..5 {
