@@ -64,7 +64,7 @@ macro_rules! delta_fields {
 }
 macro_rules! status_fields {
     () => {
-        "{ projectId planId nodeId nodeType runId state progress timestamp revision \
+        "{ projectId planId nodeId nodeType runId state progress message timestamp revision \
     datasourceExecution { dataSourceId filename status processedAt executionState errorMessage } \
     graphExecution { graphId nodeCount edgeCount executionState computedDate errorMessage } }"
     };

@@ -64,8 +64,21 @@ impl Token {
     /// When the signature can't be made, which only a broken build can bring.
     #[must_use]
     pub fn sign_with(&self, secret: &str) -> String {
+        self.signed(Algorithm::HS256, secret)
+    }
+
+    /// Signs with the clusters' [`SECRET`] in another of the ways that secrets can be used, such as `HS512`.
+    ///
+    /// # Panics
+    /// When there is no such way, or as [`Self::sign_with`].
+    #[must_use]
+    pub fn sign_by(&self, algorithm: &str) -> String {
+        self.signed(algorithm.parse().expect("an algorithm"), SECRET)
+    }
+
+    fn signed(&self, algorithm: Algorithm, secret: &str) -> String {
         let key = EncodingKey::from_secret(secret.as_bytes());
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &self.claims, &key).expect("HS256 needs only a secret")
+        jsonwebtoken::encode(&Header::new(algorithm), &self.claims, &key).expect("HMAC needs only a secret")
     }
 
     /// Claims that nobody signed, under a header that says so (`alg: none`).
