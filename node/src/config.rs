@@ -109,7 +109,7 @@ pub struct Arguments {
     /// How log lines look.
     #[arg(long, env = "MILLE_LOG_FORMAT", value_enum, default_value = "pretty")]
     pub log_format: LogFormat,
-    /// What is logged, in the words of tracing's `EnvFilter`.
+    /// What is logged, in the words of tracing's `EnvFilter`. Libraries are not heard below `debug`.
     #[arg(long, env = "RUST_LOG", default_value = DEFAULT_FILTER)]
     pub log_filter: String,
     /// For development: makes its own secret if none is given, shows GraphiQL and the schema, prints ready links.
