@@ -47,7 +47,7 @@ pub use cluster::{Builder, Cluster, clean_command, node_binary};
 pub use patience::{eventually, patience, seed, soon, within};
 pub use people::{Project, edge_input, node_input};
 pub use plan_rules::{broken_rules, same_value};
-pub use presence::PresenceSocket;
+pub use presence::{Knock, PresenceSocket};
 pub use process::{Exit, Process, free_port};
 pub use proxy::Proxy;
 pub use redis::{Entry, Redis};

@@ -26,34 +26,60 @@ pub struct PresenceSocket {
     closed: Option<Closing>,
 }
 
+/// What a handshake says: query, subprotocols and headers.
+#[derive(Debug, Clone, Default)]
+pub struct Knock {
+    /// What stands behind the `?`.
+    pub query: String,
+    /// The subprotocols offered.
+    pub subprotocols: Vec<String>,
+    /// Headers beside those of every handshake.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Knock {
+    /// A handshake without a token.
+    #[must_use]
+    pub fn at(project: i64) -> Self {
+        Self { query: format!("project_id={project}"), ..Self::default() }
+    }
+
+    /// The three ways in which one can carry a token.
+    #[must_use]
+    pub fn with_token(project: i64, token: &str) -> [Self; 3] {
+        let knock = Self::at(project);
+        [
+            Self { query: format!("{}&token={token}", knock.query), ..Self::default() },
+            Self { subprotocols: vec![format!("bearer.{token}")], ..knock.clone() },
+            Self { headers: vec![("authorization", format!("Bearer {token}"))], ..knock },
+        ]
+    }
+}
+
 impl PresenceSocket {
     /// Connects to a project's presence with the client's token in the address. Joins nothing yet.
     ///
     /// # Errors
     /// When the handshake brings no socket.
     pub async fn connect(client: &Client, project: i64) -> Result<Self> {
-        let query = match &client.token {
-            Some(token) => format!("project_id={project}&token={token}"),
-            None => format!("project_id={project}"),
-        };
-        match Self::knock(&client.base, &query, &[], &[]).await? {
+        let mut knock = Knock::at(project);
+        if let Some(token) = &client.token {
+            [knock, ..] = Knock::with_token(project, token);
+        }
+        match Self::knock(&client.base, &knock).await? {
             Upgrade::Open(raw, _) => Ok(Self::over(*raw, &client.user)),
             Upgrade::Refused(status) => bail!("no presence socket, but HTTP {status}"),
         }
     }
 
-    /// Shakes hands at the presence socket of the node at `base` with any query, subprotocols and headers.
+    /// Shakes hands at the presence socket of the node at `base`.
     ///
     /// # Errors
     /// When nobody listens.
-    pub async fn knock(
-        base: &str,
-        query: &str,
-        subprotocols: &[&str],
-        headers: &[(&'static str, String)],
-    ) -> Result<Upgrade> {
-        let url = format!("{}/ws/collaboration?{query}", base.replacen("http", "ws", 1));
-        RawSocket::knock(&url, subprotocols, headers).await
+    pub async fn knock(base: &str, knock: &Knock) -> Result<Upgrade> {
+        let url = format!("{}/ws/collaboration?{}", base.replacen("http", "ws", 1), knock.query);
+        let subprotocols: Vec<&str> = knock.subprotocols.iter().map(String::as_str).collect();
+        RawSocket::knock(&url, &subprotocols, &knock.headers).await
     }
 
     /// A presence client over a socket that is open already.

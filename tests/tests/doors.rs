@@ -3,12 +3,10 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use mille_tests::{
-    Client, Cluster, PresenceSocket, Replica, Token, Upgrade, documents as d, eventually, patience, refused, soon,
+    Client, Cluster, Knock, PresenceSocket, Replica, Token, Upgrade, documents as d, eventually, patience, refused,
+    soon,
 };
 use serde_json::json;
-
-/// Query, subprotocols and headers of a handshake.
-type Knock<'a> = (String, Vec<&'a str>, Vec<(&'static str, String)>);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_presence_socket_takes_the_token_in_three_ways_and_needs_a_project() -> Result<()> {
@@ -16,22 +14,16 @@ async fn the_presence_socket_takes_the_token_in_three_ways_and_needs_a_project()
     let olga = cluster.user(0, "olga");
     let project = olga.create_project("harbour").await?;
     let (base, token) = (cluster.url(0), Token::of("olga").sign());
-    let with_project = format!("project_id={}", project.id);
-    let subprotocol = format!("bearer.{token}");
-    let ways: [Knock<'_>; 3] = [
-        (format!("{with_project}&token={token}"), vec![], vec![]),
-        (with_project.clone(), vec![&subprotocol], vec![]),
-        (with_project.clone(), vec![], vec![("authorization", format!("Bearer {token}"))]),
-    ];
-    for (query, subprotocols, headers) in ways {
-        let upgrade = PresenceSocket::knock(&base, &query, &subprotocols, &headers).await?;
-        let Upgrade::Open(raw, _) = upgrade else { bail!("no socket for {query}: {upgrade:?}") };
+    for knock in Knock::with_token(project.id, &token) {
+        let upgrade = PresenceSocket::knock(&base, &knock).await?;
+        let Upgrade::Open(raw, _) = upgrade else { bail!("no socket for {knock:?}: {upgrade:?}") };
         let roster = PresenceSocket::over(*raw, "olga").join(None).await?;
         ensure!(roster[0]["userId"] == "olga", "the joiner is in the roster: {roster}");
     }
     for query in [format!("token={token}"), format!("project_id=harbour&token={token}")] {
-        let upgrade = PresenceSocket::knock(&base, &query, &[], &[]).await?;
-        ensure!(matches!(upgrade, Upgrade::Refused(400)), "{query}: {upgrade:?}");
+        let knock = Knock { query, ..Knock::default() };
+        let upgrade = PresenceSocket::knock(&base, &knock).await?;
+        ensure!(matches!(upgrade, Upgrade::Refused(400)), "{knock:?}: {upgrade:?}");
     }
     Ok(())
 }

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use mille_tests::{Client, Cluster, PresenceSocket, Project, RawSocket, SECRET, Socket, Token, documents as d, soon};
+use mille_tests::{
+    Client, Cluster, Knock, PresenceSocket, Project, RawSocket, SECRET, Socket, Token, Upgrade, documents as d, soon,
+};
 use serde_json::{Value, json};
 
 /// Who shows tokens, and all that may not be found afterwards.
@@ -120,21 +122,10 @@ impl Shown {
     }
 
     async fn over_presence(&mut self, token: &str) -> Result<()> {
-        let (base, project) = (self.cluster.url(0), self.project.id);
-        let with_project = format!("project_id={project}");
-        let subprotocol = format!("bearer.{token}");
-        let ways: [(String, Vec<&str>, Vec<(&'static str, String)>); 4] = [
-            (format!("{with_project}&token={token}"), vec![], vec![]),
-            (format!("token={token}"), vec![], vec![]),
-            (with_project.clone(), vec![&subprotocol], vec![]),
-            (with_project, vec![], vec![("authorization", format!("Bearer {token}"))]),
-        ];
-        for (query, subprotocols, headers) in ways {
-            let Ok(mille_tests::Upgrade::Open(raw, _)) =
-                PresenceSocket::knock(&base, &query, &subprotocols, &headers).await
-            else {
-                continue;
-            };
+        let base = self.cluster.url(0);
+        let without_project = Knock { query: format!("token={token}"), ..Knock::default() };
+        for knock in Knock::with_token(self.project.id, token).into_iter().chain([without_project]) {
+            let Ok(Upgrade::Open(raw, _)) = PresenceSocket::knock(&base, &knock).await else { continue };
             let mut socket = PresenceSocket::over(*raw, "ada");
             // Refused sockets say nothing before they close.
             let Ok(welcome) = socket.next("welcome").await else { continue };

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use async_graphql_parser::types::{
-    BaseType, ExecutableDocument, Field, ObjectType, OperationType, Selection, SelectionSet, Type, TypeKind,
+    BaseType, Field, FieldDefinition, ObjectType, OperationType, Selection, SelectionSet, Type, TypeKind,
     TypeSystemDefinition,
 };
 use async_graphql_parser::{parse_query, parse_schema};
@@ -66,7 +66,7 @@ impl Schema {
             .is_some_and(|field| field.arguments.iter().any(|one| one.node.name.node == argument))
     }
 
-    fn definition(&self, object: &str, field: &str) -> Option<&async_graphql_parser::types::FieldDefinition> {
+    fn definition(&self, object: &str, field: &str) -> Option<&FieldDefinition> {
         let fields = &self.objects.get(object)?.fields;
         fields.iter().map(|one| &one.node).find(|one| one.name.node == field)
     }
@@ -82,24 +82,16 @@ impl Schema {
         };
         let selections = &operation.node.selection_set.node;
         let mut fields = BTreeSet::new();
-        self.collect(&document, root, selections, &mut fields)?;
-        let [Selection::Field(field)] = &selections.items.iter().map(|one| one.node.clone()).collect::<Vec<_>>()[..]
-        else {
-            anyhow::bail!("a document of the matrix asks for one field")
-        };
+        self.collect(root, selections, &mut fields)?;
+        let [only] = &selections.items[..] else { bail!("a document of the matrix asks for one field") };
+        let Selection::Field(field) = &only.node else { bail!("fragments are not followed") };
         let field = &field.node;
         Ok(Asked { root: format!("{root}.{}", field.name.node), fields, plan_variable: plan_variable(field) })
     }
 
-    fn collect(
-        &self,
-        document: &ExecutableDocument,
-        object: &str,
-        set: &SelectionSet,
-        into: &mut BTreeSet<FieldName>,
-    ) -> Result<()> {
+    fn collect(&self, object: &str, set: &SelectionSet, into: &mut BTreeSet<FieldName>) -> Result<()> {
         for selection in &set.items {
-            let Selection::Field(field) = &selection.node else { anyhow::bail!("fragments are not followed") };
+            let Selection::Field(field) = &selection.node else { bail!("fragments are not followed") };
             let field = &field.node;
             let name = &field.name.node;
             let definition = self.definition(object, name).with_context(|| format!("{object}.{name}"))?;
@@ -109,7 +101,7 @@ impl Schema {
                 field.selection_set.node.items.is_empty() || self.objects.contains_key(below),
                 "{object}.{name} selects from {below}"
             );
-            self.collect(document, below, &field.selection_set.node, into)?;
+            self.collect(below, &field.selection_set.node, into)?;
         }
         Ok(())
     }
