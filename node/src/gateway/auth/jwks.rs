@@ -20,8 +20,8 @@ use super::keys::{KeyError, KeySet};
 
 /// How often the source is read without a cause.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// How often it is read while it has never given a set.
-const FIRST_SET_INTERVAL: Duration = Duration::from_secs(5);
+/// How soon it is asked again after it failed. Doubles with each failure, up to [`REFRESH_INTERVAL`].
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// How often tokens with unknown keys may cause a look.
 pub const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 /// How long one look may take. Logins with a new key wait as long at most.
@@ -94,14 +94,15 @@ impl RotatingKeys {
 
     /// Follows the source until `stop`.
     pub(super) async fn follow(&self, stop: CancellationToken) {
-        loop {
-            let pause = if self.current.load().is_empty() { FIRST_SET_INTERVAL } else { REFRESH_INTERVAL };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-            if let Err(error) = self.refresh().await {
-                tracing::warn!(%error, "the keys to judge tokens were not refreshed; the present ones stay");
+        let mut failures = u32::from(self.current.load().is_empty());
+        let wait = async |failures| tokio::time::sleep(pause_after(failures, rand::random())).await;
+        while stop.run_until_cancelled(wait(failures)).await.is_some() {
+            match self.refresh().await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    tracing::warn!(%error, failures, "the keys to judge tokens were not refreshed; the present ones stay");
+                }
             }
         }
     }
@@ -137,6 +138,14 @@ impl RotatingKeys {
     }
 }
 
+/// How long to wait after so many failures in a row. `chance` is at least 0 and below 1: nodes that began to fail together
+/// do not come back together.
+fn pause_after(failures: u32, chance: f64) -> Duration {
+    let Some(doublings) = failures.checked_sub(1) else { return REFRESH_INTERVAL };
+    let pause = RETRY_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(REFRESH_INTERVAL);
+    pause.mul_f64(0.5 + chance / 2.0)
+}
+
 type Fetched = Result<(Vec<u8>, Option<HeaderValue>), KeyError>;
 
 async fn fetch(
@@ -165,4 +174,18 @@ async fn fetch(
         document.extend_from_slice(&chunk);
     }
     Ok(Some(Ok((document, etag))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_fails_is_asked_soon_then_ever_more_seldom_and_at_last_as_often_as_a_good_one() {
+        assert_eq!(pause_after(0, 0.5), REFRESH_INTERVAL);
+        let longest: Vec<u64> = (1..10).map(|failures| pause_after(failures, 1.0).as_secs()).collect();
+        assert_eq!(longest, [5, 10, 20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(pause_after(1, 0.0), RETRY_PAUSE / 2);
+        assert_eq!(pause_after(u32::MAX, 1.0), REFRESH_INTERVAL);
+    }
 }
