@@ -156,3 +156,32 @@ async fn a_socket_ends_when_its_token_does_unless_it_brings_a_fresh_one() -> Res
     ensure!(renewed.run_one(d::ME, json!({})).await?["me"]["id"] == "bob", "the renewed socket goes on");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn presence_ends_when_its_token_does_unless_it_brings_a_fresh_one() -> Result<()> {
+    let cluster = Cluster::of(1).with("MILLE_JWT_LEEWAY_SECONDS", "0").start().await?;
+    let project = cluster.user(0, "ada").create_project("harbour").await?;
+    let short = cluster.bearer(0, "ada", Token::of("ada").lives_secs(4).sign());
+    let (mut left, mut renewed) = (short.presence(&project).await?, short.presence(&project).await?);
+    for socket in [&mut left, &mut renewed] {
+        let warning = socket.next("token_expiring").await?;
+        ensure!(warning["inMs"].as_i64().is_some_and(|ms| (0..=4_000).contains(&ms)), "{warning}");
+    }
+    // What is no fresh token changes nothing, for better or worse.
+    let refusals = [
+        (Token::of("bob").sign(), "FORBIDDEN"),
+        (Token::of("ada").lives_secs(-60).sign(), "UNAUTHENTICATED"),
+        (Token::of("ada").sign_with("a secret that the cluster does not know, long enough"), "UNAUTHENTICATED"),
+    ];
+    for (token, code) in refusals {
+        left.send("authenticate", json!({"token": token})).await?;
+        let error = left.next_error().await?;
+        ensure!(error["code"] == code, "{error}");
+    }
+    renewed.send("authenticate", json!({"token": Token::of("ada").sign()})).await?;
+    let closing = left.closing(soon()).await?;
+    ensure!(closing.code == Some(4403), "an expired token: {closing:?}");
+    renewed.send("ping", json!({})).await?;
+    renewed.next("pong").await.context("the renewed socket goes on")?;
+    Ok(())
+}
