@@ -299,12 +299,31 @@ impl Projects {
         user: &UserId,
         needed: Role,
     ) -> Result<(ProjectHandle, Option<Role>), OpenError> {
-        let handle = self.open(project).await?;
+        let handle = match self.handle_of(project) {
+            Some(handle) => handle,
+            None => self.open_for(project, user).await?,
+        };
         match handle.role_of(user, needed).await {
             Ok(role) => Ok((handle, role)),
             Err(Rejection::Unavailable) => Err(OpenError::Unavailable),
             Err(_) => Err(OpenError::Stopping),
         }
+    }
+
+    /// The project's handle, if its actor runs.
+    fn handle_of(&self, project: ProjectId) -> Option<ProjectHandle> {
+        let slots = self.inner.slots.lock();
+        slots.get(&project)?.get().filter(|handle| !handle.commands.is_closed()).cloned()
+    }
+
+    /// As [`Self::open`], for a member. Nobody else starts an actor: whoever has any token could have us hold every project
+    /// there is.
+    async fn open_for(&self, project: ProjectId, user: &UserId) -> Result<ProjectHandle, OpenError> {
+        let members = self.backend().directory.members(project).await?;
+        if !members.iter().any(|member| member.user_id == *user) {
+            return Err(OpenError::NotFound);
+        }
+        self.open(project).await
     }
 
     /// The project's handle; starts its actor if it does not run.

@@ -442,3 +442,23 @@ async fn a_listener_is_told_why_it_ends() {
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_no_member_wakes_no_project() {
+    let store = Embedded::new();
+    let (one, two) = (TestNode::start(&store, "one").await, TestNode::start(&store, "two").await);
+    let project = one.projects.create_project("p", None, &ada()).await.expect("a project").project.id();
+    let tasks = two.tasks.len();
+    for user in ["eve", "bob"] {
+        let refused = two.projects.access(project, &UserId::new(user), Role::Viewer).await.err();
+        assert_eq!(refused, Some(OpenError::NotFound));
+    }
+    let nobody = two.projects.access(ProjectId(9_999), &ada(), Role::Viewer).await.err();
+    assert_eq!((nobody, two.tasks.len()), (Some(OpenError::NotFound), tasks));
+    two.enter(project).await;
+    assert!(two.tasks.len() > tasks, "a member wakes it");
+    let refused = two.projects.access(project, &UserId::new("eve"), Role::Viewer).await.err();
+    assert_eq!(refused, Some(OpenError::NotFound), "of one that is awake as of one that sleeps");
+    one.stop().await;
+    two.stop().await;
+}
