@@ -30,6 +30,8 @@ pub mod revocation;
 pub mod timestamp;
 
 pub use codes::{CloseCode, ErrorCode};
-pub use ids::{ClientId, ConnectionId, EdgeId, NodeId, OperationId, PlanId, PlanNodeId, ProjectId, RunId, TokenId, UserId};
+pub use ids::{
+    ClientId, ConnectionId, EdgeId, NodeId, OperationId, PlanId, PlanNodeId, ProjectId, RunId, TokenId, UserId,
+};
 pub use revision::Revision;
 pub use timestamp::Timestamp;

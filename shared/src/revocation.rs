@@ -32,7 +32,8 @@ impl Revocation {
     /// say when it was issued counts as issued before.
     #[must_use]
     pub fn meets_issued(at: Timestamp, issued_at_seconds: Option<u64>) -> bool {
-        let issued_ms = issued_at_seconds.map(|seconds| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX));
+        let issued_ms =
+            issued_at_seconds.map(|seconds| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX));
         issued_ms.is_none_or(|issued_ms| issued_ms <= at.unix_ms)
     }
 }
