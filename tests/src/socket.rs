@@ -191,7 +191,8 @@ impl Socket {
         let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
         let (closed_sender, closed) = watch::channel(None);
         let (ping_sender, pings) = watch::channel(Vec::new());
-        let loop_ = Loop { raw, commands: command_queue, running: HashMap::new(), over: HashSet::new(), pings: ping_sender };
+        let loop_ =
+            Loop { raw, commands: command_queue, running: HashMap::new(), over: HashSet::new(), pings: ping_sender };
         tokio::spawn(async move {
             let closing = loop_.run().await;
             // Nobody may be waiting for the end.

@@ -47,6 +47,11 @@ impl Query {
         0
     }
 
+    async fn revokes(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<bool> {
+        revoke(ctx.data::<Authenticator>()?, "ada");
+        Ok(true)
+    }
+
     async fn busy(&self) -> async_graphql::Result<i32> {
         Err(ApiError::new(ErrorCode::Overloaded, "busy").retry_after_ms(10))?
     }
@@ -56,6 +61,11 @@ impl Query {
 impl Mutation {
     async fn edit(&self) -> i32 {
         1
+    }
+
+    async fn revoke(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<bool> {
+        revoke(ctx.data::<Authenticator>()?, "ada");
+        Ok(true)
     }
 }
 
@@ -95,7 +105,7 @@ async fn node(dev: bool) -> Node {
     let drain = CancellationToken::new();
     let authenticator = Authenticator::new(&settings).await.expect("usable settings");
     let transport = Transport {
-        executor: Schema::new(Query, Mutation, Events),
+        executor: Schema::build(Query, Mutation, Events).data(authenticator.clone()).finish(),
         authenticator: authenticator.clone(),
         limits: TransportLimits { request_bytes_max: 10_000, ..TransportLimits::default() },
         drain: drain.clone(),
@@ -111,6 +121,13 @@ async fn node(dev: bool) -> Node {
     let allowed_origins = AllowedOrigins::new(["https://app.example/".to_owned()]);
     let presence = get(|| async { "presence" });
     Node { router: doors(Doors { transport, readiness, presence, allowed_origins, dev }), authenticator, drain }
+}
+
+/// Revokes all tokens of a user.
+fn revoke(authenticator: &Authenticator, user: &str) {
+    let now = crate::clock::now();
+    let revocation = Revocation { what: Revoked::User(UserId::new(user)), at: now };
+    authenticator.revoked().take(&[(revocation, now.after(std::time::Duration::from_secs(3_600)))]);
 }
 
 fn token() -> String {
@@ -136,9 +153,7 @@ fn post_json(path: &str, headers: &[(&str, &str)], body: &Value) -> Request {
 
 impl Node {
     fn revoke(&self, user: &str) {
-        let now = crate::clock::now();
-        let revocation = Revocation { what: Revoked::User(UserId::new(user)), at: now };
-        self.authenticator.revoked().take(&[(revocation, now.after(std::time::Duration::from_secs(3_600)))]);
+        revoke(&self.authenticator, user);
     }
 
     async fn ask(&self, request: Request) -> Response {
@@ -293,6 +308,16 @@ async fn a_stream_ends_when_its_token_is_revoked_and_none_begins_with_it() {
         let (status, answer) = node.json(request).await;
         assert_eq!((status, &answer["errors"][0]["message"]), (401, &json!("the token was revoked")));
     }
+}
+
+#[tokio::test]
+async fn what_was_read_is_not_told_to_a_token_that_was_revoked_meanwhile_and_what_was_done_is() {
+    let node = node(false).await;
+    let (status, answer) = node.json(post_json("/graphql", &[], &json!({"query": "mutation { revoke }"}))).await;
+    assert_eq!((status, &answer["data"]["revoke"]), (200, &json!(true)));
+    let node = self::node(false).await;
+    let (status, answer) = node.json(post_json("/graphql", &[], &json!({"query": "{ revokes }"}))).await;
+    assert_eq!((status, &answer["errors"][0]["message"]), (401, &json!("the token was revoked")), "{answer}");
 }
 
 #[tokio::test]

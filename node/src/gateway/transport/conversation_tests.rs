@@ -292,6 +292,9 @@ fn a_reason_fits_a_close_frame() {
 async fn a_revoked_token_ends_its_socket_and_nothing_is_told_after_it() {
     let mut client = Client::ready().await;
     client.subscribe("1", "subscription { flood { revision } }").await;
+    for id in 2..50 {
+        client.subscribe(&id.to_string(), "{ me }").await;
+    }
     // A reader that takes nothing: what is in the pipe by now was told before.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let asked = client.world.asked.load(Ordering::SeqCst);
