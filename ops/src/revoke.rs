@@ -67,7 +67,7 @@ pub(crate) async fn run(args: &RevokeArgs, output: &Output) -> Result<ExitCode> 
     let client = Client::new(TargetArgs::from(&args.cluster).resolve(Some("admin"))?, "mille-revoke")?;
     client.ask(MUTATION, revocation.variables()).await?;
     if output.is_json() {
-        output.value(&json!({ "revoked": revocation.variables() }));
+        output.value(&revocation.shown());
     } else {
         output.line(revocation.told());
     }
@@ -97,6 +97,13 @@ impl Revocation {
         match &self.what {
             What::User(user) => json!({ "user": user, "until": self.expires_at }),
             What::Token(token) => json!({ "token": token, "until": self.expires_at }),
+        }
+    }
+
+    fn shown(&self) -> Value {
+        match &self.what {
+            What::User(user) => json!({ "userId": user, "expiresAt": self.expires_at }),
+            What::Token(token) => json!({ "tokenId": token, "expiresAt": self.expires_at }),
         }
     }
 
