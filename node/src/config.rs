@@ -103,6 +103,14 @@ pub struct Arguments {
     #[arg(long, env = "MILLE_PROJECT_LIFETIME_SECONDS", default_value_t = limits::PROJECT_LIFETIME.as_secs(),
           value_parser = clap::value_parser!(u64).range(10..))]
     pub project_lifetime_seconds: u64,
+    /// How long a right that was taken away may last when the message that says so is lost. 1 to 3600.
+    #[arg(long, env = "MILLE_SWEEP_SECONDS", default_value_t = limits::RIGHTS_SWEEP.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub sweep_seconds: u64,
+    /// How long a revocation is kept when nobody says when its tokens expire: longer than any token lives. At least 60.
+    #[arg(long, env = "MILLE_REVOCATION_SECONDS", default_value_t = limits::REVOCATION_KEPT.as_secs(),
+          value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
+    pub revocation_seconds: u64,
     /// How long stopping in order may take.
     #[arg(long, env = "MILLE_SHUTDOWN_SECONDS", default_value_t = limits::SHUTDOWN_DEADLINE.as_secs())]
     pub shutdown_seconds: u64,
@@ -151,6 +159,10 @@ pub struct Config {
     pub project_idle: Duration,
     /// How long a project stays as it is before it begins anew.
     pub project_lifetime: Duration,
+    /// What is known of rights is read again at least this often.
+    pub sweep: Duration,
+    /// How long a revocation is kept when nobody says when its tokens expire.
+    pub revocation_kept: Duration,
     /// How long stopping in order may take.
     pub shutdown: Duration,
     /// Whether this is for development.
@@ -253,6 +265,8 @@ impl Config {
             connections_max: arguments.connections_max,
             project_idle: Duration::from_secs(arguments.project_idle_seconds),
             project_lifetime: Duration::from_secs(arguments.project_lifetime_seconds),
+            sweep: Duration::from_secs(arguments.sweep_seconds),
+            revocation_kept: Duration::from_secs(arguments.revocation_seconds),
             shutdown: Duration::from_secs(arguments.shutdown_seconds),
             dev: arguments.dev,
         })

@@ -39,6 +39,7 @@ const CAUSES: [Cause; 12] = [
     Cause::Vanished,
 ];
 const READMISSIONS: [&str; 4] = ["accepted", "known", "unchanged", "refused"];
+const REVOCATION_CLOSES: &str = "Sockets and event streams ended because their token was revoked, by what was revoked.";
 const RETIRED: [&str; 6] = ["stopped", "idle", "deleted", "recycled", "panicked", "failed"];
 
 /// Every metric of a node.
@@ -99,6 +100,15 @@ pub struct Metrics {
     pub redis_commands_refused: Counter,
     /// How long a command took on the command connection, until its answer or its timeout.
     pub redis_command_seconds: Histogram,
+    /// Revocations of tokens that this node keeps. Worry when it nears 100,000, where no more are taken.
+    pub revocations_held: Gauge,
+    /// From a revocation, by the clock of the node that was told of it, to the end of a socket here. Worry above 1: messages
+    /// between nodes are lost, or clocks differ.
+    pub revocation_seconds: Histogram,
+    /// Sockets and event streams ended by a revocation of their token.
+    pub closed_by_token_revocation: Counter,
+    /// Sockets and event streams ended by a revocation of their user's tokens.
+    pub closed_by_user_revocation: Counter,
     redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -212,6 +222,16 @@ impl Metrics {
                 "redis_command_seconds",
                 "From a command on the command connection to its answer or timeout. Worry when it nears 0.1.",
             ),
+            revocations_held: declare.gauge(
+                "revocations_held",
+                "Revocations of tokens that this node keeps. Worry when it nears 100,000, where no more are taken.",
+            ),
+            revocation_seconds: declare.histogram(
+                "revocation_seconds",
+                "From a revocation, by the clock of the node that was told, to the end of a socket here. Worry above 1.",
+            ),
+            closed_by_token_revocation: declare.labelled("revocation_closes_total", ("cause", "token"), REVOCATION_CLOSES),
+            closed_by_user_revocation: declare.labelled("revocation_closes_total", ("cause", "user"), REVOCATION_CLOSES),
             redis_reconnects: Connection::ALL
                 .iter()
                 .map(|connection| {
@@ -406,6 +426,7 @@ mod tests {
             "gaps_total{cause=\"fork\"} 0",
             "gaps_total{cause=\"delivery_probe\"} 0",
             "redis_up 0",
+            "revocation_closes_total{cause=\"user\"} 0",
             "redis_breaker_opened_total 0",
             "redis_reconnects_total{connection=\"subscription\"} 0",
         ];

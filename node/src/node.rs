@@ -17,7 +17,7 @@ use crate::backend::{self, Backend};
 use crate::bridge::Bridge;
 use crate::cluster::{Cluster, Load};
 use crate::config::Config;
-use crate::gateway::auth::{Authenticator, KeyError};
+use crate::gateway::auth::{Authenticator, KeyError, Revoker, RevokerSettings};
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
 use crate::gateway::router::{self, AllowedOrigins, Doors};
@@ -98,6 +98,15 @@ impl Node {
         let backend = connect(&config, &metrics, &shutdown).await?;
         let (bridge, controls) =
             Bridge::start(backend.clone(), Arc::clone(&metrics), &shutdown.tasks, &shutdown.stop).await?;
+        let heard_by_revoker = controls.another();
+        let revoker = Revoker::load(
+            Arc::clone(&backend.revocations),
+            bridge.clone(),
+            authenticator.revoked().clone(),
+            RevokerSettings { sweep: config.sweep, kept: config.revocation_kept },
+            Arc::clone(&metrics),
+        )
+        .await?;
         let projects = Projects::new(
             ProjectsConfig {
                 node: id.clone(),
@@ -108,6 +117,7 @@ impl Node {
                 presence: PresenceSettings { table_ttl: config.node_lease, ..PresenceSettings::default() },
                 idle_timeout: config.project_idle,
                 lifetime: config.project_lifetime,
+                sweep: config.sweep,
             },
             shutdown.tasks.clone(),
             shutdown.stop.clone(),
@@ -122,7 +132,7 @@ impl Node {
 
         let readiness = readiness(&id, &backend, &cluster, &bridge, &authenticator, &shutdown);
         let transport = Transport {
-            executor: graphql::schema(projects.clone(), cluster.clone(), config.dev),
+            executor: graphql::schema(projects.clone(), cluster.clone(), revoker.clone(), config.dev),
             authenticator: authenticator.clone(),
             limits: TransportLimits::default(),
             drain: shutdown.drain.clone(),
@@ -165,6 +175,12 @@ impl Node {
         tasks.spawn(listener::serve(client_listener, doors, settings.clone(), tasks.clone(), stop.clone()));
         tasks.spawn(listener::serve(admin_listener, admin, settings, tasks.clone(), stop.clone()));
         tasks.spawn(projects.clone().serve_control(controls));
+        tasks.spawn({
+            let stop = stop.clone();
+            async move {
+                stop.run_until_cancelled(revoker.follow(heard_by_revoker)).await;
+            }
+        });
         tasks.spawn(cluster.clone().run(projects.clone(), stop.clone()));
         tasks.spawn({
             let (metrics, stop) = (Arc::clone(&metrics), stop.clone());

@@ -16,6 +16,8 @@ mod logs;
 mod outage;
 #[path = "backend_contract/presence.rs"]
 mod presence;
+#[path = "backend_contract/revocations.rs"]
+mod revocations;
 #[path = "backend_contract/server.rs"]
 mod server;
 #[path = "backend_contract/snapshots.rs"]
@@ -80,5 +82,9 @@ contract! {
         presence_is_kept_per_node_and_connection
         presence_expires_unless_renewed
         a_lease_expires_unless_renewed
+    }
+    revocations {
+        a_revocation_is_known_everywhere_until_its_end
+        of_two_revocations_of_a_user_the_later_moment_and_the_later_end_count
     }
 }

@@ -13,6 +13,7 @@ mod output;
 mod ports;
 mod process;
 mod render;
+mod revoke;
 mod seed;
 mod socket;
 mod state;
@@ -48,6 +49,8 @@ enum Command {
     Down(down::DownArgs),
     /// Prints a JWT for the local cluster.
     Token(token::TokenArgs),
+    /// Revokes a user's tokens, or one token, before they expire.
+    Revoke(revoke::RevokeArgs),
     /// Shows the cluster's nodes and its Redis.
     Status(status::StatusArgs),
     /// Follows a plan's changes, one line each.
@@ -83,6 +86,7 @@ fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
             Command::Up(args) => up::run(args, output).await,
             Command::Down(args) => down::run(args, output).await,
             Command::Token(args) => token::run(&args, output),
+            Command::Revoke(args) => revoke::run(&args, output).await,
             Command::Status(args) => status::run(&args, output).await,
             Command::Tail(args) => tail::run(&args, output).await,
             Command::Import(args) => import::run(&args, output).await,

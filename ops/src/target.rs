@@ -36,6 +36,26 @@ pub(crate) struct TargetArgs {
     user: Option<String>,
 }
 
+/// The same without `--user`, for commands in which it means somebody else.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ClusterArgs {
+    /// State directory of a local cluster [default: the nearest .mille here or above].
+    #[arg(long, value_name = "DIR", conflicts_with = "url")]
+    state: Option<PathBuf>,
+    /// Address of another cluster, such as https://mille.example.org.
+    #[arg(long, requires = "token")]
+    url: Option<String>,
+    /// Token to use there.
+    #[arg(long, value_name = "JWT")]
+    token: Option<String>,
+}
+
+impl From<&ClusterArgs> for TargetArgs {
+    fn from(args: &ClusterArgs) -> Self {
+        Self { state: args.state.clone(), url: args.url.clone(), token: args.token.clone(), user: None }
+    }
+}
+
 /// A cluster, and how to prove who we are.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {

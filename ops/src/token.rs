@@ -48,6 +48,10 @@ pub(crate) struct Claims {
     pub(crate) sub: String,
     /// Seconds since 1970.
     pub(crate) exp: u64,
+    /// When it was issued, in seconds since 1970: revoking its user's tokens asks for it.
+    pub(crate) iat: u64,
+    /// By which it can be revoked alone.
+    pub(crate) jti: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +64,15 @@ impl Claims {
     /// A person's claims, good for `ttl` from now.
     pub(crate) fn new(user: &str, ttl: Duration) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { sub: user.to_owned(), exp: (now + ttl).as_secs(), name: None, scope: None, agent: false }
+        Self {
+            sub: user.to_owned(),
+            exp: (now + ttl).as_secs(),
+            iat: now.as_secs(),
+            jti: format!("{:032x}", rand::random::<u128>()),
+            name: None,
+            scope: None,
+            agent: false,
+        }
     }
 
     /// Signs them with the cluster's secret (HS256).
@@ -148,10 +160,17 @@ mod tests {
     }
 
     #[test]
+    fn every_token_can_be_revoked_alone_and_with_its_user() {
+        let (one, two) = (Claims::new("alice", Duration::from_secs(60)), Claims::new("alice", Duration::from_secs(60)));
+        assert!(one.jti != two.jti && one.jti.len() == 32);
+        assert_eq!(one.exp - one.iat, 60);
+    }
+
+    #[test]
     fn claims_that_were_not_asked_for_are_not_there() {
         let claims = serde_json::to_value(Claims::new("alice", Duration::from_secs(60))).expect("it serializes");
         let names: Vec<&String> = claims.as_object().expect("an object").keys().collect();
-        assert_eq!(names.len(), 2, "{names:?}");
+        assert_eq!(names.len(), 4, "{names:?}");
     }
 
     #[test]

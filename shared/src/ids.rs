@@ -120,6 +120,10 @@ text_id! {
     RunId
 }
 text_id! {
+    /// One token: its `jti`, as its issuer made it.
+    TokenId
+}
+text_id! {
     /// One socket, unique over the cluster and its lifetime.
     ConnectionId
 }
@@ -183,6 +187,16 @@ impl UserId {
     /// [`IdError`] unless it is 1 to 200 bytes without control characters.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         check_plain(text, limits::USER_ID_BYTES_MAX).map(|()| Self::new(text))
+    }
+}
+
+impl TokenId {
+    /// Checks a token's id that is to be revoked.
+    ///
+    /// # Errors
+    /// [`IdError`] unless it is 1 to 200 bytes without control characters.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        check_plain(text, limits::TOKEN_ID_BYTES_MAX).map(|()| Self::new(text))
     }
 }
 

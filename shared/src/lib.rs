@@ -26,9 +26,12 @@ pub mod operation;
 pub mod plan;
 pub mod presence;
 pub mod revision;
+pub mod revocation;
 pub mod timestamp;
 
 pub use codes::{CloseCode, ErrorCode};
-pub use ids::{ClientId, ConnectionId, EdgeId, NodeId, OperationId, PlanId, PlanNodeId, ProjectId, RunId, UserId};
+pub use ids::{
+    ClientId, ConnectionId, EdgeId, NodeId, OperationId, PlanId, PlanNodeId, ProjectId, RunId, TokenId, UserId,
+};
 pub use revision::Revision;
 pub use timestamp::Timestamp;

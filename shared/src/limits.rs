@@ -24,6 +24,8 @@ pub const ELEMENT_ID_BYTES_MAX: usize = 100;
 pub const OPERATION_ID_BYTES_MAX: usize = 64;
 /// Bytes of a user id. More: `VALIDATION_FAILED`; a token with such a `sub` is refused.
 pub const USER_ID_BYTES_MAX: usize = 200;
+/// Bytes of a token's id. More: `VALIDATION_FAILED`; such a token can be revoked with its user only.
+pub const TOKEN_ID_BYTES_MAX: usize = 200;
 /// Runs remembered per plan node, so that a late report of an old run is known as such. Older ones are forgotten.
 pub const RUNS_REMEMBERED_MAX: usize = 8;
 
@@ -86,6 +88,13 @@ pub const PRESENCE_FRAMES_PER_SECOND: u32 = 20;
 pub const TOKEN_EXPIRY_WARNING: Duration = Duration::from_secs(60);
 /// How far clocks may differ when a token's times are judged.
 pub const TOKEN_LEEWAY: Duration = Duration::from_secs(5);
+/// How long a revocation is kept when nobody says when the tokens expire. Longer than the longest life of a token.
+pub const REVOCATION_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Revocations kept at once. More: `LIMIT_EXCEEDED`; none is given up for another, since its tokens would count again.
+pub const REVOCATIONS_MAX: usize = 100_000;
+/// How long a right that was taken away may last when the message that says so is lost: what a node knows of members and
+/// revocations is read again more often than that.
+pub const RIGHTS_SWEEP: Duration = Duration::from_secs(60);
 
 // ---- presence ----------------------------------------------------------------------------------------------------
 

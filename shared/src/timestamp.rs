@@ -3,6 +3,7 @@
 //! Reading the clock is the node's work; here is only the value and its text.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
@@ -23,6 +24,13 @@ impl Timestamp {
     #[must_use]
     pub const fn from_unix_ms(unix_ms: i64) -> Self {
         Self { unix_ms }
+    }
+
+    /// The moment so much later.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        let ms = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Self { unix_ms: self.unix_ms.saturating_add(ms) }
     }
 
     /// Reads an RFC 3339 text, whatever its offset and precision; what is finer than milliseconds is dropped.

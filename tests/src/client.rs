@@ -10,6 +10,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use crate::patience::patience;
+use crate::stream::EventStream;
 
 /// Seconds until an answer counts as lost.
 const ANSWER_SECONDS: f64 = 15.0;
@@ -141,6 +142,28 @@ impl Client {
     /// # Errors
     /// [`Failure::NoAnswer`].
     pub async fn knock_at_stream(&self, document: &str, variables: Value) -> Result<Answer, Failure> {
+        let response = self.ask_for_stream(document, variables).await?;
+        if response.status().is_success() {
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            return Ok(Answer { status, headers, body: Value::Null });
+        }
+        read(response).await
+    }
+
+    /// Opens a graphql-sse stream for one operation.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] when there is none, [`Failure::NoAnswer`].
+    pub async fn stream(&self, document: &str, variables: Value) -> Result<EventStream, Failure> {
+        let response = self.ask_for_stream(document, variables).await?;
+        if response.status().is_success() {
+            return Ok(EventStream::over(response));
+        }
+        let answer = read(response).await?;
+        Err(answer.refusal().map_or_else(|| Failure::NoAnswer(format!("{answer:?}")), Failure::Refused))
+    }
+
+    async fn ask_for_stream(&self, document: &str, variables: Value) -> Result<reqwest::Response, Failure> {
         let request = self
             .http
             .post(format!("{}/graphql/stream", self.base))
@@ -148,12 +171,7 @@ impl Client {
             .header("content-type", "application/json")
             .header("accept", "text/event-stream")
             .body(json!({"query": document, "variables": variables}).to_string());
-        let response = request.send().await.map_err(no_answer)?;
-        if response.status().is_success() {
-            let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            return Ok(Answer { status, headers, body: Value::Null });
-        }
-        read(response).await
+        request.send().await.map_err(no_answer)
     }
 
     /// Gets any path.

@@ -164,6 +164,10 @@ document!(
     REFRESH_AUTH = "mutation ($token: String!) { refreshAuth(token: $token) { id name scopes } }"
 );
 document!(
+    #[doc = "`revokeTokens`"]
+    REVOKE_TOKENS = "mutation ($user: String, $token: String, $until: String) { revokeTokens(userId: $user, tokenId: $token, expiresAt: $until) }"
+);
+document!(
     #[doc = "`joinProjectCollaboration`"]
     JOIN = "mutation ($p: Int!) { joinProjectCollaboration(projectId: $p) }"
 );

@@ -39,6 +39,7 @@ mod redis;
 mod replica;
 mod resp;
 mod socket;
+mod stream;
 mod token;
 mod wire;
 
@@ -54,5 +55,6 @@ pub use redis::{Entry, Redis};
 pub use replica::{Replica, Revision};
 pub use resp::Reply;
 pub use socket::{Event, Socket, Subscription};
+pub use stream::EventStream;
 pub use token::{SECRET, Token};
 pub use wire::{Closing, Frame, RawSocket, Upgrade};

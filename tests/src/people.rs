@@ -58,6 +58,22 @@ impl Client {
         self.ask(d::REMOVE_COLLABORATOR, "removeCollaborator", variables).await
     }
 
+    /// Revokes what tokens `user` has. The caller needs the scope `admin`.
+    ///
+    /// # Errors
+    /// As [`Client::run`].
+    pub async fn revoke_user(&self, user: &str) -> Result<Value, Failure> {
+        self.ask(d::REVOKE_TOKENS, "revokeTokens", json!({"user": user})).await
+    }
+
+    /// Revokes one token by its id. The caller needs the scope `admin`.
+    ///
+    /// # Errors
+    /// As [`Client::run`].
+    pub async fn revoke_token(&self, id: &str) -> Result<Value, Failure> {
+        self.ask(d::REVOKE_TOKENS, "revokeTokens", json!({"token": id})).await
+    }
+
     /// The plan as `getPlanDag` gives it.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! up and then stops the whole socket, as a slow browser does; so a test that wants a slow reader just
 //! doesn't read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -191,7 +191,8 @@ impl Socket {
         let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
         let (closed_sender, closed) = watch::channel(None);
         let (ping_sender, pings) = watch::channel(Vec::new());
-        let loop_ = Loop { raw, commands: command_queue, running: HashMap::new(), pings: ping_sender };
+        let loop_ =
+            Loop { raw, commands: command_queue, running: HashMap::new(), over: HashSet::new(), pings: ping_sender };
         tokio::spawn(async move {
             let closing = loop_.run().await;
             // Nobody may be waiting for the end.
@@ -281,6 +282,8 @@ struct Loop {
     raw: RawSocket,
     commands: mpsc::Receiver<Command>,
     running: HashMap<String, mpsc::Sender<Event>>,
+    /// Operations that the node ended: nothing may come of them any more.
+    over: HashSet<String>,
     pings: watch::Sender<Vec<Value>>,
 }
 
@@ -345,12 +348,16 @@ impl Loop {
             _ => bail!("the node sent {text}"),
         };
         let id = message["id"].as_str().unwrap_or_default();
+        if self.over.contains(id) {
+            bail!("the node told something of an operation that it had ended: {text}");
+        }
         let is_last = !matches!(event, Event::Next(_));
         if let Some(events) = self.running.get(id) {
             // Waits when the reader is slow: the socket then fills, which is the reader's point.
             let _ = events.send(event).await;
             if is_last {
                 self.running.remove(id);
+                self.over.insert(id.to_owned());
             }
         }
         Ok(None)

@@ -32,6 +32,18 @@ impl Token {
         self.claim("exp", json!(now_secs() + seconds))
     }
 
+    /// Says that it was issued now, as an issuer does.
+    #[must_use]
+    pub fn issued_now(self) -> Self {
+        self.claim("iat", json!(now_secs()))
+    }
+
+    /// Sets the token's own id.
+    #[must_use]
+    pub fn id(self, id: &str) -> Self {
+        self.claim("jti", json!(id))
+    }
+
     /// Sets the scopes, separated by spaces.
     #[must_use]
     pub fn scope(self, scope: &str) -> Self {

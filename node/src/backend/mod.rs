@@ -18,6 +18,7 @@ use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
+use mille_shared::revocation::Revocation;
 use mille_shared::{ConnectionId, NodeId, PlanId, ProjectId, Revision, Timestamp, UserId};
 use tokio::sync::mpsc;
 
@@ -36,6 +37,8 @@ pub struct Backend {
     pub presence: Arc<dyn PresenceStore>,
     /// Which nodes are alive.
     pub leases: Arc<dyn Leases>,
+    /// Which tokens count no more.
+    pub revocations: Arc<dyn Revocations>,
 }
 
 /// Why the outside did not do what it was asked.
@@ -313,6 +316,18 @@ pub trait Leases: Send + Sync + 'static {
 
     /// The same as far as it is known without asking: never waits.
     fn health(&self) -> StoreHealth;
+}
+
+/// Tokens that count no more: per token or user one record, which is forgotten at its end.
+#[async_trait]
+pub trait Revocations: Send + Sync + 'static {
+    /// Keeps a revocation until `until`, in one step with whatever is known of the same token or user: the later moment and
+    /// the later end count. Forgets what has ended. `false`: there are
+    /// [`REVOCATIONS_MAX`](mille_shared::limits::REVOCATIONS_MAX) others, and nothing was kept.
+    async fn revoke(&self, revocation: &Revocation, until: Timestamp) -> Result<bool>;
+
+    /// All that have not ended, with their ends, in no order.
+    async fn list(&self) -> Result<Vec<(Revocation, Timestamp)>>;
 }
 
 /// Whether the store is asked at all, and what an operator should know about it.

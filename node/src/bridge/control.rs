@@ -1,11 +1,14 @@
-//! What concerns every node: membership, plans and deletions.
+//! What concerns every node: membership, plans and deletions, and tokens that were revoked.
 //!
-//! A message only says that something changed; what it is now is read from the directory. So a lost or doubled message
-//! does no harm beyond delay.
+//! A message either says that something changed, which is then read from the directory, or says all there is to know. So a
+//! lost or doubled message does no harm beyond delay.
 
 use bytes::Bytes;
-use mille_shared::ProjectId;
+use mille_shared::revocation::Revocation;
+use mille_shared::{ProjectId, Timestamp};
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 /// What one node tells all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,15 +24,47 @@ pub enum ControlMessage {
         /// Which project.
         project: ProjectId,
     },
+    /// Tokens count no more.
+    TokensRevoked {
+        /// Which.
+        revocation: Revocation,
+        /// When they have expired, so that it can be forgotten.
+        until: Timestamp,
+    },
 }
 
-/// What the registry hears.
+/// What one who acts on control messages hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Control {
     /// A node told something.
     Told(ControlMessage),
     /// Some may have been lost.
     Interrupted,
+}
+
+/// The line of one who acts on control messages.
+#[derive(Debug)]
+pub struct Controls(broadcast::Receiver<Control>);
+
+impl Controls {
+    pub(super) fn new(line: broadcast::Receiver<Control>) -> Self {
+        Self(line)
+    }
+
+    /// The next one; `None` when the node stops. Who is too slow is told that some were lost.
+    pub async fn next(&mut self) -> Option<Control> {
+        match self.0.recv().await {
+            Ok(control) => Some(control),
+            Err(RecvError::Lagged(_)) => Some(Control::Interrupted),
+            Err(RecvError::Closed) => None,
+        }
+    }
+
+    /// The line of another one, from here on.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self(self.0.resubscribe())
+    }
 }
 
 impl ControlMessage {

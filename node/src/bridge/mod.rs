@@ -21,7 +21,7 @@ use std::time::Duration;
 use mille_shared::PlanId;
 use mille_shared::log::StoreLife;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::backend::{self, Backend, Channel, Incoming, Interruption};
 use crate::metrics::Metrics;
 
-pub use control::{Control, ControlMessage};
+pub use control::{Control, ControlMessage, Controls};
 pub use feed::{Feed, FeedSender, Heard};
 use lives::Lives;
 use turns::Turns;
@@ -47,7 +47,7 @@ struct Inner {
     feeds: Mutex<HashMap<Channel, Interest>>,
     /// Serialises subscribing and unsubscribing per channel, so that the store's state follows the map's.
     turns: Turns,
-    control: mpsc::Sender<Control>,
+    control: broadcast::Sender<Control>,
     started: Instant,
     /// When the probe last came back, in milliseconds since `started`.
     delivered_ms: AtomicU64,
@@ -68,7 +68,7 @@ struct Interest {
     times: usize,
 }
 
-/// Control messages that wait for the registry. Full: the registry is told that some were lost.
+/// Control messages that wait for those who act on them. Who is further behind is told that some were lost.
 const CONTROL_MESSAGES_MAX: usize = 1_024;
 
 impl Bridge {
@@ -81,10 +81,10 @@ impl Bridge {
         metrics: Arc<Metrics>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) -> backend::Result<(Self, mpsc::Receiver<Control>)> {
+    ) -> backend::Result<(Self, Controls)> {
         let incoming = backend.pubsub.incoming();
         let incoming = incoming.ok_or_else(|| backend::Error::Busy("the subscription is taken".to_owned()))?;
-        let (control, controls) = mpsc::channel(CONTROL_MESSAGES_MAX);
+        let (control, controls) = broadcast::channel(CONTROL_MESSAGES_MAX);
         let bridge = Self {
             inner: Arc::new(Inner {
                 backend,
@@ -104,7 +104,7 @@ impl Bridge {
         bridge.inner.backend.pubsub.subscribe(Channel::Probe).await?;
         tasks.spawn(bridge.clone().pump(incoming, stop.child_token()));
         tasks.spawn(bridge.clone().watch(stop.child_token()));
-        Ok((bridge, controls))
+        Ok((bridge, Controls::new(controls)))
     }
 
     /// A line for one actor; what it hears is chosen by [`Self::listen`].
@@ -259,9 +259,7 @@ impl Bridge {
     }
 
     fn control(&self, control: Control) {
-        // Full: members are read again by the sweep, and refusals look them up anyway.
-        if self.inner.control.try_send(control).is_err() {
-            tracing::warn!("control messages come faster than they are taken; left to the sweep");
-        }
+        // Nobody hears it while the node stops.
+        let _ = self.inner.control.send(control);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::auth::{RevokedBy, RevokedToken};
 use super::transport::{TransportObserver, Via};
 use crate::metrics::Metrics;
 
@@ -28,5 +29,13 @@ impl TransportObserver for Metrics {
 
     fn stalled(&self) {
         self.ws_buffer_full.increment(1);
+    }
+
+    fn revoked(&self, revoked: RevokedToken) {
+        match revoked.by {
+            RevokedBy::Token => self.closed_by_token_revocation.increment(1),
+            RevokedBy::User => self.closed_by_user_revocation.increment(1),
+        }
+        self.revocation_seconds.record(revoked.age().as_secs_f64());
     }
 }

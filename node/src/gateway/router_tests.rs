@@ -6,7 +6,8 @@ use async_graphql::{Object, Schema, SimpleObject, Subscription};
 use axum::body::to_bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use jsonwebtoken::{EncodingKey, Header};
-use mille_shared::NodeId;
+use mille_shared::revocation::{Revocation, Revoked};
+use mille_shared::{NodeId, UserId};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +47,11 @@ impl Query {
         0
     }
 
+    async fn revokes(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<bool> {
+        revoke(ctx.data::<Authenticator>()?, "ada");
+        Ok(true)
+    }
+
     async fn busy(&self) -> async_graphql::Result<i32> {
         Err(ApiError::new(ErrorCode::Overloaded, "busy").retry_after_ms(10))?
     }
@@ -55,6 +61,11 @@ impl Query {
 impl Mutation {
     async fn edit(&self) -> i32 {
         1
+    }
+
+    async fn revoke(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<bool> {
+        revoke(ctx.data::<Authenticator>()?, "ada");
+        Ok(true)
     }
 }
 
@@ -77,19 +88,25 @@ impl Events {
             Half { revision: "1-7" }
         }))
     }
+
+    async fn endless(&self) -> impl Stream<Item = Event> {
+        stream::iter([Event { n: 1 }]).chain(stream::pending())
+    }
 }
 
 struct Node {
     router: Router,
+    authenticator: Authenticator,
     drain: CancellationToken,
 }
 
 async fn node(dev: bool) -> Node {
     let settings = AuthSettings::new(KeySettings::Secret { secret: SECRET.to_owned(), next: None });
     let drain = CancellationToken::new();
+    let authenticator = Authenticator::new(&settings).await.expect("usable settings");
     let transport = Transport {
-        executor: Schema::new(Query, Mutation, Events),
-        authenticator: Authenticator::new(&settings).await.expect("usable settings"),
+        executor: Schema::build(Query, Mutation, Events).data(authenticator.clone()).finish(),
+        authenticator: authenticator.clone(),
         limits: TransportLimits { request_bytes_max: 10_000, ..TransportLimits::default() },
         drain: drain.clone(),
         tasks: TaskTracker::new(),
@@ -103,7 +120,14 @@ async fn node(dev: bool) -> Node {
     });
     let allowed_origins = AllowedOrigins::new(["https://app.example/".to_owned()]);
     let presence = get(|| async { "presence" });
-    Node { router: doors(Doors { transport, readiness, presence, allowed_origins, dev }), drain }
+    Node { router: doors(Doors { transport, readiness, presence, allowed_origins, dev }), authenticator, drain }
+}
+
+/// Revokes all tokens of a user.
+fn revoke(authenticator: &Authenticator, user: &str) {
+    let now = crate::clock::now();
+    let revocation = Revocation { what: Revoked::User(UserId::new(user)), at: now };
+    authenticator.revoked().take(&[(revocation, now.after(std::time::Duration::from_secs(3_600)))]);
 }
 
 fn token() -> String {
@@ -128,6 +152,10 @@ fn post_json(path: &str, headers: &[(&str, &str)], body: &Value) -> Request {
 }
 
 impl Node {
+    fn revoke(&self, user: &str) {
+        revoke(&self.authenticator, user);
+    }
+
     async fn ask(&self, request: Request) -> Response {
         match self.router.clone().oneshot(request).await {
             Ok(response) => response,
@@ -249,6 +277,49 @@ async fn a_stream_carries_single_answers_and_refusals_too() {
     assert!(refused.headers().contains_key(header::RETRY_AFTER));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_with_its_token() {
+    let node = node(false).await;
+    let body = json!({"query": "subscription { endless { n } }"});
+    let (status, text) = node.text(post_json("/graphql/stream", &[], &body)).await;
+    let told = text.replace(":\n\n", "");
+    assert!(status == 200 && told.starts_with("event: next\ndata: {\"data\":{\"endless\":{\"n\":1}}}"), "{told}");
+    assert!(told.contains("the token has expired") && told.contains("UNAUTHENTICATED"), "{told}");
+    assert!(told.ends_with("event: complete\ndata: {}\n\n"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_when_its_token_is_revoked_and_none_begins_with_it() {
+    let node = node(false).await;
+    let body = json!({"query": "subscription { endless { n } }"});
+    let response = node.ask(post_json("/graphql/stream", &[], &body)).await;
+    node.revoke("eve");
+    node.revoke("ada");
+    let text = to_bytes(response.into_body(), 10_000).await.expect("a body");
+    let text = String::from_utf8(text.to_vec()).expect("text");
+    assert!(text.contains("the token was revoked") && text.contains("UNAUTHENTICATED"), "{text}");
+    assert!(text.ends_with("event: complete\ndata: {}\n\n") && !text.contains("endless"), "nothing after it: {text}");
+
+    for request in [
+        post_json("/graphql/stream", &[], &body),
+        post_json("/graphql", &[], &json!({"query": "{ me }"})),
+        to(Method::GET, &format!("/graphql/stream?query=%7Bme%7D&token={}", token()), &[], ""),
+    ] {
+        let (status, answer) = node.json(request).await;
+        assert_eq!((status, &answer["errors"][0]["message"]), (401, &json!("the token was revoked")));
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_is_not_told_to_a_token_that_was_revoked_meanwhile_and_what_was_done_is() {
+    let node = node(false).await;
+    let (status, answer) = node.json(post_json("/graphql", &[], &json!({"query": "mutation { revoke }"}))).await;
+    assert_eq!((status, &answer["data"]["revoke"]), (200, &json!(true)));
+    let node = self::node(false).await;
+    let (status, answer) = node.json(post_json("/graphql", &[], &json!({"query": "{ revokes }"}))).await;
+    assert_eq!((status, &answer["errors"][0]["message"]), (401, &json!("the token was revoked")), "{answer}");
+}
+
 #[tokio::test]
 async fn browsers_come_from_where_they_may() {
     let node = node(false).await;
@@ -297,7 +368,7 @@ async fn the_admin_listener_shows_metrics_and_starts_the_drain() {
     let asked = drain.clone();
     let readiness = Readiness::new(NodeId::of("n", "1"), Vec::new);
     let router = admin(readiness, || "up 1\n".to_owned(), move || asked.cancel());
-    let admin = Node { router, drain: drain.clone() };
+    let admin = Node { router, ..node(false).await };
     assert_eq!(admin.text(to(Method::GET, "/metrics", &[], "")).await, (200, "up 1\n".to_owned()));
     assert_eq!(admin.text(to(Method::GET, "/admin/drain", &[], "")).await.0, 405);
     assert!(!drain.is_cancelled());

@@ -20,6 +20,8 @@ pub fn text(listen: SocketAddr, admin: SocketAddr, secret: &str, project: Option
         "sub": DEV_USER,
         "name": "Developer",
         "scope": "admin executor",
+        "jti": uuid::Uuid::new_v4().simple().to_string(),
+        "iat": auth::unix_seconds(),
         "exp": auth::unix_seconds() + TOKEN_SECONDS,
     });
     let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes())).ok()?;

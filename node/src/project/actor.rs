@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
-use mille_shared::{PlanId, ProjectId, UserId, limits};
+use mille_shared::{CloseCode, PlanId, ProjectId, UserId, limits};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -26,15 +26,14 @@ use tokio_util::sync::CancellationToken;
 use super::access::Members;
 use super::command::{Command, PlanCommand, Rejection};
 use super::plans::{self, Plans};
-use super::presence::{PresencePart, StoreAnswer};
+use super::presence::{NO_MEMBER, PresenceCommand, PresencePart, StoreAnswer};
 use crate::backend::{self, Backend, Channel, Interruption};
 use crate::bridge::{Bridge, Feed, FeedSender, Heard};
+use crate::clock;
 use crate::metrics::Metrics;
 
-/// How often unused plans are looked for, and members read again in case a control message was lost.
+/// How often unused plans are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Members are read again after so many sweeps.
-const SWEEPS_PER_REFRESH: u32 = 12;
 
 /// The task that owns a project on this node.
 pub(super) struct Actor {
@@ -90,15 +89,17 @@ impl Former {
     }
 }
 
-/// Reading members and plans from the directory: at most once at a time, and once more if somebody asked meanwhile.
-#[derive(Default)]
+/// Reading members and plans from the directory: when somebody asks, and now and then in case a control message was lost.
+/// At most once at a time, and once more if somebody asked meanwhile.
 pub(super) struct Refresh {
+    /// What is known must not be older.
+    sweep: Duration,
+    /// When to read again, whoever asks.
+    due: Instant,
     running: Option<tokio::task::JoinHandle<backend::Result<Option<Members>>>>,
     waiting: Vec<Asker>,
     waiting_next: Vec<Asker>,
     again: bool,
-    /// The last one failed: what is known may be old.
-    failed: bool,
 }
 
 type Asker = oneshot::Sender<Result<(), Rejection>>;
@@ -137,6 +138,7 @@ enum Next {
     Command(Option<Command>),
     Wake,
     Sweep,
+    RefreshDue,
 }
 
 impl Actor {
@@ -178,17 +180,17 @@ impl Actor {
         }
         let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sweeps_done = 0_u32;
         let born = Instant::now();
         let (mut used, mut is_old) = (born, false);
         loop {
             self.present.store(self.presence.connections(), Ordering::Relaxed);
-            let wake = self.presence.next_deadline();
+            let (wake, refresh_due) = (self.presence.next_deadline(), self.refresh.due);
             let next = tokio::select! {
                 () = stop.cancelled() => return End::Retired(Retired::Stopped),
                 members = self.refresh.done() => Next::Members(members),
                 () = self.changed.notified() => Next::Changed,
                 _ = sweeps.tick() => Next::Sweep,
+                () = tokio::time::sleep_until(refresh_due) => Next::RefreshDue,
                 heard = self.feed.next() => Next::Heard(heard),
                 job = self.plans.done() => Next::Job(job),
                 answer = self.presence.answer() => Next::Presence(answer),
@@ -210,7 +212,7 @@ impl Actor {
                     tracing::error!(project.id = %self.id, %error, "reading members failed");
                     self.refresh_answered(Err(Rejection::Unavailable));
                 }
-                Next::Changed => self.start_refresh(),
+                Next::Changed | Next::RefreshDue => self.start_refresh(),
                 Next::Wake => self.presence.wake(Instant::now()),
                 Next::Command(Some(command)) => {
                     used = Instant::now();
@@ -218,10 +220,6 @@ impl Actor {
                 }
                 Next::Command(None) => return End::Retired(Retired::Stopped),
                 Next::Sweep => {
-                    sweeps_done = sweeps_done.wrapping_add(1);
-                    if self.refresh.failed || sweeps_done.is_multiple_of(SWEEPS_PER_REFRESH) {
-                        self.start_refresh();
-                    }
                     let now = Instant::now();
                     self.plans.sweep(now);
                     let idle = self.plans.is_idle() && self.presence.is_idle() && self.commands.is_empty();
@@ -282,6 +280,10 @@ impl Actor {
     fn command(&mut self, command: Command) {
         match command {
             Command::Plan(plan, command) => self.plan_command(plan, command),
+            Command::Presence(PresenceCommand::Join { join, outbox }) if !self.is_member(&join.user) => {
+                // The right ended between the socket's look and here; nobody would look again before the next sweep.
+                outbox.close(CloseCode::Forbidden, NO_MEMBER);
+            }
             Command::Presence(command) => self.presence.handle(command),
             Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
             Command::NodesBack(nodes) => self.presence.nodes_back(&nodes),
@@ -301,7 +303,10 @@ impl Actor {
 
     fn plan_command(&mut self, plan: PlanId, command: PlanCommand) {
         match command {
-            PlanCommand::Attach { request, reply } if self.members.load().role_of(&request.user_id).is_none() => {
+            PlanCommand::Attach { request, reply } if !self.is_member(&request.user_id) => {
+                let _ = reply.send(Err(Rejection::Forbidden));
+            }
+            PlanCommand::Submit { operation, reply, .. } if !self.is_member(&operation.user_id) => {
                 let _ = reply.send(Err(Rejection::Forbidden));
             }
             command => {
@@ -313,7 +318,12 @@ impl Actor {
         }
     }
 
+    fn is_member(&self, user: &UserId) -> bool {
+        self.members.load().role_of(user).is_some()
+    }
+
     fn start_refresh(&mut self) {
+        self.refresh.due = Instant::now() + clock::sweep_pause(self.refresh.sweep);
         if self.refresh.running.is_some() {
             self.refresh.again = true;
             return;
@@ -331,7 +341,9 @@ impl Actor {
     }
 
     fn refresh_answered(&mut self, answer: Result<(), Rejection>) {
-        self.refresh.failed = answer.is_err();
+        if answer.is_err() {
+            self.refresh.due = Instant::now() + clock::sweep_retry(self.refresh.sweep);
+        }
         for reply in self.refresh.waiting.drain(..) {
             let _ = reply.send(answer.clone());
         }
@@ -352,6 +364,18 @@ impl Failures {
 }
 
 impl Refresh {
+    /// The members were read just now, and are to be known as they were at most `sweep` ago.
+    pub(super) fn every(sweep: Duration) -> Self {
+        Self {
+            sweep,
+            due: Instant::now() + clock::sweep_pause(sweep),
+            running: None,
+            waiting: Vec::new(),
+            waiting_next: Vec::new(),
+            again: false,
+        }
+    }
+
     /// What the read under way came to; pends while there is none.
     async fn done(&mut self) -> Result<backend::Result<Option<Members>>, tokio::task::JoinError> {
         match &mut self.running {

@@ -17,7 +17,7 @@ use mille_shared::plan::PlanMetadata;
 use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId};
 use parking_lot::Mutex;
 use rand::Rng as _;
-use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -29,7 +29,7 @@ use super::handle::{self, ProjectHandle};
 use super::plans::{PlanContext, PlanSettings, Plans};
 use super::presence::{PresencePart, PresenceSettings, Surroundings};
 use crate::backend::{self, Backend, Channel, MemberChange};
-use crate::bridge::{Bridge, Control, ControlMessage, FeedSender};
+use crate::bridge::{Bridge, Control, ControlMessage, Controls, FeedSender};
 use crate::clock;
 use crate::metrics::Metrics;
 
@@ -58,6 +58,8 @@ pub struct ProjectsConfig {
     /// How old a project's actor gets before it begins anew, without closing a socket; up to a tenth less, by chance, so
     /// that projects that were opened together do not begin anew together.
     pub lifetime: Duration,
+    /// What is known of members is read again at least this often, in case a control message was lost.
+    pub sweep: Duration,
 }
 
 struct Inner {
@@ -271,12 +273,13 @@ impl Projects {
     }
 
     /// Hears control messages until the node stops.
-    pub async fn serve_control(self, mut controls: mpsc::Receiver<Control>) {
-        while let Some(Some(control)) = self.inner.stop.run_until_cancelled(controls.recv()).await {
+    pub async fn serve_control(self, mut controls: Controls) {
+        while let Some(Some(control)) = self.inner.stop.run_until_cancelled(controls.next()).await {
             let changed: Vec<ProjectHandle> = match control {
                 Control::Told(
                     ControlMessage::ProjectChanged { project } | ControlMessage::ProjectDeleted { project },
                 ) => self.running().into_iter().filter(|handle| handle.id() == project).collect(),
+                Control::Told(ControlMessage::TokensRevoked { .. }) => continue,
                 Control::Interrupted => self.running(),
             };
             for handle in changed {
@@ -349,7 +352,7 @@ impl Projects {
     }
 
     async fn start(&self, id: ProjectId) -> Result<ProjectHandle, OpenError> {
-        let ProjectsConfig { node, backend, bridge, metrics, plans, presence, idle_timeout, lifetime } =
+        let ProjectsConfig { node, backend, bridge, metrics, plans, presence, idle_timeout, lifetime, sweep } =
             &self.inner.config;
         let (feed_sender, feed) = bridge.feed();
         let unless_started = ForgetOnDrop {
@@ -394,7 +397,7 @@ impl Projects {
             present: Arc::clone(&present),
             idle_timeout: *idle_timeout,
             lifetime: lifetime.mul_f64(rand::rng().random_range(0.9..=1.0)),
-            refresh: Refresh::default(),
+            refresh: Refresh::every(*sweep),
             failures: Failures::default(),
         };
         metrics.actors.increment(1.0);

@@ -25,6 +25,7 @@ use crate::clock;
 use crate::metrics::Metrics;
 
 mod lives;
+mod rights;
 
 /// The store's log, which does not let itself be read when it is told so, and counts who asks for heads.
 struct Log {
@@ -171,6 +172,7 @@ impl TestNode {
             presence: PresenceSettings::default(),
             idle_timeout: IDLE_TIMEOUT,
             lifetime: LIFETIME,
+            sweep: limits::RIGHTS_SWEEP,
         };
         let projects = Projects::new(config, tasks.clone(), stop.clone());
         tasks.spawn(projects.clone().serve_control(controls));

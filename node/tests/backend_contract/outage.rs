@@ -139,6 +139,7 @@ async fn node(name: &str, backend: Backend, stop: &CancellationToken) -> (Projec
         presence: PresenceSettings::default(),
         idle_timeout: Duration::from_secs(3_600),
         lifetime: Duration::from_secs(3_600),
+        sweep: Duration::from_secs(60),
     };
     let projects = Projects::new(config, tasks.clone(), stop.clone());
     tasks.spawn(projects.clone().serve_control(controls));

@@ -11,6 +11,10 @@ use crate::backend::Channel;
 pub(super) const PROJECTS_COUNTER: &str = "mille:{directory}:projects";
 /// Counts plans up.
 pub(super) const PLANS_COUNTER: &str = "mille:{directory}:plans";
+/// Which tokens count no more, by when that is forgotten.
+pub(super) const REVOCATIONS: &str = "mille:{revocations}";
+/// Since when each of them counts no more.
+pub(super) const REVOKED_AT: &str = "mille:{revocations}:at";
 /// Which nodes have or had a lease.
 pub(super) const LEASES: &str = "mille:{nodes}:leases";
 
@@ -139,5 +143,6 @@ mod tests {
             assert_eq!(tag(key).as_deref(), Some("project:3"));
         }
         assert_eq!(tag(lease(&node)), tag(LEASES.to_owned()));
+        assert_eq!(tag(REVOCATIONS.to_owned()), tag(REVOKED_AT.to_owned()));
     }
 }

@@ -16,6 +16,8 @@ Keys and channels come from the caller, all of one slot; nothing here makes a na
   plans       hash; plan id -> the plan's entry, as text
   table       hash with an expiry; connection -> presence, of one node in one project
   lease       string with an expiry; a node's record
+  revocations sorted set; "token <id>" or "user <id>" -> when the revocation is forgotten (ms)
+  revoked_at  hash; the same -> since when its tokens count no more (ms)
   index       sorted set with an expiry; node -> when its table or lease expires (ms), for finding them
 ]]
 
@@ -374,6 +376,44 @@ local function lease_renew(keys, args)
   return redis.status_reply('OK')
 end
 
+-- Revocations ------------------------------------------------------------------------------------------------------
+
+-- Revocations forgotten in one call: what unpack takes is limited. The rest goes with the next one.
+local FORGOTTEN_AT_ONCE = 1000
+
+local function forget_revocations(revocations, revoked_at)
+  local ended = redis.call('ZRANGE', revocations, '-inf', whole(now_ms()), 'BYSCORE', 'LIMIT', 0, FORGOTTEN_AT_ONCE)
+  if #ended == 0 then return end
+  redis.call('ZREM', revocations, unpack(ended))
+  redis.call('HDEL', revoked_at, unpack(ended))
+end
+
+-- keys: revocations, revoked_at   args: what, at, until, at most so many   answers: 1 | 0, there are too many
+local function revoke(keys, args)
+  local what, at = args[1], args[2]
+  forget_revocations(keys[1], keys[2])
+  if not redis.call('ZSCORE', keys[1], what) and redis.call('ZCARD', keys[1]) >= tonumber(args[4]) then return 0 end
+  redis.call('ZADD', keys[1], 'GT', args[3], what)
+  local known = redis.call('HGET', keys[2], what)
+  if not known or tonumber(known) < tonumber(at) then redis.call('HSET', keys[2], what, at) end
+  return 1
+end
+
+-- keys: revocations, revoked_at   answers: what, at, until, for each that has not ended
+local function revoked(keys)
+  local answer = {}
+  local held = redis.call('ZRANGE', keys[1], '(' .. whole(now_ms()), '+inf', 'BYSCORE', 'WITHSCORES')
+  for i = 1, #held, 2 do
+    local at = redis.call('HGET', keys[2], held[i])
+    if at then
+      answer[#answer + 1] = held[i]
+      answer[#answer + 1] = at
+      answer[#answer + 1] = held[i + 1]
+    end
+  end
+  return answer
+end
+
 redis.register_function('mille_v2_create', create)
 redis.register_function { function_name = 'mille_v2_heads', callback = heads, flags = { 'no-writes' } }
 redis.register_function('mille_v2_commit', commit)
@@ -388,3 +428,5 @@ redis.register_function('mille_v2_member_remove', member_remove)
 redis.register_function('mille_v2_presence_put', presence_put)
 redis.register_function('mille_v2_presence_renew', presence_renew)
 redis.register_function('mille_v2_lease_renew', lease_renew)
+redis.register_function('mille_v2_revoke', revoke)
+redis.register_function { function_name = 'mille_v2_revoked', callback = revoked, flags = { 'no-writes' } }

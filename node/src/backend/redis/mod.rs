@@ -18,6 +18,7 @@ mod observer;
 mod pool;
 mod presence;
 mod pubsub;
+mod revocations;
 mod snapshots;
 mod values;
 mod watchdog;
@@ -138,7 +139,8 @@ pub async fn connect(
         pubsub,
         directory: redis.clone(),
         presence: redis.clone(),
-        leases: redis,
+        leases: redis.clone(),
+        revocations: redis,
     })
 }
 

@@ -1,8 +1,6 @@
 //! Who a token says its bearer is.
 
-use std::sync::Arc;
-
-use mille_shared::UserId;
+use mille_shared::{TokenId, UserId};
 
 /// A user as a good token describes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +17,10 @@ pub struct Identity {
     pub scopes: Scopes,
     /// The token's `exp`, in seconds since 1970. The leeway comes on top.
     pub expires_at: u64,
+    /// The token's `iat`, in whole seconds since 1970, if it has one.
+    pub issued_at: Option<u64>,
     /// The token's `jti`, if it has one.
-    pub token_id: Option<Arc<str>>,
+    pub token_id: Option<TokenId>,
 }
 
 /// What a bearer may do beyond their projects. Scopes that mean nothing to us are not kept.

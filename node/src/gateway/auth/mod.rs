@@ -8,6 +8,8 @@ mod extract;
 mod identity;
 mod jwks;
 mod keys;
+mod revoked;
+mod revoker;
 mod token;
 
 #[cfg(test)]
@@ -26,6 +28,8 @@ use keys::KeySet;
 pub use keys::{KeyError, SECRET_BYTES_MIN};
 use mille_shared::limits;
 pub use reqwest::Url;
+pub use revoked::{RevocationWatch, RevokedBy, RevokedToken, RevokedTokens};
+pub use revoker::{RevokeError, Revoker, RevokerSettings};
 use token::Requirements;
 pub use token::TokenRefused;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +85,7 @@ pub struct Authenticator {
 struct Inner {
     keys: Keys,
     requirements: Requirements,
+    revoked: RevokedTokens,
 }
 
 enum Keys {
@@ -120,7 +125,8 @@ impl Authenticator {
             audience: settings.audience.clone(),
             leeway_seconds: settings.leeway.as_secs(),
         };
-        Ok(Self { inner: Arc::new(Inner { keys, requirements }) })
+        let revoked = RevokedTokens::new(Duration::from_secs(requirements.leeway_seconds));
+        Ok(Self { inner: Arc::new(Inner { keys, requirements, revoked }) })
     }
 
     /// Starts to follow a source that may change. Ends with `stop`.
@@ -147,11 +153,31 @@ impl Authenticator {
         Duration::from_secs(self.inner.requirements.leeway_seconds)
     }
 
+    /// The tokens that count no more although they are good. Empty until a [`Revoker`] fills it.
+    #[must_use]
+    pub fn revoked(&self) -> &RevokedTokens {
+        &self.inner.revoked
+    }
+
     /// Says who the bearer is. Waits only when the token names a key that is not known yet, a few seconds at most.
     ///
     /// # Errors
     /// [`TokenRefused`] says why the token is not taken.
     pub async fn verify(&self, token: &BearerToken) -> Result<Identity, TokenRefused> {
+        let identity = self.recognise(token).await?;
+        self.still_counts(&identity)?;
+        Ok(identity)
+    }
+
+    /// Whether a token that was good was not revoked since.
+    ///
+    /// # Errors
+    /// [`TokenRefused::Revoked`].
+    pub fn still_counts(&self, identity: &Identity) -> Result<(), TokenRefused> {
+        self.inner.revoked.find(identity).map_or(Ok(()), |_| Err(TokenRefused::Revoked))
+    }
+
+    async fn recognise(&self, token: &BearerToken) -> Result<Identity, TokenRefused> {
         let keys = self.keys();
         let judged = token::verify(token.reveal(), &keys, &self.inner.requirements);
         let (Err(TokenRefused::UnknownKey | TokenRefused::KeysUnavailable), Keys::Rotating(rotating)) =

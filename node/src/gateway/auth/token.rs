@@ -4,11 +4,9 @@
 //! expired, is not from the future, comes from the issuer and is meant for the audience we are configured with. Its
 //! own header decides nothing but which of our keys is tried.
 
-use std::sync::Arc;
-
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{TokenData, Validation};
-use mille_shared::{ErrorCode, UserId, limits};
+use mille_shared::{ErrorCode, TokenId, UserId, limits};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -52,6 +50,9 @@ pub enum TokenRefused {
         /// The claim's name.
         claim: String,
     },
+    /// Somebody saw to it that it counts no more.
+    #[error("the token was revoked")]
+    Revoked,
     /// A fresh token belongs to another user than the one it should follow.
     #[error("the token belongs to another user")]
     OtherUser,
@@ -95,6 +96,8 @@ struct Claims {
     scope: Value,
     #[serde(default)]
     jti: Value,
+    #[serde(default)]
+    iat: Value,
 }
 
 /// Judges a token by a set of keys.
@@ -154,7 +157,8 @@ fn identity(claims: Claims) -> Result<Identity, TokenRefused> {
         agent: claims.agent.as_bool().unwrap_or(false),
         scopes: claims.scope.as_str().map(Scopes::parse).unwrap_or_default(),
         expires_at: seconds(&claims.exp).ok_or_else(|| malformed("exp"))?,
-        token_id: claims.jti.as_str().map(Arc::from),
+        issued_at: seconds(&claims.iat),
+        token_id: claims.jti.as_str().map(TokenId::new),
     })
 }
 

@@ -20,6 +20,7 @@ mod presence;
 mod query;
 mod schema;
 mod subscription;
+mod tokens;
 mod types;
 mod weights;
 

@@ -8,6 +8,7 @@ use mille_shared::{ErrorCode, limits};
 use super::edits::EditMutations;
 use super::execution::ExecutionMutations;
 use super::presence::PresenceMutations;
+use super::tokens::TokenMutations;
 use super::types::{Collaborator, Plan, Project, ProjectRole, Viewer};
 use super::weights::WRITE;
 use super::{codes, guard};
@@ -18,7 +19,7 @@ const NAME_BYTES_MAX: usize = 200;
 
 /// What can be changed.
 #[derive(MergedObject, Default)]
-pub struct Mutation(ProjectMutations, EditMutations, ExecutionMutations, PresenceMutations);
+pub struct Mutation(ProjectMutations, EditMutations, ExecutionMutations, PresenceMutations, TokenMutations);
 
 /// Changes of projects, of their members, and of the caller's own session.
 #[derive(Default)]

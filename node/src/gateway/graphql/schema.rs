@@ -6,6 +6,7 @@ use mille_shared::limits;
 use super::presence::Guests;
 use super::{Mutation, Query, Subscription};
 use crate::cluster::Cluster;
+use crate::gateway::auth::Revoker;
 use crate::project::Projects;
 
 /// The schema of a node.
@@ -25,8 +26,8 @@ const DEV_COMPLEXITY_MAX: usize = 2_000;
 /// With `dev` it tells about itself: introspection, suggestions for misspelt names, and bounds that let the usual tools
 /// ask for both.
 #[must_use]
-pub fn schema(projects: Projects, cluster: Cluster, dev: bool) -> MilleSchema {
-    builder(dev).data(projects).data(cluster).data(Guests::default()).finish()
+pub fn schema(projects: Projects, cluster: Cluster, revoker: Revoker, dev: bool) -> MilleSchema {
+    builder(dev).data(projects).data(cluster).data(revoker).data(Guests::default()).finish()
 }
 
 pub(super) fn builder(dev: bool) -> SchemaBuilder<Query, Mutation, Subscription> {

@@ -82,10 +82,12 @@ async fn serve(door: PresenceDoor, project: ProjectId, token: Option<BearerToken
     let opened_at = Instant::now();
     door.metrics.presence_opened();
     let (writer, incoming) = Writer::split(socket, Arc::clone(&door.metrics));
+    // Before the token is judged, so that no revocation falls in between.
+    let revocations = door.authenticator.revoked().watch();
     let code = match admit(&door, project, token).await {
         Ok((identity, handle)) => {
             let clock = TokenClock::new(&identity, door.authenticator.leeway());
-            Session::new(&door, handle, identity, clock, writer, incoming).run().await
+            Session::new(&door, handle, identity, clock, revocations, writer, incoming).run().await
         }
         Err((code, reason)) => {
             writer.close(incoming, code, reason).await;

@@ -1,7 +1,7 @@
 //! One presence socket's conversation, from the handshake to the close.
 //!
-//! Reading and writing are one task. In each turn, in this order: the node's drain, what is being written, the clock, what
-//! the project has for this socket, what the client says. Nothing queues without bound: while the socket is being written
+//! Reading and writing are one task. In each turn, in this order: the token's revocation, the node's drain, what is being
+//! written, the clock, what the project has for this socket, what the client says. Nothing queues without bound: while the socket is being written
 //! to, its outbox keeps the newest; while the project has no room, the client is not read.
 
 use std::ops::ControlFlow;
@@ -22,7 +22,8 @@ use super::PresenceDoor;
 use super::limiter::{FrameLimiter, Verdict};
 use super::token::{TokenClock, TokenState};
 use super::writer::{Incoming, Writer};
-use crate::gateway::auth::{Authenticator, BearerToken, Identity};
+use crate::gateway::auth::{Authenticator, BearerToken, Identity, RevocationWatch, RevokedToken};
+use crate::gateway::transport::TransportObserver as _;
 use crate::project::ProjectHandle;
 use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
 
@@ -47,6 +48,7 @@ pub(super) struct Session {
     authenticator: Authenticator,
     identity: Identity,
     token: TokenClock,
+    revocations: RevocationWatch,
     drain: CancellationToken,
     writer: Writer,
     incoming: Incoming,
@@ -82,6 +84,7 @@ enum End {
 type Step = ControlFlow<End>;
 
 enum Event {
+    Revoked(RevokedToken),
     Drain,
     Written(Result<(), axum::Error>),
     Tick,
@@ -95,6 +98,7 @@ impl Session {
         project: ProjectHandle,
         identity: Identity,
         token: TokenClock,
+        revocations: RevocationWatch,
         writer: Writer,
         incoming: Incoming,
     ) -> Self {
@@ -104,6 +108,7 @@ impl Session {
             authenticator: door.authenticator.clone(),
             identity,
             token,
+            revocations,
             drain: door.drain.clone(),
             writer,
             incoming,
@@ -134,6 +139,7 @@ impl Session {
             let deadline = self.deadline();
             let event = tokio::select! {
                 biased;
+                revoked = self.revocations.revoked(&self.identity) => Event::Revoked(revoked),
                 () = drain.cancelled() => Event::Drain,
                 written = self.writer.drive(), if self.writer.is_busy() => Event::Written(written),
                 () = tokio::time::sleep_until(deadline) => Event::Tick,
@@ -141,6 +147,12 @@ impl Session {
                 message = self.incoming.next() => Event::Incoming(message),
             };
             let step = match event {
+                Event::Revoked(revoked) => {
+                    // Whatever waits is not for this client any more.
+                    self.writer.forget();
+                    self.project.metrics().revoked(revoked);
+                    close(CloseCode::Forbidden, "the token was revoked")
+                }
                 Event::Drain => Step::Break(End::Close(CloseCode::ServiceRestart, "drain")),
                 Event::Written(Ok(())) => Step::Continue(()),
                 Event::Written(Err(_)) | Event::Incoming(None) => Step::Break(End::Gone),

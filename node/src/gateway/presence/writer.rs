@@ -60,6 +60,11 @@ impl Writer {
         self.text(&frame.encode());
     }
 
+    /// Drops what waits and was not handed to the socket.
+    pub(super) fn forget(&mut self) {
+        self.queue.clear();
+    }
+
     pub(super) fn ping(&mut self) {
         self.push(Message::Ping(Default::default()));
     }

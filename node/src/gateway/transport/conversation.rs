@@ -1,7 +1,8 @@
 //! One GraphQL socket, from the handshake to the close.
 //!
 //! A single task owns the socket, the operations on it and the clock of the session; nothing is spawned and nothing
-//! queues without bound. In each turn, in this order: the node's drain, what goes out, the clock, what comes in.
+//! queues without bound. In each turn, in this order: the token's revocation, the node's drain, what goes out, the clock,
+//! what comes in.
 //! What goes out is handed over until nothing is ready and then flushed once. While the socket takes nothing, its
 //! subscriptions are not polled and, once a few answers wait, nothing more is read either; a socket that takes nothing
 //! for too long is closed. How frames are written is [`super::frames`]' affair, what runs is [`super::operations`]'.
@@ -32,7 +33,7 @@ use super::operations::{Operations, Outcome, SINGLES_MAX};
 use super::request::OperationRequest;
 use super::session::{ResumeAfter, Session, Via};
 use super::timers::{Expiry, Stall};
-use crate::gateway::auth::{BearerToken, unix_seconds};
+use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::errors::ApiError;
 
 /// Messages handed to the socket before what comes in has its turn.
@@ -85,6 +86,7 @@ impl Ending {
 
 /// What a turn brings.
 enum Event {
+    Revoked(RevokedToken),
     Drain,
     Clock,
     Inbound(Option<Result<Message, axum::Error>>),
@@ -105,6 +107,7 @@ pub(super) struct Conversation<S, E> {
     /// Answers to what came in, and results of queries and mutations: they go before events. Bounded by not reading.
     replies: VecDeque<Message>,
     unflushed: bool,
+    revocations: RevocationWatch,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     clock: Pin<Box<Sleep>>,
     init_by: Instant,
@@ -136,6 +139,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             operation_rate: RateLimiter::direct(quota),
             replies: VecDeque::new(),
             unflushed: false,
+            revocations: transport.authenticator.revoked().watch(),
             drain: Box::pin(transport.drain.clone().cancelled_owned()),
             clock: Box::pin(tokio::time::sleep_until(now)),
             init_by: now + transport.limits.init_timeout,
@@ -152,6 +156,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         let ending = loop {
             let event = std::future::poll_fn(|cx| self.poll_event(cx)).await;
             let flow = match event {
+                Event::Revoked(revoked) => ControlFlow::Break(self.revoked(revoked)),
                 Event::Drain => ControlFlow::Break(self.drained().await),
                 Event::Clock => self.on_clock(),
                 Event::Broken => ControlFlow::Break(Ending::Broken),
@@ -166,6 +171,9 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Poll::Ready(revoked) = self.poll_revoked(cx) {
+            return Poll::Ready(Event::Revoked(revoked));
+        }
         if self.drain.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Drain);
         }
@@ -434,14 +442,33 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     // ---- the end -------------------------------------------------------------------------------------------------
 
+    fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<RevokedToken> {
+        let identity = self.session.as_ref().map(|session| session.identity());
+        self.revocations.poll(cx, identity.as_deref())
+    }
+
+    /// Whatever waits is not for this client any more.
+    fn revoked(&mut self, revoked: RevokedToken) -> Ending {
+        self.replies.clear();
+        self.transport.observer.revoked(revoked);
+        Ending::close(CloseCode::Forbidden, TokenRefused::Revoked.to_string())
+    }
+
     /// Lets what was begun end, so that nobody has to guess whether an edit was taken.
     async fn drained(&mut self) -> Ending {
-        let answered = std::future::poll_fn(|cx| match self.poll_outbound(cx) {
-            Ok(()) if self.operations.singles() > 0 || !self.replies.is_empty() || self.unflushed => Poll::Pending,
-            _ => Poll::Ready(()),
+        let answered = std::future::poll_fn(|cx| {
+            if let Poll::Ready(revoked) = self.poll_revoked(cx) {
+                return Poll::Ready(Some(revoked));
+            }
+            match self.poll_outbound(cx) {
+                Ok(()) if self.operations.singles() > 0 || !self.replies.is_empty() || self.unflushed => Poll::Pending,
+                _ => Poll::Ready(None),
+            }
         });
         // Out of time: the client repeats with the same operation id.
-        let _ = tokio::time::timeout(DRAIN_GRACE, answered).await;
+        if let Ok(Some(revoked)) = tokio::time::timeout(DRAIN_GRACE, answered).await {
+            return self.revoked(revoked);
+        }
         let (min, max) = self.transport.limits.drain_reconnect;
         let (min, max) = (ms(min), ms(max.max(min)));
         Ending::close(CloseCode::ServiceRestart, json!({"r": "drain", "min": min, "max": max}).to_string())

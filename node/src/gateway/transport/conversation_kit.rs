@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_graphql::{Object, Schema, SimpleObject, Subscription};
 use futures_util::stream::BoxStream;
 use jsonwebtoken::{EncodingKey, Header};
+use mille_shared::UserId;
+use mille_shared::revocation::{Revocation, Revoked};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, PollSender};
@@ -144,6 +146,7 @@ pub(super) struct Counted {
     pub(super) subscriptions: AtomicUsize,
     pub(super) sent: AtomicUsize,
     pub(super) stalls: AtomicUsize,
+    pub(super) revoked: AtomicUsize,
 }
 
 impl TransportObserver for Counted {
@@ -162,6 +165,10 @@ impl TransportObserver for Counted {
     fn stalled(&self) {
         self.stalls.fetch_add(1, Ordering::SeqCst);
     }
+
+    fn revoked(&self, _: RevokedToken) {
+        self.revoked.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// The client's end.
@@ -171,6 +178,7 @@ pub(super) struct Client {
     pub(super) task: JoinHandle<Ending>,
     pub(super) world: World,
     pub(super) drain: CancellationToken,
+    authenticator: Authenticator,
     pub(super) counted: Arc<Counted>,
     pub(super) written: Arc<AtomicU64>,
 }
@@ -191,9 +199,10 @@ impl Client {
         let drain = CancellationToken::new();
         let counted = Arc::new(Counted::default());
         let observer: Arc<dyn TransportObserver> = Arc::clone(&counted) as Arc<dyn TransportObserver>;
+        let authenticator = Authenticator::new(&settings).await.expect("usable settings");
         let transport = Transport {
             executor: Schema::build(Query, Mutation, Events).data(world.clone()).finish(),
-            authenticator: Authenticator::new(&settings).await.expect("usable settings"),
+            authenticator: authenticator.clone(),
             limits,
             drain: drain.clone(),
             tasks: TaskTracker::new(),
@@ -202,7 +211,7 @@ impl Client {
         let pipe = Pipe { inbound, outbound: PollSender::new(outbound) };
         let written = Arc::new(AtomicU64::new(0));
         let conversation = Conversation::new(pipe, dialect, None, Arc::clone(&written), transport);
-        Self { to, from, task: tokio::spawn(conversation.run()), world, drain, counted, written }
+        Self { to, from, task: tokio::spawn(conversation.run()), world, drain, authenticator, counted, written }
     }
 
     pub(super) async fn ready() -> Self {
@@ -252,6 +261,13 @@ impl Client {
         panic!("no close");
     }
 
+    /// Revokes all tokens of a user.
+    pub(super) fn revoke(&self, user: &str) {
+        let now = crate::clock::now();
+        let revocation = Revocation { what: Revoked::User(UserId::new(user)), at: now };
+        self.authenticator.revoked().take(&[(revocation, now.after(Duration::from_secs(3_600)))]);
+    }
+
     /// That nothing is said for now.
     pub(super) async fn silence(&mut self) {
         let heard = tokio::time::timeout(Duration::from_secs(1), self.from.recv()).await;
@@ -261,6 +277,12 @@ impl Client {
 
 pub(super) fn token(user: &str, lives_seconds: u64) -> String {
     let claims = json!({"sub": user, "exp": unix_seconds() + lives_seconds});
+    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("a token")
+}
+
+/// A token that says when it was issued.
+pub(super) fn issued(user: &str, at: u64) -> String {
+    let claims = json!({"sub": user, "iat": at, "exp": unix_seconds() + 600});
     jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("a token")
 }
 

@@ -287,3 +287,63 @@ async fn when_the_peer_is_gone_so_is_the_session() {
 fn a_reason_fits_a_close_frame() {
     assert_eq!(clipped(&"ä".repeat(100)).len(), 122);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_token_ends_its_socket_and_nothing_is_told_after_it() {
+    let mut client = Client::ready().await;
+    client.subscribe("1", "subscription { flood { revision } }").await;
+    for id in 2..50 {
+        client.subscribe(&id.to_string(), "{ me }").await;
+    }
+    // A reader that takes nothing: what is in the pipe by now was told before.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = client.world.asked.load(Ordering::SeqCst);
+    client.revoke("eve");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!client.task.is_finished(), "somebody else's token");
+    client.revoke("ada");
+    let mut told = 0;
+    let closing = loop {
+        match client.from.recv().await.expect("a close") {
+            Message::Close(frame) => break frame.expect("a code"),
+            _ => told += 1,
+        }
+        assert!(told <= ROOM, "more is told than was in the pipe");
+    };
+    assert_eq!((closing.code, closing.reason.as_str()), (4403, "the token was revoked"));
+    assert_eq!(client.world.asked.load(Ordering::SeqCst), asked, "nothing was asked for after it");
+    assert_eq!(client.counted.revoked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_token_opens_no_socket_and_is_not_taken_for_a_fresh_one() {
+    let client = Client::open(Dialect::TransportWs).await;
+    client.revoke("ada");
+    client.say(json!({"type": "connection_init", "payload": {"token": token("ada", 600)}})).await;
+    assert_eq!(client.closed().await, (4403, "the token was revoked".to_owned()));
+
+    let mut client = Client::open(Dialect::TransportWs).await;
+    let later = issued("ada", unix_seconds() + 5);
+    client.say(json!({"type": "connection_init", "payload": {"token": later}})).await;
+    assert_eq!(client.hear().await["type"], "connection_ack");
+    client.revoke("ada");
+    client.subscribe("1", &format!("mutation {{ refreshAuth(token: \"{}\") }}", token("ada", 600))).await;
+    let refused = client.hear().await;
+    assert_eq!(refused["payload"]["errors"][0]["extensions"]["code"], "UNAUTHENTICATED", "{refused}");
+    assert_eq!(client.hear().await["type"], "complete");
+    client.subscribe("2", "{ me }").await;
+    assert_eq!(client.hear().await["payload"]["data"]["me"], "ada/", "the token in force was issued later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_counts_in_the_middle_of_a_drain() {
+    let mut client = Client::ready().await;
+    client.subscribe("1", "mutation { slowEdit }").await;
+    client.subscribe("2", "{ me }").await;
+    assert_eq!(client.hear().await["id"], "2");
+    assert_eq!(client.hear().await["type"], "complete");
+    client.drain.cancel();
+    tokio::task::yield_now().await;
+    client.revoke("ada");
+    assert_eq!(client.closed().await.0, 4403);
+}

@@ -60,6 +60,8 @@ async fn answer_as<E: Executor>(
         Ok(request) => request,
         Err(response) => return Ok(response),
     };
+    // The body may have taken its time.
+    transport.authenticator.still_counts(&session.identity())?;
     let operation = match request.prepare() {
         Ok(operation) => operation,
         Err(refusal) => return Ok(written(format, &refusal.to_response())),
@@ -69,9 +71,13 @@ async fn answer_as<E: Executor>(
         return Err(ApiError::new(ErrorCode::ValidationFailed, message));
     }
     let ended = session.ended().clone().drop_guard();
-    let request = operation.request.data(session).data(ResumeAfter::default());
+    let request = operation.request.data(Arc::clone(&session)).data(ResumeAfter::default());
     let mut answer = transport.executor.execute(request).await;
     drop(ended);
+    if operation.kind == OperationType::Query {
+        // What was read is not for a token that was revoked meanwhile. Whether something was done is.
+        transport.authenticator.still_counts(&session.identity())?;
+    }
     complete_errors(&mut answer);
     Ok(written(format, &answer))
 }

@@ -28,7 +28,7 @@ pub use sse::{stream, stream_by_query};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::auth::Authenticator;
+use super::auth::{Authenticator, RevokedToken};
 
 /// What every transport needs. Cheap to clone.
 #[derive(Clone)]
@@ -112,6 +112,11 @@ pub trait TransportObserver: Send + Sync + 'static {
 
     /// A socket did not take what was there for it.
     fn stalled(&self) {}
+
+    /// A socket or event stream ends because its token was revoked.
+    fn revoked(&self, revoked: RevokedToken) {
+        let _ = revoked;
+    }
 }
 
 /// Counts nothing.

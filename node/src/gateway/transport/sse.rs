@@ -27,7 +27,7 @@ use super::http::{received, recognised};
 use super::request::OperationRequest;
 use super::session::{EventRevision, ResumeAfter, Session, Via};
 use super::{Transport, TransportObserver};
-use crate::gateway::auth::{BearerToken, TokenRefused, unix_seconds};
+use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused, unix_seconds};
 use crate::gateway::errors::{ApiError, complete_errors};
 
 /// How often a quiet stream says that it lives.
@@ -90,6 +90,11 @@ fn streamed<E: Executor>(
     if transport.drain.is_cancelled() {
         return ApiError::new(ErrorCode::Draining, "the node is being taken out").into_response();
     }
+    // Watched first, asked then, so that no revocation falls in between.
+    let revocations = transport.authenticator.revoked().watch();
+    if let Err(refused) = transport.authenticator.still_counts(&session.identity()) {
+        return ApiError::from(refused).into_response();
+    }
     let revision = EventRevision::default();
     let answers = match request.prepare() {
         Ok(operation) if operation.kind == OperationType::Mutation && !may_change => {
@@ -108,6 +113,8 @@ fn streamed<E: Executor>(
     let left = Duration::from_secs(session.identity().expires_at.saturating_sub(unix_seconds()));
     let lifetime = left.saturating_add(transport.authenticator.leeway()).min(FOREVER);
     let events = Events {
+        revocations,
+        session: Arc::clone(&session),
         answers,
         revision,
         drain: transport.drain.clone(),
@@ -137,6 +144,8 @@ fn resume_after(headers: &HeaderMap) -> ResumeAfter {
 
 /// The events of one stream.
 struct Events {
+    revocations: RevocationWatch,
+    session: Arc<Session>,
     answers: BoxStream<'static, Answer>,
     revision: EventRevision,
     drain: CancellationToken,
@@ -165,13 +174,15 @@ impl Events {
     }
 
     async fn answer(&mut self) -> Option<Event> {
+        let identity = self.session.identity();
         let mut answer = tokio::select! {
             biased;
-            () = self.drain.cancelled() => return None,
-            () = tokio::time::sleep_until(self.expires_at) => {
-                self.next = Next::Complete;
-                ApiError::from(TokenRefused::Expired).to_response()
+            revoked = self.revocations.revoked(&identity) => {
+                self.count.observer.revoked(revoked);
+                self.end(TokenRefused::Revoked)
             }
+            () = self.drain.cancelled() => return None,
+            () = tokio::time::sleep_until(self.expires_at) => self.end(TokenRefused::Expired),
             answer = self.answers.next() => match answer {
                 Some(answer) => answer,
                 None => return Some(self.complete()),
@@ -187,6 +198,13 @@ impl Events {
             Some(revision) => event.id(revision.to_string()),
             None => event,
         })
+    }
+
+    /// The last answer, and nothing after it.
+    fn end(&mut self, refused: TokenRefused) -> Answer {
+        self.next = Next::Complete;
+        self.answers = stream::empty().boxed();
+        ApiError::from(refused).to_response()
     }
 
     fn complete(&mut self) -> Event {

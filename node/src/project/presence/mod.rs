@@ -34,6 +34,9 @@ use crate::clock;
 /// How often seats and watchers are looked at that vanished without a word.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What a socket is closed with whose user is no member.
+pub const NO_MEMBER: &str = "no longer a member of this project";
+
 /// What an operator may choose.
 #[derive(Debug, Clone, Copy)]
 pub struct PresenceSettings {
@@ -203,6 +206,14 @@ impl PresencePart {
             let effects = self.machine.expel(self.now(), &user);
             self.perform(effects);
         }
+        // Those who wait to be let in have no seat yet.
+        self.waiting.retain(|command| match command {
+            PresenceCommand::Join { join, outbox } if role(&join.user).is_none() => {
+                outbox.close(CloseCode::Forbidden, NO_MEMBER);
+                false
+            }
+            _ => true,
+        });
     }
 
     /// The store lost this node's table: everyone is put there again.

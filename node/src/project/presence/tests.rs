@@ -140,6 +140,18 @@ async fn who_is_no_member_any_more_is_shown_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_loses_the_right_while_they_wait_to_be_let_in_is_not_let_in() {
+    let store = Embedded::new();
+    let mut here = Node::start(&store, "a").await;
+    let (mut una, mut dos) = (here.join(1, "una", None), here.join(2, "dos", None));
+    // Nothing ran yet: both wait for the roster.
+    here.part.membership_changed(|user| (user.as_str() == "una").then_some(Role::Viewer));
+    assert_eq!(here.run(dos.next()).await, Outgoing::Close(CloseCode::Forbidden, NO_MEMBER));
+    let roster = here.run(frame(&mut una, "bulk_presence")).await;
+    assert_eq!(roster.as_array().map(Vec::len), Some(1), "{roster}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_closes_with_a_hint_and_nobody_elsewhere_sees_a_leave() {
     let store = Embedded::new();
     let (mut here, mut there) = (Node::start(&store, "a").await, Node::start(&store, "b").await);

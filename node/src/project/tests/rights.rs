@@ -1,0 +1,56 @@
+//! Rights that end: at once when a node is told, within the sweep when it is not, and for whoever is in the middle of asking.
+
+use mille_core::presence::{Join, SeatId};
+use mille_shared::CloseCode;
+
+use super::*;
+use crate::project::presence::{NO_MEMBER, Outgoing, PresenceCommand, outbox};
+
+fn bob() -> UserId {
+    UserId::new("bob")
+}
+
+fn join_of(user: UserId) -> Join {
+    Join {
+        seat: SeatId(7),
+        connection: ConnectionId::new("c7"),
+        name: user.as_str().into(),
+        user,
+        color: "#123".into(),
+        agent: false,
+        document: None,
+        resume: None,
+        secret: [3; 32],
+        is_welcomed: false,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_the_right_on_the_way_to_the_actor_is_neither_let_in_nor_edits() {
+    let (one, two, here, _, plan) = pair().await;
+    let (outbox, mut reader) = outbox();
+    let join = Box::new(join_of(bob()));
+    here.presence(PresenceCommand::Join { join, outbox }).await.expect("a mailbox");
+    let shown_out = timeout(Duration::from_secs(1), reader.next()).await.expect("at once");
+    assert_eq!(shown_out, Outgoing::Close(CloseCode::Forbidden, NO_MEMBER));
+
+    let edit = Operation { user_id: bob(), ..rename("late", "late") };
+    assert!(matches!(here.submit(plan, edit, true).await, Err(Rejection::Forbidden)));
+    assert_eq!(here.read(plan).await.expect("a plan").revision().seq, 0);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_right_ends_within_the_sweep_when_the_message_is_lost() {
+    let (one, two, here, there, plan) = pair().await;
+    let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    one.projects.set_member(&access, &bob(), Role::Viewer).await.expect("a member");
+    two.projects.access(here.id(), &bob(), Role::Viewer).await.expect("a member at once, everywhere");
+    let mut bobs = there.follow(plan, &bob(), Start::Next, false).await.expect("follow");
+    one.backend.directory.remove_member(here.id(), &bob(), clock::now()).await.expect("written, and not told");
+    let ended = timeout(limits::RIGHTS_SWEEP, bobs.next()).await.expect("within the sweep");
+    assert_eq!(ended.err(), Some(Ended::Forbidden));
+    one.stop().await;
+    two.stop().await;
+}
