@@ -15,6 +15,8 @@ use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
+use crate::pressure::Thresholds;
+use crate::pressure::settings::PressureArguments;
 use crate::project::PlanSettings;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat};
 
@@ -103,6 +105,9 @@ pub struct Arguments {
     #[arg(long, env = "MILLE_PROJECT_LIFETIME_SECONDS", default_value_t = limits::PROJECT_LIFETIME.as_secs(),
           value_parser = clap::value_parser!(u64).range(10..))]
     pub project_lifetime_seconds: u64,
+    /// From where on the node gives something up.
+    #[command(flatten)]
+    pub pressure: PressureArguments,
     /// How long stopping in order may take.
     #[arg(long, env = "MILLE_SHUTDOWN_SECONDS", default_value_t = limits::SHUTDOWN_DEADLINE.as_secs())]
     pub shutdown_seconds: u64,
@@ -151,6 +156,8 @@ pub struct Config {
     pub project_idle: Duration,
     /// How long a project stays as it is before it begins anew.
     pub project_lifetime: Duration,
+    /// From where on the node gives something up.
+    pub pressure: Thresholds,
     /// How long stopping in order may take.
     pub shutdown: Duration,
     /// Whether this is for development.
@@ -227,6 +234,7 @@ impl Config {
             let known = REDIS_SCHEMES.map(|scheme| format!("{scheme}://")).join(", ");
             return contradiction(format!("REDIS_URL must begin with one of {known}"));
         }
+        let pressure = arguments.pressure.thresholds().map_err(ConfigError::Contradiction)?;
         let (auth, dev_secret) = auth(&arguments)?;
         let bounds = PlanBounds {
             nodes_max: arguments.plan_nodes_max,
@@ -253,6 +261,7 @@ impl Config {
             connections_max: arguments.connections_max,
             project_idle: Duration::from_secs(arguments.project_idle_seconds),
             project_lifetime: Duration::from_secs(arguments.project_lifetime_seconds),
+            pressure,
             shutdown: Duration::from_secs(arguments.shutdown_seconds),
             dev: arguments.dev,
         })

@@ -90,6 +90,7 @@ async fn node(dev: bool) -> Node {
     let transport = Transport {
         executor: Schema::new(Query, Mutation, Events),
         authenticator: Authenticator::new(&settings).await.expect("usable settings"),
+        shedding: super::super::shedding::Shedding::default(),
         limits: TransportLimits { request_bytes_max: 10_000, ..TransportLimits::default() },
         drain: drain.clone(),
         tasks: TaskTracker::new(),

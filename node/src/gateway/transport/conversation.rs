@@ -34,6 +34,7 @@ use super::session::{ResumeAfter, Session, Via};
 use super::timers::{Expiry, Stall};
 use crate::gateway::auth::{BearerToken, unix_seconds};
 use crate::gateway::errors::ApiError;
+use crate::pressure::Backlog;
 
 /// Messages handed to the socket before what comes in has its turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -105,6 +106,8 @@ pub(super) struct Conversation<S, E> {
     /// Answers to what came in, and results of queries and mutations: they go before events. Bounded by not reading.
     replies: VecDeque<Message>,
     unflushed: bool,
+    /// Bytes of the replies, and of what was handed over and is not flushed.
+    backlog: Backlog,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     clock: Pin<Box<Sleep>>,
     init_by: Instant,
@@ -136,6 +139,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             operation_rate: RateLimiter::direct(quota),
             replies: VecDeque::new(),
             unflushed: false,
+            backlog: transport.shedding.backlog(),
             drain: Box::pin(transport.drain.clone().cancelled_owned()),
             clock: Box::pin(tokio::time::sleep_until(now)),
             init_by: now + transport.limits.init_timeout,
@@ -220,6 +224,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             match self.socket.poll_flush_unpin(cx)? {
                 Poll::Ready(()) => {
                     self.unflushed = false;
+                    self.backlog.set(self.replies.iter().map(bytes_of).sum());
                     blocked = false;
                     self.stall.progressed();
                 }
@@ -246,6 +251,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     fn say(&mut self, frame: &ServerFrame<'_>) {
         if let Some(text) = self.dialect.encode(frame) {
+            self.backlog.add(text.len());
             self.replies.push_back(Message::Text(text));
         }
     }
@@ -258,7 +264,9 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     /// Whether there is room for what a frame may cause. Nothing that waits here is unbounded, since this stops it.
     fn wants_input(&self) -> bool {
-        self.replies.len() < limits::OUTBOX_MESSAGES_MAX && self.operations.singles() < SINGLES_MAX
+        let has_room =
+            self.replies.len() < limits::OUTBOX_MESSAGES_MAX && self.backlog.bytes() < limits::OUTBOX_BYTES_MAX;
+        has_room && self.operations.singles() < SINGLES_MAX
     }
 
     async fn on_inbound(&mut self, message: Option<Result<Message, axum::Error>>) -> ControlFlow<Ending> {
@@ -346,6 +354,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             self.refuse(&id, &refusal);
             return ControlFlow::Continue(());
         }
+        if let Some(refusal) = self.transport.shedding.refusal(request.query.as_deref()) {
+            self.refuse(&id, &refusal);
+            return ControlFlow::Continue(());
+        }
         let mut operation = match request.prepare() {
             Ok(operation) => operation,
             Err(refusal) => {
@@ -353,6 +365,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 return ControlFlow::Continue(());
             }
         };
+        if let Some(refusal) = self.transport.shedding.refusal_of(&mut operation) {
+            self.refuse(&id, &refusal);
+            return ControlFlow::Continue(());
+        }
         let subscriptions_max = self.transport.limits.subscriptions_max;
         if operation.kind == OperationType::Subscription && self.operations.subscriptions() >= subscriptions_max {
             let refusal = ApiError::new(ErrorCode::LimitExceeded, "too many subscriptions on this connection");
@@ -503,6 +519,14 @@ fn unreadable(error: &axum::Error) -> Ending {
         Ending::close(CloseCode::BadRequest, "the frame is malformed")
     } else {
         Ending::Broken
+    }
+}
+
+fn bytes_of(message: &Message) -> usize {
+    match message {
+        Message::Text(text) => text.len(),
+        Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
+        Message::Close(_) => 0,
     }
 }
 

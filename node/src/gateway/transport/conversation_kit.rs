@@ -13,6 +13,9 @@ use tokio_util::task::TaskTracker;
 use super::super::{TransportLimits, TransportObserver};
 use super::*;
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
+use crate::gateway::shedding::Shedding;
+use crate::metrics::Metrics;
+use crate::pressure::Pressure;
 
 pub(super) const SECRET: &str = "a secret of more than 32 bytes, for tests";
 
@@ -173,6 +176,7 @@ pub(super) struct Client {
     pub(super) drain: CancellationToken,
     pub(super) counted: Arc<Counted>,
     pub(super) written: Arc<AtomicU64>,
+    pub(super) pressure: Pressure,
 }
 
 /// Room for messages between the two ends.
@@ -191,9 +195,12 @@ impl Client {
         let drain = CancellationToken::new();
         let counted = Arc::new(Counted::default());
         let observer: Arc<dyn TransportObserver> = Arc::clone(&counted) as Arc<dyn TransportObserver>;
+        let metrics = Arc::new(Metrics::new());
+        let pressure = metrics.pressure.clone();
         let transport = Transport {
             executor: Schema::build(Query, Mutation, Events).data(world.clone()).finish(),
             authenticator: Authenticator::new(&settings).await.expect("usable settings"),
+            shedding: Shedding::new(metrics),
             limits,
             drain: drain.clone(),
             tasks: TaskTracker::new(),
@@ -202,7 +209,7 @@ impl Client {
         let pipe = Pipe { inbound, outbound: PollSender::new(outbound) };
         let written = Arc::new(AtomicU64::new(0));
         let conversation = Conversation::new(pipe, dialect, None, Arc::clone(&written), transport);
-        Self { to, from, task: tokio::spawn(conversation.run()), world, drain, counted, written }
+        Self { to, from, task: tokio::spawn(conversation.run()), world, drain, counted, written, pressure }
     }
 
     pub(super) async fn ready() -> Self {
