@@ -15,6 +15,8 @@ use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
+use crate::pressure::Thresholds;
+use crate::pressure::settings::PressureArguments;
 use crate::project::PlanSettings;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat};
 
@@ -111,6 +113,9 @@ pub struct Arguments {
     #[arg(long, env = "MILLE_REVOCATION_SECONDS", default_value_t = limits::REVOCATION_KEPT.as_secs(),
           value_parser = clap::value_parser!(u64).range(60..=31_536_000))]
     pub revocation_seconds: u64,
+    /// From where on the node gives something up.
+    #[command(flatten)]
+    pub pressure: PressureArguments,
     /// How long stopping in order may take.
     #[arg(long, env = "MILLE_SHUTDOWN_SECONDS", default_value_t = limits::SHUTDOWN_DEADLINE.as_secs())]
     pub shutdown_seconds: u64,
@@ -163,6 +168,8 @@ pub struct Config {
     pub sweep: Duration,
     /// How long a revocation is kept when nobody says when its tokens expire.
     pub revocation_kept: Duration,
+    /// From where on the node gives something up.
+    pub pressure: Thresholds,
     /// How long stopping in order may take.
     pub shutdown: Duration,
     /// Whether this is for development.
@@ -239,6 +246,7 @@ impl Config {
             let known = REDIS_SCHEMES.map(|scheme| format!("{scheme}://")).join(", ");
             return contradiction(format!("REDIS_URL must begin with one of {known}"));
         }
+        let pressure = arguments.pressure.thresholds().map_err(ConfigError::Contradiction)?;
         let (auth, dev_secret) = auth(&arguments)?;
         let bounds = PlanBounds {
             nodes_max: arguments.plan_nodes_max,
@@ -267,6 +275,7 @@ impl Config {
             project_lifetime: Duration::from_secs(arguments.project_lifetime_seconds),
             sweep: Duration::from_secs(arguments.sweep_seconds),
             revocation_kept: Duration::from_secs(arguments.revocation_seconds),
+            pressure,
             shutdown: Duration::from_secs(arguments.shutdown_seconds),
             dev: arguments.dev,
         })

@@ -19,6 +19,7 @@ pub mod config;
 pub mod gateway;
 pub mod metrics;
 pub mod node;
+pub mod pressure;
 pub mod project;
 pub mod shutdown;
 pub mod telemetry;

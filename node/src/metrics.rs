@@ -13,6 +13,7 @@ use mille_core::presence::Expiry;
 use mille_core::replica::{Cause, Readmission};
 
 use crate::backend::redis::Connection;
+use crate::pressure::{Pressure, Shed};
 
 /// Upper bounds of the buckets of every duration, in seconds.
 const SECONDS_BUCKETS: [f64; 14] =
@@ -109,6 +110,19 @@ pub struct Metrics {
     pub closed_by_token_revocation: Counter,
     /// Sockets and event streams ended by a revocation of their user's tokens.
     pub closed_by_user_revocation: Counter,
+    /// What is given up under pressure: 0 nothing, 1 cursors are shown less often, 2 presence is told later, 3 connections are
+    /// refused, 4 operations are refused. Worry from 3 on.
+    pub pressure_level: Gauge,
+    /// How late the event loop comes to what is due. Worry when it nears 0.05.
+    pub event_loop_lag_seconds: Histogram,
+    /// Bytes that wait for sockets to take them.
+    pub send_queue_bytes: Gauge,
+    /// How long Redis took to answer lately, on average; infinite while it does not answer.
+    pub redis_latency_seconds: Gauge,
+    /// What the node feels of its load, where it can be read back.
+    pub pressure: Pressure,
+    /// In the order of [`Shed::ALL`].
+    shed: [Counter; Shed::ALL.len()],
     redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -232,6 +246,25 @@ impl Metrics {
             ),
             closed_by_token_revocation: declare.labelled("revocation_closes_total", ("cause", "token"), REVOCATION_CLOSES),
             closed_by_user_revocation: declare.labelled("revocation_closes_total", ("cause", "user"), REVOCATION_CLOSES),
+            pressure_level: declare.gauge(
+                "pressure_level",
+                "What is given up under pressure: 0 nothing, 1 narrow cursor ticks, 2 prompt presence, 3 new connections, 4 new operations. Worry from 3 on.",
+            ),
+            event_loop_lag_seconds: declare.histogram(
+                "event_loop_lag_seconds",
+                "How late the event loop comes to what is due. Worry when it nears 0.05.",
+            ),
+            send_queue_bytes: declare
+                .gauge("send_queue_bytes", "Bytes that wait for sockets to take them. Worry when they stay in the hundreds of millions."),
+            redis_latency_seconds: declare.gauge(
+                "redis_latency_seconds",
+                "How long Redis took to answer lately, on average; infinite while it does not answer. Worry when it nears 0.05.",
+            ),
+            pressure: Pressure::default(),
+            shed: Shed::ALL.map(|what| {
+                let help = "What was refused, or told later, because the node is under pressure. Worry about all but 'presence'.";
+                declare.labelled("shed_total", ("what", what.as_str()), help)
+            }),
             redis_reconnects: Connection::ALL
                 .iter()
                 .map(|connection| {
@@ -296,6 +329,11 @@ impl Metrics {
     /// Presences that ended without a leave, by cause.
     pub fn presence_expiries(&self, why: Expiry) -> &Counter {
         &self.presence_expiries[why as usize]
+    }
+
+    /// What was refused or put off under pressure.
+    pub fn shed(&self, what: Shed) -> &Counter {
+        &self.shed[what as usize]
     }
 
     /// Connections to Redis that were made anew.
@@ -427,6 +465,8 @@ mod tests {
             "gaps_total{cause=\"delivery_probe\"} 0",
             "redis_up 0",
             "revocation_closes_total{cause=\"user\"} 0",
+            "pressure_level 0",
+            "shed_total{what=\"operation\"} 0",
             "redis_breaker_opened_total 0",
             "redis_reconnects_total{connection=\"subscription\"} 0",
         ];

@@ -21,9 +21,12 @@ use crate::gateway::auth::{Authenticator, KeyError, Revoker, RevokerSettings};
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
 use crate::gateway::router::{self, AllowedOrigins, Doors};
+use crate::gateway::shedding::Shedding;
 use crate::gateway::transport::{Transport, TransportLimits};
 use crate::gateway::{graphql, presence, welcome};
 use crate::metrics::Metrics;
+use crate::pressure::sampler::Sampler;
+use crate::pressure::{Level, Pressure};
 use crate::project::presence::PresenceSettings;
 use crate::project::{OpenError, Projects, ProjectsConfig};
 use crate::shutdown::Shutdown;
@@ -59,6 +62,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The system gives no thread.
+    #[error("no thread to look at the load: {0}")]
+    Sampler(std::io::Error),
     /// The development project could not be made.
     #[error("the development project was not made: {0}")]
     DevProject(#[from] OpenError),
@@ -130,10 +136,18 @@ impl Node {
         let cluster = Cluster::new(backend.clone(), id.clone(), address, config.node_lease, load);
         cluster.join().await?;
 
-        let readiness = readiness(&id, &backend, &cluster, &bridge, &authenticator, &shutdown);
+        let readiness = readiness(&id, &backend, &cluster, &bridge, &authenticator, &metrics.pressure, &shutdown);
+        let sampler = Sampler {
+            thresholds: config.pressure,
+            has_store: config.redis_url.is_some(),
+            metrics: Arc::clone(&metrics),
+        };
+        sampler.start(&shutdown.tasks, shutdown.stop.clone()).map_err(StartError::Sampler)?;
+        let shedding = Shedding::new(Arc::clone(&metrics));
         let transport = Transport {
             executor: graphql::schema(projects.clone(), cluster.clone(), revoker.clone(), config.dev),
             authenticator: authenticator.clone(),
+            shedding: shedding.clone(),
             limits: TransportLimits::default(),
             drain: shutdown.drain.clone(),
             tasks: shutdown.sockets.clone(),
@@ -145,6 +159,7 @@ impl Node {
             presence: presence::door(presence::PresenceDoor {
                 authenticator,
                 projects: projects.clone(),
+                shedding,
                 metrics: Arc::clone(&metrics),
                 drain: shutdown.drain.clone(),
                 tasks: shutdown.sockets.clone(),
@@ -270,10 +285,11 @@ fn readiness(
     cluster: &Cluster,
     bridge: &Bridge,
     authenticator: &Authenticator,
+    pressure: &Pressure,
     shutdown: &Shutdown,
 ) -> Readiness {
     let (cluster, bridge, authenticator) = (cluster.clone(), bridge.clone(), authenticator.clone());
-    let (drain, leases) = (shutdown.drain.clone(), Arc::clone(&backend.leases));
+    let (drain, leases, pressure) = (shutdown.drain.clone(), Arc::clone(&backend.leases), pressure.clone());
     Readiness::new(id.clone(), move || {
         let (lease, delivery, store) = (cluster.renewed_age(), bridge.delivery_age(), leases.health());
         let grace = READY_GRACE + limits::HEARTBEAT_INTERVAL;
@@ -281,6 +297,7 @@ fn readiness(
             Check::needed("serving", !drain.is_cancelled(), "false while the node is being taken out"),
             Check::needed("lease", lease < grace, format!("renewed {} ms ago", lease.as_millis())),
             Check::needed("delivery", delivery < grace, format!("proved {} ms ago", delivery.as_millis())),
+            Check::needed("pressure", pressure.level() < Level::RefuseConnections, pressure.to_string()),
             Check::needed("keys", authenticator.has_keys(), "false while no token can be judged"),
             // Only told: what it means for clients is judged by the lease and the delivery, with their grace.
             Check { is_needed: false, ..Check::needed("store", store.answers, store.detail) },

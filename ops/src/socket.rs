@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderName, HeaderValue, Uri};
@@ -74,6 +75,10 @@ pub(crate) struct Link {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
+/// The side of a socket that is written, and the side that is read.
+pub(crate) type Outward = SplitSink<WebSocketStream<MaybeTlsStream<TcpStream>>, Message>;
+pub(crate) type Inward = SplitStream<WebSocketStream<MaybeTlsStream<TcpStream>>>;
+
 /// A running subscription.
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -88,6 +93,43 @@ impl Link {
     /// [`Ended::Lost`] with what kept us from it.
     pub(crate) async fn open(url: &str, path: &str, header: (HeaderName, HeaderValue)) -> Result<Self, Ended> {
         connect(url, path, header).await.map_err(|error| Ended::Lost(format!("{error:#}")))
+    }
+
+    /// Connects to `url` (http://…) for GraphQL, and shows no token yet.
+    ///
+    /// # Errors
+    /// [`Ended::Lost`] with what kept us from it.
+    pub(crate) async fn open_graphql(url: &str) -> Result<Self, Ended> {
+        let offered = (SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+        Self::open(url, "/graphql/ws", offered).await
+    }
+
+    /// Shows `token`, and waits until it is acknowledged.
+    ///
+    /// # Errors
+    /// [`Ended`] says whether trying again may help.
+    pub(crate) async fn greet(&mut self, token: &str) -> Result<(), Ended> {
+        let init = json!({ "type": "connection_init", "payload": { "Authorization": format!("Bearer {token}") } });
+        self.send(init.to_string()).await?;
+        let greeting = async {
+            loop {
+                let message = self.receive().await?;
+                match parse(&message)?.r#type {
+                    "connection_ack" => return Ok(()),
+                    "ping" => self.send(pong()).await?,
+                    other => return Err(Ended::Lost(format!("expected connection_ack, got {other}"))),
+                }
+            }
+        };
+        match timeout(STEP_TIMEOUT, greeting).await {
+            Ok(greeted) => greeted,
+            Err(_) => Err(Ended::Lost("the server did not acknowledge the connection".into())),
+        }
+    }
+
+    /// The two sides apart, for whoever writes without waiting for what is to be read.
+    pub(crate) fn split(self) -> (Outward, Inward) {
+        self.stream.split()
     }
 
     /// The next message that carries text. Dropping the future loses nothing.
@@ -135,29 +177,13 @@ impl Subscription {
     /// # Errors
     /// [`Ended`] says whether trying again may help.
     pub(crate) async fn open(url: &str, token: &str, query: &str, variables: Value) -> Result<Self, Ended> {
-        let offered = (SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
-        let mut link = Link::open(url, "/graphql/ws", offered).await?;
-        let init = json!({ "type": "connection_init", "payload": { "Authorization": format!("Bearer {token}") } });
+        let mut link = Link::open_graphql(url).await?;
+        link.greet(token).await?;
         let subscribe = json!({
             "id": OPERATION_ID,
             "type": "subscribe",
             "payload": { "query": query, "variables": variables },
         });
-        link.send(init.to_string()).await?;
-        let greeting = async {
-            loop {
-                let message = link.receive().await?;
-                match parse(&message)?.r#type {
-                    "connection_ack" => return Ok(()),
-                    "ping" => link.send(pong()).await?,
-                    other => return Err(Ended::Lost(format!("expected connection_ack, got {other}"))),
-                }
-            }
-        };
-        match timeout(STEP_TIMEOUT, greeting).await {
-            Ok(greeted) => greeted?,
-            Err(_) => return Err(Ended::Lost("the server did not acknowledge the connection".into())),
-        }
         link.send(subscribe.to_string()).await?;
         Ok(Self { link, asked: false })
     }

@@ -1,4 +1,4 @@
-//! The line between one node and Redis, which a test can cut, freeze, or make forgetful.
+//! The line between one node and Redis, which a test can cut, freeze, slow down, or make forgetful.
 //!
 //! Each node gets a line of its own, so a fault hits one node and no other. What a line does is decided by
 //! the last thing that was asked of it; connections that exist obey at once, new ones from their start.
@@ -8,12 +8,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::process::free_port;
 use crate::resp::{self, Reply};
@@ -22,6 +24,8 @@ use crate::resp::{self, Reply};
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Bytes of one message from Redis. More is no message, and the connection ends.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Pieces of what Redis says that are on the way at once. More wait in Redis.
+const CHUNKS_ON_THE_WAY_MAX: usize = 4_096;
 /// How the channels of plans begin.
 const PLAN_CHANNELS: &str = "mille:{plan:";
 /// How the channels of projects begin, on which nodes tell each other who is present.
@@ -68,6 +72,8 @@ struct Faults {
     is_closed: bool,
     refuses_subscriptions: bool,
     is_frozen: bool,
+    /// How long what Redis says takes to the node.
+    delay: Duration,
 }
 
 impl Proxy {
@@ -116,7 +122,12 @@ impl Proxy {
         self.line.faults.send_modify(|faults| faults.is_frozen = true);
     }
 
-    /// Ends cuts, refusals, frost and losses.
+    /// Brings whatever Redis says so much later from now on, in order, until it is told otherwise.
+    pub fn delay(&self, delay: Duration) {
+        self.line.faults.send_modify(|faults| faults.delay = delay);
+    }
+
+    /// Ends cuts, refusals, frost and losses; not a delay.
     pub fn mend(&self) {
         self.lose_messages(0);
         self.lose_presence(0);
@@ -165,6 +176,7 @@ impl Proxy {
             is_closed: false,
             refuses_subscriptions: false,
             is_frozen: false,
+            delay: Duration::ZERO,
         };
         let line = Arc::new(Line {
             faults: watch::Sender::new(faults),
@@ -253,25 +265,44 @@ impl Line {
     }
 
     /// From Redis to the node, message by message, without those that are to be lost.
-    async fn downwards(&self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> Result<()> {
+    async fn downwards(&self, from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> Result<()> {
+        let (said, mut on_the_way) = mpsc::channel(CHUNKS_ON_THE_WAY_MAX);
+        let late = async {
+            while let Some((said_at, bytes)) = on_the_way.recv().await {
+                let bytes: Vec<u8> = bytes;
+                let due: Instant = said_at + self.faults.borrow().delay;
+                if due > Instant::now() {
+                    tokio::time::sleep_until(due).await;
+                }
+                to.write_all(&bytes).await?;
+            }
+            anyhow::Ok(())
+        };
+        // What was said before the end is still brought.
+        let (heard, brought) = tokio::join!(self.listen(from, said), late);
+        brought.and(heard)
+    }
+
+    /// Takes what Redis says, and when, without what is to be lost.
+    async fn listen(&self, mut from: impl AsyncRead + Unpin, said: mpsc::Sender<(Instant, Vec<u8>)>) -> Result<()> {
         let mut held: Vec<u8> = Vec::with_capacity(CHUNK_BYTES);
         loop {
             let length = (&mut from).take(CHUNK_BYTES as u64).read_buf(&mut held).await?;
             ensure!(length > 0, "Redis let go");
             self.thawed().await?;
             if !self.reads_messages {
-                to.write_all(&held).await?;
-                held.clear();
+                said.send((Instant::now(), std::mem::take(&mut held))).await?;
                 continue;
             }
-            let mut at = 0;
+            let (mut at, mut kept) = (0, Vec::new());
             while let Some((message, length)) = resp::first(&held[at..])? {
                 if !self.is_lost(&message) {
-                    to.write_all(&held[at..at + length]).await?;
+                    kept.extend_from_slice(&held[at..at + length]);
                 }
                 at += length;
             }
             held.drain(..at);
+            said.send((Instant::now(), kept)).await?;
             ensure!(held.len() <= MESSAGE_BYTES_MAX, "a message of more than {MESSAGE_BYTES_MAX} bytes");
         }
     }
@@ -327,8 +358,6 @@ impl Drop for Subscribed<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::patience::{eventually, soon, within};
     use crate::redis::Redis;
@@ -425,6 +454,22 @@ mod tests {
         proxy.cut();
         assert!(peer.hear().await.is_err(), "a cut line speaks");
         assert!(Peer::on(&proxy).await.is_err(), "a closed line takes someone in");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_slow_line_brings_everything_in_order_and_late() -> Result<()> {
+        let redis = Redis::start().await?;
+        let proxy = Proxy::to_redis(redis.port()).await?;
+        let mut peer = Peer::on(&proxy).await?;
+        let delay = Duration::from_millis(50);
+        proxy.delay(delay);
+        let asked = Instant::now();
+        for word in ["one", "two"] {
+            peer.stream.write_all(&resp::command(&["ECHO", word])).await?;
+        }
+        assert_eq!((peer.hear().await?.text(), peer.hear().await?.text()), (Some("one"), Some("two")));
+        assert!(asked.elapsed() >= delay, "it came after {:?}", asked.elapsed());
         Ok(())
     }
 

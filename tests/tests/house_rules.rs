@@ -112,7 +112,8 @@ const RULES: [Rule; 11] = [
         why: "a test waits for a state, in one bounded loop",
         within: "tests/",
         words: &["time::sleep", "thread::sleep", "sleep("],
-        except: &["tests/src/patience.rs", "tests/tests/house_rules.rs"],
+        // A slow line to Redis is slow by waiting.
+        except: &["tests/src/patience.rs", "tests/src/proxy.rs", "tests/tests/house_rules.rs"],
     },
     Rule {
         why: "a layer asks downwards only: nobody asks the gateway",

@@ -12,12 +12,14 @@
 //! | [`opened`] | how a plan is opened from snapshot and log |
 //! | [`replay`] | how the past is told again from snapshot and log |
 //! | [`presence`] | who is present, where, and who must hear of it |
+//! | [`pressure`] | what a node gives up when it has more to do than it can |
 
 pub mod applied;
 pub mod chain;
 pub mod opened;
 pub mod plan;
 pub mod presence;
+pub mod pressure;
 pub mod refusal;
 pub mod replay;
 pub mod replica;

@@ -24,6 +24,7 @@ use tower_http::trace::TraceLayer;
 use super::errors::ApiError;
 use super::listener::BytesTaken;
 use super::probes::{self, Readiness};
+use super::shedding;
 use super::transport::{self, Transport};
 
 /// What the main listener's doors are made of.
@@ -43,6 +44,7 @@ pub struct Doors<E> {
 /// The main listener: all that clients use, and the probes.
 pub fn doors<E: Executor>(doors: Doors<E>) -> Router {
     let dev = doors.dev;
+    let shedding = doors.transport.shedding.clone();
     let graphql = Router::new()
         .route(
             "/graphql",
@@ -58,6 +60,7 @@ pub fn doors<E: Executor>(doors: Doors<E>) -> Router {
     let router = Router::new()
         .merge(graphql)
         .route("/ws/collaboration", doors.presence)
+        .layer(middleware::from_fn_with_state(shedding, shedding::refuse_requests))
         .layer(middleware::from_fn_with_state(doors.allowed_origins.clone(), check_socket_origin))
         .layer(cors(doors.allowed_origins))
         .merge(probes::router(doors.readiness));
@@ -109,7 +112,7 @@ async fn get_graphql<E: Executor>(
     transport::graphiql(dev)
 }
 
-fn is_upgrade(headers: &HeaderMap) -> bool {
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 

@@ -107,6 +107,7 @@ async fn node(dev: bool) -> Node {
     let transport = Transport {
         executor: Schema::build(Query, Mutation, Events).data(authenticator.clone()).finish(),
         authenticator: authenticator.clone(),
+        shedding: super::super::shedding::Shedding::default(),
         limits: TransportLimits { request_bytes_max: 10_000, ..TransportLimits::default() },
         drain: drain.clone(),
         tasks: TaskTracker::new(),

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::follow::Start;
 use super::past::Past;
 use super::presence::PresenceCommand;
+use crate::pressure::{self, Pressure};
 
 /// Something happened to a plan: what a listener is told.
 #[derive(Debug, Clone)]
@@ -39,6 +40,26 @@ impl PlanEvent {
             Self::Snapshot { plan, .. } => Some(plan.revision()),
             Self::Progress(_) => None,
         }
+    }
+}
+
+/// An event in a listener's queue, counted as long as it waits there.
+#[derive(Debug)]
+pub(super) struct Queued {
+    /// What it is.
+    pub event: PlanEvent,
+    _waits: pressure::Backlog,
+}
+
+impl Queued {
+    pub(super) fn new(event: PlanEvent, pressure: &Pressure) -> Self {
+        let mut waits = pressure.backlog();
+        waits.set(match &event {
+            PlanEvent::Changed(applied) => applied.payload.len(),
+            // What else it is, is held by others too.
+            PlanEvent::Snapshot { .. } | PlanEvent::Progress(_) => size_of::<Self>(),
+        });
+        Self { event, _waits: waits }
     }
 }
 
@@ -169,7 +190,7 @@ pub(super) struct Attached {
     /// How it catches up.
     pub backlog: Backlog,
     /// What comes after. Its end means: attach again from where you are.
-    pub live: mpsc::Receiver<PlanEvent>,
+    pub live: mpsc::Receiver<Queued>,
 }
 
 /// What a listener is told before it is live.

@@ -11,7 +11,7 @@ use mille_shared::log::{ChainHash, Head};
 use mille_shared::{PlanId, Revision, UserId};
 use tokio::sync::mpsc;
 
-use super::command::{AttachRequest, Attached, Backlog, PlanEvent, Rejection};
+use super::command::{AttachRequest, Attached, Backlog, PlanEvent, Queued, Rejection};
 use super::handle::ProjectHandle;
 use super::past::Past;
 use super::registry::OpenError;
@@ -70,7 +70,7 @@ pub struct Following {
     past: Option<(Arc<Past>, usize)>,
     backlog: VecDeque<PlanEvent>,
     replay: Option<LogReplay>,
-    live: mpsc::Receiver<PlanEvent>,
+    live: mpsc::Receiver<Queued>,
 }
 
 impl Following {
@@ -133,8 +133,8 @@ impl Following {
                     Ok(changes) => self.backlog.extend(changes.into_iter().map(PlanEvent::Changed)),
                     Err(why) => self.attach(Start::Snapshot { reason: why.reason() }).await?,
                 }
-            } else if let Some(event) = self.live.recv().await {
-                self.backlog.push_back(event);
+            } else if let Some(queued) = self.live.recv().await {
+                self.backlog.push_back(queued.event);
             } else {
                 let start = self.position.map_or(self.start, Start::After);
                 self.attach(start).await?;

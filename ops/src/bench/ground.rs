@@ -90,12 +90,25 @@ impl Ground {
     /// # Errors
     /// What the cluster refused.
     pub(crate) async fn admit(&self, users: impl IntoIterator<Item = String>) -> Result<Vec<Arc<str>>> {
-        let mutation = "mutation Bench($projectId: Int!, $userId: String!) {
-            setCollaborator(projectId: $projectId, userId: $userId, role: VIEWER) { userId }
+        self.admit_as("VIEWER", users).await
+    }
+
+    /// As [`Self::admit`], in a role of their own.
+    ///
+    /// # Errors
+    /// What the cluster refused.
+    pub(crate) async fn admit_as(
+        &self,
+        role: &'static str,
+        users: impl IntoIterator<Item = String>,
+    ) -> Result<Vec<Arc<str>>> {
+        let mutation = "mutation Bench($projectId: Int!, $userId: String!, $role: ProjectRole!) {
+            setCollaborator(projectId: $projectId, userId: $userId, role: $role) { userId }
         }";
         let admitted = users.into_iter().map(|user| async move {
             let token = Claims::new(&user, TOKEN_TTL).sign(&self.state.jwt_secret)?.into();
-            self.owner.ask(mutation, json!({ "projectId": self.project, "userId": user })).await?;
+            let variables = json!({ "projectId": self.project, "userId": user, "role": role });
+            self.owner.ask(mutation, variables).await?;
             anyhow::Ok(token)
         });
         stream::iter(admitted).buffered(ADMITTED_AT_ONCE).try_collect().await

@@ -8,6 +8,7 @@
 //! The generator runs beside the cluster and takes its share of the machine; `usage` shows how much.
 
 mod cursors;
+mod flood;
 mod ground;
 mod load;
 mod presence;
@@ -46,6 +47,8 @@ enum Bench {
     Resume(resume::ResumeArgs),
     /// Moves many cursors before many eyes: how old is what they see, and what does it cost?
     Cursors(cursors::CursorsArgs),
+    /// Floods the nodes in several ways, one after the other: how do the others fare meanwhile?
+    Flood(flood::FloodArgs),
 }
 
 /// Runs one bench; the exit code says whether all its promises were kept.
@@ -57,6 +60,7 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
             Bench::Storm(args) => storm::run(args, *output).await,
             Bench::Resume(args) => resume::run(args, *output).await,
             Bench::Cursors(args) => cursors::run(args, *output).await,
+            Bench::Flood(args) => flood::run(args, *output).await,
         }
     };
     tokio::select! {

@@ -149,6 +149,11 @@ impl PresenceSocket {
         })
     }
 
+    /// The plain socket below it.
+    pub(crate) fn into_link(self) -> Link {
+        self.link
+    }
+
     /// Closes; a node that does not answer is not waited for.
     pub(crate) async fn close(self) {
         self.link.close().await;

@@ -83,6 +83,11 @@ impl Cursors {
         self.untold.insert(connection.clone());
     }
 
+    /// Widens the ticks because of the node's load as a whole, or no longer. Answers whether that is new.
+    pub(super) fn press(&mut self, is_pressed: bool) -> bool {
+        self.pace.press(is_pressed)
+    }
+
     /// Fits the ticks to a room of so many, and to the load. Answers the new interval if it is another.
     pub(super) fn adapt(&mut self, people: usize) -> Option<Duration> {
         self.pace.adapt(people)

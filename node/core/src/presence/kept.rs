@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mille_shared::presence::{DocumentId, Status, Version};
-use mille_shared::{ConnectionId, NodeId, ProjectId};
+use mille_shared::{ConnectionId, NodeId, ProjectId, UserId};
 
 use super::cursors::Cursors;
 use super::effects::{Effect, Moment, SeatId, To};
@@ -24,6 +24,7 @@ pub struct Kept {
     buried: BTreeMap<ConnectionId, (Version, Duration)>,
     peers: Peers,
     unsent_lists: BTreeSet<DocumentId>,
+    untold: Vec<UserId>,
     cursors: Cursors,
     stamp: u64,
 }
@@ -37,6 +38,7 @@ impl Presence {
             buried: self.buried.clone(),
             peers: self.peers.carried(),
             unsent_lists: self.lists.unsent().clone(),
+            untold: self.later.waiting().cloned().collect(),
             cursors: self.cursors.clone(),
             stamp: self.stamp,
         }
@@ -58,6 +60,7 @@ impl Presence {
         presence.stamp = presence.stamp.max(kept.stamp);
         presence.cursors = kept.cursors;
         kept.unsent_lists.iter().for_each(|document| presence.lists.mark(document));
+        kept.untold.iter().for_each(|user| presence.later.wait(user));
         for entry in kept.entries {
             presence.put_back(entry);
         }

@@ -3,7 +3,7 @@
 //! A list goes to everyone in the document whenever somebody enters or leaves, so in a crowd that comes all at once, lists
 //! would grow with people times people times people. What changed within a while is therefore told by one list; the while
 //! is a tick of the cursors in a small document, and longer in a large one. The first change after a silence does not
-//! wait, and whoever enters gets the list at once.
+//! wait, and whoever enters gets the list at once. Under pressure, lists wait as other changes do ([`super::later`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use mille_shared::presence::DocumentId;
 
 use super::Presence;
 use super::effects::{Moment, To};
+use super::later::THIN_INTERVAL;
 
 /// With so many people more in a document, its lists wait a tick longer.
 const PEOPLE_PER_TICK: usize = 50;
@@ -46,6 +47,11 @@ impl Lists {
         self.changed.contains(document) && self.not_before(document) <= now.at
     }
 
+    /// The pressure eases: nothing waits longer for it.
+    pub(super) fn hurry(&mut self, now: Moment) {
+        self.not_before.values_mut().for_each(|not_before| *not_before = (*not_before).min(now.at + WAIT_MAX));
+    }
+
     fn not_before(&self, document: &DocumentId) -> Duration {
         self.not_before.get(document).copied().unwrap_or_default()
     }
@@ -64,7 +70,10 @@ impl Presence {
             }
             let people = self.roster.people_in(&document);
             let ticks = u32::try_from(1 + people / PEOPLE_PER_TICK).unwrap_or(u32::MAX);
-            let wait = self.cursors.interval().saturating_mul(ticks).min(WAIT_MAX);
+            let mut wait = self.cursors.interval().saturating_mul(ticks).min(WAIT_MAX);
+            if self.later.is_thin() {
+                wait = wait.max(THIN_INTERVAL);
+            }
             self.lists.not_before.insert(document.clone(), now.at + wait);
             self.send_activity(To::Viewers(document.clone()), &document);
         }

@@ -17,6 +17,7 @@
 mod cursors;
 mod effects;
 mod kept;
+mod later;
 mod lists;
 mod pace;
 mod people;
@@ -37,11 +38,14 @@ use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, ProjectId, UserId
 use cursors::Cursors;
 pub use effects::{CursorFrame, Effect, Event, Expiry, Moment, SeatId, To};
 pub use kept::Kept;
+use later::Later;
 use lists::Lists;
 use people::throttle;
 pub use people::{Join, welcome};
 use repair::Peers;
 use roster::{Entry, Hold, Roster, Shown};
+
+use crate::pressure::Level;
 
 /// How long it is remembered that a connection or node is gone, so that a late message can't bring it back.
 const GONE_FOR: Duration = Duration::from_secs(60);
@@ -99,6 +103,7 @@ pub struct Presence {
     roster: Roster,
     cursors: Cursors,
     lists: Lists,
+    later: Later,
     peers: Peers,
     /// Connections that left, with their last version, until when they are remembered.
     buried: BTreeMap<ConnectionId, (Version, Duration)>,
@@ -137,6 +142,7 @@ impl Presence {
             roster: Roster::default(),
             cursors: Cursors::new(settings.cursor_interval),
             lists: Lists::default(),
+            later: Later::default(),
             peers: Peers::new(now.at + settings.digest_interval),
             buried: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -149,6 +155,7 @@ impl Presence {
 
     /// Does what time has made due.
     pub fn wake(&mut self, now: Moment) -> Vec<Effect> {
+        self.later.refill(now.at);
         while let Some((due, timer)) = self.timers.first().cloned() {
             if due > now.at {
                 break;
@@ -178,6 +185,9 @@ impl Presence {
         if is_due(self.lists.due()) {
             self.send_lists(now);
         }
+        if is_due(self.later.due()) {
+            self.tell_later(now);
+        }
         if is_due(self.cursors.tell_due()) {
             self.tell_cursors(now);
         }
@@ -192,7 +202,7 @@ impl Presence {
     pub fn deadline(&self) -> Option<Duration> {
         let timer = self.timers.first().map(|(due, _)| *due);
         let digest = self.wants_digest().then_some(self.peers.digest_at);
-        let ticks = [self.lists.due(), self.cursors.tell_due(), self.cursors.show_due()];
+        let ticks = [self.lists.due(), self.later.due(), self.cursors.tell_due(), self.cursors.show_due()];
         [timer, digest, self.peers.answer_at, self.peers.patience_ends()].into_iter().chain(ticks).flatten().min()
     }
 
@@ -304,14 +314,36 @@ impl Presence {
         if before == after {
             return;
         }
+        match (&before, &after) {
+            (Some(before), Some(after)) if quiet.is_none() => self.tell_change(user, before, after),
+            _ => self.tell_at_once(user, before.is_some(), after.is_some(), quiet, last),
+        }
+        let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+        let left = before.documents.keys().filter(|document| !after.documents.contains_key(*document));
+        let entered = after.documents.keys().filter(|document| !before.documents.contains_key(*document));
+        if self.has_onlookers() {
+            left.chain(entered).for_each(|document| self.lists.mark(document));
+        }
+    }
+
+    /// Tells clients that a user came or went, or what does not wait.
+    fn tell_at_once(
+        &mut self,
+        user: &UserId,
+        was_here: bool,
+        is_here: bool,
+        quiet: Option<SeatId>,
+        last: Option<&Record>,
+    ) {
+        self.later.told(user);
         let Some(presence) = self.roster.presence(user).or_else(|| last.map(roster::offline)) else { return };
-        let event = match (&before, &after) {
-            (None, Some(_)) => Some(Event::Joined {
+        let event = match (was_here, is_here) {
+            (false, true) => Some(Event::Joined {
                 user: user.clone(),
                 name: presence.user_name.clone(),
                 color: presence.avatar_color.clone(),
             }),
-            (Some(_), None) => Some(Event::Left {
+            (true, false) => Some(Event::Left {
                 user: user.clone(),
                 name: presence.user_name.clone(),
                 color: presence.avatar_color.clone(),
@@ -320,13 +352,6 @@ impl Presence {
         };
         self.out.extend(event.map(Effect::Happened));
         self.send(To::EveryoneBut(quiet), &ServerFrame::UserPresence { data: presence });
-
-        let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
-        let left = before.documents.keys().filter(|document| !after.documents.contains_key(*document));
-        let entered = after.documents.keys().filter(|document| !before.documents.contains_key(*document));
-        if self.has_onlookers() {
-            left.chain(entered).for_each(|document| self.lists.mark(document));
-        }
     }
 
     /// Changes the record of a connection of this node, and tells clients, nodes and the store.

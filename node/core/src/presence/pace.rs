@@ -2,7 +2,8 @@
 //!
 //! The room sets the least: with more people each frame goes to more of them. Load widens it further. Its measure is how
 //! late frames are: a node with more to do than it can comes to its timers late, whatever it is that it does. Lateness is
-//! judged over many frames, and the way back begins lower than the way up, so that the pace does not swing.
+//! judged over many frames, and the way back begins lower than the way up, so that the pace does not swing. And while the
+//! node as a whole is under pressure (`pressure`), whatever of it this project notices, the interval is wider by a factor.
 
 use std::time::Duration;
 
@@ -13,12 +14,16 @@ const STRAINED_ABOVE: u32 = 4;
 /// Frames that are late by less than this part of it let it narrow again, by as much.
 const RELAXED_BELOW: u32 = 16;
 
+/// Under pressure the room's interval is so many times as long.
+const PRESSED_FACTOR: u32 = 4;
+
 /// The interval, and what it was judged by.
 #[derive(Debug, Clone)]
 pub(super) struct Pace {
     narrowest: Duration,
-    /// The interval that the room alone asks for.
+    /// The interval that the room alone asks for, and the pressure that the node is under.
     least: Duration,
+    is_pressed: bool,
     /// Halves of [`least`](Self::least) that load has added.
     strain: u32,
     interval: Duration,
@@ -30,7 +35,7 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(narrowest: Duration) -> Self {
         let (least, interval, lateness) = (narrowest, narrowest, Duration::ZERO);
-        Self { narrowest, least, strain: 0, interval, lateness, frames: 0 }
+        Self { narrowest, least, is_pressed: false, strain: 0, interval, lateness, frames: 0 }
     }
 
     /// Time between two frames for viewers.
@@ -41,6 +46,11 @@ impl Pace {
     /// Time between two messages to other nodes.
     pub(super) fn tell_interval(&self) -> Duration {
         (self.interval / 2).max(self.narrowest)
+    }
+
+    /// Whether the node is under pressure, from the next judgement on. Answers whether that is new.
+    pub(super) fn press(&mut self, is_pressed: bool) -> bool {
+        std::mem::replace(&mut self.is_pressed, is_pressed) != is_pressed
     }
 
     /// A frame went out so long after it was due.
@@ -57,6 +67,7 @@ impl Pace {
             1_501..=5_000 => 4,
             _ => 10,
         };
+        let factor = if self.is_pressed { factor * PRESSED_FACTOR } else { factor };
         self.least = (self.narrowest * factor).min(INTERVAL_MAX.max(self.narrowest));
         // In a room that grew, the same interval takes fewer halves.
         let half_us = (self.least / 2).as_micros().max(1);
@@ -127,6 +138,17 @@ mod tests {
         assert!(wide > NARROWEST);
         assert_eq!(judged(&mut pace, 10, wide / 8), wide);
         assert_eq!(judged(&mut pace, 10, Duration::ZERO), NARROWEST);
+    }
+
+    #[test]
+    fn under_pressure_it_is_wider_at_once_and_afterwards_as_before() {
+        let mut pace = Pace::new(NARROWEST);
+        judged(&mut pace, 1_000, Duration::ZERO);
+        assert!(pace.press(true) && !pace.press(true));
+        assert_eq!(judged(&mut pace, 1_000, Duration::ZERO), 8 * NARROWEST);
+        assert_eq!(judged(&mut pace, 20_000, Duration::ZERO), INTERVAL_MAX);
+        assert!(pace.press(false));
+        assert_eq!(judged(&mut pace, 1_000, Duration::ZERO), 2 * NARROWEST);
     }
 
     proptest! {

@@ -118,6 +118,10 @@ impl Roster {
         self.seats.keys().copied()
     }
 
+    pub(super) fn seated_count(&self) -> usize {
+        self.seats.len()
+    }
+
     pub(super) fn users(&self) -> impl Iterator<Item = &UserId> {
         self.users.keys()
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::*;
 
 mod documents;
+mod pressure;
 mod repairs;
 mod world;
 

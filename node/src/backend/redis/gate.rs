@@ -63,7 +63,10 @@ impl Gate {
             }
             // What is wrong with the connection is told by the watchdog; what a server says that can't serve is no answer.
             Err(error) if !is_answer(error) => {}
-            Ok(_) | Err(_) => self.alive(),
+            Ok(_) | Err(_) => {
+                self.observer.answered(took);
+                self.alive();
+            }
         }
     }
 
@@ -106,8 +109,9 @@ impl Gate {
 impl Watched for Gate {
     const CONNECTION: Connection = Connection::Commands;
 
-    fn answered(&self) {
+    fn answered(&self, took: Duration) {
         self.observer.up(true);
+        self.observer.answered(took);
         self.alive();
     }
 

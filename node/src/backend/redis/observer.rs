@@ -39,6 +39,10 @@ pub trait RedisObserver: Send + Sync + 'static {
     fn reconnected(&self, connection: Connection);
     /// A command of the command connection was answered, or given up.
     fn done(&self, took: Duration);
+    /// The command connection brought an answer, to a command or to a question whether it lives.
+    fn answered(&self, took: Duration) {
+        let _ = took;
+    }
 }
 
 /// Nobody looks.
@@ -72,5 +76,9 @@ impl RedisObserver for Metrics {
 
     fn done(&self, took: Duration) {
         self.redis_command_seconds.record(took.as_secs_f64());
+    }
+
+    fn answered(&self, took: Duration) {
+        self.pressure.store_answered(took);
     }
 }

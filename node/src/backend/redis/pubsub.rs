@@ -254,7 +254,7 @@ fn forget<T: Clone>(events: &mut Receiver<T>) {
 impl watchdog::Watched for Subscription {
     const CONNECTION: Connection = Connection::Subscription;
 
-    fn answered(&self) {
+    fn answered(&self, _took: Duration) {
         self.state.is_silent.store(false, Ordering::Relaxed);
     }
 

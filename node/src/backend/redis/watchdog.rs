@@ -10,7 +10,7 @@ use std::time::Duration;
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Value;
 use fred::types::config::Options;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::observer::Connection;
@@ -29,8 +29,8 @@ pub(super) trait Watched: Send + Sync + 'static {
     /// The connection that is watched.
     const CONNECTION: Connection;
 
-    /// A PING was answered.
-    fn answered(&self);
+    /// A PING was answered, after so long.
+    fn answered(&self, took: Duration);
     /// A PING was not answered. The next one may be.
     fn unanswered(&self);
     /// The connection was given up, and is about to be made anew.
@@ -62,9 +62,10 @@ pub(super) async fn watch<W: Watched>(client: impl EventInterface, watched: Arc<
                 continue;
             }
         }
+        let asked = Instant::now();
         if answers(&client).await {
             strikes = 0;
-            watched.answered();
+            watched.answered(asked.elapsed());
             continue;
         }
         strikes += 1;

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, offered_subprotocols};
+use crate::gateway::shedding::{self, Shedding};
 use crate::metrics::Metrics;
 use crate::project::{OpenError, ProjectHandle, Projects};
 
@@ -42,6 +43,8 @@ pub struct PresenceDoor {
     pub authenticator: Authenticator,
     /// Opens projects.
     pub projects: Projects,
+    /// What is refused under pressure.
+    pub shedding: Shedding,
     /// Counts sockets.
     pub metrics: Arc<Metrics>,
     /// Cancelled when sockets are to leave.
@@ -104,6 +107,9 @@ async fn admit(
     project: ProjectId,
     token: Option<BearerToken>,
 ) -> Result<(Identity, ProjectHandle), (CloseCode, &'static str)> {
+    if door.shedding.refuses_socket() {
+        return Err((CloseCode::TryAgainLater, shedding::REASON));
+    }
     let identity = door.authenticator.require(token.as_ref()).await.map_err(|refused| {
         tracing::debug!(%refused, "token refused");
         (CloseCode::Forbidden, "not allowed")

@@ -370,7 +370,7 @@ impl Session {
         if self.outbox.is_some() {
             return self.ask(PresenceCommand::JoinAgain { join }).await;
         }
-        let (outbox, reader) = outbox();
+        let (outbox, reader) = outbox(&self.project.metrics().pressure);
         self.outbox = Some(reader);
         self.ask(PresenceCommand::Join { join, outbox }).await
     }

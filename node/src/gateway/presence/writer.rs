@@ -16,6 +16,7 @@ use mille_shared::{CloseCode, limits};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
+use crate::pressure::Backlog;
 
 /// The socket's reading half.
 pub(super) type Incoming = SplitStream<WebSocket>;
@@ -31,6 +32,8 @@ pub(super) struct Writer {
     sink: SplitSink<WebSocket, Message>,
     metrics: Arc<Metrics>,
     queue: VecDeque<Message>,
+    /// Bytes of the queue, and of what was handed over and is not flushed.
+    backlog: Backlog,
     busy: bool,
     progress_at: Instant,
 }
@@ -38,7 +41,8 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn split(socket: WebSocket, metrics: Arc<Metrics>) -> (Self, Incoming) {
         let (sink, incoming) = socket.split();
-        (Self { sink, metrics, queue: VecDeque::new(), busy: false, progress_at: Instant::now() }, incoming)
+        let backlog = metrics.pressure.backlog();
+        (Self { sink, metrics, queue: VecDeque::new(), backlog, busy: false, progress_at: Instant::now() }, incoming)
     }
 
     /// Whether something waits to be written or flushed. While so, nothing is taken from the outbox, which bounds itself.
@@ -53,7 +57,9 @@ impl Writer {
 
     /// Queues a frame. One too many for a socket that takes nothing is dropped; only replies can come to that.
     pub(super) fn text(&mut self, frame: &Arc<str>) {
-        self.push(Message::Text(frame.as_ref().into()));
+        if self.push(Message::Text(frame.as_ref().into())) {
+            self.backlog.add(frame.len());
+        }
     }
 
     pub(super) fn frame(&mut self, frame: &ServerFrame) {
@@ -103,14 +109,17 @@ impl Writer {
         .await;
     }
 
-    fn push(&mut self, message: Message) {
-        if self.queue.len() < limits::OUTBOX_MESSAGES_MAX {
+    /// Answers whether there was room.
+    fn push(&mut self, message: Message) -> bool {
+        let has_room = self.queue.len() < limits::OUTBOX_MESSAGES_MAX;
+        if has_room {
             if !self.busy {
                 self.busy = true;
                 self.progress_at = Instant::now();
             }
             self.queue.push_back(message);
         }
+        has_room
     }
 
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
@@ -124,6 +133,7 @@ impl Writer {
         }
         ready!(self.sink.poll_flush_unpin(cx))?;
         self.busy = false;
+        self.backlog.set(0);
         Poll::Ready(Ok(()))
     }
 }

@@ -35,6 +35,7 @@ use super::session::{ResumeAfter, Session, Via};
 use super::timers::{Expiry, Stall};
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::errors::ApiError;
+use crate::pressure::Backlog;
 
 /// Messages handed to the socket before what comes in has its turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -108,6 +109,8 @@ pub(super) struct Conversation<S, E> {
     replies: VecDeque<Message>,
     unflushed: bool,
     revocations: RevocationWatch,
+    /// Bytes of the replies, and of what was handed over and is not flushed.
+    backlog: Backlog,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     clock: Pin<Box<Sleep>>,
     init_by: Instant,
@@ -140,6 +143,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             replies: VecDeque::new(),
             unflushed: false,
             revocations: transport.authenticator.revoked().watch(),
+            backlog: transport.shedding.backlog(),
             drain: Box::pin(transport.drain.clone().cancelled_owned()),
             clock: Box::pin(tokio::time::sleep_until(now)),
             init_by: now + transport.limits.init_timeout,
@@ -228,6 +232,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             match self.socket.poll_flush_unpin(cx)? {
                 Poll::Ready(()) => {
                     self.unflushed = false;
+                    self.backlog.set(self.replies.iter().map(bytes_of).sum());
                     blocked = false;
                     self.stall.progressed();
                 }
@@ -254,6 +259,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     fn say(&mut self, frame: &ServerFrame<'_>) {
         if let Some(text) = self.dialect.encode(frame) {
+            self.backlog.add(text.len());
             self.replies.push_back(Message::Text(text));
         }
     }
@@ -266,7 +272,9 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     /// Whether there is room for what a frame may cause. Nothing that waits here is unbounded, since this stops it.
     fn wants_input(&self) -> bool {
-        self.replies.len() < limits::OUTBOX_MESSAGES_MAX && self.operations.singles() < SINGLES_MAX
+        let has_room =
+            self.replies.len() < limits::OUTBOX_MESSAGES_MAX && self.backlog.bytes() < limits::OUTBOX_BYTES_MAX;
+        has_room && self.operations.singles() < SINGLES_MAX
     }
 
     async fn on_inbound(&mut self, message: Option<Result<Message, axum::Error>>) -> ControlFlow<Ending> {
@@ -354,6 +362,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             self.refuse(&id, &refusal);
             return ControlFlow::Continue(());
         }
+        if let Some(refusal) = self.transport.shedding.refusal(request.query.as_deref()) {
+            self.refuse(&id, &refusal);
+            return ControlFlow::Continue(());
+        }
         let mut operation = match request.prepare() {
             Ok(operation) => operation,
             Err(refusal) => {
@@ -361,6 +373,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 return ControlFlow::Continue(());
             }
         };
+        if let Some(refusal) = self.transport.shedding.refusal_of(&mut operation) {
+            self.refuse(&id, &refusal);
+            return ControlFlow::Continue(());
+        }
         let subscriptions_max = self.transport.limits.subscriptions_max;
         if operation.kind == OperationType::Subscription && self.operations.subscriptions() >= subscriptions_max {
             let refusal = ApiError::new(ErrorCode::LimitExceeded, "too many subscriptions on this connection");
@@ -530,6 +546,14 @@ fn unreadable(error: &axum::Error) -> Ending {
         Ending::close(CloseCode::BadRequest, "the frame is malformed")
     } else {
         Ending::Broken
+    }
+}
+
+fn bytes_of(message: &Message) -> usize {
+    match message {
+        Message::Text(text) => text.len(),
+        Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
+        Message::Close(_) => 0,
     }
 }
 

@@ -15,6 +15,9 @@ use tokio_util::task::TaskTracker;
 use super::super::{TransportLimits, TransportObserver};
 use super::*;
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
+use crate::gateway::shedding::Shedding;
+use crate::metrics::Metrics;
+use crate::pressure::Pressure;
 
 pub(super) const SECRET: &str = "a secret of more than 32 bytes, for tests";
 
@@ -181,6 +184,7 @@ pub(super) struct Client {
     authenticator: Authenticator,
     pub(super) counted: Arc<Counted>,
     pub(super) written: Arc<AtomicU64>,
+    pub(super) pressure: Pressure,
 }
 
 /// Room for messages between the two ends.
@@ -200,9 +204,12 @@ impl Client {
         let counted = Arc::new(Counted::default());
         let observer: Arc<dyn TransportObserver> = Arc::clone(&counted) as Arc<dyn TransportObserver>;
         let authenticator = Authenticator::new(&settings).await.expect("usable settings");
+        let metrics = Arc::new(Metrics::new());
+        let pressure = metrics.pressure.clone();
         let transport = Transport {
             executor: Schema::build(Query, Mutation, Events).data(world.clone()).finish(),
             authenticator: authenticator.clone(),
+            shedding: Shedding::new(metrics),
             limits,
             drain: drain.clone(),
             tasks: TaskTracker::new(),
@@ -211,7 +218,8 @@ impl Client {
         let pipe = Pipe { inbound, outbound: PollSender::new(outbound) };
         let written = Arc::new(AtomicU64::new(0));
         let conversation = Conversation::new(pipe, dialect, None, Arc::clone(&written), transport);
-        Self { to, from, task: tokio::spawn(conversation.run()), world, drain, authenticator, counted, written }
+        let task = tokio::spawn(conversation.run());
+        Self { to, from, task, world, drain, authenticator, counted, written, pressure }
     }
 
     pub(super) async fn ready() -> Self {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::super::TransportLimits;
 use super::kit::*;
 use super::*;
+use crate::pressure::Level;
 
 #[tokio::test(start_paused = true)]
 async fn operations_are_answered_in_the_protocols_order() {
@@ -267,6 +268,39 @@ async fn a_drain_lets_an_edit_end_and_says_when_to_come_back() {
     let reason: Value = serde_json::from_str(&reason).expect("the reason is JSON");
     assert_eq!((code, reason), (1012, json!({"r": "drain", "min": 100, "max": 5_000})));
     assert!(ended.is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_the_highest_pressure_nothing_is_begun_but_what_keeps_the_socket_open() {
+    let mut client = Client::ready().await;
+    client.subscribe("1", "mutation { slowEdit }").await;
+    client.subscribe("2", "{ watch }").await;
+    assert_eq!(client.hear().await["id"], "2");
+    assert_eq!(client.hear().await["type"], "complete");
+    client.pressure.set_level(Level::RefuseOperations);
+    for query in ["{ watch }", "mutation { slowEdit }", "subscription { quiet { revision } }", "refreshAuth"] {
+        client.subscribe("3", query).await;
+        let refused = client.hear().await;
+        assert_eq!(refused["type"], "error", "{query}");
+        let extensions = &refused["payload"][0]["extensions"];
+        if query == "refreshAuth" {
+            assert_eq!(extensions["code"], "VALIDATION_FAILED", "it only looks like what is always taken");
+            continue;
+        }
+        assert_eq!((&extensions["code"], &extensions["retryable"]), (&json!("OVERLOADED"), &json!(true)), "{query}");
+        assert!(extensions["retryAfterMs"].as_u64().is_some_and(|ms| ms >= 1_000), "{extensions}");
+    }
+    client.say(json!({"type": "ping"})).await;
+    assert_eq!(client.hear().await, json!({"type": "pong"}));
+    client.subscribe("4", &format!("mutation {{ refreshAuth(token: \"{}\") }}", token("ada", 100))).await;
+    assert_eq!(client.hear().await["payload"]["data"]["refreshAuth"], "ada");
+    assert_eq!(client.hear().await["type"], "complete");
+    client.world.go.notify_one();
+    assert_eq!(client.hear().await["payload"]["data"]["slowEdit"], 8, "what was accepted is carried out");
+    assert_eq!(client.hear().await["type"], "complete");
+    client.pressure.set_level(Level::Calm);
+    client.subscribe("5", "{ watch }").await;
+    assert_eq!(client.hear().await["type"], "next");
 }
 
 #[tokio::test(start_paused = true)]

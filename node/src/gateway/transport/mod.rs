@@ -22,6 +22,9 @@ use std::time::Duration;
 pub use frames::Dialect;
 pub use http::{answer, graphiql};
 use mille_shared::limits;
+pub(super) use request::Operation;
+#[cfg(test)]
+pub(super) use request::prepared;
 pub use session::{EventRevision, ResumeAfter, Session, Via};
 pub use socket::upgrade;
 pub use sse::{stream, stream_by_query};
@@ -29,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::auth::{Authenticator, RevokedToken};
+use super::shedding::Shedding;
 
 /// What every transport needs. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +41,8 @@ pub struct Transport<E> {
     pub executor: E,
     /// Recognises callers.
     pub authenticator: Authenticator,
+    /// What is refused under pressure.
+    pub shedding: Shedding,
     /// The bounds of one caller.
     pub limits: TransportLimits,
     /// Cancelled when the node is being taken out.

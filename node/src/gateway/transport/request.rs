@@ -35,9 +35,9 @@ pub(super) struct OperationRequest {
 
 /// A request that is worth running.
 #[derive(Debug)]
-pub(super) struct Operation {
-    pub(super) request: Request,
-    pub(super) kind: OperationType,
+pub struct Operation {
+    pub(in crate::gateway) request: Request,
+    pub(in crate::gateway) kind: OperationType,
 }
 
 impl OperationRequest {
@@ -183,6 +183,12 @@ impl<'a> Selections<'a> {
         self.fragments.insert(name, Some(size));
         Ok(size)
     }
+}
+
+/// A query that is one.
+#[cfg(test)]
+pub(in crate::gateway) fn prepared(query: &str) -> Operation {
+    OperationRequest { query: Some(query.to_owned()), ..OperationRequest::default() }.prepare().expect("a good request")
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::frames::Dialect;
 use super::{Transport, Via};
 use crate::gateway::auth::{BearerToken, offered_subprotocols};
 use crate::gateway::listener::BytesTaken;
+use crate::gateway::shedding;
 
 /// Read and write buffers of a socket, in bytes. The library's own are thirty times as large, for every idle socket.
 pub(in crate::gateway) const SOCKET_BUFFER_BYTES: usize = 4096;
@@ -48,8 +49,14 @@ pub async fn upgrade<E: Executor>(
     let Some(dialect) = dialect else {
         // A client that offered something takes no socket that names nothing, and would never see the close code.
         let offered = offered_subprotocols(&headers).find(|entry| is_plain_name(entry)).map(str::to_owned);
-        return upgrade.protocols(offered).on_upgrade(move |socket| tasks.track_future(refuse_subprotocol(socket)));
+        let (code, reason) = (CloseCode::SubprotocolNotAcceptable, "Subprotocol not acceptable");
+        return upgrade.protocols(offered).on_upgrade(move |socket| tasks.track_future(refuse(socket, code, reason)));
     };
+    if transport.shedding.refuses_socket() {
+        let (protocol, code) = (dialect.subprotocol(), CloseCode::TryAgainLater);
+        let refused = move |socket| tasks.track_future(refuse(socket, code, shedding::REASON));
+        return upgrade.protocols([protocol]).on_upgrade(refused);
+    }
     let span = tracing::info_span!("socket", connection.id = tracing::field::Empty, dialect = dialect.subprotocol());
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
     upgrade.protocols([dialect.subprotocol()]).on_upgrade(move |socket| {
@@ -72,10 +79,10 @@ fn is_plain_name(entry: &str) -> bool {
     !entry.is_empty() && !entry.starts_with("bearer.")
 }
 
-async fn refuse_subprotocol(mut socket: WebSocket) {
+/// Closes a socket that is not talked to.
+async fn refuse(mut socket: WebSocket, code: CloseCode, reason: &'static str) {
     const PATIENCE: Duration = Duration::from_secs(2);
-    let code = CloseCode::SubprotocolNotAcceptable.as_u16();
-    let reason = "Subprotocol not acceptable".into();
+    let (code, reason) = (code.as_u16(), reason.into());
     let _ = tokio::time::timeout(PATIENCE, async {
         if socket.send(Message::Close(Some(CloseFrame { code, reason }))).await.is_ok() {
             while let Some(Ok(_)) = socket.recv().await {}

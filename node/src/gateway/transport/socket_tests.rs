@@ -13,6 +13,7 @@ use super::super::TransportLimits;
 use super::*;
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
 use crate::gateway::listener::{ListenerSettings, serve};
+use crate::gateway::shedding::Shedding;
 
 struct Query;
 
@@ -36,6 +37,7 @@ async fn node(settings: ListenerSettings) -> Node {
     let transport = Transport {
         executor: Schema::new(Query, EmptyMutation, EmptySubscription),
         authenticator: Authenticator::new(&auth).await.expect("usable settings"),
+        shedding: Shedding::default(),
         limits: TransportLimits { request_bytes_max: 10_000, ..TransportLimits::default() },
         drain: drain.clone(),
         tasks: tasks.clone(),

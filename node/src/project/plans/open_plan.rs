@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
-use crate::project::command::{Accepted, PlanCommand, PlanEvent, Progress, Rejection, SubmitReply};
+use crate::project::command::{Accepted, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
 use crate::project::replay::{self, ReplayError};
 use crate::project::store::{self, OpenFailure};
@@ -63,7 +63,7 @@ struct Waiting {
 struct Listener {
     user_id: UserId,
     wants_progress: bool,
-    events: mpsc::Sender<PlanEvent>,
+    events: mpsc::Sender<Queued>,
 }
 
 /// What a job came to.
@@ -215,7 +215,7 @@ impl OpenPlan {
     pub(super) fn tell_progress(&mut self, event: &PlanEvent) {
         // Full: the listener does without. What matters is numbered and comes by the log.
         for listener in self.listeners.iter().filter(|listener| listener.wants_progress) {
-            let _ = listener.events.try_send(event.clone());
+            let _ = listener.events.try_send(Queued::new(event.clone(), &self.context.metrics.pressure));
         }
     }
 
@@ -289,11 +289,11 @@ impl OpenPlan {
                 jobs.spawn(async move { (opening, Done::Reloaded(store::reload(backend, owner).await)) });
             }
             Effect::Rollback(rollback) => self.note_rollback(rollback, jobs),
-            Effect::Deliver(applied) => self.deliver(PlanEvent::Changed(applied)),
+            Effect::Deliver(applied) => self.deliver(&PlanEvent::Changed(applied)),
             Effect::Reset(cause) => {
                 tracing::info!(plan.id = %plan, cause = cause.as_str(), "the history is another one; listeners get a snapshot");
                 let snapshot = Arc::clone(self.replica.plan());
-                self.deliver(PlanEvent::Snapshot { plan: snapshot, reason: reset_reason(cause) });
+                self.deliver(&PlanEvent::Snapshot { plan: snapshot, reason: reset_reason(cause) });
             }
             Effect::Answer { ticket, verdict } => self.judge(ticket, verdict, jobs),
             Effect::StoreSnapshot(snapshot) => {
@@ -353,8 +353,9 @@ impl OpenPlan {
     }
 
     /// Tells every listener without waiting. One that can't take it is let go, and attaches again when it can.
-    fn deliver(&mut self, event: PlanEvent) {
-        self.listeners.retain(|listener| match listener.events.try_send(event.clone()) {
+    fn deliver(&mut self, event: &PlanEvent) {
+        let queued = || Queued::new(event.clone(), &self.context.metrics.pressure);
+        self.listeners.retain(|listener| match listener.events.try_send(queued()) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.context.metrics.listeners_behind.increment(1);

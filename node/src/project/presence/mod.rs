@@ -30,6 +30,7 @@ use watch::Watchers;
 use worker::Workers;
 
 use crate::clock;
+use crate::pressure::{Level, Shed};
 
 /// How often seats and watchers are looked at that vanished without a word.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,6 +71,8 @@ pub struct PresencePart {
     is_open: bool,
     loads_under_way: u32,
     sweep_at: Instant,
+    /// The pressure that the machine knows of.
+    level: Level,
     /// How many connections the metric knows of.
     counted: usize,
 }
@@ -97,6 +100,7 @@ impl PresencePart {
             is_open: false,
             loads_under_way: 0,
             sweep_at: origin + SWEEP_INTERVAL,
+            level: Level::Calm,
             counted: 0,
         };
         part.perform(effects);
@@ -115,6 +119,8 @@ impl PresencePart {
             Presence::reopen(self.now(), self.project, self.node.clone(), self.settings.rules, kept);
         self.machine = machine;
         self.perform(effects);
+        let effects = self.machine.press(self.now(), self.level);
+        self.perform(effects);
         let seated: BTreeSet<SeatId> = self.machine.seats().collect();
         for seat in seated.iter().filter(|seat| !self.outboxes.contains_key(seat)).copied().collect::<Vec<_>>() {
             self.follow(PresenceCommand::Lost { seat });
@@ -130,6 +136,7 @@ impl PresencePart {
 
     /// Does what somebody asks.
     pub fn handle(&mut self, command: PresenceCommand) {
+        self.feel_pressure();
         if self.is_open {
             self.follow(command);
         } else if self.waiting.len() < limits::MAILBOX_COMMANDS_MAX {
@@ -172,10 +179,12 @@ impl PresencePart {
         if !self.is_open && now >= self.ready_by {
             self.open();
         }
+        self.feel_pressure();
         let effects = self.machine.wake(self.moment(now));
         self.perform(effects);
         self.open_if_ready();
         self.around.metrics.cursors_conflated.increment(self.machine.take_conflated());
+        self.around.metrics.shed(Shed::Presence).increment(self.machine.take_put_off());
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP_INTERVAL;
             self.sweep();
@@ -274,6 +283,15 @@ impl PresencePart {
             StoreAnswer::Lost => self.restore(),
             // The actor begins anew before it comes to this.
             StoreAnswer::Failed => {}
+        }
+    }
+
+    /// Tells the machine of the node's pressure when it has changed. Somebody wakes us every second while anybody is here.
+    fn feel_pressure(&mut self) {
+        let level = self.around.metrics.pressure.level();
+        if std::mem::replace(&mut self.level, level) != level {
+            let effects = self.machine.press(self.now(), level);
+            self.perform(effects);
         }
     }
 

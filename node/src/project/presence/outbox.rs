@@ -13,6 +13,8 @@ use mille_shared::{CloseCode, limits};
 use newest::Newest;
 use tokio::sync::Notify;
 
+use crate::pressure::{Backlog, Pressure};
+
 /// The actor's end. Dropping it says that nothing more comes, whoever drops it.
 #[derive(Debug)]
 pub struct PresenceOutbox(Arc<Shared>);
@@ -36,15 +38,15 @@ pub enum Outgoing {
 
 /// Makes the two ends of one socket's outbox.
 #[must_use]
-pub fn outbox() -> (PresenceOutbox, OutboxReader) {
-    make(false)
+pub fn outbox(pressure: &Pressure) -> (PresenceOutbox, OutboxReader) {
+    make(false, pressure)
 }
 
 /// The outbox of somebody who is present without a presence socket: frames for them go nowhere. They are present as long
 /// as the reader is held.
 #[must_use]
 pub fn silent_outbox() -> (PresenceOutbox, OutboxReader) {
-    make(true)
+    make(true, &Pressure::default())
 }
 
 #[derive(Debug)]
@@ -53,11 +55,11 @@ struct Shared {
     changed: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     frames: VecDeque<Waiting>,
     /// Bytes of the frames.
-    bytes: usize,
+    backlog: Backlog,
     cursors: Option<WaitingCursors>,
     behind: Behind,
     close: Option<(CloseCode, &'static str)>,
@@ -110,14 +112,15 @@ impl PresenceOutbox {
         }
         if !inner.has_room(&waiting) {
             inner.frames.retain(|waiting| waiting.is_reply);
-            inner.bytes = inner.frames.iter().map(|waiting| waiting.frame.len()).sum();
+            let left = inner.frames.iter().map(|waiting| waiting.frame.len()).sum();
+            inner.backlog.set(left);
             inner.behind = Behind::Yes;
             // Who asks and asks and reads no answer gets as many answers as fit.
             if !waiting.is_reply || !inner.has_room(&waiting) {
                 return;
             }
         }
-        inner.bytes += waiting.frame.len();
+        inner.backlog.add(waiting.frame.len());
         inner.frames.push_back(waiting);
         drop(inner);
         self.0.changed.notify_one();
@@ -179,7 +182,7 @@ impl OutboxReader {
     pub fn try_next(&mut self) -> Option<Outgoing> {
         let mut inner = self.0.lock();
         if let Some(Waiting { frame, .. }) = inner.frames.pop_front() {
-            inner.bytes -= frame.len();
+            inner.backlog.remove(frame.len());
             return Some(Outgoing::Frame(frame));
         }
         if let Some((code, reason)) = inner.close {
@@ -211,7 +214,7 @@ impl Drop for PresenceOutbox {
 impl Inner {
     /// Whether a frame fits. One always does.
     fn has_room(&self, waiting: &Waiting) -> bool {
-        let bytes = self.bytes + waiting.frame.len();
+        let bytes = self.backlog.bytes() + waiting.frame.len();
         let is_full = self.frames.len() >= limits::OUTBOX_MESSAGES_MAX || bytes > limits::OUTBOX_BYTES_MAX;
         self.frames.is_empty() || !is_full
     }
@@ -220,7 +223,10 @@ impl Inner {
 impl Drop for OutboxReader {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
-        *inner = Inner { gone: true, ..Inner::default() };
+        inner.gone = true;
+        inner.frames = VecDeque::new();
+        inner.backlog.set(0);
+        inner.cursors = None;
     }
 }
 
@@ -231,8 +237,17 @@ impl Shared {
     }
 }
 
-fn make(silent: bool) -> (PresenceOutbox, OutboxReader) {
-    let inner = Mutex::new(Inner { silent, ..Inner::default() });
+fn make(silent: bool, pressure: &Pressure) -> (PresenceOutbox, OutboxReader) {
+    let inner = Mutex::new(Inner {
+        frames: VecDeque::new(),
+        backlog: pressure.backlog(),
+        cursors: None,
+        behind: Behind::No,
+        close: None,
+        ended: false,
+        gone: false,
+        silent,
+    });
     let shared = Arc::new(Shared { inner, changed: Notify::new() });
     (PresenceOutbox(Arc::clone(&shared)), OutboxReader(shared))
 }
@@ -263,6 +278,10 @@ mod tests {
     use mille_shared::ConnectionId;
 
     use super::*;
+
+    fn outbox() -> (PresenceOutbox, OutboxReader) {
+        super::outbox(&Pressure::default())
+    }
 
     fn batch(cursors: &[(&str, &str)]) -> Arc<CursorFrame> {
         let cursors: Vec<(ConnectionId, Arc<str>)> =
@@ -339,5 +358,21 @@ mod tests {
         assert_eq!(reader.next().await, Outgoing::Close(CloseCode::Forbidden, "out"));
         drop(reader);
         assert!(outbox.is_gone());
+    }
+
+    #[test]
+    fn what_waits_is_counted_until_it_is_taken_dropped_or_the_socket_is_gone() {
+        let pressure = Pressure::default();
+        let (outbox, mut reader) = super::outbox(&pressure);
+        (0..3).for_each(|_| outbox.frame("12345".into()));
+        assert_eq!(pressure.queued_bytes(), 15);
+        reader.try_next();
+        assert_eq!(pressure.queued_bytes(), 10);
+        (0..limits::OUTBOX_MESSAGES_MAX).for_each(|_| outbox.frame("12345".into()));
+        assert_eq!((reader.try_next(), pressure.queued_bytes()), (Some(Outgoing::Behind), 0));
+        outbox.reply("1".into());
+        assert_eq!(pressure.queued_bytes(), 1);
+        drop(reader);
+        assert_eq!(pressure.queued_bytes(), 0);
     }
 }

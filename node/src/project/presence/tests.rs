@@ -47,7 +47,7 @@ impl Node {
     }
 
     fn join(&mut self, seat: u64, user: &str, resume: Option<&str>) -> OutboxReader {
-        let (outbox, reader) = outbox();
+        let (outbox, reader) = outbox(&self.part.around.metrics.pressure);
         let join = Join {
             seat: SeatId(seat),
             connection: ConnectionId::new(format!("c{seat}")),

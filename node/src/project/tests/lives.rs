@@ -5,6 +5,7 @@ use mille_shared::presence::{DocumentId, Status};
 use serde_json::Value;
 
 use super::*;
+use crate::pressure::Pressure;
 use crate::project::command::Command;
 use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
 
@@ -17,7 +18,7 @@ struct Person {
 
 impl Person {
     async fn join(project: &ProjectHandle, user: &str) -> Self {
-        let (outbox, reader) = outbox();
+        let (outbox, reader) = outbox(&Pressure::default());
         let seat = SeatId(rand::random());
         let join = Join {
             seat,

@@ -4,6 +4,7 @@ use mille_core::presence::{Join, SeatId};
 use mille_shared::CloseCode;
 
 use super::*;
+use crate::pressure::Pressure;
 use crate::project::presence::{NO_MEMBER, Outgoing, PresenceCommand, outbox};
 
 fn bob() -> UserId {
@@ -28,7 +29,7 @@ fn join_of(user: UserId) -> Join {
 #[tokio::test(start_paused = true)]
 async fn who_lost_the_right_on_the_way_to_the_actor_is_neither_let_in_nor_edits() {
     let (one, two, here, _, plan) = pair().await;
-    let (outbox, mut reader) = outbox();
+    let (outbox, mut reader) = outbox(&Pressure::default());
     let join = Box::new(join_of(bob()));
     here.presence(PresenceCommand::Join { join, outbox }).await.expect("a mailbox");
     let shown_out = timeout(Duration::from_secs(1), reader.next()).await.expect("at once");

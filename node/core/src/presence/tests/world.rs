@@ -12,6 +12,8 @@ const NODES: usize = 3;
 const LEASE_MS: u64 = 10_000;
 /// What the promise allows: the grace, and a digest with its answer.
 const RIGHT_WITHIN_TENTHS: u64 = 120;
+/// What it allows beyond that where the node is under pressure.
+const LATER_TENTHS: u64 = 31;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -71,6 +73,11 @@ enum Step {
     Kill {
         node: usize,
     },
+    /// A node comes under pressure, or the pressure eases.
+    Press {
+        node: usize,
+        level: usize,
+    },
     /// A node's machine begins anew in order.
     Recycle {
         node: usize,
@@ -100,6 +107,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|which| Step::Double { which }),
         1 => (0..NODES).prop_map(|node| Step::Interrupt { node }),
         1 => (0..NODES).prop_map(|node| Step::Kill { node }),
+        1 => (0..NODES, 0..5usize).prop_map(|(node, level)| Step::Press { node, level }),
         1 => (0..NODES).prop_map(|node| Step::Recycle { node }),
         1 => plain.prop_map(|step| Step::Fail { step: Box::new(step) }),
     ]
@@ -362,6 +370,10 @@ impl World {
                 self.perform(node, effects);
             }
             Step::Kill { node } => self.kill(node),
+            Step::Press { node, level } => {
+                let effects = self.nodes[node].press(at(self.now), Level::at(level));
+                self.perform(node, effects);
+            }
             Step::Recycle { node } => self.begin_anew(node, false),
             Step::Fail { step } => {
                 if let Some((node, _)) = self.step_alone(*step) {
@@ -378,7 +390,8 @@ impl World {
 
     /// From here on nothing is lost, until the promise is due.
     fn calm(&mut self) {
-        for _ in 0..RIGHT_WITHIN_TENTHS {
+        let is_pressed = self.nodes.iter().any(|node| node.later.is_thin());
+        for _ in 0..RIGHT_WITHIN_TENTHS + if is_pressed { LATER_TENTHS } else { 0 } {
             self.deliver_all();
             self.wait(1);
         }
@@ -487,7 +500,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(2_000), ..ProptestConfig::default() })]
 
     /// Whatever is joined, resumed, lost, left, opened, moved, delivered late, twice or never, whichever node dies or
-    /// begins anew: within the grace and a digest all rosters are the live sockets and say the same of everyone, and every
+    /// begins anew, whatever pressure comes: within the grace and a digest (and, under pressure, a while) all rosters are the live sockets and say the same of everyone, and every
     /// client was told so.
     #[test]
     fn rosters_end_at_the_live_sockets_on_every_node(steps in prop::collection::vec(step(), 0..80)) {

@@ -1,0 +1,202 @@
+//! Looks at a node's load some ten times a second.
+//!
+//! It has a thread of its own: one that is polled by the event loop could not look while the loop is late. How late the loop
+//! is shows a small task that is handed to it from outside, as new work is: how long until it runs, and how late its timer
+//! then fires. While it is under way, its lateness so far counts.
+
+use std::sync::{Arc, Weak, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use mille_core::pressure::{Pressure as Machine, Sample, Store};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Level, Pressure, Thresholds};
+use crate::metrics::Metrics;
+
+/// Time between two samples.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the small task sleeps. A timer counts in milliseconds, so it may come one late without any load.
+const NAP: Duration = Duration::from_millis(20);
+/// Silence after which the store is taken not to answer. It is asked every 300 ms and given 500 ms each time.
+const STORE_SILENT_AFTER: Duration = Duration::from_secs(1);
+
+/// What is looked at, and what for.
+pub struct Sampler {
+    /// From where on something is given up.
+    pub thresholds: Thresholds,
+    /// Whether there is a store outside this process.
+    pub has_store: bool,
+    /// Where the level is written, and what is measured.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Sampler {
+    /// Looks from now on, until `stop`, or until nobody holds the metrics any more. `tasks` has one that ends with it.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(self, tasks: &TaskTracker, stop: CancellationToken) -> std::io::Result<()> {
+        let (end, ended) = oneshot::channel::<()>();
+        let runtime = Handle::current();
+        thread::Builder::new().name("pressure".to_owned()).spawn(move || {
+            self.run(&runtime, &stop);
+            drop(end);
+        })?;
+        tasks.spawn(async move {
+            // It says nothing; it ends.
+            let _ = ended.await;
+        });
+        Ok(())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the thread is our own: no runtime's is blocked by its sleep")]
+    fn run(self, runtime: &Handle, stop: &CancellationToken) {
+        let mut machine = Machine::new(self.thresholds);
+        let mut latency = StoreLatency { has_store: self.has_store, last: Duration::ZERO, answered_at: Instant::now() };
+        let metrics: Weak<Metrics> = Arc::downgrade(&self.metrics);
+        drop(self.metrics);
+        let began = Instant::now();
+        let mut probe = Probe::send(runtime);
+        loop {
+            thread::sleep(SAMPLE_INTERVAL);
+            let Some(metrics) = metrics.upgrade().filter(|_| !stop.is_cancelled()) else { return };
+            let lag = probe.lag();
+            if probe.is_back {
+                probe = Probe::send(runtime);
+            }
+            let store = latency.look(&metrics.pressure);
+            let queued_bytes = metrics.pressure.queued_bytes();
+            tell(&metrics, lag, queued_bytes, store);
+            if let Some(level) = machine.note(began.elapsed(), Sample { lag, queued_bytes, store }) {
+                change(&metrics, level);
+            }
+        }
+    }
+}
+
+fn tell(metrics: &Metrics, lag: Duration, queued_bytes: u64, store: Store) {
+    let latency = match store {
+        Store::Answers(latency) => Some(latency),
+        Store::Silent => None,
+    };
+    metrics.pressure.set_told(lag, latency);
+    metrics.event_loop_lag_seconds.record(lag.as_secs_f64());
+    metrics.send_queue_bytes.set(queued_bytes as f64);
+    metrics.redis_latency_seconds.set(latency.map_or(f64::INFINITY, |latency| latency.as_secs_f64()));
+}
+
+fn change(metrics: &Metrics, level: Level) {
+    let rises = level > metrics.pressure.level();
+    metrics.pressure.set_level(level);
+    metrics.pressure_level.set(f64::from(level as u8));
+    let (level, why) = (level.as_str(), &metrics.pressure);
+    // How often these come is bounded by the machine: a step up per 0.3 s, a step down per 3 s, four each way.
+    if rises {
+        tracing::warn!(level, %why, "the node is under pressure and gives more up");
+    } else {
+        tracing::info!(level, %why, "the pressure eases");
+    }
+}
+
+/// How the store is, from what was noted of its answers.
+struct StoreLatency {
+    has_store: bool,
+    last: Duration,
+    answered_at: Instant,
+}
+
+impl StoreLatency {
+    fn look(&mut self, pressure: &Pressure) -> Store {
+        if let Some(latency) = pressure.take_store_latency() {
+            self.last = latency;
+            self.answered_at = Instant::now();
+        } else if self.has_store && self.answered_at.elapsed() > STORE_SILENT_AFTER {
+            return Store::Silent;
+        }
+        Store::Answers(self.last)
+    }
+}
+
+/// A small task under way.
+struct Probe {
+    sent: Instant,
+    lateness: mpsc::Receiver<Duration>,
+    is_back: bool,
+}
+
+impl Probe {
+    fn send(runtime: &Handle) -> Self {
+        let (report, lateness) = mpsc::sync_channel(1);
+        let sent = Instant::now();
+        runtime.spawn(async move {
+            let waited = sent.elapsed();
+            let slept_at = Instant::now();
+            tokio::time::sleep(NAP).await;
+            // Nobody listens any more when the node ends.
+            let _ = report.try_send(waited.max(slept_at.elapsed().saturating_sub(NAP)));
+        });
+        Self { sent, lateness, is_back: false }
+    }
+
+    /// How late it was, or is so far.
+    fn lag(&mut self) -> Duration {
+        match self.lateness.try_recv() {
+            Ok(lateness) => {
+                self.is_back = true;
+                lateness
+            }
+            Err(mpsc::TryRecvError::Empty) => self.sent.elapsed().saturating_sub(NAP),
+            // The event loop dropped it: it is over with it, and `stop` follows.
+            Err(mpsc::TryRecvError::Disconnected) => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_does_nothing_else_is_seen_to_be_late_while_it_is_busy() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let (release, held) = mpsc::sync_channel::<()>(1);
+        let (busy, is_busy) = mpsc::sync_channel(1);
+        runtime.spawn(async move {
+            busy.send(()).unwrap();
+            // The only worker stands still.
+            held.recv().unwrap();
+        });
+        is_busy.recv().unwrap();
+        let mut probe = Probe::send(runtime.handle());
+        let sent = Instant::now();
+        while probe.lag() < Duration::from_millis(50) {
+            assert!(!probe.is_back && sent.elapsed() < Duration::from_secs(30));
+            thread::yield_now();
+        }
+        release.send(()).unwrap();
+        let mut lag = Duration::ZERO;
+        while !probe.is_back {
+            lag = probe.lag();
+            thread::yield_now();
+        }
+        assert!(lag >= Duration::from_millis(50), "it stood still for longer than it says: {lag:?}");
+    }
+
+    #[test]
+    fn a_store_that_was_not_heard_for_a_while_is_silent_and_one_that_is_not_there_never_is() {
+        let pressure = Pressure::default();
+        let long_ago = Instant::now().checked_sub(2 * STORE_SILENT_AFTER).unwrap();
+        let mut latency = StoreLatency { has_store: true, last: Duration::ZERO, answered_at: long_ago };
+        assert_eq!(latency.look(&pressure), Store::Silent);
+        pressure.store_answered(Duration::from_millis(7));
+        assert_eq!(latency.look(&pressure), Store::Answers(Duration::from_millis(7)));
+        assert_eq!(latency.look(&pressure), Store::Answers(Duration::from_millis(7)), "it is not asked all the time");
+        let mut alone = StoreLatency { has_store: false, last: Duration::ZERO, answered_at: long_ago };
+        assert_eq!(alone.look(&pressure), Store::Answers(Duration::ZERO));
+    }
+}
