@@ -12,7 +12,9 @@
 //! | [`opened`] | how a plan is opened from snapshot and log |
 //! | [`replay`] | how the past is told again from snapshot and log |
 //! | [`presence`] | who is present, where, and who must hear of it |
+//! | [`allowance`] | what one user may do, over the cluster |
 
+pub mod allowance;
 pub mod applied;
 pub mod chain;
 pub mod opened;
