@@ -20,5 +20,6 @@ pub mod gateway;
 pub mod metrics;
 pub mod node;
 pub mod project;
+pub mod quota;
 pub mod shutdown;
 pub mod telemetry;

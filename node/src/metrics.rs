@@ -3,6 +3,8 @@
 //! Handles are made once and held: counting costs an atomic addition, and a metric that never moved is still there, at
 //! zero. The text of each is its help, and says when to worry. Labels come from closed sets, never from ids.
 
+mod limits;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use mille_core::presence::Expiry;
 use mille_core::replica::{Cause, Readmission};
 
 use crate::backend::redis::Connection;
+pub use limits::{ConnectionRefused, LeaseOutcome, LimitMetrics};
 
 /// Upper bounds of the buckets of every duration, in seconds.
 const SECONDS_BUCKETS: [f64; 14] =
@@ -99,6 +102,8 @@ pub struct Metrics {
     pub redis_commands_refused: Counter,
     /// How long a command took on the command connection, until its answer or its timeout.
     pub redis_command_seconds: Histogram,
+    /// Who was refused, and by which limit.
+    pub limits: LimitMetrics,
     redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -212,6 +217,7 @@ impl Metrics {
                 "redis_command_seconds",
                 "From a command on the command connection to its answer or timeout. Worry when it nears 0.1.",
             ),
+            limits: LimitMetrics::declare(&declare),
             redis_reconnects: Connection::ALL
                 .iter()
                 .map(|connection| {
@@ -408,6 +414,9 @@ mod tests {
             "redis_up 0",
             "redis_breaker_opened_total 0",
             "redis_reconnects_total{connection=\"subscription\"} 0",
+            "rate_limited_total{limit=\"user_operations\"} 0",
+            "connections_refused_total{reason=\"unauthenticated\"} 0",
+            "quota_leases_total{outcome=\"unanswered\"} 0",
         ];
         for name in names {
             assert!(text.contains(name), "{name} is missing in\n{text}");

@@ -21,11 +21,13 @@ use crate::gateway::auth::{Authenticator, KeyError};
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
 use crate::gateway::router::{self, AllowedOrigins, Doors};
-use crate::gateway::transport::{Transport, TransportLimits};
+use crate::gateway::strangers::Strangers;
+use crate::gateway::transport::{BodyRoom, Transport};
 use crate::gateway::{graphql, presence, welcome};
 use crate::metrics::Metrics;
 use crate::project::presence::PresenceSettings;
 use crate::project::{OpenError, Projects, ProjectsConfig};
+use crate::quota::UserQuotas;
 use crate::shutdown::Shutdown;
 
 /// A running node.
@@ -121,13 +123,22 @@ impl Node {
         cluster.join().await?;
 
         let readiness = readiness(&id, &backend, &cluster, &bridge, &authenticator, &shutdown);
+        let quotas = UserQuotas::new(
+            Arc::clone(&backend.quotas),
+            id.clone(),
+            config.limits.user.clone(),
+            Arc::clone(&metrics),
+            shutdown.tasks.clone(),
+        );
         let transport = Transport {
             executor: graphql::schema(projects.clone(), cluster.clone(), config.dev),
             authenticator: authenticator.clone(),
-            limits: TransportLimits::default(),
+            limits: config.limits.transport.clone(),
             drain: shutdown.drain.clone(),
             tasks: shutdown.sockets.clone(),
             observer: Arc::clone(&metrics) as _,
+            quotas: quotas.clone(),
+            bodies: BodyRoom::new(config.limits.request_bytes_in_flight_max),
         };
         let doors = router::doors(Doors {
             transport,
@@ -138,6 +149,7 @@ impl Node {
                 metrics: Arc::clone(&metrics),
                 drain: shutdown.drain.clone(),
                 tasks: shutdown.sockets.clone(),
+                quotas: quotas.clone(),
             }),
             allowed_origins: AllowedOrigins::new(config.allowed_origins.clone()),
             dev: config.dev,
@@ -161,10 +173,13 @@ impl Node {
         };
         let Shutdown { stop, tasks, .. } = &shutdown;
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
+        let strangers = Strangers::new(config.limits.unauthenticated_connections_max, Arc::clone(&metrics));
+        let client_settings = ListenerSettings { strangers: Some(strangers), ..settings.clone() };
         // The doors stay open while sockets are told to leave, so that the probes can say "draining".
-        tasks.spawn(listener::serve(client_listener, doors, settings.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn(listener::serve(client_listener, doors, client_settings, tasks.clone(), stop.clone()));
         tasks.spawn(listener::serve(admin_listener, admin, settings, tasks.clone(), stop.clone()));
         tasks.spawn(projects.clone().serve_control(controls));
+        tasks.spawn(quotas.run(stop.clone()));
         tasks.spawn(cluster.clone().run(projects.clone(), stop.clone()));
         tasks.spawn({
             let (metrics, stop) = (Arc::clone(&metrics), stop.clone());

@@ -16,6 +16,8 @@ mod logs;
 mod outage;
 #[path = "backend_contract/presence.rs"]
 mod presence;
+#[path = "backend_contract/quotas.rs"]
+mod quotas;
 #[path = "backend_contract/server.rs"]
 mod server;
 #[path = "backend_contract/snapshots.rs"]
@@ -80,5 +82,10 @@ contract! {
         presence_is_kept_per_node_and_connection
         presence_expires_unless_renewed
         a_lease_expires_unless_renewed
+    }
+    quotas {
+        a_bucket_gives_no_more_than_it_holds_and_fills_again
+        places_are_given_once_over_all_nodes
+        what_a_dead_node_held_comes_free
     }
 }

@@ -62,6 +62,8 @@ pub const PRESENCE_FRAME_BYTES_MAX: usize = 64 * 1024;
 pub const QUERY_DEPTH_MAX: usize = 12;
 /// Fields of a query. More: `LIMIT_EXCEEDED`.
 pub const QUERY_COMPLEXITY_MAX: usize = 500;
+/// Directives on one field of a query. There are two that mean anything. More: `LIMIT_EXCEEDED`.
+pub const QUERY_DIRECTIVES_MAX: usize = 4;
 /// How long a socket may wait with `connection_init`. Then close 4408.
 pub const CONNECTION_INIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Subscriptions of one socket. More: `LIMIT_EXCEEDED` on the new one.

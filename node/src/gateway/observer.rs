@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mille_shared::LimitName;
+
 use super::transport::{TransportObserver, Via};
 use crate::metrics::Metrics;
 
@@ -28,5 +30,9 @@ impl TransportObserver for Metrics {
 
     fn stalled(&self) {
         self.ws_buffer_full.increment(1);
+    }
+
+    fn limited(&self, name: LimitName) {
+        self.limits.limited(name);
     }
 }

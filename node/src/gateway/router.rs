@@ -24,6 +24,7 @@ use tower_http::trace::TraceLayer;
 use super::errors::ApiError;
 use super::listener::BytesTaken;
 use super::probes::{self, Readiness};
+use super::strangers::Introduction;
 use super::transport::{self, Transport};
 
 /// What the main listener's doors are made of.
@@ -97,7 +98,9 @@ async fn get_graphql<E: Executor>(
         return match attempt {
             Ok(upgrade) => {
                 let taken = request.extensions().get::<BytesTaken>().cloned().map(axum::Extension);
-                transport::upgrade(state, taken, request.headers().clone(), request.uri().clone(), upgrade).await
+                let introduction = Some(axum::Extension(Introduction::of(&request)));
+                let (headers, uri) = (request.headers().clone(), request.uri().clone());
+                transport::upgrade(state, taken, introduction, headers, uri, upgrade).await
             }
             Err(rejection) => rejection.into_response(),
         };

@@ -123,8 +123,7 @@ impl Operations {
         if self.is_asking {
             return false;
         }
-        let runs_low =
-            self.left(now) <= self.batch / 2 && !self.free.wait(now, self.free.burst() / 4).is_zero();
+        let runs_low = self.left(now) <= self.batch / 2 && !self.free.wait(now, self.free.burst() / 4).is_zero();
         match self.standing {
             Standing::Leasing => verdict == Verdict::Wait || runs_low,
             Standing::Refused { until } => verdict == Verdict::Wait || runs_low && until <= now,

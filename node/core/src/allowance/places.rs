@@ -81,6 +81,12 @@ impl Places {
         self.open
     }
 
+    /// Those who were told to wait and still do.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
     /// The store has answered with what it holds for us from now on; `None`: it did not answer. Whoever waits may come
     /// again. Answers what is to be told to the store at once, since others left meanwhile.
     pub fn answered(&mut self, now: Duration, held: Option<u32>) -> Option<u32> {

@@ -8,6 +8,7 @@ mod directory;
 mod hub;
 mod logs;
 mod presence;
+mod quotas;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +20,7 @@ use directory::Projects;
 use hub::Hub;
 use logs::Logs;
 use presence::{LeaseTable, PresenceTables};
+use quotas::QuotaTables;
 
 /// A store in memory. Clones share it.
 #[derive(Clone)]
@@ -37,6 +39,7 @@ impl Embedded {
             projects: Mutex::default(),
             presence: Mutex::default(),
             leases: Mutex::default(),
+            quotas: Mutex::default(),
         };
         Self { store: Arc::new(store) }
     }
@@ -51,6 +54,7 @@ impl Embedded {
             pubsub: hub::Line::open(&store),
             directory: store.clone(),
             presence: store.clone(),
+            quotas: store.clone(),
             leases: store,
         }
     }
@@ -69,6 +73,7 @@ struct Store {
     projects: Mutex<Projects>,
     presence: Mutex<PresenceTables>,
     leases: Mutex<LeaseTable>,
+    quotas: Mutex<QuotaTables>,
 }
 
 /// The store's time. The wall is looked at once, so that time never runs backwards, and tests may pause it.

@@ -34,6 +34,8 @@ pub(super) const MEMBER_REMOVE: Function = Function("mille_v2_member_remove");
 pub(super) const PRESENCE_PUT: Function = Function("mille_v2_presence_put");
 pub(super) const PRESENCE_RENEW: Function = Function("mille_v2_presence_renew");
 pub(super) const LEASE_RENEW: Function = Function("mille_v2_lease_renew");
+pub(super) const QUOTA_TAKE: Function = Function("mille_v2_quota_take");
+pub(super) const PLACES_HOLD: Function = Function("mille_v2_places_hold");
 
 /// Gives the server our library, in place of the same version of it that it may have.
 pub(super) async fn load(client: &Client) -> FredResult<()> {
@@ -124,6 +126,8 @@ mod tests {
             PRESENCE_PUT,
             PRESENCE_RENEW,
             LEASE_RENEW,
+            QUOTA_TAKE,
+            PLACES_HOLD,
         ];
         for function in called {
             assert!(LIBRARY.contains(&format!("'{}'", function.0)), "{function:?}");

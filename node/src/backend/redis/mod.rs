@@ -18,6 +18,7 @@ mod observer;
 mod pool;
 mod presence;
 mod pubsub;
+mod quotas;
 mod snapshots;
 mod values;
 mod watchdog;
@@ -138,6 +139,7 @@ pub async fn connect(
         pubsub,
         directory: redis.clone(),
         presence: redis.clone(),
+        quotas: redis.clone(),
         leases: redis,
     })
 }

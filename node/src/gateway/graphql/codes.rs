@@ -96,8 +96,8 @@ impl From<Refusal> for ApiError {
             Refusal::Conflict { current, revision, .. } => {
                 Self::new(ErrorCode::Conflict, message).revision(revision).current(as_json(&current))
             }
-            Refusal::TooMany { limit, .. } => Self::new(ErrorCode::LimitExceeded, message).limit(limit),
-            Refusal::TooLarge { limit, .. } => Self::new(ErrorCode::PayloadTooLarge, message).limit(limit),
+            Refusal::TooMany { what, limit } => Self::new(ErrorCode::LimitExceeded, message).limit(what, limit),
+            Refusal::TooLarge { what, limit } => Self::new(ErrorCode::PayloadTooLarge, message).limit(what, limit),
         }
     }
 }
@@ -152,7 +152,7 @@ fn clipped(mut message: String) -> String {
 #[cfg(test)]
 mod tests {
     use mille_core::refusal::{ElementId, ProblemKind};
-    use mille_shared::{PlanNodeId, Revision};
+    use mille_shared::{LimitName, PlanNodeId, Revision};
 
     use super::*;
 
@@ -166,8 +166,8 @@ mod tests {
         let problem = Problem::of_node(&id, ProblemKind::Cycle, "round and round");
         assert_eq!(code_of(Refusal::NotFound(ElementId::Node(id))), "NOT_FOUND");
         assert_eq!(code_of(Refusal::Invalid(problem)), "VALIDATION_FAILED");
-        assert_eq!(code_of(Refusal::TooMany { what: "edges", limit: 3 }), "LIMIT_EXCEEDED");
-        assert_eq!(code_of(Refusal::TooLarge { what: "config", limit: 3 }), "PAYLOAD_TOO_LARGE");
+        assert_eq!(code_of(Refusal::TooMany { what: LimitName::PlanEdges, limit: 3 }), "LIMIT_EXCEEDED");
+        assert_eq!(code_of(Refusal::TooLarge { what: LimitName::ConfigBytes, limit: 3 }), "PAYLOAD_TOO_LARGE");
         assert_eq!(code_of(OpenError::NotFound), "NOT_FOUND");
         assert_eq!(code_of(OpenError::LastOwner), "VALIDATION_FAILED");
         assert_eq!(code_of(Ended::Forbidden), "FORBIDDEN");

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::super::{TransportLimits, TransportObserver};
 use super::*;
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
+use crate::quota::UserQuotas;
 
 pub(super) const SECRET: &str = "a secret of more than 32 bytes, for tests";
 
@@ -198,10 +199,13 @@ impl Client {
             drain: drain.clone(),
             tasks: TaskTracker::new(),
             observer,
+            quotas: UserQuotas::alone(),
+            bodies: super::super::BodyRoom::new(1_000_000),
         };
         let pipe = Pipe { inbound, outbound: PollSender::new(outbound) };
         let written = Arc::new(AtomicU64::new(0));
-        let conversation = Conversation::new(pipe, dialect, None, Arc::clone(&written), transport);
+        let conversation =
+            Conversation::new(pipe, dialect, None, Arc::clone(&written), Introduction::default(), transport);
         Self { to, from, task: tokio::spawn(conversation.run()), world, drain, counted, written }
     }
 

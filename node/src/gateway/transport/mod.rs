@@ -4,7 +4,9 @@
 //! [`async_graphql::Executor`] and carries the answers. It knows neither the schema nor a plan. What a socket says is
 //! decided in [`conversation`], which needs no network and is tested without one.
 
+mod bodies;
 mod conversation;
+mod ending;
 mod frames;
 mod graphql_ws;
 mod http;
@@ -19,9 +21,10 @@ mod timers;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bodies::BodyRoom;
 pub use frames::Dialect;
 pub use http::{answer, graphiql};
-use mille_shared::limits;
+use mille_shared::{LimitName, limits};
 pub use session::{EventRevision, ResumeAfter, Session, Via};
 pub use socket::upgrade;
 pub use sse::{stream, stream_by_query};
@@ -29,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::auth::Authenticator;
+use crate::quota::UserQuotas;
 
 /// What every transport needs. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +49,10 @@ pub struct Transport<E> {
     pub tasks: TaskTracker,
     /// Who counts what happens.
     pub observer: Arc<dyn TransportObserver>,
+    /// What users may do over the cluster.
+    pub quotas: UserQuotas,
+    /// Room for the bodies of requests.
+    pub bodies: BodyRoom,
 }
 
 /// The bounds of one caller.
@@ -75,8 +83,8 @@ impl Default for TransportLimits {
         Self {
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             subscriptions_max: limits::SUBSCRIPTIONS_PER_CONNECTION_MAX,
-            operations_per_second: 200,
-            operations_burst: 500,
+            operations_per_second: limits::CONNECTION_OPERATIONS_PER_SECOND,
+            operations_burst: limits::CONNECTION_OPERATIONS_BURST,
             init_timeout: limits::CONNECTION_INIT_TIMEOUT,
             ping_interval: limits::PING_INTERVAL,
             idle_timeout: limits::IDLE_TIMEOUT,
@@ -112,6 +120,11 @@ pub trait TransportObserver: Send + Sync + 'static {
 
     /// A socket did not take what was there for it.
     fn stalled(&self) {}
+
+    /// Somebody was refused by a limit of the transport.
+    fn limited(&self, name: LimitName) {
+        let _ = name;
+    }
 }
 
 /// Counts nothing.
