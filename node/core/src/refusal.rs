@@ -31,7 +31,7 @@ pub enum Refusal {
         revision: Revision,
     },
     /// More of something than a plan holds.
-    #[error("at most {limit} {} are taken", .what.in_words())]
+    #[error("{what}: at most {limit} {}", .what.in_words())]
     TooMany {
         /// What there would be too many of.
         what: LimitName,
@@ -39,7 +39,7 @@ pub enum Refusal {
         limit: usize,
     },
     /// A text is larger than its field takes.
-    #[error("at most {limit} {} are taken", .what.in_words())]
+    #[error("{what}: at most {limit} {}", .what.in_words())]
     TooLarge {
         /// Which field.
         what: LimitName,

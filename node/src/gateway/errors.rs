@@ -220,6 +220,7 @@ fn complete(error: &mut ServerError) {
     values.set("retryable", code.is_retryable());
     if let Some((name, limit)) = limit.filter(|_| code == ErrorCode::LimitExceeded) {
         set_limit(values, name, limit as u64);
+        error.message.push_str(&format!(" {name}: at most {limit} {}.", name.in_words()));
     }
 }
 
