@@ -65,6 +65,8 @@ limit_names! {
     PlanEdges = "plan_edges";
     /// Changes in one operation.
     OperationChanges = "operation_changes";
+    /// Operations that wait for one plan's log on one node.
+    PendingOperations = "pending_operations";
     /// Bytes of a plan node's config.
     ConfigBytes = "config_bytes";
     /// Bytes of the texts of metadata, or of a description.
@@ -98,6 +100,7 @@ impl LimitName {
             Self::PlanNodes => "plan nodes",
             Self::PlanEdges => "edges",
             Self::OperationChanges => "changes in one operation",
+            Self::PendingOperations => "operations waiting for one plan",
             Self::ConfigBytes => "bytes of config",
             Self::MetadataBytes => "bytes of metadata",
             Self::NameBytes => "bytes in a name",

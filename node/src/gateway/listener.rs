@@ -96,7 +96,12 @@ pub async fn serve(
                         }
                     });
                 }
-                Err(_) => turn_away(&stream, LimitName::NodeConnections, settings.connections_max),
+                Err(_) => {
+                    turn_away(&stream, LimitName::NodeConnections, settings.connections_max);
+                    if let Some(strangers) = &settings.strangers {
+                        strangers.node_is_full();
+                    }
+                }
             },
             Err(error) => {
                 // Usually out of file descriptors: what helps is that connections end.

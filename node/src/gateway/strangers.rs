@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use mille_shared::limits;
+use mille_shared::{LimitName, limits};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
@@ -65,10 +65,20 @@ impl Strangers {
         match place {
             Some(place) => Some(self.introduce(place)),
             None => {
-                self.metrics.limits.refused(ConnectionRefused::Strangers);
+                self.refused(ConnectionRefused::Strangers, LimitName::UnauthenticatedConnections);
                 None
             }
         }
+    }
+
+    /// Notes somebody whom the node turned away because it is full.
+    pub(super) fn node_is_full(&self) {
+        self.refused(ConnectionRefused::NodeFull, LimitName::NodeConnections);
+    }
+
+    fn refused(&self, why: ConnectionRefused, name: LimitName) {
+        self.metrics.limits.refused(why);
+        self.metrics.limits.limited(name);
     }
 
     async fn wait_for_place(&self) -> Option<OwnedSemaphorePermit> {

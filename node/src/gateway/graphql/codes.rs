@@ -5,9 +5,9 @@
 
 use mille_core::refusal::Element;
 use mille_core::{Problem, Refusal};
-use mille_shared::ErrorCode;
 use mille_shared::ids::IdError;
 use mille_shared::revision::MalformedRevision;
+use mille_shared::{ErrorCode, LimitName, limits};
 use serde::Serialize;
 
 use crate::gateway::errors::ApiError;
@@ -80,7 +80,10 @@ impl From<Rejection> for ApiError {
                 Self::new(ErrorCode::UnrecoverableRevision, message).revision(head)
             }
             Rejection::Forbidden => Self::new(ErrorCode::Forbidden, message),
-            Rejection::Overloaded => overloaded(message),
+            Rejection::Overloaded => {
+                let (name, limit) = (LimitName::PendingOperations, limits::PENDING_OPERATIONS_MAX);
+                overloaded(format!("{name}: {message}, at most {limit} may")).limit(name, limit)
+            }
             Rejection::Unavailable => unavailable(message),
             Rejection::Stopping => draining(message),
         }
@@ -152,7 +155,7 @@ fn clipped(mut message: String) -> String {
 #[cfg(test)]
 mod tests {
     use mille_core::refusal::{ElementId, ProblemKind};
-    use mille_shared::{LimitName, PlanNodeId, Revision};
+    use mille_shared::{PlanNodeId, Revision};
 
     use super::*;
 
