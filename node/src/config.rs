@@ -3,6 +3,8 @@
 //! What is unknown, contradictory or out of bounds ends the process with a sentence that names it. Every default stands in
 //! [`mille_shared::limits`] or here, with its unit in the name.
 
+mod bounds;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use crate::pressure::Thresholds;
 use crate::pressure::settings::PressureArguments;
 use crate::project::PlanSettings;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat};
+pub use bounds::{LimitArguments, Limits};
 
 /// One node of a Mille cluster.
 #[derive(Debug, Parser)]
@@ -98,6 +101,9 @@ pub struct Arguments {
     /// Connections of this node.
     #[arg(long, env = "MILLE_CONNECTIONS_MAX", default_value_t = 50_000)]
     pub connections_max: usize,
+    /// What users, connections and strangers may do.
+    #[command(flatten)]
+    pub limits: LimitArguments,
     /// How long a project that nobody uses stays on this node.
     #[arg(long, env = "MILLE_PROJECT_IDLE_SECONDS", default_value_t = limits::PROJECT_IDLE.as_secs())]
     pub project_idle_seconds: u64,
@@ -160,6 +166,8 @@ pub struct Config {
     pub plans: PlanSettings,
     /// Connections of this node.
     pub connections_max: usize,
+    /// What users, connections and strangers may do.
+    pub limits: Limits,
     /// How long a project that nobody uses stays.
     pub project_idle: Duration,
     /// How long a project stays as it is before it begins anew.
@@ -258,17 +266,20 @@ impl Config {
             age: Duration::from_secs(arguments.log_retention_seconds),
             changes_max: arguments.log_changes_max,
         };
+        let node_lease = Duration::from_secs(arguments.node_lease_seconds);
+        let redis_command_timeout = Duration::from_millis(arguments.redis_command_timeout_ms);
         Ok(Self {
+            limits: Limits::new(&arguments.limits, node_lease, redis_command_timeout)?,
             listen: arguments.listen,
             admin_listen: arguments.admin_listen,
             node_name: arguments.node_name,
             advertise: arguments.advertise,
             redis_url: arguments.redis_url,
-            redis_command_timeout: Duration::from_millis(arguments.redis_command_timeout_ms),
+            redis_command_timeout,
             auth,
             dev_secret,
             allowed_origins: arguments.allowed_origins,
-            node_lease: Duration::from_secs(arguments.node_lease_seconds),
+            node_lease,
             plans: PlanSettings { bounds, snapshot_every: arguments.snapshot_every_changes, retention },
             connections_max: arguments.connections_max,
             project_idle: Duration::from_secs(arguments.project_idle_seconds),

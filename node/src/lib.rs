@@ -21,5 +21,6 @@ pub mod metrics;
 pub mod node;
 pub mod pressure;
 pub mod project;
+pub mod quota;
 pub mod shutdown;
 pub mod telemetry;

@@ -3,6 +3,8 @@
 //! Handles are made once and held: counting costs an atomic addition, and a metric that never moved is still there, at
 //! zero. The text of each is its help, and says when to worry. Labels come from closed sets, never from ids.
 
+mod limits;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use mille_core::replica::{Cause, Readmission};
 
 use crate::backend::redis::Connection;
 use crate::pressure::{Pressure, Shed};
+pub use limits::{ConnectionRefused, LeaseOutcome, LimitMetrics};
 
 /// Upper bounds of the buckets of every duration, in seconds.
 const SECONDS_BUCKETS: [f64; 14] =
@@ -123,6 +126,8 @@ pub struct Metrics {
     pub pressure: Pressure,
     /// In the order of [`Shed::ALL`].
     shed: [Counter; Shed::ALL.len()],
+    /// Who was refused, and by which limit.
+    pub limits: LimitMetrics,
     redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -265,6 +270,7 @@ impl Metrics {
                 let help = "What was refused, or told later, because the node is under pressure. Worry about all but 'presence'.";
                 declare.labelled("shed_total", ("what", what.as_str()), help)
             }),
+            limits: LimitMetrics::declare(&declare),
             redis_reconnects: Connection::ALL
                 .iter()
                 .map(|connection| {
@@ -469,6 +475,9 @@ mod tests {
             "shed_total{what=\"operation\"} 0",
             "redis_breaker_opened_total 0",
             "redis_reconnects_total{connection=\"subscription\"} 0",
+            "rate_limited_total{limit=\"user_operations\"} 0",
+            "connections_refused_total{reason=\"unauthenticated\"} 0",
+            "quota_leases_total{outcome=\"unanswered\"} 0",
         ];
         for name in names {
             assert!(text.contains(name), "{name} is missing in\n{text}");

@@ -22,13 +22,15 @@ use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
 use crate::gateway::router::{self, AllowedOrigins, Doors};
 use crate::gateway::shedding::Shedding;
-use crate::gateway::transport::{Transport, TransportLimits};
+use crate::gateway::strangers::Strangers;
+use crate::gateway::transport::{BodyRoom, Transport};
 use crate::gateway::{graphql, presence, welcome};
 use crate::metrics::Metrics;
 use crate::pressure::sampler::Sampler;
 use crate::pressure::{Level, Pressure};
 use crate::project::presence::PresenceSettings;
 use crate::project::{OpenError, Projects, ProjectsConfig};
+use crate::quota::UserQuotas;
 use crate::shutdown::Shutdown;
 
 /// A running node.
@@ -144,14 +146,23 @@ impl Node {
         };
         sampler.start(&shutdown.tasks, shutdown.stop.clone()).map_err(StartError::Sampler)?;
         let shedding = Shedding::new(Arc::clone(&metrics));
+        let quotas = UserQuotas::new(
+            Arc::clone(&backend.quotas),
+            id.clone(),
+            config.limits.user.clone(),
+            Arc::clone(&metrics),
+            shutdown.tasks.clone(),
+        );
         let transport = Transport {
             executor: graphql::schema(projects.clone(), cluster.clone(), revoker.clone(), config.dev),
             authenticator: authenticator.clone(),
             shedding: shedding.clone(),
-            limits: TransportLimits::default(),
+            limits: config.limits.transport.clone(),
             drain: shutdown.drain.clone(),
             tasks: shutdown.sockets.clone(),
             observer: Arc::clone(&metrics) as _,
+            quotas: quotas.clone(),
+            bodies: BodyRoom::new(config.limits.request_bytes_in_flight_max),
         };
         let doors = router::doors(Doors {
             transport,
@@ -163,6 +174,7 @@ impl Node {
                 metrics: Arc::clone(&metrics),
                 drain: shutdown.drain.clone(),
                 tasks: shutdown.sockets.clone(),
+                quotas: quotas.clone(),
             }),
             allowed_origins: AllowedOrigins::new(config.allowed_origins.clone()),
             dev: config.dev,
@@ -186,8 +198,10 @@ impl Node {
         };
         let Shutdown { stop, tasks, .. } = &shutdown;
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
+        let strangers = Strangers::new(config.limits.unauthenticated_connections_max, Arc::clone(&metrics));
+        let client_settings = ListenerSettings { strangers: Some(strangers), ..settings.clone() };
         // The doors stay open while sockets are told to leave, so that the probes can say "draining".
-        tasks.spawn(listener::serve(client_listener, doors, settings.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn(listener::serve(client_listener, doors, client_settings, tasks.clone(), stop.clone()));
         tasks.spawn(listener::serve(admin_listener, admin, settings, tasks.clone(), stop.clone()));
         tasks.spawn(projects.clone().serve_control(controls));
         tasks.spawn({
@@ -196,6 +210,7 @@ impl Node {
                 stop.run_until_cancelled(revoker.follow(heard_by_revoker)).await;
             }
         });
+        tasks.spawn(quotas.run(stop.clone()));
         tasks.spawn(cluster.clone().run(projects.clone(), stop.clone()));
         tasks.spawn({
             let (metrics, stop) = (Arc::clone(&metrics), stop.clone());

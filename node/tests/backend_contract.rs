@@ -16,6 +16,8 @@ mod logs;
 mod outage;
 #[path = "backend_contract/presence.rs"]
 mod presence;
+#[path = "backend_contract/quotas.rs"]
+mod quotas;
 #[path = "backend_contract/revocations.rs"]
 mod revocations;
 #[path = "backend_contract/server.rs"]
@@ -86,5 +88,10 @@ contract! {
     revocations {
         a_revocation_is_known_everywhere_until_its_end
         of_two_revocations_of_a_user_the_later_moment_and_the_later_end_count
+    }
+    quotas {
+        a_bucket_gives_no_more_than_it_holds_and_fills_again
+        places_are_given_once_over_all_nodes
+        what_a_dead_node_held_comes_free
     }
 }

@@ -20,6 +20,7 @@ pub mod delta;
 pub mod directory;
 pub mod execution;
 pub mod ids;
+pub mod limit_name;
 pub mod limits;
 pub mod log;
 pub mod operation;
@@ -33,5 +34,6 @@ pub use codes::{CloseCode, ErrorCode};
 pub use ids::{
     ClientId, ConnectionId, EdgeId, NodeId, OperationId, PlanId, PlanNodeId, ProjectId, RunId, TokenId, UserId,
 };
+pub use limit_name::LimitName;
 pub use revision::Revision;
 pub use timestamp::Timestamp;

@@ -64,6 +64,8 @@ pub const PRESENCE_FRAME_BYTES_MAX: usize = 64 * 1024;
 pub const QUERY_DEPTH_MAX: usize = 12;
 /// Fields of a query. More: `LIMIT_EXCEEDED`.
 pub const QUERY_COMPLEXITY_MAX: usize = 500;
+/// Directives on one field of a query. There are two that mean anything. More: `LIMIT_EXCEEDED`.
+pub const QUERY_DIRECTIVES_MAX: usize = 4;
 /// How long a socket may wait with `connection_init`. Then close 4408.
 pub const CONNECTION_INIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Subscriptions of one socket. More: `LIMIT_EXCEEDED` on the new one.
@@ -84,6 +86,10 @@ pub const OUTBOX_MESSAGES_MAX: usize = 256;
 pub const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
 /// Presence frames of one connection per second, cursor moves aside. More: `RATE_LIMITED`, once per second.
 pub const PRESENCE_FRAMES_PER_SECOND: u32 = 20;
+/// Operations of one socket per second in the long run. More: `RATE_LIMITED`.
+pub const CONNECTION_OPERATIONS_PER_SECOND: u32 = 200;
+/// Operations of one socket at once.
+pub const CONNECTION_OPERATIONS_BURST: u32 = 500;
 /// How long before its expiry a token is called expiring.
 pub const TOKEN_EXPIRY_WARNING: Duration = Duration::from_secs(60);
 /// How far clocks may differ when a token's times are judged.
@@ -95,6 +101,46 @@ pub const REVOCATIONS_MAX: usize = 100_000;
 /// How long a right that was taken away may last when the message that says so is lost: what a node knows of members and
 /// revocations is read again more often than that.
 pub const RIGHTS_SWEEP: Duration = Duration::from_secs(60);
+
+// ---- users, over the cluster -------------------------------------------------------------------------------------
+
+/// Connections of one user over all nodes. More: close 1013, or 429 for an event stream.
+pub const USER_CONNECTIONS_MAX: u32 = 250;
+/// Operations of one user over all nodes per second in the long run. More: `RATE_LIMITED`.
+pub const USER_OPERATIONS_PER_SECOND: u32 = 1_000;
+/// Operations of one user at once.
+pub const USER_OPERATIONS_BURST: u32 = 2_000;
+/// The part of a user's limits that each node gives without asking the store: one in so many. More: users with little to do
+/// cost the store nothing on more nodes; less: a user on all nodes at once gets less beyond the limit.
+pub const USER_FREE_SHARE: u32 = 32;
+/// Users a node keeps count of at a time. Whoever comes when all of them are busy is not counted until one is idle: only the
+/// limits of connections hold then. Refusing would let a crowd keep others out.
+pub const USERS_COUNTED_MAX: usize = 100_000;
+
+// ---- connections of strangers ------------------------------------------------------------------------------------
+
+/// Connections of a node that have not shown a good token. More wait [`STRANGER_WAITS_MAX`] for a place, then 503.
+pub const UNAUTHENTICATED_CONNECTIONS_MAX: usize = 1_000;
+/// Bytes that such a connection may send in all. More: it is cut. A token fits many times.
+pub const UNAUTHENTICATED_BYTES_MAX: u64 = 64 * 1024;
+/// How long the head of a connection's first request may take. Then it is cut.
+pub const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stranger keeps its place when others want it; younger ones are not cut for them. Longer than any handshake
+/// takes on a busy node.
+pub const STRANGER_KEEPS_PLACE: Duration = Duration::from_secs(1);
+/// How long a connection waits for a stranger's place, as many at a time as there are places. Then 503.
+pub const STRANGER_WAITS_MAX: Duration = Duration::from_millis(1_500);
+
+// ---- bytes -------------------------------------------------------------------------------------------------------
+
+/// Bytes of request bodies that a node reads at a time. More: `OVERLOADED`, 503.
+pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of operations that run for one socket. More: it is not read until some have ended.
+pub const OPERATION_BYTES_PER_CONNECTION_MAX: usize = 4 * 1024 * 1024;
+/// Bytes per second that a GraphQL socket is read with in the long run. More: it is read later, and TCP slows the sender.
+pub const SOCKET_BYTES_PER_SECOND: u32 = 4 * 1024 * 1024;
+/// Bytes of a presence socket per second, likewise: several hundred cursor moves. So a flood costs the parsing of those.
+pub const PRESENCE_BYTES_PER_SECOND: u32 = 128 * 1024;
 
 // ---- presence ----------------------------------------------------------------------------------------------------
 
@@ -177,3 +223,13 @@ const _: () = assert!(
 );
 const _: () = assert!(LOG_CHANGES_MAX >= LOG_RETENTION_CHANGES, "the upper bound must not cut the promised retention");
 const _: () = assert!(CHANGES_PER_REQUEST_MAX <= PENDING_OPERATIONS_MAX, "one request must fit the queue");
+const _: () = assert!(
+    STRANGER_WAITS_MAX.as_millis() > STRANGER_KEEPS_PLACE.as_millis(),
+    "whoever waits must outlast a stranger that says nothing"
+);
+const _: () = assert!(
+    PRESENCE_BYTES_PER_SECOND as usize >= PRESENCE_FRAME_BYTES_MAX
+        && SOCKET_BYTES_PER_SECOND as usize >= REQUEST_BYTES_MAX
+        && OPERATION_BYTES_PER_CONNECTION_MAX >= REQUEST_BYTES_MAX,
+    "the largest frame must be read within a second"
+);

@@ -13,7 +13,9 @@
 //! | [`replay`] | how the past is told again from snapshot and log |
 //! | [`presence`] | who is present, where, and who must hear of it |
 //! | [`pressure`] | what a node gives up when it has more to do than it can |
+//! | [`allowance`] | what one user may do, over the cluster |
 
+pub mod allowance;
 pub mod applied;
 pub mod chain;
 pub mod opened;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use mille_shared::plan::PlanMetadata;
-use mille_shared::{EdgeId, PlanNodeId, Revision};
+use mille_shared::{EdgeId, LimitName, PlanNodeId, Revision};
 
 use crate::plan::{EdgeRecord, NodeRecord};
 
@@ -31,18 +31,18 @@ pub enum Refusal {
         revision: Revision,
     },
     /// More of something than a plan holds.
-    #[error("a plan holds at most {limit} {what}")]
+    #[error("{what}: at most {limit} {}", .what.in_words())]
     TooMany {
         /// What there would be too many of.
-        what: &'static str,
+        what: LimitName,
         /// How many there may be.
         limit: usize,
     },
     /// A text is larger than its field takes.
-    #[error("{what} has at most {limit} bytes")]
+    #[error("{what}: at most {limit} {}", .what.in_words())]
     TooLarge {
         /// Which field.
-        what: &'static str,
+        what: LimitName,
         /// How many bytes it may have.
         limit: usize,
     },

@@ -39,6 +39,8 @@ pub struct Backend {
     pub leases: Arc<dyn Leases>,
     /// Which tokens count no more.
     pub revocations: Arc<dyn Revocations>,
+    /// What users may still do.
+    pub quotas: Arc<dyn Quotas>,
 }
 
 /// Why the outside did not do what it was asked.
@@ -328,6 +330,40 @@ pub trait Revocations: Send + Sync + 'static {
 
     /// All that have not ended, with their ends, in no order.
     async fn list(&self) -> Result<Vec<(Revocation, Timestamp)>>;
+}
+
+/// What the store gives of a user's operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationsLease {
+    /// So many, at least one.
+    Some(u32),
+    /// None for so long. Then there is more than a single one.
+    None {
+        /// How long.
+        retry_after: Duration,
+    },
+}
+
+/// What a user may do over all nodes.
+#[async_trait]
+pub trait Quotas: Send + Sync + 'static {
+    /// Takes up to `asked` operations from the user's bucket, which gives `per_second` in the long run and `burst` at
+    /// once. None of the three is zero.
+    async fn lease_operations(&self, user: &UserId, per_second: u32, burst: u32, asked: u32)
+    -> Result<OperationsLease>;
+
+    /// Says how many of the user's connections the node holds from now on, for `ttl`: `wanted`, or fewer if other nodes
+    /// hold more than the rest of `max`, but never fewer than `kept` (nor more than `wanted`). Answers how many. What it
+    /// held before does not matter; zero gives back all.
+    async fn hold_places(
+        &self,
+        user: &UserId,
+        node: &NodeId,
+        wanted: u32,
+        kept: u32,
+        max: u32,
+        ttl: Duration,
+    ) -> Result<u32>;
 }
 
 /// Whether the store is asked at all, and what an operator should know about it.

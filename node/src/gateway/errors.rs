@@ -1,16 +1,19 @@
 //! The one place where causes become codes.
 //!
 //! Whatever goes wrong behind a GraphQL door reaches the client as `extensions.code` with its companions
-//! (`retryable`, `retryAfterMs`, `limit`, `revision`, `current`), or as an HTTP refusal that says the same. Resolvers
+//! (`retryable`, `retryAfterMs`, `limit`, `limitName`, `revision`, `current`), or as an HTTP refusal that says the same. Resolvers
 //! return [`ApiError`] with `?`; [`complete_errors`] runs once over every response and gives a code to the errors that
 //! have none. What only a mistake of ours can bring is logged here and told as `INTERNAL_ERROR` without its text.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use async_graphql::{ErrorExtensionValues, Response, ServerError, Value};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
-use mille_shared::{ErrorCode, Revision};
+use mille_shared::{ErrorCode, LimitName, Revision, limits};
+
+use crate::quota::Excess;
 
 /// A refusal or failure as a client sees it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -22,8 +25,8 @@ pub struct ApiError {
     pub message: Cow<'static, str>,
     /// When to come back, in milliseconds.
     pub retry_after_ms: Option<u64>,
-    /// The bound that was met.
-    pub limit: Option<u64>,
+    /// The bound that was met, and its value.
+    pub limit: Option<(LimitName, u64)>,
     /// The revision the refusal speaks of.
     pub revision: Option<Revision>,
     /// The state that a conflicting edit did not know.
@@ -36,16 +39,27 @@ impl ApiError {
         Self { code, message: message.into(), retry_after_ms: None, limit: None, revision: None, current: None }
     }
 
+    /// A refusal by a limit, which it names and whose value it tells.
+    pub fn met(code: ErrorCode, name: LimitName, limit: usize) -> Self {
+        Self::new(code, format!("{name}: at most {limit} {}", name.in_words())).limit(name, limit)
+    }
+
     /// The same, with the time after which a repetition may succeed.
     #[must_use]
     pub fn retry_after_ms(self, milliseconds: u64) -> Self {
         Self { retry_after_ms: Some(milliseconds), ..self }
     }
 
+    /// The same, at least a millisecond.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        self.retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
+    }
+
     /// The same, with the bound that was met.
     #[must_use]
-    pub fn limit(self, limit: usize) -> Self {
-        Self { limit: Some(u64::try_from(limit).unwrap_or(u64::MAX)), ..self }
+    pub fn limit(self, name: LimitName, limit: usize) -> Self {
+        Self { limit: Some((name, u64::try_from(limit).unwrap_or(u64::MAX))), ..self }
     }
 
     /// The same, with the revision it speaks of.
@@ -70,6 +84,9 @@ impl ApiError {
             ErrorCode::Conflict => StatusCode::CONFLICT,
             ErrorCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::LimitExceeded if self.limit.is_some_and(|(name, _)| name == LimitName::UserConnections) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             ErrorCode::Overloaded | ErrorCode::Draining | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorCode::ValidationFailed
@@ -110,8 +127,8 @@ impl ApiError {
         if let Some(milliseconds) = self.retry_after_ms {
             values.set("retryAfterMs", milliseconds);
         }
-        if let Some(limit) = self.limit {
-            values.set("limit", limit);
+        if let Some((name, limit)) = self.limit {
+            set_limit(&mut values, name, limit);
         }
         if let Some(revision) = self.revision {
             values.set("revision", revision.to_string());
@@ -121,6 +138,25 @@ impl ApiError {
         }
         values
     }
+}
+
+impl From<Excess> for ApiError {
+    fn from(excess: Excess) -> Self {
+        let code = match excess.name {
+            LimitName::UserConnections => ErrorCode::LimitExceeded,
+            _ => ErrorCode::RateLimited,
+        };
+        let error = Self::met(code, excess.name, excess.limit as usize);
+        match excess.retry_after {
+            Some(wait) => error.retry_after(wait),
+            None => error,
+        }
+    }
+}
+
+fn set_limit(values: &mut ErrorExtensionValues, name: LimitName, limit: u64) {
+    values.set("limit", limit);
+    values.set("limitName", name.as_str());
 }
 
 impl IntoResponse for ApiError {
@@ -178,9 +214,26 @@ fn complete(error: &mut ServerError) {
         error.message = "internal error".to_owned();
     }
     clip(&mut error.message);
+    let limit = query_limit(&error.message);
     let values = error.extensions.get_or_insert_default();
     values.set("code", code.as_str());
     values.set("retryable", code.is_retryable());
+    if let Some((name, limit)) = limit.filter(|_| code == ErrorCode::LimitExceeded) {
+        set_limit(values, name, limit as u64);
+        error.message.push_str(&format!(" {name}: at most {limit} {}.", name.in_words()));
+    }
+}
+
+/// The bound that async-graphql speaks of. With `--dev` depth and complexity are wider than told.
+fn query_limit(message: &str) -> Option<(LimitName, usize)> {
+    let known = [
+        ("Query is nested too deep", LimitName::QueryDepth, limits::QUERY_DEPTH_MAX),
+        ("Query is too complex", LimitName::QueryComplexity, limits::QUERY_COMPLEXITY_MAX),
+        ("The recursion depth of the query", LimitName::QueryDepth, limits::QUERY_DEPTH_MAX),
+        ("The number of directives on the field", LimitName::QueryDirectives, limits::QUERY_DIRECTIVES_MAX),
+        ("recursion limit exceeded", LimitName::QueryDepth, limits::QUERY_DEPTH_MAX),
+    ];
+    known.into_iter().find(|(text, ..)| message.starts_with(text)).map(|(_, name, limit)| (name, limit))
 }
 
 /// A parse error repeats the line it is in, and a query may be one line of a megabyte.
@@ -201,13 +254,6 @@ const MESSAGE_BYTES_MAX: usize = 1_000;
 /// The code of an error that async-graphql itself made. It has no kinds, only texts: the ones that matter are pinned
 /// by the tests below.
 fn classify(error: &ServerError) -> ErrorCode {
-    const LIMITS: [&str; 5] = [
-        "Query is nested too deep",
-        "Query is too complex",
-        "The recursion depth of the query",
-        "The number of directives on the field",
-        "recursion limit exceeded",
-    ];
     const INPUTS: [&str; 5] = [
         "Failed to parse \"",
         "Expected input type \"",
@@ -216,7 +262,7 @@ fn classify(error: &ServerError) -> ErrorCode {
         "Variable ",
     ];
     let begins_with_one_of = |texts: &[&str]| texts.iter().any(|text| error.message.starts_with(text));
-    if begins_with_one_of(&LIMITS) {
+    if query_limit(&error.message).is_some() {
         ErrorCode::LimitExceeded
     } else if error.path.is_empty() || begins_with_one_of(&INPUTS) {
         ErrorCode::ValidationFailed
@@ -248,7 +294,7 @@ mod tests {
             Err(ApiError::new(ErrorCode::Conflict, "moved on")
                 .revision(revision)
                 .current(serde_json::json!({"id": "a"}))
-                .limit(3))?
+                .limit(LimitName::PlanEdges, 3))?
         }
 
         async fn broken(&self) -> async_graphql::Result<i32> {
@@ -284,7 +330,9 @@ mod tests {
         let very_deep = format!("{}{{number}}{}", "{nested".repeat(80), "}".repeat(80));
         let complex = "{ a: number b: number c: number d: number e: number f: number g: number }";
         for query in [deep.as_str(), very_deep.as_str(), complex] {
-            assert_eq!(code_of(query).await, "LIMIT_EXCEEDED", "{query}");
+            let extensions = errors_of(query).await[0]["extensions"].clone();
+            assert_eq!(extensions["code"], "LIMIT_EXCEEDED", "{query}");
+            assert!(extensions["limit"].is_u64() && extensions["limitName"].is_string(), "{query}: {extensions}");
         }
     }
 
@@ -299,6 +347,7 @@ mod tests {
         let errors = errors_of("{ refused }").await;
         let expected = serde_json::json!({
             "code": "CONFLICT", "retryable": false, "revision": "7-8", "current": {"id": "a"}, "limit": 3,
+            "limitName": "plan_edges",
         });
         assert_eq!(errors[0]["extensions"], expected);
         assert_eq!(errors[0]["message"], "moved on");

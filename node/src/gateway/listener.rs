@@ -17,16 +17,20 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use mille_shared::{ErrorCode, LimitName, limits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tower::util::ServiceExt;
 
+use super::errors::ApiError;
+use super::strangers::{Introduction, Strangers};
+
 /// The bounds of a listener.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct ListenerSettings {
     /// Connections at a time. More are told 503 and closed.
     pub connections_max: usize,
@@ -35,6 +39,8 @@ pub struct ListenerSettings {
     /// How long the peer may take nothing of what is written. Longer than any transport's own patience, which can
     /// still say why it closes.
     pub write_timeout: Duration,
+    /// Where those are counted who have not shown a good token; absent: nobody counts them.
+    pub strangers: Option<Arc<Strangers>>,
 }
 
 impl Default for ListenerSettings {
@@ -42,7 +48,8 @@ impl Default for ListenerSettings {
         Self {
             connections_max: 50_000,
             header_read_timeout: Duration::from_secs(30),
-            write_timeout: 2 * mille_shared::limits::STALL_TIMEOUT,
+            write_timeout: 2 * limits::STALL_TIMEOUT,
+            strangers: None,
         }
     }
 }
@@ -81,10 +88,20 @@ pub async fn serve(
                 Ok(place) => {
                     // A frame is small and somebody waits for it.
                     let _ = stream.set_nodelay(true);
-                    let connection = Connection::new(stream, place, &settings);
-                    tasks.spawn(serve_connection(connection, peer, router.clone(), settings.clone(), stop.clone()));
+                    let (router, settings, stop) = (router.clone(), settings.clone(), stop.clone());
+                    tasks.spawn(async move {
+                        if let Some(introduction) = introduced(&stream, &settings).await {
+                            let connection = Connection::new(stream, place, introduction, &settings);
+                            serve_connection(connection, peer, router, settings, stop).await;
+                        }
+                    });
                 }
-                Err(_) => turn_away(&stream),
+                Err(_) => {
+                    turn_away(&stream, LimitName::NodeConnections, settings.connections_max);
+                    if let Some(strangers) = &settings.strangers {
+                        strangers.node_is_full();
+                    }
+                }
             },
             Err(error) => {
                 // Usually out of file descriptors: what helps is that connections end.
@@ -98,6 +115,16 @@ pub async fn serve(
 /// How long to wait when nothing can be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Finds a place for somebody who is not known yet, or turns them away.
+async fn introduced(stream: &TcpStream, settings: &ListenerSettings) -> Option<Introduction> {
+    let Some(strangers) = &settings.strangers else { return Some(Introduction::default()) };
+    let introduction = strangers.admit().await;
+    if introduction.is_none() {
+        turn_away(stream, LimitName::UnauthenticatedConnections, strangers.max());
+    }
+    introduction
+}
+
 async fn serve_connection(
     connection: Connection,
     peer: SocketAddr,
@@ -105,8 +132,10 @@ async fn serve_connection(
     settings: ListenerSettings,
     stop: CancellationToken,
 ) {
-    let taken = connection.taken.clone();
+    let (taken, introduction) = (connection.taken.clone(), connection.introduction.clone());
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        introduction.asked();
+        request.extensions_mut().insert(introduction.clone());
         request.extensions_mut().insert(taken.clone());
         request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
         router.clone().oneshot(request.map(Body::new))
@@ -128,11 +157,17 @@ async fn serve_connection(
 }
 
 /// Tells a peer that there is no place for it, if it hears at once. Never waits.
-fn turn_away(stream: &TcpStream) {
-    const NO_PLACE: &[u8] =
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let _ = stream.try_write(NO_PLACE);
+fn turn_away(stream: &TcpStream, name: LimitName, limit: usize) {
+    let error = ApiError::met(ErrorCode::Overloaded, name, limit).retry_after(TURNED_AWAY_FOR);
+    let body = serde_json::json!({"errors": [error.to_server_error()]}).to_string();
+    let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close";
+    let (seconds, bytes) = (TURNED_AWAY_FOR.as_secs(), body.len());
+    let text = format!("{head}\r\nretry-after: {seconds}\r\ncontent-length: {bytes}\r\n\r\n{body}");
+    let _ = stream.try_write(text.as_bytes());
 }
+
+/// When somebody who was turned away may come again.
+const TURNED_AWAY_FOR: Duration = Duration::from_secs(5);
 
 /// A TCP connection that counts what is taken, gives up on a peer that takes nothing, and frees its place at its end.
 struct Connection {
@@ -141,19 +176,34 @@ struct Connection {
     write_timeout: Duration,
     /// Runs while something can't be written.
     patience: Option<Pin<Box<Sleep>>>,
-    /// Runs until the first byte comes: the time limit of a request's head begins with it.
+    /// Runs until the first byte comes: the time limit of a request's head begins with it. For a stranger, until the head
+    /// has come.
     silence: Option<Pin<Box<Sleep>>>,
+    introduction: Introduction,
+    /// Ready when a stranger's place is wanted by others.
+    superseded: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit, settings: &ListenerSettings) -> Self {
+    fn new(
+        stream: TcpStream,
+        place: OwnedSemaphorePermit,
+        introduction: Introduction,
+        settings: &ListenerSettings,
+    ) -> Self {
+        let first_head = match introduction.is_to_ask() {
+            true => limits::FIRST_HEAD_TIMEOUT.min(settings.header_read_timeout),
+            false => settings.header_read_timeout,
+        };
         Self {
             stream,
             taken: BytesTaken::default(),
             write_timeout: settings.write_timeout,
             patience: None,
-            silence: Some(Box::pin(tokio::time::sleep(settings.header_read_timeout))),
+            silence: Some(Box::pin(tokio::time::sleep(first_head))),
+            superseded: introduction.superseded().map(Box::pin),
+            introduction,
             _place: place,
         }
     }
@@ -177,15 +227,38 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        match (&read, &mut self.silence) {
-            (Poll::Ready(_), silence) => *silence = None,
-            (Poll::Pending, Some(silence)) => {
-                return silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+        if read.is_ready() {
+            if !self.introduction.may_send(buf.filled().len() - before) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            (Poll::Pending, None) => {}
+            if !self.introduction.is_to_ask() {
+                self.silence = None;
+            }
+            return read;
         }
-        read
+        if !self.introduction.is_stranger() {
+            self.superseded = None;
+        }
+        if let Some(superseded) = &mut self.superseded
+            && superseded.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if self.silence.is_some() && self.introduction.has_asked() {
+            self.silence = None;
+        }
+        match &mut self.silence {
+            Some(silence) => silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.introduction.gone();
     }
 }
 

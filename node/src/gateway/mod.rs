@@ -4,11 +4,13 @@
 pub mod auth;
 pub mod errors;
 pub mod graphql;
+mod intake;
 pub mod listener;
 mod observer;
 pub mod presence;
 pub mod probes;
 pub mod router;
 pub mod shedding;
+pub mod strangers;
 pub mod transport;
 pub mod welcome;

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::auth::{RevokedBy, RevokedToken};
+use mille_shared::LimitName;
+
 use super::transport::{TransportObserver, Via};
 use crate::metrics::Metrics;
 
@@ -37,5 +39,9 @@ impl TransportObserver for Metrics {
             RevokedBy::User => self.closed_by_user_revocation.increment(1),
         }
         self.revocation_seconds.record(revoked.age().as_secs_f64());
+    }
+
+    fn limited(&self, name: LimitName) {
+        self.limits.limited(name);
     }
 }

@@ -25,6 +25,7 @@ use super::errors::ApiError;
 use super::listener::BytesTaken;
 use super::probes::{self, Readiness};
 use super::shedding;
+use super::strangers::Introduction;
 use super::transport::{self, Transport};
 
 /// What the main listener's doors are made of.
@@ -100,7 +101,9 @@ async fn get_graphql<E: Executor>(
         return match attempt {
             Ok(upgrade) => {
                 let taken = request.extensions().get::<BytesTaken>().cloned().map(axum::Extension);
-                transport::upgrade(state, taken, request.headers().clone(), request.uri().clone(), upgrade).await
+                let introduction = Some(axum::Extension(Introduction::of(&request)));
+                let (headers, uri) = (request.headers().clone(), request.uri().clone());
+                transport::upgrade(state, taken, introduction, headers, uri, upgrade).await
             }
             Err(rejection) => rejection.into_response(),
         };

@@ -15,8 +15,9 @@ use tower::util::ServiceExt;
 
 use super::super::auth::{AuthSettings, Authenticator, KeySettings, unix_seconds};
 use super::super::probes::Check;
-use super::super::transport::{EventRevision, ResumeAfter, Session, TransportLimits};
+use super::super::transport::{BodyRoom, EventRevision, ResumeAfter, Session, TransportLimits};
 use super::*;
+use crate::quota::UserQuotas;
 
 const SECRET: &str = "a secret of more than 32 bytes, for tests";
 const GRAPHQL_RESPONSE: &str = "application/graphql-response+json";
@@ -112,6 +113,8 @@ async fn node(dev: bool) -> Node {
         drain: drain.clone(),
         tasks: TaskTracker::new(),
         observer: Arc::new(()),
+        quotas: UserQuotas::alone(),
+        bodies: BodyRoom::new(1_000_000),
     };
     let asked = drain.clone();
     let readiness = Readiness::new(NodeId::of("n", "1"), move || {

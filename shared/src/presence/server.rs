@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{DocumentId, DocumentType, Position, Status, Viewport};
-use crate::{ConnectionId, ErrorCode, NodeId, Timestamp, UserId};
+use crate::{ConnectionId, ErrorCode, LimitName, NodeId, Timestamp, UserId};
 
 /// A user's presence, over all their connections.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,6 +126,12 @@ pub enum ServerFrame {
         /// When it may be tried again.
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
+        /// The limit that was met: its value.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit: Option<usize>,
+        /// Its name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limit_name: Option<&'static str>,
     },
     /// The answer to `ping`.
     Pong,
@@ -205,7 +211,16 @@ pub struct TokenExpiring {
 impl ServerFrame {
     /// An `error` frame.
     pub fn error(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self::Error { message: message.into(), code: code.as_str(), retry_after_ms: None }
+        let (message, code) = (message.into(), code.as_str());
+        Self::Error { message, code, retry_after_ms: None, limit: None, limit_name: None }
+    }
+
+    /// An `error` frame of somebody who met a limit; `retry_after_ms` where time helps.
+    #[must_use]
+    pub fn limited(code: ErrorCode, name: LimitName, limit: usize, retry_after_ms: Option<u64>) -> Self {
+        let message = format!("{name}: at most {limit} {}", name.in_words());
+        let (code, limit, limit_name) = (code.as_str(), Some(limit), Some(name.as_str()));
+        Self::Error { message, code, retry_after_ms, limit, limit_name }
     }
 
     /// The frame's text.
@@ -262,8 +277,13 @@ mod tests {
     fn an_error_has_its_fields_beside_its_type() {
         let plain = ServerFrame::error(ErrorCode::NotJoined, "join first").encode();
         assert_eq!(read(&plain), json!({"type": "error", "message": "join first", "code": "NOT_JOINED"}));
-        let frame = ServerFrame::Error { message: "slow down".into(), code: "RATE_LIMITED", retry_after_ms: Some(50) };
-        assert_eq!(read(&frame.encode())["retryAfterMs"], 50);
+        let frame = ServerFrame::limited(ErrorCode::RateLimited, LimitName::PresenceFrames, 20, Some(50)).encode();
+        let frame = read(&frame);
+        assert_eq!(
+            (&frame["code"], &frame["limit"], &frame["limitName"], &frame["retryAfterMs"]),
+            (&json!("RATE_LIMITED"), &json!(20), &json!("presence_frames"), &json!(50))
+        );
+        assert!(frame["message"].as_str().is_some_and(|text| text.contains("presence_frames") && text.contains("20")));
     }
 
     #[test]

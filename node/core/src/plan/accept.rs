@@ -11,7 +11,7 @@ use mille_shared::execution::{DataSourceExecution, ExecutionState, GraphExecutio
 use mille_shared::log::Head;
 use mille_shared::operation::{Edit, ExecutionReport, NewDocument, NewEdge, NewNode, NodeUpdate, Operation};
 use mille_shared::plan::{EdgeMetadata, PlanEdge, PlanMetadata, PlanNode, PlanNodeType};
-use mille_shared::{EdgeId, PlanNodeId, Revision, RunId, Timestamp};
+use mille_shared::{EdgeId, LimitName, PlanNodeId, Revision, RunId, Timestamp};
 
 use super::rules::{self, End, Graph};
 use super::{NodeRecord, Plan, PlanBounds};
@@ -24,7 +24,7 @@ impl Plan {
     /// [`Refusal`] with the first rule it breaks; then none of its edits count.
     pub fn accept(&self, operation: &Operation, bounds: &PlanBounds) -> Result<Option<Change>, Refusal> {
         if operation.edits.len() > bounds.changes_max {
-            return Err(Refusal::TooMany { what: "changes in one operation", limit: bounds.changes_max });
+            return Err(Refusal::TooMany { what: LimitName::OperationChanges, limit: bounds.changes_max });
         }
         if let Some(expected) = operation.expected_revision {
             self.check_expected(expected, &operation.edits)?;
@@ -93,7 +93,7 @@ impl Plan {
             return Err(Refusal::Invalid(Problem::of_node(&node.id, ProblemKind::DuplicateId, message)));
         }
         if self.nodes.len() >= bounds.nodes_max {
-            return Err(Refusal::TooMany { what: "plan nodes", limit: bounds.nodes_max });
+            return Err(Refusal::TooMany { what: LimitName::PlanNodes, limit: bounds.nodes_max });
         }
         rules::check_node(node, bounds)?;
         Ok(vec![Fact::NodeAdded { node: Box::new(new_node(node, at)) }])
@@ -152,7 +152,7 @@ impl Plan {
             return Err(Refusal::Invalid(Problem::of_edge(&edge.id, ProblemKind::DuplicateId, message)));
         }
         if self.edges.len() >= bounds.edges_max {
-            return Err(Refusal::TooMany { what: "edges", limit: bounds.edges_max });
+            return Err(Refusal::TooMany { what: LimitName::PlanEdges, limit: bounds.edges_max });
         }
         rules::check_edge_itself(edge, bounds)?;
         graph.check_edge(edge).map_err(Refusal::Invalid)?;

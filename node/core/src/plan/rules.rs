@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use mille_shared::change::Fact;
 use mille_shared::operation::{NewDocument, NewEdge, NewNode};
 use mille_shared::plan::{EdgeDataType, EdgeMetadata, NodeMetadata, PlanEdge, PlanNodeType, Position};
-use mille_shared::{EdgeId, PlanNodeId};
+use mille_shared::{EdgeId, LimitName, PlanNodeId};
 
 use super::{Plan, PlanBounds};
 use crate::refusal::{Problem, ProblemKind, Refusal};
@@ -28,11 +28,9 @@ pub struct Findings {
 pub fn check_document(document: &NewDocument, bounds: &PlanBounds) -> Findings {
     let mut findings = Findings::default();
     let errors = &mut findings.errors;
-    for (count, limit, what) in
-        [(document.nodes.len(), bounds.nodes_max, "plan nodes"), (document.edges.len(), bounds.edges_max, "edges")]
-    {
+    for (count, limit, what) in counts(document, bounds) {
         if count > limit {
-            let message = format!("a plan holds at most {limit} {what}, this one has {count}");
+            let message = format!("a plan holds at most {limit} {}, this one has {count}", what.in_words());
             errors.push(Problem::of_plan(ProblemKind::TooMany, message));
         }
     }
@@ -83,9 +81,7 @@ pub fn check_document(document: &NewDocument, bounds: &PlanBounds) -> Findings {
 
 /// Judges how large a document and its parts are: the refusals that are not about what a plan may be.
 pub(super) fn check_sizes(document: &NewDocument, bounds: &PlanBounds) -> Result<(), Refusal> {
-    for (count, limit, what) in
-        [(document.nodes.len(), bounds.nodes_max, "plan nodes"), (document.edges.len(), bounds.edges_max, "edges")]
-    {
+    for (count, limit, what) in counts(document, bounds) {
         if count > limit {
             return Err(Refusal::TooMany { what, limit });
         }
@@ -96,6 +92,14 @@ pub(super) fn check_sizes(document: &NewDocument, bounds: &PlanBounds) -> Result
     }
     document.edges.iter().try_for_each(|edge| check_edge_metadata(&edge.metadata, bounds))?;
     check_metadata_texts([&document.name, &document.description, &document.author, &document.created], bounds)
+}
+
+/// How many there are of what is bounded, and the bound.
+fn counts(document: &NewDocument, bounds: &PlanBounds) -> [(usize, usize, LimitName); 2] {
+    [
+        (document.nodes.len(), bounds.nodes_max, LimitName::PlanNodes),
+        (document.edges.len(), bounds.edges_max, LimitName::PlanEdges),
+    ]
 }
 
 /// Judges a new plan node by itself.
@@ -120,13 +124,13 @@ pub(super) fn check_position(id: &PlanNodeId, position: Position, bounds: &PlanB
 
 /// Judges a config.
 pub(super) fn check_config(config: &str, bounds: &PlanBounds) -> Result<(), Refusal> {
-    at_most(config.len(), bounds.config_bytes_max, "a plan node's config")
+    at_most(config.len(), bounds.config_bytes_max, LimitName::ConfigBytes)
 }
 
 /// Judges a plan node's metadata.
 pub(super) fn check_node_metadata(metadata: &NodeMetadata, bounds: &PlanBounds) -> Result<(), Refusal> {
     let bytes = metadata.label.len() + metadata.description.as_ref().map_or(0, String::len);
-    at_most(bytes, bounds.metadata_bytes_max, "metadata")
+    at_most(bytes, bounds.metadata_bytes_max, LimitName::MetadataBytes)
 }
 
 /// Judges a new edge by itself.
@@ -139,7 +143,7 @@ pub(super) fn check_edge_itself(edge: &NewEdge, bounds: &PlanBounds) -> Result<(
 
 /// Judges an edge's metadata.
 pub(super) fn check_edge_metadata(metadata: &EdgeMetadata, bounds: &PlanBounds) -> Result<(), Refusal> {
-    at_most(metadata.label.as_ref().map_or(0, String::len), bounds.metadata_bytes_max, "metadata")
+    at_most(metadata.label.as_ref().map_or(0, String::len), bounds.metadata_bytes_max, LimitName::MetadataBytes)
 }
 
 /// Judges the texts of a plan's metadata.
@@ -148,10 +152,10 @@ pub(super) fn check_metadata_texts<'a>(
     bounds: &PlanBounds,
 ) -> Result<(), Refusal> {
     let bytes = texts.into_iter().flatten().map(String::len).sum();
-    at_most(bytes, bounds.metadata_bytes_max, "metadata")
+    at_most(bytes, bounds.metadata_bytes_max, LimitName::MetadataBytes)
 }
 
-fn at_most(bytes: usize, limit: usize, what: &'static str) -> Result<(), Refusal> {
+fn at_most(bytes: usize, limit: usize, what: LimitName) -> Result<(), Refusal> {
     if bytes <= limit { Ok(()) } else { Err(Refusal::TooLarge { what, limit }) }
 }
 

@@ -7,7 +7,7 @@ use mille_shared::presence::client::Secret;
 use mille_shared::presence::record::{Place, Record};
 use mille_shared::presence::server::{Limits, Throttle, Welcome};
 use mille_shared::presence::{DocumentId, DocumentType, ServerFrame, Status, Version};
-use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, UserId, limits};
+use mille_shared::{CloseCode, ConnectionId, ErrorCode, LimitName, NodeId, UserId, limits};
 
 use super::effects::{Effect, Moment, SeatId, To};
 use super::roster::{Entry, Hold};
@@ -269,7 +269,8 @@ impl Presence {
             return true;
         }
         if known.is_none() && self.roster.documents() >= limits::DOCUMENTS_PER_PROJECT_MAX {
-            self.refuse(seat, ErrorCode::LimitExceeded, "too many documents of this project are open");
+            let (name, limit) = (LimitName::ProjectDocuments, limits::DOCUMENTS_PER_PROJECT_MAX);
+            self.reply(seat, &ServerFrame::limited(ErrorCode::LimitExceeded, name, limit, None));
             return false;
         }
         let kind = said.or(known.map(|(kind, _)| kind)).unwrap_or(DocumentType::Canvas);

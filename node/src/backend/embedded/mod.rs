@@ -8,6 +8,7 @@ mod directory;
 mod hub;
 mod logs;
 mod presence;
+mod quotas;
 mod revocations;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use directory::Projects;
 use hub::Hub;
 use logs::Logs;
 use presence::{LeaseTable, PresenceTables};
+use quotas::QuotaTables;
 use revocations::RevocationTable;
 
 /// A store in memory. Clones share it.
@@ -40,6 +42,7 @@ impl Embedded {
             presence: Mutex::default(),
             leases: Mutex::default(),
             revocations: Mutex::default(),
+            quotas: Mutex::default(),
         };
         Self { store: Arc::new(store) }
     }
@@ -55,7 +58,8 @@ impl Embedded {
             directory: store.clone(),
             presence: store.clone(),
             leases: store.clone(),
-            revocations: store,
+            revocations: store.clone(),
+            quotas: store,
         }
     }
 }
@@ -74,6 +78,7 @@ struct Store {
     presence: Mutex<PresenceTables>,
     leases: Mutex<LeaseTable>,
     revocations: Mutex<RevocationTable>,
+    quotas: Mutex<QuotaTables>,
 }
 
 /// The store's time. The wall is looked at once, so that time never runs backwards, and tests may pause it.

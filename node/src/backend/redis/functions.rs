@@ -36,6 +36,8 @@ pub(super) const PRESENCE_RENEW: Function = Function("mille_v2_presence_renew");
 pub(super) const LEASE_RENEW: Function = Function("mille_v2_lease_renew");
 pub(super) const REVOKE: Function = Function("mille_v2_revoke");
 pub(super) const REVOKED: Function = Function("mille_v2_revoked");
+pub(super) const QUOTA_TAKE: Function = Function("mille_v2_quota_take");
+pub(super) const PLACES_HOLD: Function = Function("mille_v2_places_hold");
 
 /// Gives the server our library, in place of the same version of it that it may have.
 pub(super) async fn load(client: &Client) -> FredResult<()> {
@@ -128,6 +130,8 @@ mod tests {
             LEASE_RENEW,
             REVOKE,
             REVOKED,
+            QUOTA_TAKE,
+            PLACES_HOLD,
         ];
         for function in called {
             assert!(LIBRARY.contains(&format!("'{}'", function.0)), "{function:?}");

@@ -63,6 +63,16 @@ pub(super) fn projects_of(user: &UserId) -> String {
     format!("mille:{{user:{user}}}:projects")
 }
 
+/// What is left of a user's operations.
+pub(super) fn bucket(user: &UserId) -> String {
+    format!("mille:{{user:{user}}}:operations")
+}
+
+/// Which node holds how many of a user's connections.
+pub(super) fn places(user: &UserId) -> String {
+    format!("mille:{{user:{user}}}:places")
+}
+
 /// Which nodes have or had a presence table in the project.
 pub(super) fn presence_index(project: ProjectId) -> String {
     format!("{PROJECT_PREFIX}{project}}}:presence")

@@ -19,6 +19,8 @@ Keys and channels come from the caller, all of one slot; nothing here makes a na
   revocations sorted set; "token <id>" or "user <id>" -> when the revocation is forgotten (ms)
   revoked_at  hash; the same -> since when its tokens count no more (ms)
   index       sorted set with an expiry; node -> when its table or lease expires (ms), for finding them
+  bucket      string with an expiry; when all that a user took is paid for at an even pace (µs)
+  places      hash with an expiry; node -> "<places it holds for a user> <until when, ms>"
 ]]
 
 -- The first line of what a commit publishes; the nodes' decoder knows the same.
@@ -31,6 +33,11 @@ local TRIM_PAGE = 500
 local function now_ms()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function now_us()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
 -- A whole number as text; Lua's own way turns large ones into 1e+14.
@@ -414,6 +421,51 @@ local function revoked(keys)
   return answer
 end
 
+-- Quotas -----------------------------------------------------------------------------------------------------------
+
+-- Leases from a bucket (GCRA): as much of what is asked for as is there. A key that is gone is a full bucket.
+-- keys: bucket   args: per second, burst, asked   answers: granted | 0, and then the time until there is some, in ms
+local function quota_take(keys, args)
+  local interval, burst, asked = 1000000 / tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  local now = now_us()
+  -- What is further away than an empty bucket comes from a clock that jumped.
+  local paid = math.min(math.max(tonumber(redis.call('GET', keys[1]) or 0), now), now + burst * interval)
+  local granted = math.min(asked, math.floor((now + burst * interval - paid) / interval))
+  if granted < 1 then
+    -- Not the next single one: nodes that come for each would only take turns in asking.
+    local some = math.min(burst, math.floor(asked / 4) + 1)
+    return { 0, math.ceil((paid + some * interval - now - burst * interval) / 1000) }
+  end
+  paid = paid + granted * interval
+  redis.call('SET', keys[1], whole(paid), 'PX', math.ceil((paid - now) / 1000) + 1)
+  return { granted, 0 }
+end
+
+-- Says how many places of a user a node holds from now on: as many as it wants, if others leave so many, and those that
+-- it keeps in any case. What a dead node held runs out.
+-- keys: places   args: node, wanted, kept, most over all nodes, ttl in ms   answers: how many it holds
+local function places_hold(keys, args)
+  local wanted, kept, most = tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
+  local now = now_ms()
+  local all = redis.call('HGETALL', keys[1])
+  for i = 1, #all, 2 do
+    local count, till = string.match(all[i + 1], '^(%d+) (%d+)$')
+    if not till or tonumber(till) <= now then
+      redis.call('HDEL', keys[1], all[i])
+    elseif all[i] ~= args[1] then
+      most = most - tonumber(count)
+    end
+  end
+  local held = math.max(math.min(kept, wanted), math.min(wanted, most))
+  if held > 0 then
+    redis.call('HSET', keys[1], args[1], whole(held) .. ' ' .. whole(now + tonumber(args[5])))
+    live_on(keys[1], args[5])
+  else
+    redis.call('HDEL', keys[1], args[1])
+  end
+  return held
+end
+
 redis.register_function('mille_v2_create', create)
 redis.register_function { function_name = 'mille_v2_heads', callback = heads, flags = { 'no-writes' } }
 redis.register_function('mille_v2_commit', commit)
@@ -430,3 +482,5 @@ redis.register_function('mille_v2_presence_renew', presence_renew)
 redis.register_function('mille_v2_lease_renew', lease_renew)
 redis.register_function('mille_v2_revoke', revoke)
 redis.register_function { function_name = 'mille_v2_revoked', callback = revoked, flags = { 'no-writes' } }
+redis.register_function('mille_v2_quota_take', quota_take)
+redis.register_function('mille_v2_places_hold', places_hold)

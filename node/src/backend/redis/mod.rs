@@ -18,6 +18,7 @@ mod observer;
 mod pool;
 mod presence;
 mod pubsub;
+mod quotas;
 mod revocations;
 mod snapshots;
 mod values;
@@ -140,7 +141,8 @@ pub async fn connect(
         directory: redis.clone(),
         presence: redis.clone(),
         leases: redis.clone(),
-        revocations: redis,
+        revocations: redis.clone(),
+        quotas: redis,
     })
 }
 

@@ -5,9 +5,9 @@
 
 use mille_core::refusal::Element;
 use mille_core::{Problem, Refusal};
-use mille_shared::ErrorCode;
 use mille_shared::ids::IdError;
 use mille_shared::revision::MalformedRevision;
+use mille_shared::{ErrorCode, LimitName, limits};
 use serde::Serialize;
 
 use crate::gateway::errors::ApiError;
@@ -80,7 +80,10 @@ impl From<Rejection> for ApiError {
                 Self::new(ErrorCode::UnrecoverableRevision, message).revision(head)
             }
             Rejection::Forbidden => Self::new(ErrorCode::Forbidden, message),
-            Rejection::Overloaded => overloaded(message),
+            Rejection::Overloaded => {
+                let (name, limit) = (LimitName::PendingOperations, limits::PENDING_OPERATIONS_MAX);
+                overloaded(format!("{name}: {message}, at most {limit} may")).limit(name, limit)
+            }
             Rejection::Unavailable => unavailable(message),
             Rejection::Stopping => draining(message),
         }
@@ -96,8 +99,8 @@ impl From<Refusal> for ApiError {
             Refusal::Conflict { current, revision, .. } => {
                 Self::new(ErrorCode::Conflict, message).revision(revision).current(as_json(&current))
             }
-            Refusal::TooMany { limit, .. } => Self::new(ErrorCode::LimitExceeded, message).limit(limit),
-            Refusal::TooLarge { limit, .. } => Self::new(ErrorCode::PayloadTooLarge, message).limit(limit),
+            Refusal::TooMany { what, limit } => Self::new(ErrorCode::LimitExceeded, message).limit(what, limit),
+            Refusal::TooLarge { what, limit } => Self::new(ErrorCode::PayloadTooLarge, message).limit(what, limit),
         }
     }
 }
@@ -166,8 +169,8 @@ mod tests {
         let problem = Problem::of_node(&id, ProblemKind::Cycle, "round and round");
         assert_eq!(code_of(Refusal::NotFound(ElementId::Node(id))), "NOT_FOUND");
         assert_eq!(code_of(Refusal::Invalid(problem)), "VALIDATION_FAILED");
-        assert_eq!(code_of(Refusal::TooMany { what: "edges", limit: 3 }), "LIMIT_EXCEEDED");
-        assert_eq!(code_of(Refusal::TooLarge { what: "config", limit: 3 }), "PAYLOAD_TOO_LARGE");
+        assert_eq!(code_of(Refusal::TooMany { what: LimitName::PlanEdges, limit: 3 }), "LIMIT_EXCEEDED");
+        assert_eq!(code_of(Refusal::TooLarge { what: LimitName::ConfigBytes, limit: 3 }), "PAYLOAD_TOO_LARGE");
         assert_eq!(code_of(OpenError::NotFound), "NOT_FOUND");
         assert_eq!(code_of(OpenError::LastOwner), "VALIDATION_FAILED");
         assert_eq!(code_of(Ended::Forbidden), "FORBIDDEN");

@@ -3,7 +3,7 @@
 use async_graphql::{Context, MergedObject, Object};
 use mille_shared::UserId;
 use mille_shared::directory::Role;
-use mille_shared::{ErrorCode, limits};
+use mille_shared::{ErrorCode, LimitName, limits};
 
 use super::edits::EditMutations;
 use super::execution::ExecutionMutations;
@@ -117,7 +117,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
         return Err(codes::invalid("a name must not be empty"));
     }
     if name.len() > NAME_BYTES_MAX {
-        return Err(codes::invalid(format!("a name has at most {NAME_BYTES_MAX} bytes")).limit(NAME_BYTES_MAX));
+        return Err(ApiError::met(ErrorCode::ValidationFailed, LimitName::NameBytes, NAME_BYTES_MAX));
     }
     Ok(())
 }
@@ -125,8 +125,7 @@ fn check_name(name: &str) -> Result<(), ApiError> {
 fn check_description(description: Option<&str>) -> Result<(), ApiError> {
     let max = limits::METADATA_BYTES_MAX;
     if description.is_some_and(|text| text.len() > max) {
-        let message = format!("a description has at most {max} bytes");
-        return Err(ApiError::new(ErrorCode::PayloadTooLarge, message).limit(max));
+        return Err(ApiError::met(ErrorCode::PayloadTooLarge, LimitName::MetadataBytes, max));
     }
     Ok(())
 }

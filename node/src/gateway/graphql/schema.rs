@@ -14,8 +14,6 @@ pub type MilleSchema = Schema<Query, Mutation, Subscription>;
 
 /// Selection sets inside each other, fragments included. Above [`limits::QUERY_DEPTH_MAX`], which speaks first.
 const RECURSION_MAX: usize = 32;
-/// Directives on one field. There are two that mean anything.
-const DIRECTIVES_MAX: usize = 4;
 /// Nested selections in development: what tools ask of a schema is deeper than anything in ours.
 const DEV_DEPTH_MAX: usize = 24;
 /// Complexity in development, for the same reason.
@@ -33,7 +31,7 @@ pub fn schema(projects: Projects, cluster: Cluster, revoker: Revoker, dev: bool)
 pub(super) fn builder(dev: bool) -> SchemaBuilder<Query, Mutation, Subscription> {
     let builder = Schema::build(Query, Mutation::default(), Subscription)
         .limit_recursive_depth(RECURSION_MAX)
-        .limit_directives(DIRECTIVES_MAX);
+        .limit_directives(limits::QUERY_DIRECTIVES_MAX);
     if dev {
         builder.limit_depth(DEV_DEPTH_MAX).limit_complexity(DEV_COMPLEXITY_MAX)
     } else {

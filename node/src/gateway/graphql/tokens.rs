@@ -2,7 +2,7 @@
 
 use async_graphql::{Context, Object};
 use mille_shared::revocation::Revoked;
-use mille_shared::{ErrorCode, Timestamp, TokenId, UserId, limits};
+use mille_shared::{ErrorCode, LimitName, Timestamp, TokenId, UserId, limits};
 
 use super::weights::WRITE;
 use super::{codes, guard};
@@ -48,7 +48,7 @@ fn parse_time(text: &str) -> Result<Timestamp, ApiError> {
 impl From<RevokeError> for ApiError {
     fn from(error: RevokeError) -> Self {
         match error {
-            RevokeError::Full => Self::new(ErrorCode::LimitExceeded, error.to_string()).limit(limits::REVOCATIONS_MAX),
+            RevokeError::Full => Self::met(ErrorCode::LimitExceeded, LimitName::Revocations, limits::REVOCATIONS_MAX),
             RevokeError::Expired => codes::invalid(error.to_string()),
             RevokeError::Store(error) => codes::unavailable(error.to_string()),
         }

@@ -9,8 +9,10 @@ mod session;
 mod token;
 mod writer;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
@@ -24,8 +26,10 @@ use tracing::Instrument as _;
 
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, offered_subprotocols};
 use crate::gateway::shedding::{self, Shedding};
+use crate::gateway::strangers::Introduction;
 use crate::metrics::Metrics;
 use crate::project::{OpenError, ProjectHandle, Projects};
+use crate::quota::{Place, UserQuotas};
 
 use session::Session;
 use token::TokenClock;
@@ -51,16 +55,30 @@ pub struct PresenceDoor {
     pub drain: CancellationToken,
     /// Where sockets are counted, so that a drain can wait for them.
     pub tasks: TaskTracker,
+    /// What users may do over the cluster.
+    pub quotas: UserQuotas,
 }
 
 /// The route's handler.
 pub fn door(door: PresenceDoor) -> MethodRouter<()> {
     get(
-        move |headers: HeaderMap, uri: Uri, upgrade: WebSocketUpgrade| async move { enter(door, headers, uri, upgrade) },
+        move |introduction: Option<Extension<Introduction>>,
+              headers: HeaderMap,
+              uri: Uri,
+              upgrade: WebSocketUpgrade| async move {
+            let introduction = introduction.map(|Extension(introduction)| introduction).unwrap_or_default();
+            enter(door, introduction, headers, uri, upgrade)
+        },
     )
 }
 
-fn enter(door: PresenceDoor, headers: HeaderMap, uri: Uri, upgrade: WebSocketUpgrade) -> Response {
+fn enter(
+    door: PresenceDoor,
+    introduction: Introduction,
+    headers: HeaderMap,
+    uri: Uri,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     let Some(project) = project_id(uri.query()) else {
         return (StatusCode::BAD_REQUEST, "project_id must be a whole number\n").into_response();
     };
@@ -77,23 +95,29 @@ fn enter(door: PresenceDoor, headers: HeaderMap, uri: Uri, upgrade: WebSocketUpg
     let span = tracing::info_span!("presence", project.id = %project);
     upgrade.on_upgrade(move |socket| {
         let tasks = door.tasks.clone();
-        tasks.track_future(serve(door, project, token, socket).instrument(span))
+        tasks.track_future(serve(door, introduction, project, token, socket).instrument(span))
     })
 }
 
-async fn serve(door: PresenceDoor, project: ProjectId, token: Option<BearerToken>, socket: WebSocket) {
+async fn serve(
+    door: PresenceDoor,
+    introduction: Introduction,
+    project: ProjectId,
+    token: Option<BearerToken>,
+    socket: WebSocket,
+) {
     let opened_at = Instant::now();
     door.metrics.presence_opened();
     let (writer, incoming) = Writer::split(socket, Arc::clone(&door.metrics));
     // Before the token is judged, so that no revocation falls in between.
     let revocations = door.authenticator.revoked().watch();
-    let code = match admit(&door, project, token).await {
-        Ok((identity, handle)) => {
+    let code = match admit(&door, &introduction, project, token).await {
+        Ok((identity, handle, _place)) => {
             let clock = TokenClock::new(&identity, door.authenticator.leeway());
             Session::new(&door, handle, identity, clock, revocations, writer, incoming).run().await
         }
         Err((code, reason)) => {
-            writer.close(incoming, code, reason).await;
+            writer.close(incoming, code, &reason).await;
             code.as_u16()
         }
     };
@@ -104,21 +128,25 @@ async fn serve(door: PresenceDoor, project: ProjectId, token: Option<BearerToken
 /// Lets in who has a good token and is a member. Every other reason is told alike.
 async fn admit(
     door: &PresenceDoor,
+    introduction: &Introduction,
     project: ProjectId,
     token: Option<BearerToken>,
-) -> Result<(Identity, ProjectHandle), (CloseCode, &'static str)> {
+) -> Result<(Identity, ProjectHandle, Place), (CloseCode, Cow<'static, str>)> {
     if door.shedding.refuses_socket() {
-        return Err((CloseCode::TryAgainLater, shedding::REASON));
+        return Err((CloseCode::TryAgainLater, shedding::REASON.into()));
     }
     let identity = door.authenticator.require(token.as_ref()).await.map_err(|refused| {
         tracing::debug!(%refused, "token refused");
-        (CloseCode::Forbidden, "not allowed")
+        (CloseCode::Forbidden, "not allowed".into())
     })?;
+    introduction.known();
+    let place = door.quotas.connection(&identity.user_id).await;
+    let place = place.map_err(|excess| (CloseCode::TryAgainLater, excess.in_words().into()))?;
     match door.projects.access(project, &identity.user_id, Role::Viewer).await {
-        Ok(access) => Ok((identity, access.project)),
-        Err(OpenError::Unavailable) => Err((CloseCode::TryAgainLater, "try again later")),
-        Err(OpenError::Stopping) => Err((CloseCode::ServiceRestart, "drain")),
-        Err(_) => Err((CloseCode::Forbidden, "not allowed")),
+        Ok(access) => Ok((identity, access.project, place)),
+        Err(OpenError::Unavailable) => Err((CloseCode::TryAgainLater, "try again later".into())),
+        Err(OpenError::Stopping) => Err((CloseCode::ServiceRestart, "drain".into())),
+        Err(_) => Err((CloseCode::Forbidden, "not allowed".into())),
     }
 }
 

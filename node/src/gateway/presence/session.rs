@@ -14,7 +14,7 @@ use mille_core::presence::{self, Join, SeatId};
 use mille_shared::presence::client::{CursorUpdate, JoinSession};
 use mille_shared::presence::server::TokenExpiring;
 use mille_shared::presence::{ClientFrame, DocumentId, FrameError, ServerFrame, Viewport};
-use mille_shared::{CloseCode, ConnectionId, ErrorCode, limits};
+use mille_shared::{CloseCode, ConnectionId, ErrorCode, LimitName, limits};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use super::limiter::{FrameLimiter, Verdict};
 use super::token::{TokenClock, TokenState};
 use super::writer::{Incoming, Writer};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, RevocationWatch, RevokedToken};
+use crate::gateway::intake::Intake;
 use crate::gateway::transport::TransportObserver as _;
 use crate::project::ProjectHandle;
 use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
@@ -58,6 +59,7 @@ pub(super) struct Session {
     /// What the project has for this socket, once it joined.
     outbox: Option<OutboxReader>,
     limiter: FrameLimiter,
+    intake: Intake,
     /// The document the client was last heard to open, so that a move into another counts as opening it.
     document: Option<DocumentId>,
     /// The newest move, and the newest look elsewhere, that were not handed on yet: more often than cursors are sent,
@@ -117,6 +119,8 @@ impl Session {
             welcomed: None,
             outbox: None,
             limiter: FrameLimiter::new(),
+            // The limiter has its own measure for refusals: one per second.
+            intake: Intake::new(limits::PRESENCE_BYTES_PER_SECOND, u32::MAX),
             document: None,
             cursor: None,
             viewport: None,
@@ -144,7 +148,7 @@ impl Session {
                 written = self.writer.drive(), if self.writer.is_busy() => Event::Written(written),
                 () = tokio::time::sleep_until(deadline) => Event::Tick,
                 outgoing = next(&mut self.outbox), if !self.writer.is_busy() => Event::Outgoing(outgoing),
-                message = self.incoming.next() => Event::Incoming(message),
+                message = self.incoming.next(), if self.intake.opens_at().is_none() => Event::Incoming(message),
             };
             let step = match event {
                 Event::Revoked(revoked) => {
@@ -187,7 +191,10 @@ impl Session {
         let silent = self.heard_at + limits::IDLE_TIMEOUT;
         let soonest = silent.min(self.ping_at).min(self.token.deadline());
         let member = self.outbox.is_none().then_some(self.member_at);
-        [moves, stalled, self.refresh_at, member].into_iter().flatten().fold(soonest, Instant::min)
+        [moves, stalled, self.refresh_at, member, self.intake.opens_at()]
+            .into_iter()
+            .flatten()
+            .fold(soonest, Instant::min)
     }
 
     fn tick(&mut self) -> Step {
@@ -264,7 +271,7 @@ impl Session {
     async fn receive(&mut self, message: Result<Message, axum::Error>) -> Step {
         self.heard_at = Instant::now();
         match message {
-            Ok(Message::Text(text)) => match ClientFrame::decode(&text) {
+            Ok(Message::Text(text)) => match self.decode(&text) {
                 Ok(frame) => self.follow(frame).await,
                 Err(FrameError::Malformed) => close(CloseCode::BadRequest, "frames are JSON objects"),
                 Err(FrameError::Refused { code, message }) => {
@@ -279,6 +286,11 @@ impl Session {
             Ok(Message::Close(frame)) => Step::Break(End::Left(frame.map_or(NO_CODE, |frame| frame.code))),
             Err(error) => broken(&error),
         }
+    }
+
+    fn decode(&mut self, text: &str) -> Result<ClientFrame, FrameError> {
+        self.intake.took(text.len());
+        ClientFrame::decode(text)
     }
 
     async fn follow(&mut self, frame: ClientFrame) -> Step {
@@ -424,10 +436,12 @@ impl Session {
     /// Whether the client may send a frame that is no cursor move; if not, it is told now and then.
     fn may_send(&mut self) -> bool {
         let verdict = self.limiter.judge();
+        if verdict != Verdict::Take {
+            self.project.metrics().limits.limited(LimitName::PresenceFrames);
+        }
         if verdict == Verdict::Refuse {
-            let message = format!("at most {} frames per second", limits::PRESENCE_FRAMES_PER_SECOND);
-            let code = ErrorCode::RateLimited.as_str();
-            self.writer.frame(&ServerFrame::Error { message, code, retry_after_ms: Some(1_000) });
+            let (name, limit) = (LimitName::PresenceFrames, limits::PRESENCE_FRAMES_PER_SECOND as usize);
+            self.writer.frame(&ServerFrame::limited(ErrorCode::RateLimited, name, limit, Some(1_000)));
         }
         verdict == Verdict::Take
     }
@@ -446,7 +460,7 @@ fn close(code: CloseCode, reason: &'static str) -> Step {
 fn broken(error: &axum::Error) -> Step {
     let text = error.to_string();
     if text.contains("Space limit exceeded") || text.contains("too long") {
-        close(CloseCode::MessageTooLarge, "frames have at most 64 KiB")
+        close(CloseCode::MessageTooLarge, "presence_frame_bytes: at most 65536 bytes in one frame")
     } else if text.contains("protocol error") || text.contains("UTF-8") || text.contains("utf-8") {
         close(CloseCode::BadRequest, "that is no WebSocket frame")
     } else {

@@ -19,23 +19,28 @@ use std::time::Duration;
 use async_graphql::Executor;
 use async_graphql::parser::types::OperationType;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, Sink, SinkExt, Stream, StreamExt};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use mille_shared::{ClientId, CloseCode, ErrorCode, limits};
+use mille_shared::{ClientId, CloseCode, ErrorCode, LimitName, limits};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Transport;
+use super::ending::{Ending, clipped, init_timeout, unreadable};
 use super::frames::{ClientFrame, Dialect, ServerFrame};
-use super::operations::{Operations, Outcome, SINGLES_MAX};
+use super::operations::{Operations, Outcome};
 use super::request::OperationRequest;
 use super::session::{ResumeAfter, Session, Via};
 use super::timers::{Expiry, Stall};
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::errors::ApiError;
+use crate::gateway::intake::Intake;
+use crate::gateway::strangers::Introduction;
 use crate::pressure::Backlog;
+use crate::quota::{Admission, Excess, Place};
 
 /// Messages handed to the socket before what comes in has its turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -45,9 +50,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 const CLOSE_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the peer may take to answer it. Without this wait a peer that still sends could lose the frame.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
-/// Bytes of a close reason, by the WebSocket protocol.
-const CLOSE_REASON_BYTES_MAX: usize = 123;
-
 /// What a socket must be able to do: axum's does, and so does a pair of channels.
 pub(super) trait Socket:
     Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Unpin + Send
@@ -59,39 +61,21 @@ impl<S> Socket for S where
 {
 }
 
-/// How a conversation ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// We close it.
-    Close(CloseCode, String),
-    /// The peer closed it, with this code if it gave one.
-    Closed(Option<u16>),
-    /// It broke off.
-    Broken,
-}
-
-impl Ending {
-    fn close(code: CloseCode, reason: impl Into<String>) -> Self {
-        Self::Close(code, reason.into())
-    }
-
-    /// The code to count it under.
-    pub(super) fn code(&self) -> u16 {
-        match self {
-            Self::Close(code, _) => code.as_u16(),
-            Self::Closed(code) => code.unwrap_or(1005),
-            Self::Broken => 1006,
-        }
-    }
-}
-
 /// What a turn brings.
 enum Event {
     Revoked(RevokedToken),
     Drain,
     Clock,
+    Admitted(Result<(), Excess>),
     Inbound(Option<Result<Message, axum::Error>>),
     Broken,
+}
+
+/// An operation as it came.
+struct Asked {
+    id: String,
+    request: OperationRequest,
+    bytes: usize,
 }
 
 /// One socket and all that goes on over it.
@@ -105,6 +89,13 @@ pub(super) struct Conversation<S, E> {
     session: Option<Arc<Session>>,
     operations: Operations,
     operation_rate: DefaultDirectRateLimiter,
+    /// The user's place; held as long as the session.
+    place: Option<Place>,
+    introduction: Introduction,
+    /// An operation of which the store is asked whether the user may have it. Until then nothing more is read, so that
+    /// operations begin in the order in which they came.
+    admission: Option<(Asked, BoxFuture<'static, Result<(), Excess>>)>,
+    intake: Intake,
     /// Answers to what came in, and results of queries and mutations: they go before events. Bounded by not reading.
     replies: VecDeque<Message>,
     unflushed: bool,
@@ -121,12 +112,14 @@ pub(super) struct Conversation<S, E> {
 }
 
 impl<S: Socket, E: Executor> Conversation<S, E> {
-    /// A conversation that begins now. `written` counts the bytes the peer's side has taken, if anybody counts.
+    /// A conversation that begins now. `written` counts the bytes the peer's side has taken, if anybody counts;
+    /// `introduction` is told when a good token was shown.
     pub(super) fn new(
         socket: S,
         dialect: Dialect,
         handshake_token: Option<BearerToken>,
         written: Arc<AtomicU64>,
+        introduction: Introduction,
         transport: Transport<E>,
     ) -> Self {
         let now = Instant::now();
@@ -140,6 +133,11 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             session: None,
             operations: Operations::new(Arc::clone(&transport.observer)),
             operation_rate: RateLimiter::direct(quota),
+            place: None,
+            introduction,
+            admission: None,
+            // Who is refused for longer than twice the burst of a second is not listened to for the rest of it.
+            intake: Intake::new(limits::SOCKET_BYTES_PER_SECOND, transport.limits.operations_burst.saturating_mul(2)),
             replies: VecDeque::new(),
             unflushed: false,
             revocations: transport.authenticator.revoked().watch(),
@@ -164,6 +162,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 Event::Drain => ControlFlow::Break(self.drained().await),
                 Event::Clock => self.on_clock(),
                 Event::Broken => ControlFlow::Break(Ending::Broken),
+                Event::Admitted(admitted) => self.on_admitted(admitted),
                 Event::Inbound(message) => self.on_inbound(message).await,
             };
             if let ControlFlow::Break(ending) = flow {
@@ -188,6 +187,9 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         self.set_clock();
         if self.clock.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Clock);
+        }
+        if let Some((_, admitted)) = &mut self.admission {
+            return admitted.poll_unpin(cx).map(Event::Admitted);
         }
         if self.wants_input() { self.socket.poll_next_unpin(cx).map(Event::Inbound) } else { Poll::Pending }
     }
@@ -272,9 +274,11 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     /// Whether there is room for what a frame may cause. Nothing that waits here is unbounded, since this stops it.
     fn wants_input(&self) -> bool {
-        let has_room =
-            self.replies.len() < limits::OUTBOX_MESSAGES_MAX && self.backlog.bytes() < limits::OUTBOX_BYTES_MAX;
-        has_room && self.operations.singles() < SINGLES_MAX
+        self.replies.len() < limits::OUTBOX_MESSAGES_MAX
+            && self.backlog.bytes() < limits::OUTBOX_BYTES_MAX
+            && self.operations.has_room()
+            && self.admission.is_none()
+            && self.intake.opens_at().is_none()
     }
 
     async fn on_inbound(&mut self, message: Option<Result<Message, axum::Error>>) -> ControlFlow<Ending> {
@@ -292,13 +296,16 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     }
 
     async fn on_text(&mut self, text: &Utf8Bytes) -> ControlFlow<Ending> {
+        self.intake.took(text.len());
         let frame = match self.dialect.decode(text) {
             Ok(frame) => frame,
             Err(error) => return ControlFlow::Break(Ending::close(CloseCode::BadRequest, error.to_string())),
         };
         match frame {
             ClientFrame::Init(payload) => return self.on_init(&payload).await,
-            ClientFrame::Subscribe { id, request } => return self.on_subscribe(id, request),
+            ClientFrame::Subscribe { id, request } => {
+                return self.on_subscribe(Asked { id, request, bytes: text.len() });
+            }
             ClientFrame::Ping(payload) => self.say(&ServerFrame::Pong(payload.as_ref())),
             ClientFrame::Pong => {}
             ClientFrame::Complete { id } => {
@@ -335,6 +342,15 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             }
             Ok(Ok(identity)) => identity,
         };
+        self.introduction.known();
+        match self.transport.quotas.connection(&identity.user_id).await {
+            Ok(place) => self.place = Some(place),
+            Err(excess) => {
+                let message = excess.in_words();
+                self.say(&ServerFrame::InitRefused { message: &message });
+                return ControlFlow::Break(Ending::close(CloseCode::TryAgainLater, message));
+            }
+        }
         let session = Session::new(identity, client_id, Via::WebSocket, self.transport.authenticator.clone());
         tracing::Span::current().record("connection.id", session.connection_id().as_str());
         self.session = Some(Arc::new(session));
@@ -346,46 +362,67 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         ControlFlow::Continue(())
     }
 
-    fn on_subscribe(&mut self, id: String, request: OperationRequest) -> ControlFlow<Ending> {
-        let Some(session) = self.session.clone() else {
+    fn on_subscribe(&mut self, asked: Asked) -> ControlFlow<Ending> {
+        let Some(session) = &self.session else {
             return ControlFlow::Break(Ending::close(CloseCode::Unauthorized, "Unauthorized"));
         };
-        if self.operations.is_running(&id) {
-            let reason = format!("Subscriber for {id} already exists");
+        if self.operations.is_running(&asked.id) {
+            let reason = format!("Subscriber for {} already exists", asked.id);
             return ControlFlow::Break(Ending::close(CloseCode::SubscriberAlreadyExists, reason));
         }
         if let Err(not_until) = self.operation_rate.check() {
+            let (name, limit) = (LimitName::ConnectionOperations, self.transport.limits.operations_per_second);
+            self.transport.observer.limited(name);
             let wait = not_until.wait_time_from(DefaultClock::default().now());
-            let refusal = ApiError::new(ErrorCode::RateLimited, "too many operations on this connection")
-                .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
-                .limit(self.transport.limits.operations_per_second as usize);
-            self.refuse(&id, &refusal);
+            let refusal = ApiError::met(ErrorCode::RateLimited, name, limit as usize).retry_after(wait);
+            self.refuse_for_rate(&asked.id, &refusal);
             return ControlFlow::Continue(());
         }
-        if let Some(refusal) = self.transport.shedding.refusal(request.query.as_deref()) {
-            self.refuse(&id, &refusal);
+        if let Some(refusal) = self.transport.shedding.refusal(asked.request.query.as_deref()) {
+            self.refuse(&asked.id, &refusal);
             return ControlFlow::Continue(());
         }
+        match self.transport.quotas.operation(&session.identity().user_id) {
+            Admission::Known(admitted) => self.begin(asked, admitted),
+            Admission::Asked(soon) => self.admission = Some((asked, soon)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn on_admitted(&mut self, admitted: Result<(), Excess>) -> ControlFlow<Ending> {
+        if let Some((asked, _)) = self.admission.take() {
+            self.begin(asked, admitted);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Begins an operation that its user may have, if it is one.
+    fn begin(&mut self, asked: Asked, admitted: Result<(), Excess>) {
+        let Asked { id, request, bytes } = asked;
+        if let Err(excess) = admitted {
+            return self.refuse_for_rate(&id, &excess.into());
+        }
+        let Some(session) = self.session.clone() else { return };
         let mut operation = match request.prepare() {
             Ok(operation) => operation,
-            Err(refusal) => {
-                self.refuse(&id, &refusal);
-                return ControlFlow::Continue(());
-            }
+            Err(refusal) => return self.refuse(&id, &refusal),
         };
         if let Some(refusal) = self.transport.shedding.refusal_of(&mut operation) {
-            self.refuse(&id, &refusal);
-            return ControlFlow::Continue(());
+            return self.refuse(&id, &refusal);
         }
         let subscriptions_max = self.transport.limits.subscriptions_max;
         if operation.kind == OperationType::Subscription && self.operations.subscriptions() >= subscriptions_max {
-            let refusal = ApiError::new(ErrorCode::LimitExceeded, "too many subscriptions on this connection");
-            self.refuse(&id, &refusal.limit(subscriptions_max));
-            return ControlFlow::Continue(());
+            let name = LimitName::ConnectionSubscriptions;
+            self.transport.observer.limited(name);
+            return self.refuse(&id, &ApiError::met(ErrorCode::LimitExceeded, name, subscriptions_max));
         }
         operation.request = operation.request.data(session).data(ResumeAfter::default());
-        self.operations.start(id, operation, &self.transport.executor);
-        ControlFlow::Continue(())
+        self.operations.start(id, operation, bytes, &self.transport.executor);
+    }
+
+    fn refuse_for_rate(&mut self, id: &str, refusal: &ApiError) {
+        self.intake.refused();
+        self.refuse(id, refusal);
     }
 
     // ---- the clock -----------------------------------------------------------------------------------------------
@@ -403,7 +440,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         if let Some(since) = self.stall.since {
             due = due.min(since + limits.stall_timeout);
         }
-        due = self.expiry.due().map_or(due, |expiry| due.min(expiry));
+        due = self.expiry.due().into_iter().chain(self.intake.opens_at()).fold(due, Instant::min);
         if due < self.clock.deadline() || self.clock.is_elapsed() {
             self.clock.as_mut().reset(due);
         }
@@ -493,6 +530,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     async fn finish(&mut self, ending: &Ending) {
         // Nothing of this session may run on while the close takes its time.
         self.operations = Operations::new(Arc::clone(&self.transport.observer));
+        (self.admission, self.place) = (None, None);
         if let Some(session) = self.session.take() {
             session.ended().cancel();
         }
@@ -530,39 +568,12 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     }
 }
 
-fn init_timeout() -> Ending {
-    Ending::close(CloseCode::Timeout, "Connection initialisation timeout")
-}
-
-/// What to say to a socket that can't be read. The library's error has no kind that we could name: its text begins
-/// with the kind, and an end-to-end test holds it to that.
-fn unreadable(error: &axum::Error) -> Ending {
-    let text = error.to_string();
-    if text.starts_with("Space limit exceeded") {
-        Ending::close(CloseCode::MessageTooLarge, "the frame is too large")
-    } else if text.starts_with("UTF-8")
-        || text.starts_with("WebSocket protocol error: ") && !text.contains("Connection reset")
-    {
-        Ending::close(CloseCode::BadRequest, "the frame is malformed")
-    } else {
-        Ending::Broken
-    }
-}
-
 fn bytes_of(message: &Message) -> usize {
     match message {
         Message::Text(text) => text.len(),
         Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
         Message::Close(_) => 0,
     }
-}
-
-fn clipped(reason: &str) -> &str {
-    let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    &reason[..end]
 }
 
 fn ms(duration: Duration) -> u64 {

@@ -18,6 +18,7 @@ use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
 use crate::gateway::shedding::Shedding;
 use crate::metrics::Metrics;
 use crate::pressure::Pressure;
+use crate::quota::UserQuotas;
 
 pub(super) const SECRET: &str = "a secret of more than 32 bytes, for tests";
 
@@ -214,10 +215,13 @@ impl Client {
             drain: drain.clone(),
             tasks: TaskTracker::new(),
             observer,
+            quotas: UserQuotas::alone(),
+            bodies: super::super::BodyRoom::new(1_000_000),
         };
         let pipe = Pipe { inbound, outbound: PollSender::new(outbound) };
         let written = Arc::new(AtomicU64::new(0));
-        let conversation = Conversation::new(pipe, dialect, None, Arc::clone(&written), transport);
+        let conversation =
+            Conversation::new(pipe, dialect, None, Arc::clone(&written), Introduction::default(), transport);
         let task = tokio::spawn(conversation.run());
         Self { to, from, task, world, drain, authenticator, counted, written, pressure }
     }

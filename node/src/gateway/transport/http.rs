@@ -5,26 +5,22 @@
 //! GraphQL over HTTP has it. Subscriptions need a stream or a socket.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_graphql::http::GraphiQLSource;
 use async_graphql::parser::types::OperationType;
 use async_graphql::{Executor, Response as Answer};
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use mille_shared::{ClientId, ErrorCode};
-use tower::util::ServiceExt;
 
+use super::bodies::{NoBody, too_large};
 use super::request::OperationRequest;
 use super::session::{ResumeAfter, Session, Via};
 use super::{Transport, sse};
 use crate::gateway::auth::BearerToken;
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::gateway::strangers::Introduction;
 
 /// The header in which a client names itself.
 pub(super) const CLIENT_ID: &str = "x-client-id";
@@ -55,8 +51,10 @@ async fn answer_as<E: Executor>(
     request: Request,
 ) -> Result<Response, ApiError> {
     let token = BearerToken::from_authorization(request.headers());
-    let session = recognised(transport, token, request.headers(), Via::Http).await?;
-    let request = match received(request, transport.limits.request_bytes_max).await? {
+    let introduction = Introduction::of(&request);
+    let session = recognised(transport, token, request.headers(), introduction, Via::Http).await?;
+    transport.quotas.begin_operation(&session.identity().user_id).await?;
+    let request = match received(transport, request).await? {
         Ok(request) => request,
         Err(response) => return Ok(response),
     };
@@ -99,9 +97,11 @@ pub(super) async fn recognised<E: Executor>(
     transport: &Transport<E>,
     token: Option<BearerToken>,
     headers: &HeaderMap,
+    introduction: Introduction,
     via: Via,
 ) -> Result<Arc<Session>, ApiError> {
     let identity = transport.authenticator.require(token.as_ref()).await?;
+    introduction.known();
     let client_id = match headers.get(CLIENT_ID).map(HeaderValue::to_str) {
         None => ClientId::none(),
         Some(text) => text
@@ -113,49 +113,34 @@ pub(super) async fn recognised<E: Executor>(
 }
 
 /// Reads a request's body. The inner error is a refusal that has a status but no code of its own.
-pub(super) async fn received(
+pub(super) async fn received<E: Executor>(
+    transport: &Transport<E>,
     request: Request,
-    bytes_max: usize,
 ) -> Result<Result<OperationRequest, Response>, ApiError> {
     if !is_json(request.headers()) {
         let body = ApiError::new(ErrorCode::ValidationFailed, "the request must be `application/json`").to_response();
         return Ok(Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, axum::Json(body)).into_response()));
     }
-    let too_large = || ApiError::new(ErrorCode::PayloadTooLarge, "the request is too large").limit(bytes_max);
+    let bytes_max = transport.limits.request_bytes_max;
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if declared.is_some_and(|bytes: usize| bytes > bytes_max) {
-        return Err(too_large());
+        return Err(too_large(bytes_max));
     }
-    let body = match tokio::time::timeout(BODY_TIMEOUT, bytes_of(request, bytes_max)).await {
-        Err(_) => return Ok(Err(StatusCode::REQUEST_TIMEOUT.into_response())),
-        Ok(Err(StatusCode::PAYLOAD_TOO_LARGE)) => return Err(too_large()),
-        Ok(Err(status)) => return Ok(Err(status.into_response())),
-        Ok(Ok(body)) => body,
+    let body = match transport.bodies.read(request.into_body(), bytes_max, &*transport.observer).await {
+        Ok(body) => body,
+        Err(NoBody::Refused(refusal)) => return Err(refusal),
+        Err(NoBody::Broken(status)) => return Ok(Err(status.into_response())),
     };
     let malformed = |message| ApiError::new(ErrorCode::ValidationFailed, message);
-    if body.trim_ascii_start().starts_with(b"[") {
+    if body.bytes.trim_ascii_start().starts_with(b"[") {
         return Err(malformed("batched requests are not taken: send one at a time"));
     }
     let request: OperationRequest =
-        serde_json::from_slice(&body).map_err(|_| malformed("the body is not a GraphQL request in JSON"))?;
+        serde_json::from_slice(&body.bytes).map_err(|_| malformed("the body is not a GraphQL request in JSON"))?;
     if request.query.is_none() {
         return Err(malformed("a request needs a `query`"));
     }
     Ok(Ok(request))
-}
-
-async fn bytes_of(request: Request, bytes_max: usize) -> Result<Bytes, StatusCode> {
-    // The extractor takes the bound from the request; the layer puts it there.
-    let reader = tower::service_fn(|request: Request| async move {
-        Ok::<_, std::convert::Infallible>(
-            Bytes::from_request(request, &()).await.map_err(|rejection| rejection.status()),
-        )
-    });
-    let bounded = tower::Layer::layer(&DefaultBodyLimit::max(bytes_max), reader);
-    match bounded.oneshot(request).await {
-        Ok(read) => read,
-        Err(never) => match never {},
-    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

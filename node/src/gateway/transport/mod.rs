@@ -4,7 +4,9 @@
 //! [`async_graphql::Executor`] and carries the answers. It knows neither the schema nor a plan. What a socket says is
 //! decided in [`conversation`], which needs no network and is tested without one.
 
+mod bodies;
 mod conversation;
+mod ending;
 mod frames;
 mod graphql_ws;
 mod http;
@@ -19,9 +21,10 @@ mod timers;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bodies::BodyRoom;
 pub use frames::Dialect;
 pub use http::{answer, graphiql};
-use mille_shared::limits;
+use mille_shared::{LimitName, limits};
 pub(super) use request::Operation;
 #[cfg(test)]
 pub(super) use request::prepared;
@@ -33,6 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use super::auth::{Authenticator, RevokedToken};
 use super::shedding::Shedding;
+use crate::quota::UserQuotas;
 
 /// What every transport needs. Cheap to clone.
 #[derive(Clone)]
@@ -51,6 +55,10 @@ pub struct Transport<E> {
     pub tasks: TaskTracker,
     /// Who counts what happens.
     pub observer: Arc<dyn TransportObserver>,
+    /// What users may do over the cluster.
+    pub quotas: UserQuotas,
+    /// Room for the bodies of requests.
+    pub bodies: BodyRoom,
 }
 
 /// The bounds of one caller.
@@ -81,8 +89,8 @@ impl Default for TransportLimits {
         Self {
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             subscriptions_max: limits::SUBSCRIPTIONS_PER_CONNECTION_MAX,
-            operations_per_second: 200,
-            operations_burst: 500,
+            operations_per_second: limits::CONNECTION_OPERATIONS_PER_SECOND,
+            operations_burst: limits::CONNECTION_OPERATIONS_BURST,
             init_timeout: limits::CONNECTION_INIT_TIMEOUT,
             ping_interval: limits::PING_INTERVAL,
             idle_timeout: limits::IDLE_TIMEOUT,
@@ -122,6 +130,11 @@ pub trait TransportObserver: Send + Sync + 'static {
     /// A socket or event stream ends because its token was revoked.
     fn revoked(&self, revoked: RevokedToken) {
         let _ = revoked;
+    }
+
+    /// Somebody was refused by a limit of the transport.
+    fn limited(&self, name: LimitName) {
+        let _ = name;
     }
 }
 

@@ -14,14 +14,14 @@ use async_graphql::{Executor, Response, Value};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{AbortHandle, Abortable, BoxStream, FuturesUnordered, SelectAll};
 use futures_util::{FutureExt, StreamExt, stream};
-use mille_shared::ErrorCode;
+use mille_shared::{ErrorCode, limits};
 
 use super::TransportObserver;
 use super::request::Operation;
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
 
 /// Queries and mutations of one socket at a time. At this number the socket is not read until one is done.
-pub(super) const SINGLES_MAX: usize = 100;
+const SINGLES_MAX: usize = 100;
 
 /// What an operation has to say.
 #[derive(Debug)]
@@ -39,7 +39,9 @@ pub(super) enum Outcome {
 /// The operations of one socket.
 pub(super) struct Operations {
     running: HashMap<Arc<str>, Running>,
-    singles: FuturesUnordered<BoxFuture<'static, (Key, Response)>>,
+    singles: FuturesUnordered<BoxFuture<'static, (Key, Response, usize)>>,
+    /// Bytes of the requests behind `singles`.
+    singles_bytes: usize,
     subscriptions: SelectAll<Abortable<Events>>,
     subscriptions_count: usize,
     next_serial: u64,
@@ -67,6 +69,7 @@ impl Operations {
         Self {
             running: HashMap::new(),
             singles: FuturesUnordered::new(),
+            singles_bytes: 0,
             subscriptions: SelectAll::new(),
             subscriptions_count: 0,
             next_serial: 0,
@@ -86,8 +89,13 @@ impl Operations {
         self.singles.len()
     }
 
-    /// Starts an operation. The caller has made sure that the id is free and that there is room.
-    pub(super) fn start(&mut self, id: String, operation: Operation, executor: &impl Executor) {
+    /// Whether one more query or mutation may run.
+    pub(super) fn has_room(&self) -> bool {
+        self.singles.len() < SINGLES_MAX && self.singles_bytes < limits::OPERATION_BYTES_PER_CONNECTION_MAX
+    }
+
+    /// Starts an operation that came in so many bytes. The caller has made sure that the id is free and that there is room.
+    pub(super) fn start(&mut self, id: String, operation: Operation, bytes: usize, executor: &impl Executor) {
         let key = Key { id: id.into(), serial: self.next_serial };
         self.next_serial += 1;
         let abort = match operation.kind {
@@ -108,8 +116,9 @@ impl Operations {
                 let (executor, key) = (executor.clone(), key.clone());
                 let result = async move {
                     let result = AssertUnwindSafe(executor.execute(operation.request)).catch_unwind().await;
-                    (key, result.unwrap_or_else(|_| panicked()))
+                    (key, result.unwrap_or_else(|_| panicked()), bytes)
                 };
+                self.singles_bytes += bytes;
                 self.singles.push(result.boxed());
                 None
             }
@@ -132,7 +141,8 @@ impl Operations {
 
     /// The next result of a query or mutation. Never waits for the socket.
     pub(super) fn poll_single(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        while let Poll::Ready(Some((key, response))) = self.singles.poll_next_unpin(cx) {
+        while let Poll::Ready(Some((key, response, bytes))) = self.singles.poll_next_unpin(cx) {
+            self.singles_bytes -= bytes;
             if self.is_current(&key) {
                 self.running.remove(&key.id);
                 return Poll::Ready(single(key.id, response));

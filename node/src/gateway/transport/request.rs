@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType, Selection, SelectionSet};
 use async_graphql::{Request, ServerError, Variables};
-use mille_shared::ErrorCode;
+use mille_shared::{ErrorCode, LimitName};
 use serde::Deserialize;
 
 use crate::gateway::errors::ApiError;
@@ -76,8 +76,10 @@ fn parse_error(error: ServerError) -> ApiError {
     crate::gateway::errors::complete_errors(&mut response);
     let error = response.errors.remove(0);
     let too_deep = error.message.starts_with("recursion limit");
-    let code = if too_deep { ErrorCode::LimitExceeded } else { ErrorCode::ValidationFailed };
-    ApiError::new(code, error.message)
+    if too_deep {
+        return ApiError::met(ErrorCode::LimitExceeded, LimitName::QueryNesting, NESTING_MAX);
+    }
+    ApiError::new(ErrorCode::ValidationFailed, error.message)
 }
 
 /// Refuses a query whose brackets are nested too deep, before anything recurses into it.
@@ -100,7 +102,7 @@ fn check_nesting(query: &str) -> Result<(), ApiError> {
             _ => at + 1,
         };
         if depth > NESTING_MAX {
-            return Err(ApiError::new(ErrorCode::LimitExceeded, "the query is nested too deep").limit(NESTING_MAX));
+            return Err(ApiError::met(ErrorCode::LimitExceeded, LimitName::QueryNesting, NESTING_MAX));
         }
     }
     Ok(())
@@ -144,7 +146,7 @@ fn check_selections(document: &ExecutableDocument) -> Result<(), ApiError> {
 }
 
 fn too_large() -> ApiError {
-    ApiError::new(ErrorCode::LimitExceeded, "the query selects too much").limit(SELECTIONS_MAX)
+    ApiError::met(ErrorCode::LimitExceeded, LimitName::QuerySelections, SELECTIONS_MAX)
 }
 
 struct Selections<'a> {

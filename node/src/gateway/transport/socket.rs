@@ -22,6 +22,7 @@ use super::{Transport, Via};
 use crate::gateway::auth::{BearerToken, offered_subprotocols};
 use crate::gateway::listener::BytesTaken;
 use crate::gateway::shedding;
+use crate::gateway::strangers::Introduction;
 
 /// Read and write buffers of a socket, in bytes. The library's own are thirty times as large, for every idle socket.
 pub(in crate::gateway) const SOCKET_BUFFER_BYTES: usize = 4096;
@@ -32,6 +33,7 @@ const WRITE_BUFFER_BYTES_MAX: usize = 512 * 1024 * 1024;
 pub async fn upgrade<E: Executor>(
     State(transport): State<Transport<E>>,
     taken: Option<Extension<BytesTaken>>,
+    introduction: Option<Extension<Introduction>>,
     headers: HeaderMap,
     uri: Uri,
     upgrade: WebSocketUpgrade,
@@ -59,13 +61,15 @@ pub async fn upgrade<E: Executor>(
     }
     let span = tracing::info_span!("socket", connection.id = tracing::field::Empty, dialect = dialect.subprotocol());
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
+    let introduction = introduction.map(|Extension(introduction)| introduction).unwrap_or_default();
     upgrade.protocols([dialect.subprotocol()]).on_upgrade(move |socket| {
         tasks.clone().track_future(
             async move {
                 let opened_at = Instant::now();
                 let observer = Arc::clone(&transport.observer);
                 observer.opened(Via::WebSocket);
-                let ending = Conversation::new(socket, dialect, token, taken.counter(), transport).run().await;
+                let conversation = Conversation::new(socket, dialect, token, taken.counter(), introduction, transport);
+                let ending = conversation.run().await;
                 observer.closed(Via::WebSocket, ending.code(), opened_at.elapsed());
                 tracing::debug!(?ending, "socket closed");
             }

@@ -9,11 +9,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::super::TransportLimits;
+use super::super::{BodyRoom, TransportLimits};
 use super::*;
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
 use crate::gateway::listener::{ListenerSettings, serve};
 use crate::gateway::shedding::Shedding;
+use crate::quota::UserQuotas;
 
 struct Query;
 
@@ -42,6 +43,8 @@ async fn node(settings: ListenerSettings) -> Node {
         drain: drain.clone(),
         tasks: tasks.clone(),
         observer: Arc::new(()),
+        quotas: UserQuotas::alone(),
+        bodies: BodyRoom::new(1_000_000),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

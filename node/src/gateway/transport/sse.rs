@@ -29,6 +29,8 @@ use super::session::{EventRevision, ResumeAfter, Session, Via};
 use super::{Transport, TransportObserver};
 use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused, unix_seconds};
 use crate::gateway::errors::{ApiError, complete_errors};
+use crate::gateway::strangers::Introduction;
+use crate::quota::Place;
 
 /// How often a quiet stream says that it lives.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -39,16 +41,36 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub async fn stream<E: Executor>(State(transport): State<Transport<E>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let token = BearerToken::from_authorization(&headers);
-    let bytes_max = transport.limits.request_bytes_max;
+    let introduction = Introduction::of(&request);
     let body = async {
-        let session = recognised(&transport, token, &headers, Via::EventStream).await?;
-        Ok::<_, ApiError>((session, received(request, bytes_max).await?))
+        let caller = admitted(&transport, token, &headers, introduction).await?;
+        Ok::<_, ApiError>((caller, received(&transport, request).await?))
     };
     match body.await {
-        Ok((session, Ok(request))) => streamed(&transport, session, request, &headers, true),
+        Ok((caller, Ok(request))) => streamed(&transport, caller, request, &headers, true),
         Ok((_, Err(response))) => response,
         Err(refusal) => refusal.into_response(),
     }
+}
+
+/// Who asks for a stream, and their place while it lasts.
+struct Caller {
+    session: Arc<Session>,
+    place: Place,
+}
+
+/// Settles who asks, and whether they may: before the body is read.
+async fn admitted<E: Executor>(
+    transport: &Transport<E>,
+    token: Option<BearerToken>,
+    headers: &HeaderMap,
+    introduction: Introduction,
+) -> Result<Caller, ApiError> {
+    let session = recognised(transport, token, headers, introduction, Via::EventStream).await?;
+    let user = session.identity().user_id.clone();
+    transport.quotas.begin_operation(&user).await?;
+    let place = transport.quotas.connection(&user).await?;
+    Ok(Caller { session, place })
 }
 
 /// The parameters of a GET: what a browser's `EventSource` can send.
@@ -63,8 +85,9 @@ struct Parameters {
 /// `GET /graphql/stream`.
 pub async fn stream_by_query<E: Executor>(State(transport): State<Transport<E>>, request: Request) -> Response {
     let token = BearerToken::from_handshake(request.headers(), request.uri().query());
-    let session = match recognised(&transport, token, request.headers(), Via::EventStream).await {
-        Ok(session) => session,
+    let introduction = Introduction::of(&request);
+    let caller = match admitted(&transport, token, request.headers(), introduction).await {
+        Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(),
     };
     let malformed = |message| ApiError::new(ErrorCode::ValidationFailed, message).into_response();
@@ -77,12 +100,12 @@ pub async fn stream_by_query<E: Executor>(State(transport): State<Transport<E>>,
         Some(Err(_)) => return malformed("`variables` must be a JSON object"),
     };
     let operation = OperationRequest { query: parameters.query, operation_name: parameters.operation_name, variables };
-    streamed(&transport, session, operation, request.headers(), false)
+    streamed(&transport, caller, operation, request.headers(), false)
 }
 
 fn streamed<E: Executor>(
     transport: &Transport<E>,
-    session: Arc<Session>,
+    Caller { session, place }: Caller,
     request: OperationRequest,
     headers: &HeaderMap,
     may_change: bool,
@@ -122,6 +145,7 @@ fn streamed<E: Executor>(
         next: Next::Answer,
         count: Count::begin(Arc::clone(&transport.observer)),
         _ended: session.ended().clone().drop_guard(),
+        _place: place,
     };
     let events = stream::unfold(events, |mut events| async move {
         let event = events.next().await?;
@@ -153,6 +177,7 @@ struct Events {
     next: Next,
     count: Count,
     _ended: DropGuard,
+    _place: Place,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

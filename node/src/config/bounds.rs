@@ -1,0 +1,108 @@
+//! Settings of limits: those that an operator would change. What is met names itself; [`mille_shared::limits`] says what
+//! happens there.
+
+use std::time::Duration;
+
+use clap::{Args, value_parser};
+use mille_core::allowance::Rate;
+use mille_shared::limits;
+
+use super::ConfigError;
+use crate::gateway::transport::TransportLimits;
+use crate::quota::QuotaSettings;
+
+/// The flags.
+#[derive(Debug, Clone, Args)]
+pub struct LimitArguments {
+    /// Connections of one user over the whole cluster.
+    #[arg(long, env = "MILLE_USER_CONNECTIONS_MAX", default_value_t = limits::USER_CONNECTIONS_MAX,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub user_connections_max: u32,
+    /// Operations of one user over the whole cluster, per second in the long run.
+    #[arg(long, env = "MILLE_USER_OPERATIONS_PER_SECOND", default_value_t = limits::USER_OPERATIONS_PER_SECOND,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub user_operations_per_second: u32,
+    /// Operations of one user over the whole cluster at once. At least a tenth of those per second.
+    #[arg(long, env = "MILLE_USER_OPERATIONS_BURST", default_value_t = limits::USER_OPERATIONS_BURST,
+          value_parser = value_parser!(u32).range(1..=10_000_000))]
+    pub user_operations_burst: u32,
+    /// Operations of one GraphQL socket, per second in the long run.
+    #[arg(long, env = "MILLE_CONNECTION_OPERATIONS_PER_SECOND",
+          default_value_t = limits::CONNECTION_OPERATIONS_PER_SECOND,
+          value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub connection_operations_per_second: u32,
+    /// Operations of one GraphQL socket at once.
+    #[arg(long, env = "MILLE_CONNECTION_OPERATIONS_BURST", default_value_t = limits::CONNECTION_OPERATIONS_BURST,
+          value_parser = value_parser!(u32).range(1..=10_000_000))]
+    pub connection_operations_burst: u32,
+    /// Subscriptions of one GraphQL socket.
+    #[arg(long, env = "MILLE_CONNECTION_SUBSCRIPTIONS_MAX",
+          default_value_t = limits::SUBSCRIPTIONS_PER_CONNECTION_MAX)]
+    pub connection_subscriptions_max: usize,
+    /// Connections of this node that have not shown a good token.
+    #[arg(long, env = "MILLE_UNAUTHENTICATED_CONNECTIONS_MAX",
+          default_value_t = limits::UNAUTHENTICATED_CONNECTIONS_MAX)]
+    pub unauthenticated_connections_max: usize,
+    /// Bytes of request bodies that this node reads at a time.
+    #[arg(long, env = "MILLE_REQUEST_BYTES_IN_FLIGHT_MAX", default_value_t = limits::REQUEST_BYTES_IN_FLIGHT_MAX)]
+    pub request_bytes_in_flight_max: usize,
+}
+
+/// The bounds they mean.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Of one user.
+    pub user: QuotaSettings,
+    /// Of one caller.
+    pub transport: TransportLimits,
+    /// Connections that have not shown a good token.
+    pub unauthenticated_connections_max: usize,
+    /// Bytes of request bodies at a time.
+    pub request_bytes_in_flight_max: usize,
+}
+
+impl Limits {
+    /// `places_ttl`: how long a node's places outlive it; `patience`: how long the store may take.
+    pub(super) fn new(
+        arguments: &LimitArguments,
+        places_ttl: Duration,
+        patience: Duration,
+    ) -> Result<Self, ConfigError> {
+        let operations =
+            Rate { per_second: arguments.user_operations_per_second, burst: arguments.user_operations_burst };
+        // Less than what is leased at a time would never be given whole.
+        if operations.burst < operations.per_second / 10 {
+            return Err(ConfigError::Contradiction(format!(
+                "MILLE_USER_OPERATIONS_BURST ({}) must be at least a tenth of MILLE_USER_OPERATIONS_PER_SECOND ({})",
+                operations.burst, operations.per_second
+            )));
+        }
+        for (value, name) in [
+            (arguments.unauthenticated_connections_max, "MILLE_UNAUTHENTICATED_CONNECTIONS_MAX"),
+            (arguments.connection_subscriptions_max, "MILLE_CONNECTION_SUBSCRIPTIONS_MAX"),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::Contradiction(format!("{name} must be at least 1")));
+            }
+        }
+        let transport = TransportLimits {
+            operations_per_second: arguments.connection_operations_per_second,
+            operations_burst: arguments.connection_operations_burst,
+            subscriptions_max: arguments.connection_subscriptions_max,
+            ..TransportLimits::default()
+        };
+        if arguments.request_bytes_in_flight_max < transport.request_bytes_max {
+            return Err(ConfigError::Contradiction(format!(
+                "MILLE_REQUEST_BYTES_IN_FLIGHT_MAX ({}) must have room for one request ({})",
+                arguments.request_bytes_in_flight_max, transport.request_bytes_max
+            )));
+        }
+        let user = QuotaSettings { operations, connections_max: arguments.user_connections_max, places_ttl, patience };
+        Ok(Self {
+            user,
+            transport,
+            unauthenticated_connections_max: arguments.unauthenticated_connections_max,
+            request_bytes_in_flight_max: arguments.request_bytes_in_flight_max,
+        })
+    }
+}

@@ -1,0 +1,59 @@
+//! How a conversation over a GraphQL socket ends, and what is said then.
+
+use mille_shared::CloseCode;
+
+/// Bytes of a close reason, by the WebSocket protocol.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+
+/// How a conversation ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// We close it.
+    Close(CloseCode, String),
+    /// The peer closed it, with this code if it gave one.
+    Closed(Option<u16>),
+    /// It broke off.
+    Broken,
+}
+
+impl Ending {
+    pub(super) fn close(code: CloseCode, reason: impl Into<String>) -> Self {
+        Self::Close(code, reason.into())
+    }
+
+    /// The code to count it under.
+    pub(super) fn code(&self) -> u16 {
+        match self {
+            Self::Close(code, _) => code.as_u16(),
+            Self::Closed(code) => code.unwrap_or(1005),
+            Self::Broken => 1006,
+        }
+    }
+}
+
+pub(super) fn init_timeout() -> Ending {
+    Ending::close(CloseCode::Timeout, "Connection initialisation timeout")
+}
+
+/// What to say to a socket that can't be read. The library's error has no kind that we could name: its text begins
+/// with the kind, and an end-to-end test holds it to that.
+pub(super) fn unreadable(error: &axum::Error) -> Ending {
+    let text = error.to_string();
+    if text.starts_with("Space limit exceeded") {
+        Ending::close(CloseCode::MessageTooLarge, "request_bytes: the frame is too large")
+    } else if text.starts_with("UTF-8")
+        || text.starts_with("WebSocket protocol error: ") && !text.contains("Connection reset")
+    {
+        Ending::close(CloseCode::BadRequest, "the frame is malformed")
+    } else {
+        Ending::Broken
+    }
+}
+
+pub(super) fn clipped(reason: &str) -> &str {
+    let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
