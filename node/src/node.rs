@@ -84,8 +84,7 @@ impl Node {
     /// # Errors
     /// [`StartError`]; nothing is left running that matters.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        // More than one crypto backend in the process would panic at the first handshake; the first one set stays.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        crate::crypto::backend();
         let shutdown = Shutdown::default();
         let id = NodeId::of(&config.node_name, &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let client_listener = bind(config.listen).await?;

@@ -67,6 +67,8 @@ impl Client {
     /// When no HTTP client can be built, which only a broken build can bring.
     #[must_use]
     pub fn new(base: &str) -> Self {
+        // Refused if it is there already, which is all we want.
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let http = reqwest::Client::builder()
             .timeout(patience(ANSWER_SECONDS))
             .no_proxy()
