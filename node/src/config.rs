@@ -15,6 +15,7 @@ use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
+use crate::gateway::tls::TlsFiles;
 use crate::project::PlanSettings;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat};
 
@@ -28,6 +29,12 @@ pub struct Arguments {
     /// Where operators and probes connect. Not for the internet.
     #[arg(long, env = "MILLE_ADMIN_LISTEN", default_value = "127.0.0.1:4100")]
     pub admin_listen: SocketAddr,
+    /// The certificate (chain, PEM) with which clients are spoken to over TLS. Absent: plain HTTP.
+    #[arg(long, env = "MILLE_TLS_CERT_FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The private key (PEM) of the certificate.
+    #[arg(long, env = "MILLE_TLS_KEY_FILE", hide_env_values = true)]
+    pub tls_key_file: Option<PathBuf>,
     /// The node's name; with the incarnation it is the node's id.
     #[arg(long, env = "MILLE_NODE_NAME", default_value = "node")]
     pub node_name: String,
@@ -127,6 +134,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where operators and probes connect.
     pub admin_listen: SocketAddr,
+    /// The certificate for clients; absent: plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// The node's name.
     pub node_name: String,
     /// The address others see.
@@ -197,7 +206,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] if they contradict each other.
-    pub fn new(arguments: Arguments) -> Result<Self, ConfigError> {
+    pub fn new(mut arguments: Arguments) -> Result<Self, ConfigError> {
         let contradiction = |text: String| Err(ConfigError::Contradiction(text));
         if arguments.listen == arguments.admin_listen && arguments.listen.port() != 0 {
             return contradiction(format!("MILLE_LISTEN and MILLE_ADMIN_LISTEN are both {}", arguments.listen));
@@ -227,6 +236,16 @@ impl Config {
             let known = REDIS_SCHEMES.map(|scheme| format!("{scheme}://")).join(", ");
             return contradiction(format!("REDIS_URL must begin with one of {known}"));
         }
+        let tls = match (arguments.tls_cert_file.take(), arguments.tls_key_file.take()) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => {
+                return contradiction("MILLE_TLS_CERT_FILE needs MILLE_TLS_KEY_FILE beside it".to_owned());
+            }
+            (None, Some(_)) => {
+                return contradiction("MILLE_TLS_KEY_FILE needs MILLE_TLS_CERT_FILE beside it".to_owned());
+            }
+        };
         let (auth, dev_secret) = auth(&arguments)?;
         let bounds = PlanBounds {
             nodes_max: arguments.plan_nodes_max,
@@ -241,6 +260,7 @@ impl Config {
         Ok(Self {
             listen: arguments.listen,
             admin_listen: arguments.admin_listen,
+            tls,
             node_name: arguments.node_name,
             advertise: arguments.advertise,
             redis_url: arguments.redis_url,
@@ -359,6 +379,12 @@ mod tests {
         assert_eq!(several, Some(ConfigError::SeveralKeys("JWT_SECRET, JWKS_FILE".to_owned())));
         let same = ["--dev", "--listen", "127.0.0.1:1", "--admin-listen", "127.0.0.1:1"];
         assert!(matches!(config(&same), Err(ConfigError::Contradiction(_))));
+        for half in ["--tls-cert-file", "--tls-key-file"] {
+            let alone = config(&["--dev", half, "node.pem"]).err().map(|error| error.to_string());
+            assert!(
+                alone.is_some_and(|text| text.contains("MILLE_TLS_CERT_FILE") && text.contains("MILLE_TLS_KEY_FILE"))
+            );
+        }
         let short = ["--dev", "--log-retention-changes", "100"];
         assert!(matches!(config(&short), Err(ConfigError::Contradiction(_))));
     }

@@ -99,6 +99,10 @@ pub struct Metrics {
     pub redis_commands_refused: Counter,
     /// How long a command took on the command connection, until its answer or its timeout.
     pub redis_command_seconds: Histogram,
+    /// TLS handshakes that failed. Worry when it nears the rate of connections: a certificate that clients do not take?
+    pub tls_handshakes_failed: Counter,
+    /// Looks at a changed certificate that could not be used. Worry: the present one will expire.
+    pub tls_certificates_refused: Counter,
     redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -211,6 +215,14 @@ impl Metrics {
             redis_command_seconds: declare.histogram(
                 "redis_command_seconds",
                 "From a command on the command connection to its answer or timeout. Worry when it nears 0.1.",
+            ),
+            tls_handshakes_failed: declare.counter(
+                "tls_handshakes_failed_total",
+                "TLS handshakes that failed. Worry when it nears the rate of connections: a certificate clients do not take?",
+            ),
+            tls_certificates_refused: declare.counter(
+                "tls_certificates_refused_total",
+                "Looks at a changed certificate that could not be used. Worry: the present one will expire.",
             ),
             redis_reconnects: Connection::ALL
                 .iter()

@@ -21,6 +21,7 @@ use crate::gateway::auth::{Authenticator, KeyError};
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
 use crate::gateway::router::{self, AllowedOrigins, Doors};
+use crate::gateway::tls::{Tls, TlsError};
 use crate::gateway::transport::{Transport, TransportLimits};
 use crate::gateway::{graphql, presence, welcome};
 use crate::metrics::Metrics;
@@ -51,6 +52,9 @@ pub enum StartError {
     /// The keys can't be used.
     #[error("tokens can't be judged: {0} (see JWT_SECRET, JWT_PUBLIC_KEY_FILE, JWKS_FILE, JWKS_URL, JWT_ALGORITHMS)")]
     Keys(#[from] KeyError),
+    /// The certificate can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// An address can't be listened on.
     #[error("{address} can't be listened on: {source}")]
     Listen {
@@ -69,7 +73,7 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Redis(redis::ConnectError::Url(_)) | Self::Keys(_) => 2,
+            Self::Redis(redis::ConnectError::Url(_)) | Self::Keys(_) | Self::Tls(_) => 2,
             _ => 1,
         }
     }
@@ -92,6 +96,7 @@ impl Node {
         let (listen, admin_listen) = (address_of(&client_listener)?, address_of(&admin_listener)?);
 
         let metrics = Arc::new(Metrics::new());
+        let tls = config.tls.clone().map(|files| Tls::read(files, Arc::clone(&metrics))).transpose()?;
         let authenticator = Authenticator::new(&config.auth).await?;
         authenticator.start_refresh(&shutdown.tasks, shutdown.stop.clone());
         let backend = connect(&config, &metrics, &shutdown).await?;
@@ -155,14 +160,20 @@ impl Node {
         );
 
         let welcome = match &config.dev_secret {
-            Some(secret) => welcome::text(listen, admin_listen, secret, dev_project(&config, &projects).await?),
+            Some(secret) => {
+                welcome::text(listen, tls.is_some(), admin_listen, secret, dev_project(&config, &projects).await?)
+            }
             None => None,
         };
         let Shutdown { stop, tasks, .. } = &shutdown;
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
+        let client_settings = ListenerSettings { tls: tls.clone(), ..settings.clone() };
         // The doors stay open while sockets are told to leave, so that the probes can say "draining".
-        tasks.spawn(listener::serve(client_listener, doors, settings.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn(listener::serve(client_listener, doors, client_settings, tasks.clone(), stop.clone()));
         tasks.spawn(listener::serve(admin_listener, admin, settings, tasks.clone(), stop.clone()));
+        if let Some(tls) = tls {
+            tasks.spawn(tls.follow(stop.clone()));
+        }
         tasks.spawn(projects.clone().serve_control(controls));
         tasks.spawn(cluster.clone().run(projects.clone(), stop.clone()));
         tasks.spawn({

@@ -15,8 +15,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -25,8 +25,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::ServiceExt;
 
-/// The bounds of a listener.
-#[derive(Debug, Clone, PartialEq)]
+use super::tls::Tls;
+
+/// The bounds of a listener, and how it is spoken to.
+#[derive(Clone)]
 pub struct ListenerSettings {
     /// Connections at a time. More are told 503 and closed.
     pub connections_max: usize,
@@ -35,6 +37,8 @@ pub struct ListenerSettings {
     /// How long the peer may take nothing of what is written. Longer than any transport's own patience, which can
     /// still say why it closes.
     pub write_timeout: Duration,
+    /// The certificate of a listener that speaks TLS. Without one it speaks plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ListenerSettings {
@@ -43,6 +47,7 @@ impl Default for ListenerSettings {
             connections_max: 50_000,
             header_read_timeout: Duration::from_secs(30),
             write_timeout: 2 * mille_shared::limits::STALL_TIMEOUT,
+            tls: None,
         }
     }
 }
@@ -84,7 +89,9 @@ pub async fn serve(
                     let connection = Connection::new(stream, place, &settings);
                     tasks.spawn(serve_connection(connection, peer, router.clone(), settings.clone(), stop.clone()));
                 }
-                Err(_) => turn_away(&stream),
+                Err(_) if settings.tls.is_none() => turn_away(&stream),
+                // It would not understand us before a handshake, and for that there is no place.
+                Err(_) => {}
             },
             Err(error) => {
                 // Usually out of file descriptors: what helps is that connections end.
@@ -98,6 +105,7 @@ pub async fn serve(
 /// How long to wait when nothing can be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A handshake is part of the connection: it has the connection's place, and nobody else waits for it.
 async fn serve_connection(
     connection: Connection,
     peer: SocketAddr,
@@ -106,15 +114,33 @@ async fn serve_connection(
     stop: CancellationToken,
 ) {
     let taken = connection.taken.clone();
+    match &settings.tls {
+        None => serve_http(connection, taken, peer, router, &settings, stop).await,
+        Some(tls) => {
+            if let Some(Some(stream)) = stop.run_until_cancelled(tls.handshake(connection)).await {
+                serve_http(stream, taken, peer, router, &settings, stop).await;
+            }
+        }
+    }
+}
+
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    taken: BytesTaken,
+    peer: SocketAddr,
+    router: Router,
+    settings: &ListenerSettings,
+    stop: CancellationToken,
+) {
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(taken.clone());
         request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
         router.clone().oneshot(request.map(Body::new))
     });
     // HTTP/1 only: it is what WebSockets are upgraded from, and waiting to see which version comes has no time limit.
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(settings.header_read_timeout);
-    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(connection), service));
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(settings.header_read_timeout);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = serving.as_mut() => served,
         () = stop.cancelled() => {

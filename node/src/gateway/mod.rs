@@ -9,5 +9,6 @@ mod observer;
 pub mod presence;
 pub mod probes;
 pub mod router;
+pub mod tls;
 pub mod transport;
 pub mod welcome;
