@@ -44,6 +44,9 @@ pub struct Arguments {
     /// `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`. Absent: this node alone, in its own memory.
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<String>,
+    /// A PEM file with the authorities that may vouch for a Redis over TLS; those the system trusts, if not given.
+    #[arg(long, env = "MILLE_REDIS_CA_FILE")]
+    pub redis_ca_file: Option<PathBuf>,
     /// How long one Redis command may take.
     #[arg(long, env = "MILLE_REDIS_COMMAND_TIMEOUT_MS", default_value_t = default_ms(limits::REDIS_COMMAND_TIMEOUT))]
     pub redis_command_timeout_ms: u64,
@@ -124,8 +127,9 @@ pub struct Arguments {
     pub dev: bool,
 }
 
-/// The kinds of Redis we know how to reach.
-const REDIS_SCHEMES: [&str; 4] = ["redis", "rediss", "redis-sentinel", "redis-cluster"];
+/// The kinds of Redis we know how to reach; those with a double s over TLS.
+const REDIS_SCHEMES: [&str; 6] =
+    ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
 
 /// What a node is built from.
 #[derive(Clone)]
@@ -142,6 +146,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Where the cluster's Redis is; absent: this node alone.
     pub redis_url: Option<String>,
+    /// The authorities that may vouch for Redis; absent: those the system trusts.
+    pub redis_ca_file: Option<PathBuf>,
     /// How long one Redis command may take.
     pub redis_command_timeout: Duration,
     /// Who may come in.
@@ -236,6 +242,11 @@ impl Config {
             let known = REDIS_SCHEMES.map(|scheme| format!("{scheme}://")).join(", ");
             return contradiction(format!("REDIS_URL must begin with one of {known}"));
         }
+        if arguments.redis_ca_file.is_some()
+            && !arguments.redis_url.as_ref().is_some_and(|url| url.starts_with("rediss"))
+        {
+            return contradiction("MILLE_REDIS_CA_FILE needs a REDIS_URL with TLS (rediss://) beside it".to_owned());
+        }
         let tls = match (arguments.tls_cert_file.take(), arguments.tls_key_file.take()) {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
             (None, None) => None,
@@ -264,6 +275,7 @@ impl Config {
             node_name: arguments.node_name,
             advertise: arguments.advertise,
             redis_url: arguments.redis_url,
+            redis_ca_file: arguments.redis_ca_file,
             redis_command_timeout: Duration::from_millis(arguments.redis_command_timeout_ms),
             auth,
             dev_secret,
@@ -384,6 +396,10 @@ mod tests {
             assert!(
                 alone.is_some_and(|text| text.contains("MILLE_TLS_CERT_FILE") && text.contains("MILLE_TLS_KEY_FILE"))
             );
+        }
+        for url in [&["--redis-url", "redis://127.0.0.1"][..], &[]] {
+            let ca = [&["--dev", "--redis-ca-file", "ca.pem"], url].concat();
+            assert!(matches!(config(&ca), Err(ConfigError::Contradiction(_))));
         }
         let short = ["--dev", "--log-retention-changes", "100"];
         assert!(matches!(config(&short), Err(ConfigError::Contradiction(_))));

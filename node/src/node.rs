@@ -46,8 +46,8 @@ pub enum StartError {
     /// The store can't be used.
     #[error(transparent)]
     Redis(#[from] redis::ConnectError),
-    /// The store stopped answering while the node was put together.
-    #[error(transparent)]
+    /// The store stopped answering, or lets us do less than we must, while the node was put together.
+    #[error("the store at REDIS_URL did not do what a node needs (for NOPERM see ops/redis-users.acl): {0}")]
     Backend(#[from] backend::Error),
     /// The keys can't be used.
     #[error("tokens can't be judged: {0} (see JWT_SECRET, JWT_PUBLIC_KEY_FILE, JWKS_FILE, JWKS_URL, JWT_ALGORITHMS)")]
@@ -73,7 +73,8 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Redis(redis::ConnectError::Url(_)) | Self::Keys(_) | Self::Tls(_) => 2,
+            Self::Redis(error) if error.is_of_settings() => 2,
+            Self::Keys(_) | Self::Tls(_) => 2,
             _ => 1,
         }
     }
@@ -225,7 +226,11 @@ impl Node {
 
 async fn connect(config: &Config, metrics: &Arc<Metrics>, shutdown: &Shutdown) -> Result<Backend, StartError> {
     let Some(url) = &config.redis_url else { return Ok(Embedded::new().connect()) };
-    let settings = RedisSettings { command_timeout: config.redis_command_timeout, ..RedisSettings::at(url) };
+    let settings = RedisSettings {
+        ca_file: config.redis_ca_file.clone(),
+        command_timeout: config.redis_command_timeout,
+        ..RedisSettings::at(url)
+    };
     let observer = Arc::clone(metrics) as _;
     Ok(redis::connect(&settings, observer, &shutdown.connections, &shutdown.close).await?)
 }
