@@ -15,6 +15,7 @@ use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
+use crate::gateway::origins::AllowedOrigins;
 use crate::gateway::tls::TlsFiles;
 use crate::project::PlanSettings;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat};
@@ -155,7 +156,7 @@ pub struct Config {
     /// The secret `--dev` made or was given: for the links it prints.
     pub dev_secret: Option<String>,
     /// Where browsers may come from.
-    pub allowed_origins: Vec<String>,
+    pub allowed_origins: AllowedOrigins,
     /// How long this node's presences outlive its last sign of life.
     pub node_lease: Duration,
     /// How plans are kept.
@@ -257,6 +258,8 @@ impl Config {
                 return contradiction("MILLE_TLS_KEY_FILE needs MILLE_TLS_CERT_FILE beside it".to_owned());
             }
         };
+        let allowed_origins = AllowedOrigins::parse(&arguments.allowed_origins)
+            .map_err(|error| ConfigError::Contradiction(format!("MILLE_ALLOWED_ORIGINS: {error}")))?;
         let (auth, dev_secret) = auth(&arguments)?;
         let bounds = PlanBounds {
             nodes_max: arguments.plan_nodes_max,
@@ -279,7 +282,7 @@ impl Config {
             redis_command_timeout: Duration::from_millis(arguments.redis_command_timeout_ms),
             auth,
             dev_secret,
-            allowed_origins: arguments.allowed_origins,
+            allowed_origins,
             node_lease: Duration::from_secs(arguments.node_lease_seconds),
             plans: PlanSettings { bounds, snapshot_every: arguments.snapshot_every_changes, retention },
             connections_max: arguments.connections_max,
@@ -401,6 +404,9 @@ mod tests {
             let ca = [&["--dev", "--redis-ca-file", "ca.pem"], url].concat();
             assert!(matches!(config(&ca), Err(ConfigError::Contradiction(_))));
         }
+        let origin =
+            config(&["--dev", "--allowed-origins", "https://a.example,null"]).err().map(|error| error.to_string());
+        assert!(origin.is_some_and(|text| text.contains("MILLE_ALLOWED_ORIGINS") && text.contains("null")));
         let short = ["--dev", "--log-retention-changes", "100"];
         assert!(matches!(config(&short), Err(ConfigError::Contradiction(_))));
     }

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::gateway::auth::{Authenticator, KeyError};
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
-use crate::gateway::router::{self, AllowedOrigins, Doors};
+use crate::gateway::router::{self, Doors};
 use crate::gateway::tls::{Tls, TlsError};
 use crate::gateway::transport::{Transport, TransportLimits};
 use crate::gateway::{graphql, presence, welcome};
@@ -144,7 +144,7 @@ impl Node {
                 drain: shutdown.drain.clone(),
                 tasks: shutdown.sockets.clone(),
             }),
-            allowed_origins: AllowedOrigins::new(config.allowed_origins.clone()),
+            allowed_origins: config.allowed_origins.clone(),
             dev: config.dev,
         });
         let drained = CancellationToken::new();

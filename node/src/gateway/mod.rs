@@ -6,6 +6,7 @@ pub mod errors;
 pub mod graphql;
 pub mod listener;
 mod observer;
+pub mod origins;
 pub mod presence;
 pub mod probes;
 pub mod router;
