@@ -17,6 +17,8 @@ use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
+use crate::gateway::origins::AllowedOrigins;
+use crate::gateway::tls::TlsFiles;
 use crate::pressure::Thresholds;
 use crate::pressure::settings::PressureArguments;
 use crate::project::PlanSettings;
@@ -33,6 +35,12 @@ pub struct Arguments {
     /// Where operators and probes connect. Not for the internet.
     #[arg(long, env = "MILLE_ADMIN_LISTEN", default_value = "127.0.0.1:4100")]
     pub admin_listen: SocketAddr,
+    /// The certificate (chain, PEM) with which clients are spoken to over TLS. Absent: plain HTTP.
+    #[arg(long, env = "MILLE_TLS_CERT_FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The private key (PEM) of the certificate.
+    #[arg(long, env = "MILLE_TLS_KEY_FILE", hide_env_values = true)]
+    pub tls_key_file: Option<PathBuf>,
     /// The node's name; with the incarnation it is the node's id.
     #[arg(long, env = "MILLE_NODE_NAME", default_value = "node")]
     pub node_name: String,
@@ -42,6 +50,9 @@ pub struct Arguments {
     /// `redis://`, `rediss://`, `redis-sentinel://` or `redis-cluster://`. Absent: this node alone, in its own memory.
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<String>,
+    /// A PEM file with the authorities that may vouch for a Redis over TLS; those the system trusts, if not given.
+    #[arg(long, env = "MILLE_REDIS_CA_FILE")]
+    pub redis_ca_file: Option<PathBuf>,
     /// How long one Redis command may take.
     #[arg(long, env = "MILLE_REDIS_COMMAND_TIMEOUT_MS", default_value_t = default_ms(limits::REDIS_COMMAND_TIMEOUT))]
     pub redis_command_timeout_ms: u64,
@@ -136,8 +147,9 @@ pub struct Arguments {
     pub dev: bool,
 }
 
-/// The kinds of Redis we know how to reach.
-const REDIS_SCHEMES: [&str; 4] = ["redis", "rediss", "redis-sentinel", "redis-cluster"];
+/// The kinds of Redis we know how to reach; those with a double s over TLS.
+const REDIS_SCHEMES: [&str; 6] =
+    ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
 
 /// What a node is built from.
 #[derive(Clone)]
@@ -146,12 +158,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where operators and probes connect.
     pub admin_listen: SocketAddr,
+    /// The certificate for clients; absent: plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// The node's name.
     pub node_name: String,
     /// The address others see.
     pub advertise: Option<String>,
     /// Where the cluster's Redis is; absent: this node alone.
     pub redis_url: Option<String>,
+    /// The authorities that may vouch for Redis; absent: those the system trusts.
+    pub redis_ca_file: Option<PathBuf>,
     /// How long one Redis command may take.
     pub redis_command_timeout: Duration,
     /// Who may come in.
@@ -159,7 +175,7 @@ pub struct Config {
     /// The secret `--dev` made or was given: for the links it prints.
     pub dev_secret: Option<String>,
     /// Where browsers may come from.
-    pub allowed_origins: Vec<String>,
+    pub allowed_origins: AllowedOrigins,
     /// How long this node's presences outlive its last sign of life.
     pub node_lease: Duration,
     /// How plans are kept.
@@ -224,7 +240,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] if they contradict each other.
-    pub fn new(arguments: Arguments) -> Result<Self, ConfigError> {
+    pub fn new(mut arguments: Arguments) -> Result<Self, ConfigError> {
         let contradiction = |text: String| Err(ConfigError::Contradiction(text));
         if arguments.listen == arguments.admin_listen && arguments.listen.port() != 0 {
             return contradiction(format!("MILLE_LISTEN and MILLE_ADMIN_LISTEN are both {}", arguments.listen));
@@ -255,6 +271,23 @@ impl Config {
             return contradiction(format!("REDIS_URL must begin with one of {known}"));
         }
         let pressure = arguments.pressure.thresholds().map_err(ConfigError::Contradiction)?;
+        if arguments.redis_ca_file.is_some()
+            && !arguments.redis_url.as_ref().is_some_and(|url| url.starts_with("rediss"))
+        {
+            return contradiction("MILLE_REDIS_CA_FILE needs a REDIS_URL with TLS (rediss://) beside it".to_owned());
+        }
+        let tls = match (arguments.tls_cert_file.take(), arguments.tls_key_file.take()) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => {
+                return contradiction("MILLE_TLS_CERT_FILE needs MILLE_TLS_KEY_FILE beside it".to_owned());
+            }
+            (None, Some(_)) => {
+                return contradiction("MILLE_TLS_KEY_FILE needs MILLE_TLS_CERT_FILE beside it".to_owned());
+            }
+        };
+        let allowed_origins = AllowedOrigins::parse(&arguments.allowed_origins)
+            .map_err(|error| ConfigError::Contradiction(format!("MILLE_ALLOWED_ORIGINS: {error}")))?;
         let (auth, dev_secret) = auth(&arguments)?;
         let bounds = PlanBounds {
             nodes_max: arguments.plan_nodes_max,
@@ -272,13 +305,15 @@ impl Config {
             limits: Limits::new(&arguments.limits, node_lease, redis_command_timeout)?,
             listen: arguments.listen,
             admin_listen: arguments.admin_listen,
+            tls,
             node_name: arguments.node_name,
             advertise: arguments.advertise,
             redis_url: arguments.redis_url,
             redis_command_timeout,
             auth,
             dev_secret,
-            allowed_origins: arguments.allowed_origins,
+            redis_ca_file: arguments.redis_ca_file,
+            allowed_origins,
             node_lease,
             plans: PlanSettings { bounds, snapshot_every: arguments.snapshot_every_changes, retention },
             connections_max: arguments.connections_max,
@@ -393,6 +428,19 @@ mod tests {
         assert_eq!(several, Some(ConfigError::SeveralKeys("JWT_SECRET, JWKS_FILE".to_owned())));
         let same = ["--dev", "--listen", "127.0.0.1:1", "--admin-listen", "127.0.0.1:1"];
         assert!(matches!(config(&same), Err(ConfigError::Contradiction(_))));
+        for half in ["--tls-cert-file", "--tls-key-file"] {
+            let alone = config(&["--dev", half, "node.pem"]).err().map(|error| error.to_string());
+            assert!(
+                alone.is_some_and(|text| text.contains("MILLE_TLS_CERT_FILE") && text.contains("MILLE_TLS_KEY_FILE"))
+            );
+        }
+        for url in [&["--redis-url", "redis://127.0.0.1"][..], &[]] {
+            let ca = [&["--dev", "--redis-ca-file", "ca.pem"], url].concat();
+            assert!(matches!(config(&ca), Err(ConfigError::Contradiction(_))));
+        }
+        let origin =
+            config(&["--dev", "--allowed-origins", "https://a.example,null"]).err().map(|error| error.to_string());
+        assert!(origin.is_some_and(|text| text.contains("MILLE_ALLOWED_ORIGINS") && text.contains("null")));
         let short = ["--dev", "--log-retention-changes", "100"];
         assert!(matches!(config(&short), Err(ConfigError::Contradiction(_))));
     }

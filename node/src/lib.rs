@@ -16,6 +16,7 @@ pub mod bridge;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod crypto;
 pub mod gateway;
 pub mod metrics;
 pub mod node;

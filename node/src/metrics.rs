@@ -128,6 +128,10 @@ pub struct Metrics {
     shed: [Counter; Shed::ALL.len()],
     /// Who was refused, and by which limit.
     pub limits: LimitMetrics,
+    /// TLS handshakes that failed. Worry when it nears the rate of connections: a certificate that clients do not take?
+    pub tls_handshakes_failed: Counter,
+    /// Looks at a changed certificate that could not be used. Worry: the present one will expire.
+    pub tls_certificates_refused: Counter,
     redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -271,6 +275,14 @@ impl Metrics {
                 declare.labelled("shed_total", ("what", what.as_str()), help)
             }),
             limits: LimitMetrics::declare(&declare),
+            tls_handshakes_failed: declare.counter(
+                "tls_handshakes_failed_total",
+                "TLS handshakes that failed. Worry when it nears the rate of connections: a certificate clients do not take?",
+            ),
+            tls_certificates_refused: declare.counter(
+                "tls_certificates_refused_total",
+                "Looks at a changed certificate that could not be used. Worry: the present one will expire.",
+            ),
             redis_reconnects: Connection::ALL
                 .iter()
                 .map(|connection| {

@@ -20,9 +20,10 @@ use crate::config::Config;
 use crate::gateway::auth::{Authenticator, KeyError, Revoker, RevokerSettings};
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
-use crate::gateway::router::{self, AllowedOrigins, Doors};
+use crate::gateway::router::{self, Doors};
 use crate::gateway::shedding::Shedding;
 use crate::gateway::strangers::Strangers;
+use crate::gateway::tls::{Tls, TlsError};
 use crate::gateway::transport::{BodyRoom, Transport};
 use crate::gateway::{graphql, presence, welcome};
 use crate::metrics::Metrics;
@@ -50,12 +51,15 @@ pub enum StartError {
     /// The store can't be used.
     #[error(transparent)]
     Redis(#[from] redis::ConnectError),
-    /// The store stopped answering while the node was put together.
-    #[error(transparent)]
+    /// The store stopped answering, or lets us do less than we must, while the node was put together.
+    #[error("the store at REDIS_URL did not do what a node needs (for NOPERM see ops/redis-users.acl): {0}")]
     Backend(#[from] backend::Error),
     /// The keys can't be used.
     #[error("tokens can't be judged: {0} (see JWT_SECRET, JWT_PUBLIC_KEY_FILE, JWKS_FILE, JWKS_URL, JWT_ALGORITHMS)")]
     Keys(#[from] KeyError),
+    /// The certificate can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// An address can't be listened on.
     #[error("{address} can't be listened on: {source}")]
     Listen {
@@ -77,7 +81,8 @@ impl StartError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Redis(redis::ConnectError::Url(_)) | Self::Keys(_) => 2,
+            Self::Redis(error) if error.is_of_settings() => 2,
+            Self::Keys(_) | Self::Tls(_) => 2,
             _ => 1,
         }
     }
@@ -92,8 +97,7 @@ impl Node {
     /// # Errors
     /// [`StartError`]; nothing is left running that matters.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        // More than one crypto backend in the process would panic at the first handshake; the first one set stays.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        crate::crypto::backend();
         let shutdown = Shutdown::default();
         let id = NodeId::of(&config.node_name, &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let client_listener = bind(config.listen).await?;
@@ -101,6 +105,7 @@ impl Node {
         let (listen, admin_listen) = (address_of(&client_listener)?, address_of(&admin_listener)?);
 
         let metrics = Arc::new(Metrics::new());
+        let tls = config.tls.clone().map(|files| Tls::read(files, Arc::clone(&metrics))).transpose()?;
         let authenticator = Authenticator::new(&config.auth).await?;
         authenticator.start_refresh(&shutdown.tasks, shutdown.stop.clone());
         let backend = connect(&config, &metrics, &shutdown).await?;
@@ -176,7 +181,7 @@ impl Node {
                 tasks: shutdown.sockets.clone(),
                 quotas: quotas.clone(),
             }),
-            allowed_origins: AllowedOrigins::new(config.allowed_origins.clone()),
+            allowed_origins: config.allowed_origins.clone(),
             dev: config.dev,
         });
         let drained = CancellationToken::new();
@@ -193,16 +198,21 @@ impl Node {
         );
 
         let welcome = match &config.dev_secret {
-            Some(secret) => welcome::text(listen, admin_listen, secret, dev_project(&config, &projects).await?),
+            Some(secret) => {
+                welcome::text(listen, tls.is_some(), admin_listen, secret, dev_project(&config, &projects).await?)
+            }
             None => None,
         };
         let Shutdown { stop, tasks, .. } = &shutdown;
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
         let strangers = Strangers::new(config.limits.unauthenticated_connections_max, Arc::clone(&metrics));
-        let client_settings = ListenerSettings { strangers: Some(strangers), ..settings.clone() };
+        let client_settings = ListenerSettings { strangers: Some(strangers), tls: tls.clone(), ..settings.clone() };
         // The doors stay open while sockets are told to leave, so that the probes can say "draining".
         tasks.spawn(listener::serve(client_listener, doors, client_settings, tasks.clone(), stop.clone()));
         tasks.spawn(listener::serve(admin_listener, admin, settings, tasks.clone(), stop.clone()));
+        if let Some(tls) = tls {
+            tasks.spawn(tls.follow(stop.clone()));
+        }
         tasks.spawn(projects.clone().serve_control(controls));
         tasks.spawn({
             let stop = stop.clone();
@@ -261,7 +271,11 @@ impl Node {
 
 async fn connect(config: &Config, metrics: &Arc<Metrics>, shutdown: &Shutdown) -> Result<Backend, StartError> {
     let Some(url) = &config.redis_url else { return Ok(Embedded::new().connect()) };
-    let settings = RedisSettings { command_timeout: config.redis_command_timeout, ..RedisSettings::at(url) };
+    let settings = RedisSettings {
+        ca_file: config.redis_ca_file.clone(),
+        command_timeout: config.redis_command_timeout,
+        ..RedisSettings::at(url)
+    };
     let observer = Arc::clone(metrics) as _;
     Ok(redis::connect(&settings, observer, &shutdown.connections, &shutdown.close).await?)
 }

@@ -68,6 +68,17 @@ mod tests {
         assert_eq!(meant, [&["bind 127.0.0.1:5000"], &servers[..], &servers[..]].concat());
     }
 
+    /// Where HAProxy is not installed the load balancer can't be started either, so nothing is left unseen.
+    #[test]
+    fn haproxy_takes_what_we_make_of_the_shipped_file() {
+        let Some(program) = crate::up::in_path("haproxy") else { return };
+        let home = tempfile::tempdir().expect("a directory");
+        let file = home.path().join("haproxy.cfg");
+        std::fs::write(&file, haproxy(5000, &[("node1".to_owned(), "127.0.0.1:5001".to_owned())])).expect("a file");
+        let checked = std::process::Command::new(program).arg("-c").arg("-f").arg(&file).output().expect("it runs");
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    }
+
     #[test]
     fn every_block_that_is_replaced_exists_in_the_shipped_file() {
         for (name, blocks) in [("resolvers", 1), ("bind", 1), ("servers", 2)] {

@@ -393,7 +393,7 @@ async fn redis_answers(port: u16) -> bool {
 }
 
 /// Finds a program; also where an ordinary user's PATH does not look but Debian puts servers.
-fn in_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
     dirs.map(|dir| dir.join(program)).find(|file| file.is_file())

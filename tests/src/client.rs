@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::patience::patience;
 use crate::stream::EventStream;
+use crate::tls::Authority;
 
 /// Seconds until an answer counts as lost.
 const ANSWER_SECONDS: f64 = 15.0;
@@ -68,12 +69,25 @@ impl Client {
     /// When no HTTP client can be built, which only a broken build can bring.
     #[must_use]
     pub fn new(base: &str) -> Self {
+        // Refused if it is there already, which is all we want.
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let http = reqwest::Client::builder()
             .timeout(patience(ANSWER_SECONDS))
             .no_proxy()
             .build()
             .expect("an HTTP client needs nothing from outside");
         Self { http, base: base.to_owned(), user: String::new(), token: None, client_id: None }
+    }
+
+    /// A client of the node at `base` (`https://host:port`), which trusts only what `authority` vouches for.
+    ///
+    /// # Errors
+    /// When the authority's certificate can't be read.
+    pub fn trusting(base: &str, authority: &Authority) -> Result<Self> {
+        let root = reqwest::Certificate::from_pem(&std::fs::read(authority.file())?)?;
+        let plain = Self::new(base);
+        let http = reqwest::Client::builder().timeout(patience(ANSWER_SECONDS)).no_proxy();
+        Ok(Self { http: http.tls_certs_only([root]).build()?, ..plain })
     }
 
     /// The same, with `token` and known to the kit as `user`.
@@ -181,6 +195,15 @@ impl Client {
     pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
         let request = self.http.get(format!("{}{path}", self.base)).headers(self.headers());
         read(request.send().await.map_err(no_answer)?).await
+    }
+
+    /// Gets any path that answers with text.
+    ///
+    /// # Errors
+    /// [`Failure::NoAnswer`].
+    pub async fn get_text(&self, path: &str) -> Result<String, Failure> {
+        let request = self.http.get(format!("{}{path}", self.base)).headers(self.headers());
+        request.send().await.map_err(no_answer)?.text().await.map_err(no_answer)
     }
 
     fn headers(&self) -> HeaderMap {

@@ -44,6 +44,7 @@ pub struct Builder {
     proxied: bool,
     replicated: bool,
     settings: Vec<(String, String)>,
+    left_out: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,7 @@ enum Backend {
     Embedded,
     Redis,
     PersistentRedis,
+    ForeignRedis,
 }
 
 /// A running cluster. Dropping it kills everything it started.
@@ -81,6 +83,12 @@ impl Builder {
     #[must_use]
     pub fn embedded(self) -> Self {
         Self { backend: Backend::Embedded, ..self }
+    }
+
+    /// With a Redis that the test has brought.
+    #[must_use]
+    pub fn on(self, redis_url: &str) -> Self {
+        Self { backend: Backend::ForeignRedis, ..self.with("REDIS_URL", redis_url) }
     }
 
     /// With a Redis that keeps what it acknowledged through a kill.
@@ -120,14 +128,33 @@ impl Builder {
         self
     }
 
+    /// Without a setting that the kit gives.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.left_out.push(name.to_owned());
+        self
+    }
+
     /// Starts it and waits until every node is ready.
     ///
     /// # Errors
     /// When a binary is missing or a node does not become ready; the end of its log is in the message.
     pub async fn start(self) -> Result<Cluster> {
+        let mut cluster = self.start_unready().await?;
+        for node in &mut cluster.nodes {
+            node.ready().await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts it and waits for nothing: the test wants nodes that do not become ready.
+    ///
+    /// # Errors
+    /// When a binary is missing.
+    pub async fn start_unready(self) -> Result<Cluster> {
         ensure!(self.backend != Backend::Embedded || self.nodes == 1, "the embedded backend has one node");
         let redis = match self.backend {
-            Backend::Embedded => None,
+            Backend::Embedded | Backend::ForeignRedis => None,
             Backend::Redis => Some(Redis::start().await?),
             Backend::PersistentRedis => Some(Redis::persistent().await?),
         };
@@ -150,9 +177,6 @@ impl Builder {
         for node in &mut cluster.nodes {
             node.launch()?;
         }
-        for node in &mut cluster.nodes {
-            node.ready().await?;
-        }
         Ok(cluster)
     }
 
@@ -167,6 +191,7 @@ impl Builder {
             ("RUST_LOG".to_owned(), "info".to_owned()),
         ];
         environment.extend(redis_port.map(|port| ("REDIS_URL".to_owned(), format!("redis://127.0.0.1:{port}"))));
+        environment.retain(|(name, _)| !self.left_out.contains(name));
         environment.extend(self.settings.iter().cloned());
         let log = home.join(format!("{name}.log"));
         Ok(Node { name, port, admin_port, process: None, log, environment, dev: self.dev })
@@ -177,7 +202,7 @@ impl Cluster {
     /// Describes a cluster of so many nodes with a Redis of its own.
     #[must_use]
     pub fn of(nodes: usize) -> Builder {
-        let settings = Vec::new();
+        let (settings, left_out) = (Vec::new(), Vec::new());
         Builder {
             nodes,
             backend: Backend::Redis,
@@ -186,6 +211,7 @@ impl Cluster {
             proxied: false,
             replicated: false,
             settings,
+            left_out,
         }
     }
 
@@ -211,6 +237,24 @@ impl Cluster {
     #[must_use]
     pub fn admin_url(&self, node: usize) -> String {
         format!("http://127.0.0.1:{}", self.nodes[node].admin_port)
+    }
+
+    /// The port of a node for clients.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[must_use]
+    pub fn port(&self, node: usize) -> u16 {
+        self.nodes[node].port
+    }
+
+    /// Sends a signal to a node by its name, such as `HUP`.
+    ///
+    /// # Errors
+    /// When it doesn't run.
+    pub fn signal(&self, node: usize, signal: &str) -> Result<()> {
+        let node = &self.nodes[node];
+        node.process.as_ref().with_context(|| format!("{} does not run", node.name))?.signal(signal)
     }
 
     /// The address of a node for WebSockets, `ws://127.0.0.1:<port>`.
@@ -328,6 +372,14 @@ impl Cluster {
         node.process.as_ref().with_context(|| format!("{} does not run", node.name))?.memory_bytes()
     }
 
+    /// What a node's admin listener tells in numbers.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self, node: usize) -> Result<String> {
+        Ok(Client::new(&self.admin_url(node)).get_text("/metrics").await?)
+    }
+
     /// What a node has written so far, over all its lives.
     #[must_use]
     pub fn log(&self, node: usize) -> String {
@@ -355,7 +407,8 @@ impl Node {
     }
 
     async fn ready(&mut self) -> Result<()> {
-        let client = Client::new(&format!("http://127.0.0.1:{}", self.port));
+        // Not at the door for clients, which may speak TLS.
+        let client = Client::new(&format!("http://127.0.0.1:{}", self.admin_port));
         let process = self.process.as_mut().context("not started")?;
         let ready = eventually(patience(READY_SECONDS), async || {
             let answer = client.get("/readyz").await?;
@@ -413,6 +466,22 @@ pub fn node_binary() -> Result<PathBuf> {
             this.display()
         )
     })
+}
+
+/// Starts a node alone with these settings, which must keep it from starting. Brings its exit code and all that it said.
+///
+/// # Errors
+/// When it goes on.
+pub async fn last_words(settings: &[(&str, String)]) -> Result<(Option<i32>, String)> {
+    let home = tempfile::Builder::new().prefix("mille-node-").tempdir()?;
+    let mut command = clean_command(&node_binary()?);
+    command.env("JWT_SECRET", SECRET);
+    command.env("MILLE_LISTEN", format!("127.0.0.1:{}", free_port()?));
+    command.env("MILLE_ADMIN_LISTEN", format!("127.0.0.1:{}", free_port()?));
+    command.envs(settings.iter().map(|(name, value)| (name, value)));
+    let mut process = Process::start("a node that can't start", &mut command, &home.path().join("log"))?;
+    let exit = process.exit(soon()).await?;
+    Ok((exit.code(), process.log()))
 }
 
 /// A command whose environment holds nothing a node would read.

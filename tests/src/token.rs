@@ -64,6 +64,12 @@ impl Token {
         self
     }
 
+    /// The claims as they are.
+    #[must_use]
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+
     /// Signs with the clusters' [`SECRET`].
     #[must_use]
     pub fn sign(&self) -> String {

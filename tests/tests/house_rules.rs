@@ -31,7 +31,7 @@ struct Rule {
     except: &'static [&'static str],
 }
 
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
     Rule {
         why: "the core is a machine without I/O: time and chance are its parameters",
         within: "node/core/",
@@ -109,6 +109,12 @@ const RULES: [Rule; 11] = [
         except: &["tests/tests/house_rules.rs"],
     },
     Rule {
+        why: "nothing here needs it; what does belongs into a library that others check too",
+        within: "",
+        words: &["unsafe", "unsafe_code"],
+        except: &["tests/tests/house_rules.rs"],
+    },
+    Rule {
         why: "a test waits for a state, in one bounded loop",
         within: "tests/",
         words: &["time::sleep", "thread::sleep", "sleep("],
@@ -176,14 +182,14 @@ fn the_core_depends_on_nothing_that_acts() -> Result<()> {
     Ok(())
 }
 
-/// `Cargo.lock` also lists what optional features *could* pull in, so the tree is asked, not the file.
+/// What compiles: the tree is asked, with every feature we use and for every system.
 #[test]
 fn there_is_one_crypto_backend() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tree = |package: &str| -> Result<String> {
         let output = Command::new(&cargo)
-            .args(["tree", "--workspace", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none"])
-            .args(["--format", "{p}", "--invert", package])
+            .args(["tree", "--workspace", "--locked", "--offline", "--edges", "normal,build,dev", "--prefix", "none"])
+            .args(["--target", "all", "--format", "{p}", "--invert", package])
             .current_dir(root())
             .output()?;
         ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
@@ -192,6 +198,64 @@ fn there_is_one_crypto_backend() -> Result<()> {
     ensure!(tree("aws-lc-rs")?.contains("mille-node"), "the backend we do use is not found: this test is blind");
     let ring = tree("ring")?;
     ensure!(ring.trim().is_empty(), "ring is a second crypto backend, wanted by:\n{ring}");
+    Ok(())
+}
+
+/// Other ways to do TLS and cryptography than rustls on aws-lc-rs.
+const OTHER_BACKENDS: [&str; 9] = [
+    "boring",
+    "boring-sys",
+    "mbedtls",
+    "native-tls",
+    "openssl",
+    "openssl-sys",
+    "rustls-openssl",
+    "rustls-rustcrypto",
+    "wolfssl",
+];
+
+#[test]
+fn the_lock_file_names_one_crypto_backend_and_one_registry() -> Result<()> {
+    let locked = locked()?;
+    let of_name = |name: &str| locked.iter().filter(|package| package.name == name).count();
+    ensure!(of_name("aws-lc-rs") == 1 && of_name("aws-lc-sys") == 1, "aws-lc-rs is there once");
+    let others: Vec<_> = OTHER_BACKENDS.iter().filter(|name| of_name(name) > 0).collect();
+    ensure!(others.is_empty(), "second crypto backends: {others:?}");
+    // rustls' certificate library may have ring (`ring?/alloc`), so cargo writes it down; it is never compiled, see above.
+    let wants_ring = |package: &&Locked| package.dependencies.iter().any(|name| name == "ring");
+    let askers: Vec<_> = locked.iter().filter(wants_ring).map(|package| package.name.as_str()).collect();
+    ensure!(askers.iter().all(|name| *name == "rustls-webpki"), "ring is wanted by {askers:?}");
+
+    let foreign: Vec<_> = locked.iter().filter(|package| !package.is_ours_or_of_the_registry()).collect();
+    ensure!(foreign.is_empty(), "only crates.io and this workspace: {foreign:?}");
+    Ok(())
+}
+
+/// What can be checked of `deny.toml` without cargo-deny.
+#[test]
+fn no_denied_crate_is_locked() -> Result<()> {
+    let rules = std::fs::read_to_string(root().join("deny.toml"))?;
+    let denied: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("{ crate = \"")?.split('"').next()).collect();
+    ensure!(denied.contains(&"openssl-sys"), "no denied crates found: this test is blind");
+    let locked = locked()?;
+    // `ring`: see the rule about crypto backends.
+    let found: Vec<_> =
+        denied.iter().filter(|name| **name != "ring" && locked.iter().any(|p| p.name == **name)).collect();
+    ensure!(found.is_empty(), "denied and locked: {found:?}");
+    Ok(())
+}
+
+#[test]
+fn nobody_writes_unsafe_code() -> Result<()> {
+    let workspace = std::fs::read_to_string(root().join("Cargo.toml"))?;
+    ensure!(workspace.contains("unsafe_code = \"forbid\""), "the workspace forbids unsafe code");
+    let members = members(&workspace);
+    ensure!(members.len() >= 6, "only the members {members:?} found: this test is blind");
+    for member in members {
+        let manifest = std::fs::read_to_string(root().join(&member).join("Cargo.toml"))?;
+        ensure!(manifest.contains("[lints]\nworkspace = true"), "{member} does not inherit the workspace's lints");
+    }
     Ok(())
 }
 
@@ -207,6 +271,8 @@ fn the_rules_notice_what_they_forbid() {
     assert!(breaks("node/src/gateway/http.rs", "let name = \"ws_messages_sent_total\";"));
     assert!(breaks("ops/src/main.rs", "let (a, b) = mpsc::unbounded_channel();"));
     assert!(breaks("tests/tests/edits.rs", "tokio::time::sleep(second).await;"));
+    assert!(breaks("ops/src/main.rs", "let byte = unsafe { *pointer };"));
+    assert!(breaks("ops/src/main.rs", "#[allow(unsafe_code)]"));
     assert!(!breaks("node/core/src/plan.rs", "let operand = 1; // tokio has no place here"));
     assert!(!breaks("node/src/backend/redis/log.rs", "use fred::prelude::*;"));
     assert!(!breaks("node/src/gateway/http.rs", "use axum::Router;"));
@@ -256,6 +322,52 @@ fn dependencies(manifest: &str) -> Vec<String> {
         }
     }
     names
+}
+
+/// The members of a workspace's manifest.
+fn members(manifest: &str) -> Vec<String> {
+    let list = manifest.lines().find_map(|line| line.strip_prefix("members = ["));
+    let names = list.unwrap_or_default().split(',').map(|name| name.trim_matches([' ', '"', ']']).to_owned());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// A package of `Cargo.lock`.
+#[derive(Debug, Default)]
+struct Locked {
+    name: String,
+    source: Option<String>,
+    dependencies: Vec<String>,
+}
+
+impl Locked {
+    fn is_ours_or_of_the_registry(&self) -> bool {
+        const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+        self.source.as_deref().map_or(self.name.starts_with("mille-"), |source| source == REGISTRY)
+    }
+}
+
+fn locked() -> Result<Vec<Locked>> {
+    let text = std::fs::read_to_string(root().join("Cargo.lock"))?;
+    let packages: Vec<Locked> = text.split("[[package]]").skip(1).map(read_locked).collect();
+    ensure!(packages.len() > 100, "only {} packages found: this test is blind", packages.len());
+    Ok(packages)
+}
+
+fn read_locked(text: &str) -> Locked {
+    let mut package = Locked::default();
+    for line in text.lines() {
+        let quoted = || line.split('"').nth(1).unwrap_or_default().to_owned();
+        match line.split(" = ").next() {
+            Some("name") => package.name = quoted(),
+            Some("source") => package.source = Some(quoted()),
+            // A dependency of which there are several versions has its version beside its name.
+            _ if line.starts_with(" \"") => {
+                package.dependencies.push(quoted().split(' ').next().unwrap_or_default().to_owned());
+            }
+            _ => {}
+        }
+    }
+    package
 }
 
 fn root() -> PathBuf {

@@ -39,7 +39,7 @@ async fn who_reads_nothing_for_a_while_keeps_the_socket_delays_nobody_and_reads_
     written?;
     let quick_replica = quick_replica.context("the quick reader")?;
 
-    let metrics = reqwest::get(format!("{}/metrics", cluster.admin_url(1))).await?.text().await?;
+    let metrics = cluster.metrics(1).await?;
     let behind = metrics.lines().find_map(|line| line.strip_prefix("graphql_subscription_lag_total "));
     let behind: f64 = behind.context("the metric")?.parse()?;
     ensure!(behind > 0.0, "nobody fell behind: this run shows little");

@@ -15,8 +15,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use mille_shared::{ErrorCode, LimitName, limits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,8 +29,10 @@ use tower::util::ServiceExt;
 use super::errors::ApiError;
 use super::strangers::{Introduction, Strangers};
 
-/// The bounds of a listener.
-#[derive(Debug, Clone)]
+use super::tls::Tls;
+
+/// The bounds of a listener, and how it is spoken to.
+#[derive(Clone)]
 pub struct ListenerSettings {
     /// Connections at a time. More are told 503 and closed.
     pub connections_max: usize,
@@ -41,6 +43,8 @@ pub struct ListenerSettings {
     pub write_timeout: Duration,
     /// Where those are counted who have not shown a good token; absent: nobody counts them.
     pub strangers: Option<Arc<Strangers>>,
+    /// The certificate of a listener that speaks TLS. Without one it speaks plain HTTP.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ListenerSettings {
@@ -50,6 +54,7 @@ impl Default for ListenerSettings {
             header_read_timeout: Duration::from_secs(30),
             write_timeout: 2 * limits::STALL_TIMEOUT,
             strangers: None,
+            tls: None,
         }
     }
 }
@@ -97,7 +102,7 @@ pub async fn serve(
                     });
                 }
                 Err(_) => {
-                    turn_away(&stream, LimitName::NodeConnections, settings.connections_max);
+                    turn_away(&stream, &settings, LimitName::NodeConnections, settings.connections_max);
                     if let Some(strangers) = &settings.strangers {
                         strangers.node_is_full();
                     }
@@ -120,11 +125,12 @@ async fn introduced(stream: &TcpStream, settings: &ListenerSettings) -> Option<I
     let Some(strangers) = &settings.strangers else { return Some(Introduction::default()) };
     let introduction = strangers.admit().await;
     if introduction.is_none() {
-        turn_away(stream, LimitName::UnauthenticatedConnections, strangers.max());
+        turn_away(stream, settings, LimitName::UnauthenticatedConnections, strangers.max());
     }
     introduction
 }
 
+/// A handshake is part of the connection: it has the connection's place, and nobody else waits for it.
 async fn serve_connection(
     connection: Connection,
     peer: SocketAddr,
@@ -132,18 +138,42 @@ async fn serve_connection(
     settings: ListenerSettings,
     stop: CancellationToken,
 ) {
-    let (taken, introduction) = (connection.taken.clone(), connection.introduction.clone());
+    let known = Known { taken: connection.taken.clone(), introduction: connection.introduction.clone(), peer };
+    match &settings.tls {
+        None => serve_http(connection, known, router, &settings, stop).await,
+        Some(tls) => {
+            if let Some(Some(stream)) = stop.run_until_cancelled(tls.handshake(connection)).await {
+                serve_http(stream, known, router, &settings, stop).await;
+            }
+        }
+    }
+}
+
+/// What every request is told of its connection.
+struct Known {
+    taken: BytesTaken,
+    introduction: Introduction,
+    peer: SocketAddr,
+}
+
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    known: Known,
+    router: Router,
+    settings: &ListenerSettings,
+    stop: CancellationToken,
+) {
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-        introduction.asked();
-        request.extensions_mut().insert(introduction.clone());
-        request.extensions_mut().insert(taken.clone());
-        request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+        known.introduction.asked();
+        request.extensions_mut().insert(known.introduction.clone());
+        request.extensions_mut().insert(known.taken.clone());
+        request.extensions_mut().insert(axum::extract::ConnectInfo(known.peer));
         router.clone().oneshot(request.map(Body::new))
     });
     // HTTP/1 only: it is what WebSockets are upgraded from, and waiting to see which version comes has no time limit.
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(settings.header_read_timeout);
-    let mut serving = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(connection), service));
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(settings.header_read_timeout);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = serving.as_mut() => served,
         () = stop.cancelled() => {
@@ -156,8 +186,12 @@ async fn serve_connection(
     }
 }
 
-/// Tells a peer that there is no place for it, if it hears at once. Never waits.
-fn turn_away(stream: &TcpStream, name: LimitName, limit: usize) {
+/// Tells a peer that there is no place for it, if it hears at once. Never waits. Who speaks TLS is told nothing: it would not
+/// understand us before a handshake, and for that there is no place.
+fn turn_away(stream: &TcpStream, settings: &ListenerSettings, name: LimitName, limit: usize) {
+    if settings.tls.is_some() {
+        return;
+    }
     let error = ApiError::met(ErrorCode::Overloaded, name, limit).retry_after(TURNED_AWAY_FOR);
     let body = serde_json::json!({"errors": [error.to_server_error()]}).to_string();
     let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close";

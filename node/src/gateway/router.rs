@@ -1,10 +1,9 @@
 //! All doors of a node, and what holds for each of them.
 //!
-//! Which origins a browser may come from, what a panic looks like from outside, and what is written down about a
+//! Which origins a browser may come from (`origins`), what it must know of an answer, what a panic looks like from outside, and what is written down about a
 //! request: never its query string, since tokens travel there. What happens behind a door is the door's affair.
 
 use std::any::Any;
-use std::sync::Arc;
 
 use async_graphql::Executor;
 use axum::Router;
@@ -12,17 +11,18 @@ use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use mille_shared::ErrorCode;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::CorsLayer;
 use tower_http::trace::TraceLayer;
 
 use super::errors::ApiError;
 use super::listener::BytesTaken;
+use super::origins::{self, AllowedOrigins};
 use super::probes::{self, Readiness};
 use super::shedding;
 use super::strangers::Introduction;
@@ -62,7 +62,7 @@ pub fn doors<E: Executor>(doors: Doors<E>) -> Router {
         .merge(graphql)
         .route("/ws/collaboration", doors.presence)
         .layer(middleware::from_fn_with_state(shedding, shedding::refuse_requests))
-        .layer(middleware::from_fn_with_state(doors.allowed_origins.clone(), check_socket_origin))
+        .layer(middleware::from_fn_with_state(doors.allowed_origins.clone(), origins::check))
         .layer(cors(doors.allowed_origins))
         .merge(probes::router(doors.readiness));
     with_common_layers(router)
@@ -84,7 +84,8 @@ pub fn admin(
                 (StatusCode::ACCEPTED, "draining\n")
             }),
         )
-        .merge(probes::router(readiness));
+        .merge(probes::router(readiness))
+        .layer(middleware::from_fn(origins::refuse_pages));
     with_common_layers(router)
 }
 
@@ -119,48 +120,9 @@ pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Where browsers may come from. Who sends no `Origin` is no browser and may come from anywhere.
-#[derive(Debug, Clone, Default)]
-pub struct AllowedOrigins {
-    any: bool,
-    listed: Arc<[String]>,
-}
-
-impl AllowedOrigins {
-    /// The origins listed (`https://host[:port]`), where `*` means any. A page may always call the host it came from.
-    pub fn new(origins: impl IntoIterator<Item = String>) -> Self {
-        let listed: Arc<[String]> = origins.into_iter().map(|o| o.trim_end_matches('/').to_ascii_lowercase()).collect();
-        Self { any: listed.iter().any(|origin| origin == "*"), listed }
-    }
-
-    fn allows(&self, origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
-        let Ok(origin) = origin.to_str().map(str::to_ascii_lowercase) else { return false };
-        let is_own = || {
-            let authority = origin.split_once("://").map(|(_, authority)| authority);
-            let host = host.and_then(|host| host.to_str().ok());
-            authority.zip(host).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host))
-        };
-        self.any || self.listed.contains(&origin) || is_own()
-    }
-}
-
-/// CORS does not cover sockets: a browser opens one from any page and only tells where from.
-async fn check_socket_origin(State(allowed): State<AllowedOrigins>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    if is_upgrade(headers)
-        && let Some(origin) = headers.get(header::ORIGIN)
-        && !allowed.allows(origin, headers.get(header::HOST))
-    {
-        return ApiError::new(ErrorCode::Forbidden, "this origin is not allowed").into_response();
-    }
-    next.run(request).await
-}
-
 fn cors(allowed: AllowedOrigins) -> CorsLayer {
-    let predicate =
-        move |origin: &HeaderValue, parts: &request::Parts| allowed.allows(origin, parts.headers.get(header::HOST));
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(predicate))
+        .allow_origin(allowed.for_cors())
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([
             header::AUTHORIZATION,
@@ -189,7 +151,20 @@ fn with_common_layers(router: Router) -> Router {
         .on_request(())
         .on_failure(());
     // The last is the outermost.
-    router.layer(CatchPanicLayer::custom(panicked)).layer(trace).layer(middleware::from_fn(name_request))
+    let router = router.layer(CatchPanicLayer::custom(panicked)).layer(trace);
+    router.layer(middleware::from_fn(guard_answer)).layer(middleware::from_fn(name_request))
+}
+
+/// What browsers must know of every answer: it is what it says it is, is kept nowhere, and its address, in which a token
+/// may stand, is told to nobody.
+async fn guard_answer(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    response
 }
 
 /// Gives every request an id, its own if it brings one, and the answer the same.

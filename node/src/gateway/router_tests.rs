@@ -122,7 +122,7 @@ async fn node(dev: bool) -> Node {
         let told = Check { is_needed: false, ..Check::needed("store", false, "does not answer") };
         vec![Check::needed("drain", ok, "the operator's wish"), told]
     });
-    let allowed_origins = AllowedOrigins::new(["https://app.example/".to_owned()]);
+    let allowed_origins = AllowedOrigins::parse(&["https://app.example/".to_owned()]).expect("an origin");
     let presence = get(|| async { "presence" });
     Node { router: doors(Doors { transport, readiness, presence, allowed_origins, dev }), authenticator, drain }
 }
@@ -328,7 +328,7 @@ async fn what_was_read_is_not_told_to_a_token_that_was_revoked_meanwhile_and_wha
 async fn browsers_come_from_where_they_may() {
     let node = node(false).await;
     for (origin, allowed) in
-        [("https://app.example", true), ("https://evil.example", false), ("http://node:4000", true), ("null", false)]
+        [("https://app.example", true), ("https://evil.example", false), ("http://node:4000", false), ("null", false)]
     {
         let preflight = [("origin", origin), ("access-control-request-method", "POST")];
         let response = node.ask(to(Method::OPTIONS, "/graphql", &preflight, "")).await;
@@ -340,6 +340,56 @@ async fn browsers_come_from_where_they_may() {
         }
     }
     assert_eq!(node.text(to(Method::GET, "/ws/collaboration", &[], "")).await.1, "presence", "no origin, no browser");
+}
+
+#[tokio::test]
+async fn no_page_can_act_for_its_visitor() {
+    let node = node(false).await;
+    let edit = json!({"query": "mutation { edit }"});
+    // Of another origin: not carried out, although the token is good.
+    let evil = post_json("/graphql", &[("origin", "https://evil.example")], &edit);
+    assert_eq!(node.text(evil).await.0, 403);
+    let ours = node.ask(post_json("/graphql", &[("origin", "https://app.example")], &edit)).await;
+    assert_eq!(ours.status(), StatusCode::OK);
+    assert!(!ours.headers().contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS), "there are none to be sent");
+    // What a form can send without asking is no request, whoever sends it.
+    let bearer = format!("Bearer {}", token());
+    for kind in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonp", ""]
+    {
+        for path in ["/graphql", "/graphql/stream"] {
+            let headers = [("content-type", kind), ("authorization", bearer.as_str())];
+            assert_eq!(node.text(to(Method::POST, path, &headers, edit.to_string())).await.0, 415, "{kind} {path}");
+        }
+    }
+    // Nor is what a link can send.
+    let by_link = "/graphql?query=mutation%7Bedit%7D";
+    assert_eq!(node.text(to(Method::GET, by_link, &[("authorization", bearer.as_str())], "")).await.0, 404);
+}
+
+#[tokio::test]
+async fn every_answer_is_guarded_against_browsers() {
+    let node = node(true).await;
+    for request in [
+        post_json("/graphql", &[], &json!({"query": "{ me }"})),
+        post_json("/graphql/stream", &[], &json!({"query": "{ me }"})),
+        to(Method::POST, "/graphql", &[], ""),
+        to(Method::GET, "/graphql", &[("accept", "text/html")], ""),
+        to(Method::GET, "/graphql", &[("origin", "https://evil.example")], ""),
+        to(Method::GET, "/nowhere", &[], ""),
+        to(Method::GET, "/health", &[], ""),
+    ] {
+        let what = format!("{} {}", request.method(), request.uri());
+        let answer = node.ask(request).await;
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-store"),
+            ("x-frame-options", "DENY"),
+        ] {
+            assert_eq!(answer.headers().get(name).and_then(|value| value.to_str().ok()), Some(value), "{what}: {name}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -375,7 +425,10 @@ async fn the_admin_listener_shows_metrics_and_starts_the_drain() {
     let admin = Node { router, ..node(false).await };
     assert_eq!(admin.text(to(Method::GET, "/metrics", &[], "")).await, (200, "up 1\n".to_owned()));
     assert_eq!(admin.text(to(Method::GET, "/admin/drain", &[], "")).await.0, 405);
-    assert!(!drain.is_cancelled());
+    for origin in ["https://evil.example", "http://node:4000", "null"] {
+        assert_eq!(admin.text(to(Method::POST, "/admin/drain", &[("origin", origin)], "")).await.0, 403, "{origin}");
+    }
+    assert!(!drain.is_cancelled(), "no page can drain the node of the one who looks at it");
     assert_eq!(admin.text(to(Method::POST, "/admin/drain", &[], "")).await.0, 202);
     assert!(drain.is_cancelled());
     assert_eq!(admin.text(to(Method::GET, "/readyz", &[], "")).await.0, 200);

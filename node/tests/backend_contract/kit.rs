@@ -51,6 +51,11 @@ impl Store {
     }
 }
 
+/// How a node comes to a server, or to a line that leads there.
+fn url_at(port: u16) -> String {
+    format!("redis://mille:contract@127.0.0.1:{port}")
+}
+
 /// A `redis-server` of ours. It ends with this value, and so do the connections made to it.
 pub(crate) struct Server {
     process: Child,
@@ -76,6 +81,7 @@ impl Server {
             let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
             let mut server = Self { process, port, _files: files, tasks, stop };
             if server.answers().await {
+                server.let_nodes_in();
                 return server;
             }
         }
@@ -95,8 +101,16 @@ impl Server {
         redis::connect(&settings, observer, &self.tasks, &self.stop).await.expect("redis takes us")
     }
 
+    /// As the shipped users do: what they do not allow, the contract must not need.
+    fn let_nodes_in(&self) {
+        let users = include_str!("../../../ops/redis-users.acl");
+        let rules = users.split("user mille on @NODES@").nth(1).and_then(|rest| rest.split("\n#").next());
+        let rules = rules.expect("the user of the nodes").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(self.say(&format!("ACL SETUSER mille on >contract {rules}")).expect("an answer"), "+OK\r\n");
+    }
+
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        url_at(self.port)
     }
 
     /// Stops the process without ending it: connections stay open, new ones are taken by the kernel, nobody answers.
@@ -191,7 +205,7 @@ impl Proxy {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        url_at(self.port)
     }
 
     /// Closes the line to subscriptions, or opens it again.

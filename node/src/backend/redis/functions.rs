@@ -139,6 +139,42 @@ mod tests {
         assert_eq!(LIBRARY.matches("redis.register_function").count(), called.len());
     }
 
+    /// What the contract suite does not use must not be allowed either, and the suite runs as this user.
+    #[test]
+    fn the_shipped_user_of_the_nodes_may_do_nothing_that_no_node_does() {
+        const OF_THE_CONNECTION: [&str; 10] = [
+            "hello",
+            "auth",
+            "ping",
+            "info",
+            "client|setname",
+            "client|id",
+            "function|load",
+            "fcall",
+            "fcall_ro",
+            "publish",
+        ];
+        let sent = [
+            include_str!("directory.rs"),
+            include_str!("leases.rs"),
+            include_str!("log.rs"),
+            include_str!("presence.rs"),
+            include_str!("pubsub.rs"),
+        ]
+        .concat();
+        let users = include_str!("../../../../ops/redis-users.acl");
+        let rules = users.split("user mille ").nth(1).and_then(|rest| rest.split("\n#").next()).unwrap_or_default();
+        let granted: Vec<_> = rules.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect();
+        assert!(granted.len() > OF_THE_CONNECTION.len() && rules.contains(" -@all"), "{granted:?}");
+        for command in granted {
+            let is_used = OF_THE_CONNECTION.contains(&command)
+                || LIBRARY.contains(&format!("redis.call('{}'", command.to_uppercase()))
+                || sent.contains(&format!("(\"{command}\""))
+                || sent.contains(&format!(", \"{command}\""));
+            assert!(is_used, "{command} is allowed, and who sends it?");
+        }
+    }
+
     #[test]
     fn the_library_publishes_in_the_form_that_nodes_read() {
         assert!(LIBRARY.contains(&format!("local ENVELOPE = '{}'", crate::backend::envelope::TAG)));

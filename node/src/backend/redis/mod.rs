@@ -20,19 +20,21 @@ mod presence;
 mod pubsub;
 mod quotas;
 mod revocations;
+mod secure;
 mod snapshots;
 mod values;
 mod watchdog;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
-use fred::interfaces::{ClientLike, FredResult};
+use fred::interfaces::{ClientLike, FredResult, PubsubInterface};
 use fred::types::config::{Config, ReconnectPolicy, ServerConfig, TcpConfig, UnresponsiveConfig};
-use fred::types::{Builder, ConnectHandle, InfoKind, RespVersion};
+use fred::types::{Builder, ConnectHandle, InfoKind, RespVersion, Value};
 use futures_util::future::try_join_all;
 use mille_shared::limits::REDIS_COMMAND_TIMEOUT;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -43,6 +45,7 @@ use tokio_util::task::TaskTracker;
 use super::{Backend, Error, Lane, Result};
 use gate::Gate;
 use keys::Channels;
+use secure::not_let_in;
 
 pub use observer::{Connection, RedisObserver};
 
@@ -63,11 +66,13 @@ const BROADCAST_MESSAGES_MAX: usize = 65_536;
 /// The first major version with what we use: functions, and streams that number entries within an epoch.
 const SERVER_MAJOR_MIN: u32 = 7;
 
-/// How to reach Redis.
-#[derive(Debug, Clone)]
+/// How to reach Redis. Not to be printed: the URL may hold a password.
+#[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://`, `rediss://`, `redis-sentinel://`, `redis-cluster://`, with user and password if need be.
+    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, or `rediss…` for TLS; with user and password if need be.
     pub url: String,
+    /// A PEM file with the authorities that may vouch for Redis; absent: those the system trusts.
+    pub ca_file: Option<PathBuf>,
     /// How long a command may take. Then [`Error::Unavailable`].
     pub command_timeout: Duration,
 }
@@ -76,26 +81,55 @@ impl RedisSettings {
     /// The server at `url`, with the usual patience.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), command_timeout: REDIS_COMMAND_TIMEOUT }
+        Self { url: url.into(), ca_file: None, command_timeout: REDIS_COMMAND_TIMEOUT }
     }
 }
 
 /// Why a node can't begin with its Redis. None of them heals without someone doing something, except perhaps waiting
-/// in the case of [`Unreachable`](Self::Unreachable). The texts never hold the URL: it may hold a password.
+/// in the case of [`Unreachable`](Self::Unreachable). The texts name the setting and never hold the URL: it may hold a
+/// password.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The URL is none, or of a kind we can't use.
-    #[error("the Redis URL can't be used: {0}")]
+    #[error("REDIS_URL can't be used: {0}")]
     Url(String),
+    /// The file with the authorities is of no use.
+    #[error("MILLE_REDIS_CA_FILE: {path} can't be used: {reason}")]
+    Ca {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// TLS is asked for, and there is nobody to vouch for the server.
+    #[error("REDIS_URL asks for TLS, but the system trusts no authority: name one in MILLE_REDIS_CA_FILE")]
+    NoRoots,
+    /// The server is not who it should be, or speaks no TLS.
+    #[error("the Redis at REDIS_URL is not trusted, or speaks no TLS (see MILLE_REDIS_CA_FILE): {0}")]
+    Tls(String),
+    /// User or password are wrong, or missing.
+    #[error("the Redis at REDIS_URL does not take the user and password that stand there")]
+    Credentials,
+    /// The user lacks a right.
+    #[error("the user in REDIS_URL lacks a right (see ops/redis-users.acl): {0}")]
+    NotAllowed(String),
     /// It does not answer, or refuses us.
-    #[error("Redis can't be reached: {0}")]
+    #[error("the Redis at REDIS_URL can't be reached: {0}")]
     Unreachable(String),
     /// Its version lacks what we need.
-    #[error("Redis {SERVER_MAJOR_MIN}.0 or newer is needed, this is {0}")]
+    #[error("Redis {SERVER_MAJOR_MIN}.0 or newer is needed at REDIS_URL, this is {0}")]
     TooOld(String),
     /// It does not take our function library.
-    #[error("Redis refuses the function library: {0}")]
+    #[error("the Redis at REDIS_URL refuses the function library: {0}")]
     Library(String),
+}
+
+impl ConnectError {
+    /// Whether someone must change the settings, here or in Redis; otherwise waiting may help.
+    #[must_use]
+    pub fn is_of_settings(&self) -> bool {
+        !matches!(self, Self::Unreachable(_) | Self::Library(_) | Self::TooOld(_))
+    }
 }
 
 /// Connects, and loads the function library. `observer` is told how the connections are from then on. Their tasks run on
@@ -110,16 +144,22 @@ pub async fn connect(
     stop: &CancellationToken,
 ) -> std::result::Result<Backend, ConnectError> {
     let builder = builder(settings)?;
-    let unreachable = |error: FredError| ConnectError::Unreachable(error.to_string());
 
     let client = builder.build().map_err(|error| ConnectError::Url(error.to_string()))?;
-    let connection = client.init().await.map_err(unreachable)?;
+    let connection = client.init().await.map_err(|error| not_let_in(&error))?;
     tasks.spawn(leave_when_stopped(client.clone(), connection, stop.clone()));
-    let version = server_version(&client).await.map_err(unreachable)?;
+    let version = server_version(&client).await.map_err(|error| not_let_in(&error))?;
     if is_too_old(&version) {
         return Err(ConnectError::TooOld(version));
     }
-    functions::load(&client).await.map_err(|error| ConnectError::Library(error.to_string()))?;
+    functions::load(&client).await.map_err(|error| match not_let_in(&error) {
+        ConnectError::Unreachable(reason) => ConnectError::Library(reason),
+        other => other,
+    })?;
+    let channels = Channels::of(&uuid::Uuid::new_v4().simple().to_string());
+    // Nobody listens there yet. The client library does not tell of a refused subscription, but of this it does.
+    let nothing = client.publish::<Value, _, _>(channels.name(super::Channel::Probe), "");
+    nothing.await.map_err(|error| not_let_in(&error))?;
     let gate = Arc::new(Gate::new(Arc::clone(&observer)));
     tasks.spawn(watchdog::watch(client.clone(), Arc::clone(&gate), stop.clone()));
 
@@ -128,11 +168,12 @@ pub async fn connect(
         gate,
         in_flight: Semaphore::new(IN_FLIGHT_MAX),
         lanes: pool::Lanes::open(&builder, tasks, stop),
-        channels: Channels::of(&uuid::Uuid::new_v4().simple().to_string()),
+        channels,
         command_timeout: settings.command_timeout,
         version,
     });
-    let pubsub = pubsub::open(&builder, Arc::clone(&redis), observer, tasks, stop).await.map_err(unreachable)?;
+    let pubsub =
+        pubsub::open(&builder, Arc::clone(&redis), observer, tasks, stop).await.map_err(|error| not_let_in(&error))?;
     tasks.spawn(Arc::clone(&redis).keep_role(stop.clone()));
     Ok(Backend {
         log: redis.clone(),
@@ -288,7 +329,14 @@ fn translate(name: &'static str, error: &FredError) -> Error {
 }
 
 fn builder(settings: &RedisSettings) -> std::result::Result<Builder, ConnectError> {
-    let mut config = Config::from_url(&settings.url).map_err(|error| ConnectError::Url(error.to_string()))?;
+    let (url, tls) = secure::tls_of(&settings.url, settings.ca_file.as_deref())?;
+    let mut config = Config::from_url(&url).map_err(|error| ConnectError::Url(error.to_string()))?;
+    if !config.username.iter().chain(&config.password).all(|credential| secure::can_be_sent(credential)) {
+        return Err(ConnectError::Url(
+            "user and password must be without blanks, quotes and control characters".into(),
+        ));
+    }
+    config.tls = tls;
     config.version = RespVersion::RESP3;
     let mut builder = Builder::from_config(config);
     builder.with_performance_config(|performance| {

@@ -38,6 +38,7 @@ pub(super) enum Source {
 
 impl Source {
     pub(super) fn url(url: Url) -> Result<Self, KeyError> {
+        crate::crypto::backend();
         let client = reqwest::Client::builder()
             .timeout(FETCH_TIMEOUT)
             .build()
