@@ -311,6 +311,25 @@ async fn who_was_revoked_comes_back_with_a_new_token_and_never_with_the_old_one(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_outlives_a_redis_that_comes_back_empty() -> Result<()> {
+    let mut cluster = Cluster::of(2).start().await?;
+    let token = Token::of("bob").issued_now().sign();
+    admin(&cluster, 0).revoke_user("bob").await?;
+    cluster.redis()?.restart().await?;
+    let redis = cluster.redis()?;
+    eventually(soon(), async || {
+        let kept = redis.ask(&["ZSCORE", "mille:{revocations}", "user bob"]).await?;
+        kept.text().context("nothing is put back yet").map(drop)
+    })
+    .await?;
+    // A node that begins now knows only what it finds there.
+    cluster.restart(1).await?;
+    let refusal = refused(cluster.bearer(1, "bob", token).run(d::ME, json!({})).await)?;
+    ensure!(refusal.code == "UNAUTHENTICATED", "{refusal:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_who_steers_the_cluster_revokes_and_only_what_makes_sense() -> Result<()> {
     let cluster = Cluster::of(1).embedded().start().await?;
     let root = admin(&cluster, 0);
