@@ -180,10 +180,10 @@ async fn three_hundred_lose_their_rights_within_a_second_while_edits_go_on() -> 
         delays
     };
     let (from_question, from_answer) = (since(&asked), since(&answered));
-    println!("{SUBSCRIBERS} lost their rights during {} edits, and saw the end", edits.len());
+    eprintln!("{SUBSCRIBERS} lost their rights during {} edits, and saw the end", edits.len());
     for (what, delays) in [("question", &from_question), ("answer", &from_answer)] {
         let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| quantile(delays, share));
-        println!("  after the {what}: p50 {p50:?}, p99 {p99:?}, max {max:?}");
+        eprintln!("  after the {what}: p50 {p50:?}, p99 {p99:?}, max {max:?}");
     }
     let p99 = quantile(&from_answer, 0.99);
     ensure!(p99 <= patience(1.0), "p99 {p99:?}; the last: {:?}", &from_answer[from_answer.len() - 5..]);
