@@ -88,6 +88,7 @@ contract! {
     revocations {
         a_revocation_is_known_everywhere_until_its_end
         of_two_revocations_of_a_user_the_later_moment_and_the_later_end_count
+        many_revocations_are_all_listed
     }
     quotas {
         a_bucket_gives_no_more_than_it_holds_and_fills_again

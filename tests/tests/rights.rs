@@ -180,10 +180,10 @@ async fn three_hundred_lose_their_rights_within_a_second_while_edits_go_on() -> 
         delays
     };
     let (from_question, from_answer) = (since(&asked), since(&answered));
-    println!("{SUBSCRIBERS} lost their rights during {} edits, and saw the end", edits.len());
+    eprintln!("{SUBSCRIBERS} lost their rights during {} edits, and saw the end", edits.len());
     for (what, delays) in [("question", &from_question), ("answer", &from_answer)] {
         let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| quantile(delays, share));
-        println!("  after the {what}: p50 {p50:?}, p99 {p99:?}, max {max:?}");
+        eprintln!("  after the {what}: p50 {p50:?}, p99 {p99:?}, max {max:?}");
     }
     let p99 = quantile(&from_answer, 0.99);
     ensure!(p99 <= patience(1.0), "p99 {p99:?}; the last: {:?}", &from_answer[from_answer.len() - 5..]);
@@ -307,6 +307,25 @@ async fn who_was_revoked_comes_back_with_a_new_token_and_never_with_the_old_one(
     let error = presence.next_error().await?;
     ensure!(error["code"] == "UNAUTHENTICATED", "{error}");
     ensure!(socket.run_one(d::ME, json!({})).await?["me"]["id"] == "bob", "the socket goes on");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_outlives_a_redis_that_comes_back_empty() -> Result<()> {
+    let mut cluster = Cluster::of(2).start().await?;
+    let token = Token::of("bob").issued_now().sign();
+    admin(&cluster, 0).revoke_user("bob").await?;
+    cluster.redis()?.restart().await?;
+    let redis = cluster.redis()?;
+    eventually(soon(), async || {
+        let kept = redis.ask(&["ZSCORE", "mille:{revocations}", "user bob"]).await?;
+        kept.text().context("nothing is put back yet").map(drop)
+    })
+    .await?;
+    // A node that begins now knows only what it finds there.
+    cluster.restart(1).await?;
+    let refusal = refused(cluster.bearer(1, "bob", token).run(d::ME, json!({})).await)?;
+    ensure!(refusal.code == "UNAUTHENTICATED", "{refusal:?}");
     Ok(())
 }
 

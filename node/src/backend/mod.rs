@@ -328,7 +328,7 @@ pub trait Revocations: Send + Sync + 'static {
     /// [`REVOCATIONS_MAX`](mille_shared::limits::REVOCATIONS_MAX) others, and nothing was kept.
     async fn revoke(&self, revocation: &Revocation, until: Timestamp) -> Result<bool>;
 
-    /// All that have not ended, with their ends, in no order.
+    /// All that have not ended, with their ends, in no order; one may come twice.
     async fn list(&self) -> Result<Vec<(Revocation, Timestamp)>>;
 }
 

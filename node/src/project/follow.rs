@@ -108,9 +108,10 @@ impl Following {
     /// [`Ended`], once; the stream is over then.
     pub async fn next(&mut self) -> Result<PlanEvent, Ended> {
         loop {
-            let tells_the_past = self.past.is_some() || self.replay.is_some();
-            // A long past takes its time, and the actor can't stop it.
-            if tells_the_past && self.project.members().role_of(&self.user_id).is_none() {
+            // A long past takes its time, and the actor can't stop it. Nor can it take back what it told a slow listener; it
+            // lets go of one that may not listen.
+            let may_be_out = self.past.is_some() || self.replay.is_some() || self.live.is_closed();
+            if may_be_out && self.project.members().role_of(&self.user_id).is_none() {
                 return Err(Ended::Forbidden);
             }
             if let Some((past, index)) = &mut self.past {

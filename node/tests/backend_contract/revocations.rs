@@ -58,3 +58,16 @@ pub(crate) async fn of_two_revocations_of_a_user_the_later_moment_and_the_later_
     revoke(&here, &user("ada", early), soon).await;
     assert_eq!(held(&*there.revocations).await, [(user("ada", late), long)], "an old one told again changes nothing");
 }
+
+pub(crate) async fn many_revocations_are_all_listed(store: Store) {
+    let (here, there) = (store.connect().await, store.connect().await);
+    let (now, later) = (in_ms(0), in_ms(HOUR_MS));
+    let mut revocations: Vec<_> = (0..1_700).map(|number| token(&format!("t{number}"), now)).collect();
+    for some in revocations.chunks(100) {
+        futures_util::future::join_all(some.iter().map(|revocation| revoke(&here, revocation, later))).await;
+    }
+    let mut listed: Vec<_> = held(&*there.revocations).await.into_iter().map(|(revocation, _)| revocation).collect();
+    listed.dedup();
+    revocations.sort_by(|a, b| a.what.cmp(&b.what));
+    assert_eq!(listed, revocations);
+}

@@ -96,6 +96,7 @@ pub(crate) fn operations(project: &Project, after: &Value) -> Vec<Door> {
         door("Query.projects", d::PROJECTS, Needs::Login, json!({})),
         door("Query.validatePlanDag", d::VALIDATE, Needs::Login, json!({"dag": dag})),
         door("Query.cluster", d::CLUSTER, Needs::Admin, json!({})),
+        door("Mutation.revokeTokens", d::REVOKE_TOKENS, Needs::Admin, json!({"token": "a token that nobody has"})),
         door("Mutation.createProject", d::CREATE_PROJECT, Needs::Login, json!({"name": "another"})),
         door("Mutation.refreshAuth", d::REFRESH_AUTH, Needs::Login, json!({"token": "filled in by who runs it"})),
         door("Query.project", d::PROJECT, Needs::Viewer, json!({"p": p})),

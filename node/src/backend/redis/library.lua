@@ -406,16 +406,28 @@ local function revoke(keys, args)
   return 1
 end
 
--- keys: revocations, revoked_at   answers: what, at, until, for each that has not ended
-local function revoked(keys)
-  local answer = {}
-  local held = redis.call('ZRANGE', keys[1], '(' .. whole(now_ms()), '+inf', 'BYSCORE', 'WITHSCORES')
-  for i = 1, #held, 2 do
-    local at = redis.call('HGET', keys[2], held[i])
+-- Revocations read in one call, more or less: Redis serves nobody else meanwhile.
+local REVOCATIONS_PAGE = 500
+
+-- keys: revocations, revoked_at   args: cursor   answers: the next cursor, '0' behind the last; then what, at, until, for
+-- each that has not ended. One that is there all the time is answered at least once.
+local function revoked(keys, args)
+  local page = redis.call('ZSCAN', keys[1], args[1], 'COUNT', REVOCATIONS_PAGE)
+  local now, names, ends = now_ms(), {}, {}
+  for i = 1, #page[2], 2 do
+    if tonumber(page[2][i + 1]) > now then
+      names[#names + 1] = page[2][i]
+      ends[#ends + 1] = page[2][i + 1]
+    end
+  end
+  local answer = { page[1] }
+  if #names == 0 then return answer end
+  for i, at in ipairs(redis.call('HMGET', keys[2], unpack(names))) do
+    -- Whoever removed it by hand gets what they asked for.
     if at then
-      answer[#answer + 1] = held[i]
+      answer[#answer + 1] = names[i]
       answer[#answer + 1] = at
-      answer[#answer + 1] = held[i + 1]
+      answer[#answer + 1] = ends[i]
     end
   end
   return answer

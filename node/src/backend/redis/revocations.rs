@@ -1,5 +1,7 @@
 //! Revocations in Redis: a sorted set that knows when each is forgotten, and a hash that knows since when it counts.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use fred::types::Value;
 use mille_shared::revocation::{Revocation, Revoked};
@@ -12,6 +14,8 @@ use crate::backend::{Result, Revocations};
 
 const TOKEN: &str = "token";
 const USER: &str = "user";
+/// The cursor before the first page, and behind the last.
+const FIRST: &str = "0";
 
 #[async_trait]
 impl Revocations for Redis {
@@ -27,18 +31,27 @@ impl Revocations for Redis {
     }
 
     async fn list(&self) -> Result<Vec<(Revocation, Timestamp)>> {
-        let flat = self.call_read_only(REVOKED, both(), Vec::new()).await?.into_array();
-        if !flat.len().is_multiple_of(3) {
-            return Err(corrupt("the revocations"));
+        let (mut all, mut cursor) = (Vec::new(), Arc::<str>::from(FIRST));
+        loop {
+            let args = vec![Value::from(&*cursor)];
+            let page = self.call_read_only(REVOKED, both(), args).await?.into_array();
+            let Some((next, records)) = page.split_first() else { return Err(corrupt("the revocations")) };
+            for record in records.chunks(3) {
+                all.push(read(record)?);
+            }
+            cursor = text(next, "a cursor")?;
+            if &*cursor == FIRST {
+                return Ok(all);
+            }
         }
-        flat.chunks_exact(3)
-            .map(|record| {
-                let what = what(&text(&record[0], "a revocation")?)?;
-                let at = Timestamp::from_unix_ms(parsed(&record[1], "a revocation's moment")?);
-                Ok((Revocation { what, at }, end(&record[2])?))
-            })
-            .collect()
     }
+}
+
+fn read(record: &[Value]) -> Result<(Revocation, Timestamp)> {
+    let [name, at, until] = record else { return Err(corrupt("a revocation")) };
+    let what = what(&text(name, "a revocation")?)?;
+    let at = Timestamp::from_unix_ms(parsed(at, "a revocation's moment")?);
+    Ok((Revocation { what, at }, end(until)?))
 }
 
 fn both() -> Vec<String> {

@@ -87,8 +87,7 @@ impl Node {
     async fn knows(&self, count: usize, within: Duration) {
         let look = async {
             while self.revoked.len() != count {
-                tokio::time::advance(Duration::from_millis(50)).await;
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         timeout(within, look).await.expect("in time");
@@ -145,7 +144,7 @@ async fn what_the_store_lost_is_put_back() {
     node.revoked.take(&[(revocation.clone(), until)]);
     let look = async {
         while node.stored().await != [(revocation.clone(), until)] {
-            tokio::time::advance(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     timeout(SWEEP, look).await.expect("within the sweep");
@@ -170,7 +169,7 @@ async fn an_end_that_moved_is_told_to_the_store() {
     let end = i64::try_from((expires_at + LEEWAY.as_secs()) * 1_000).expect("before the end of time");
     let look = async {
         while node.stored().await[0].1.unix_ms != end {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     timeout(Duration::from_secs(1), look).await.expect("at once");

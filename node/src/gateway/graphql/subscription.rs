@@ -17,7 +17,7 @@ use super::{codes, guard, presence};
 use crate::gateway::errors::ApiError;
 use crate::gateway::transport::{EventRevision, ResumeAfter};
 use crate::project::presence::PresenceCommand;
-use crate::project::{Access, Following, PlanEvent, Start};
+use crate::project::{Access, Ended, Following, PlanEvent, Start};
 
 /// Why a stream begins with a SNAPSHOT that was asked for.
 const REQUESTED: &str = "requested";
@@ -180,7 +180,15 @@ async fn people(
 ) -> Result<impl Stream<Item = Result<CollaborationEvent, ApiError>> + use<>, ApiError> {
     let watch = presence::ask(&access.project, |reply| PresenceCommand::Watch { reply }).await?;
     let events = stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) });
-    let news = events.filter_map(move |event| future::ready(CollaborationEvent::of_people(plan, event).map(Ok)));
+    let (project, user) = (access.project.clone(), access.user_id.clone());
+    let news = events.filter_map(move |event| {
+        // The plan's changes end with the right; people must not be told of in the meantime.
+        let told = match project.members().role_of(&user) {
+            Some(_) => CollaborationEvent::of_people(plan, event).map(Ok),
+            None => Some(Err(Ended::Forbidden.into())),
+        };
+        future::ready(told)
+    });
     let ended = stream::once(async { Err(codes::draining("the project is stopping on this node")) });
     Ok(news.chain(ended))
 }

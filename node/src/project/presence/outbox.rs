@@ -149,9 +149,15 @@ impl PresenceOutbox {
         self.0.changed.notify_one();
     }
 
-    /// Closes the socket, after the frames that wait.
+    /// Closes the socket, after the frames that wait; they are dropped if it is one that may not have them any more.
     pub fn close(&self, code: CloseCode, reason: &'static str) {
-        self.0.lock().close.get_or_insert((code, reason));
+        let mut inner = self.0.lock();
+        inner.close.get_or_insert((code, reason));
+        if code == CloseCode::Forbidden {
+            inner.frames.clear();
+            inner.backlog.set(0);
+        }
+        drop(inner);
         self.0.changed.notify_one();
     }
 
@@ -352,10 +358,10 @@ mod tests {
     async fn a_close_comes_after_what_waits_and_wakes_the_socket() {
         let (outbox, mut reader) = outbox();
         outbox.frame("last".into());
-        outbox.close(CloseCode::Forbidden, "out");
+        outbox.close(CloseCode::ServiceRestart, "drain");
         outbox.frame("late".into());
         assert_eq!(reader.next().await, Outgoing::Frame("last".into()));
-        assert_eq!(reader.next().await, Outgoing::Close(CloseCode::Forbidden, "out"));
+        assert_eq!(reader.next().await, Outgoing::Close(CloseCode::ServiceRestart, "drain"));
         drop(reader);
         assert!(outbox.is_gone());
     }
@@ -374,5 +380,13 @@ mod tests {
         assert_eq!(pressure.queued_bytes(), 1);
         drop(reader);
         assert_eq!(pressure.queued_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_may_be_here_no_more_is_told_nothing_of_what_waits() {
+        let (outbox, mut reader) = outbox();
+        outbox.frame("not for you".into());
+        outbox.close(CloseCode::Forbidden, "out");
+        assert_eq!(reader.next().await, Outgoing::Close(CloseCode::Forbidden, "out"));
     }
 }

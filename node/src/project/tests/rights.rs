@@ -55,3 +55,22 @@ async fn a_right_ends_within_the_sweep_when_the_message_is_lost() {
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_is_not_told_what_waits_once_the_right_has_ended() {
+    let (one, two, here, there, plan) = pair().await;
+    let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    one.projects.set_member(&access, &bob(), Role::Viewer).await.expect("a member");
+    two.projects.access(here.id(), &bob(), Role::Viewer).await.expect("a member at once, everywhere");
+    let mut bobs = there.follow(plan, &bob(), Start::Next, false).await.expect("follow");
+    let mut adas = there.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    rename_often(&here, plan, "n", 5).await;
+    for _ in 0..5 {
+        timeout(Duration::from_secs(1), adas.next()).await.expect("soon").expect("a change");
+    }
+    one.projects.remove_member(&access, &bob()).await.expect("removed");
+    eventually("the node has heard of it", async || there.members().role_of(&bob()).is_none()).await;
+    assert_eq!(bobs.next().await.err(), Some(Ended::Forbidden));
+    one.stop().await;
+    two.stop().await;
+}
