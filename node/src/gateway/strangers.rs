@@ -111,13 +111,11 @@ impl Strangers {
 
     fn introduce(self: &Arc<Self>, place: OwnedSemaphorePermit) -> Introduction {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let superseded = CancellationToken::new();
-        let guest = Guest { since: Instant::now(), superseded: superseded.clone() };
+        let guest = Guest { since: Instant::now(), superseded: CancellationToken::new() };
         self.here.lock().insert(number, guest);
         Introduction(Some(Arc::new(Stranger {
             strangers: Arc::clone(self),
             number,
-            superseded,
             place: Mutex::new(Some(place)),
             is_known: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
@@ -139,7 +137,6 @@ pub struct Introduction(Option<Arc<Stranger>>);
 struct Stranger {
     strangers: Arc<Strangers>,
     number: u64,
-    superseded: CancellationToken,
     place: Mutex<Option<OwnedSemaphorePermit>>,
     is_known: AtomicBool,
     has_asked: AtomicBool,
@@ -193,9 +190,11 @@ impl Introduction {
         may
     }
 
-    /// Ready when the place is wanted by others.
+    /// Ready when the place is wanted by others; `None` of who has none. To be asked for at the beginning.
     pub(super) fn superseded(&self) -> Option<WaitForCancellationFutureOwned> {
-        self.0.as_ref().map(|stranger| stranger.superseded.clone().cancelled_owned())
+        let stranger = self.0.as_ref()?;
+        let here = stranger.strangers.here.lock();
+        here.get(&stranger.number).map(|guest| guest.superseded.clone().cancelled_owned())
     }
 
     /// The connection is over.
@@ -216,6 +215,7 @@ impl Stranger {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
     use std::time::Duration;
 
     use super::*;
@@ -224,8 +224,7 @@ mod tests {
         Strangers::new(max, Arc::new(Metrics::new()))
     }
 
-    async fn is_superseded(introduction: &Introduction) -> bool {
-        let superseded = introduction.superseded().expect("somebody counts");
+    async fn is_over(superseded: &mut Pin<Box<WaitForCancellationFutureOwned>>) -> bool {
         tokio::time::timeout(Duration::ZERO, superseded).await.is_ok()
     }
 
@@ -246,14 +245,16 @@ mod tests {
         let first = strangers.admit().await.expect("a place");
         tokio::time::advance(Duration::from_millis(500)).await;
         let second = strangers.admit().await.expect("a place");
+        let superseded = |of: &Introduction| Box::pin(of.superseded().expect("it has a place"));
+        let (mut first_goes, mut second_goes) = (superseded(&first), superseded(&second));
         let waiting = tokio::spawn({
             let strangers = Arc::clone(&strangers);
             async move { strangers.admit().await }
         });
         tokio::time::sleep(Duration::from_millis(499)).await;
-        assert!(!is_superseded(&first).await, "it keeps its place for a second");
+        assert!(!is_over(&mut first_goes).await, "it keeps its place for a second");
         tokio::time::sleep(Duration::from_millis(2)).await;
-        assert!(is_superseded(&first).await && !is_superseded(&second).await);
+        assert!(is_over(&mut first_goes).await && !is_over(&mut second_goes).await);
         first.gone();
         assert!(waiting.await.expect("no panic").is_some());
     }
