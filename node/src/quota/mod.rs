@@ -140,10 +140,10 @@ impl UserQuotas {
         }
     }
 
-    /// Of a node alone, with the usual limits.
+    /// Of a node alone, with the usual limits, and a store that takes its time.
     #[cfg(test)]
     pub(crate) fn alone() -> Self {
-        let store = crate::backend::embedded::Embedded::new().connect().quotas;
+        let store = Arc::new(tests::Slow(crate::backend::embedded::Embedded::new().connect().quotas));
         let (settings, metrics) = (QuotaSettings::default(), Arc::new(Metrics::new()));
         Self::new(store, NodeId::of("alone", "1"), settings, metrics, TaskTracker::new())
     }

@@ -22,6 +22,40 @@ impl Quotas for Silent {
     }
 }
 
+/// A store behind a long line.
+pub(super) struct Slow(pub(super) Arc<dyn Quotas>);
+
+impl Slow {
+    const DELAY: Duration = Duration::from_millis(20);
+}
+
+#[async_trait]
+impl Quotas for Slow {
+    async fn lease_operations(
+        &self,
+        user: &UserId,
+        per_second: u32,
+        burst: u32,
+        asked: u32,
+    ) -> backend::Result<OperationsLease> {
+        tokio::time::sleep(Self::DELAY).await;
+        self.0.lease_operations(user, per_second, burst, asked).await
+    }
+
+    async fn hold_places(
+        &self,
+        user: &UserId,
+        node: &NodeId,
+        wanted: u32,
+        kept: u32,
+        max: u32,
+        ttl: Duration,
+    ) -> backend::Result<u32> {
+        tokio::time::sleep(Self::DELAY).await;
+        self.0.hold_places(user, node, wanted, kept, max, ttl).await
+    }
+}
+
 fn settings() -> QuotaSettings {
     QuotaSettings { operations: Rate { per_second: 100, burst: 200 }, connections_max: 10, ..QuotaSettings::default() }
 }

@@ -197,6 +197,48 @@ async fn input_waits_while_answers_are_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_operations_wait_for_each_other() {
+    let mut client = Client::ready().await;
+    let padding = "x".repeat(900_000);
+    let mut sent = 0;
+    let ask = async |id: usize| client.subscribe(&id.to_string(), &format!("{{ slow }} # {padding}")).await;
+    let fits = limits::OPERATION_BYTES_PER_CONNECTION_MAX / padding.len() + 1;
+    while tokio::time::timeout(Duration::from_secs(1), ask(sent)).await.is_ok() {
+        sent += 1;
+        assert!(sent <= fits + ROOM, "operations pile up without bound");
+    }
+    assert_eq!(sent, fits + ROOM, "some run, the pipe is full, and nothing more is read");
+    for _ in 0..sent {
+        client.world.go.notify_one();
+        assert_eq!(client.hear().await["type"], "next");
+        assert_eq!(client.hear().await["type"], "complete");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn operations_begin_in_their_order_also_while_the_store_is_asked() {
+    let mut client = Client::ready().await;
+    let to = client.to.clone();
+    // More than a node gives by itself, without waiting for the answers.
+    let sending = tokio::spawn(async move {
+        for id in 0..200 {
+            let frame = json!({"type": "subscribe", "id": id.to_string(), "payload": {"query": "{ me }"}});
+            to.send(Ok(Message::Text(frame.to_string().into()))).await.expect("the conversation goes on");
+        }
+    });
+    let mut heard = Vec::new();
+    while heard.len() < 200 {
+        let frame = client.hear().await;
+        if frame["type"] != "complete" {
+            assert_eq!(frame["type"], "next", "{frame}");
+            heard.push(frame["id"].as_str().and_then(|id| id.parse::<u32>().ok()).expect("a number"));
+        }
+    }
+    assert!(heard.is_sorted(), "{heard:?}");
+    sending.await.expect("all is sent");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_socket_is_pinged_and_then_given_up() {
     let mut client = Client::ready().await;
     let begin = Instant::now();
