@@ -44,6 +44,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 const CLOSE_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the peer may take to answer it. Without this wait a peer that still sends could lose the frame.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
+/// How long a socket is not read whose operation was refused while the node is under pressure. To refuse costs something
+/// too: so whoever asks on and on, unasked to, is refused ten times a second, and waits in its own socket.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a close reason, by the WebSocket protocol.
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 
@@ -108,6 +111,8 @@ pub(super) struct Conversation<S, E> {
     unflushed: bool,
     /// Bytes of the replies, and of what was handed over and is not flushed.
     backlog: Backlog,
+    /// Until when nothing is read.
+    paused_until: Option<Instant>,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     clock: Pin<Box<Sleep>>,
     init_by: Instant,
@@ -140,6 +145,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             replies: VecDeque::new(),
             unflushed: false,
             backlog: transport.shedding.backlog(),
+            paused_until: None,
             drain: Box::pin(transport.drain.clone().cancelled_owned()),
             clock: Box::pin(tokio::time::sleep_until(now)),
             init_by: now + transport.limits.init_timeout,
@@ -260,13 +266,21 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         self.say(&ServerFrame::Error { id, errors: &[refusal.to_server_error()] });
     }
 
+    /// Refuses an operation of which there are too many. Under pressure the socket then is not read for a while.
+    fn turn_away(&mut self, id: &str, refusal: &ApiError) {
+        self.refuse(id, refusal);
+        if self.transport.shedding.is_pressed() {
+            self.paused_until = Some(Instant::now() + REFUSED_PAUSE);
+        }
+    }
+
     // ---- what comes in -------------------------------------------------------------------------------------------
 
     /// Whether there is room for what a frame may cause. Nothing that waits here is unbounded, since this stops it.
     fn wants_input(&self) -> bool {
         let has_room =
             self.replies.len() < limits::OUTBOX_MESSAGES_MAX && self.backlog.bytes() < limits::OUTBOX_BYTES_MAX;
-        has_room && self.operations.singles() < SINGLES_MAX
+        has_room && self.operations.singles() < SINGLES_MAX && self.paused_until.is_none()
     }
 
     async fn on_inbound(&mut self, message: Option<Result<Message, axum::Error>>) -> ControlFlow<Ending> {
@@ -351,11 +365,11 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             let refusal = ApiError::new(ErrorCode::RateLimited, "too many operations on this connection")
                 .retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
                 .limit(self.transport.limits.operations_per_second as usize);
-            self.refuse(&id, &refusal);
+            self.turn_away(&id, &refusal);
             return ControlFlow::Continue(());
         }
         if let Some(refusal) = self.transport.shedding.refusal(request.query.as_deref()) {
-            self.refuse(&id, &refusal);
+            self.turn_away(&id, &refusal);
             return ControlFlow::Continue(());
         }
         let mut operation = match request.prepare() {
@@ -366,7 +380,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             }
         };
         if let Some(refusal) = self.transport.shedding.refusal_of(&mut operation) {
-            self.refuse(&id, &refusal);
+            self.turn_away(&id, &refusal);
             return ControlFlow::Continue(());
         }
         let subscriptions_max = self.transport.limits.subscriptions_max;
@@ -395,7 +409,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         if let Some(since) = self.stall.since {
             due = due.min(since + limits.stall_timeout);
         }
-        due = self.expiry.due().map_or(due, |expiry| due.min(expiry));
+        due = [self.expiry.due(), self.paused_until].into_iter().flatten().fold(due, Instant::min);
         if due < self.clock.deadline() || self.clock.is_elapsed() {
             self.clock.as_mut().reset(due);
         }
@@ -404,6 +418,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     fn on_clock(&mut self) -> ControlFlow<Ending> {
         let now = Instant::now();
         let limits = self.transport.limits.clone();
+        self.paused_until.take_if(|until| *until <= now);
         if self.session.is_none() && now >= self.init_by {
             return ControlFlow::Break(init_timeout());
         }
