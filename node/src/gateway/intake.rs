@@ -62,6 +62,11 @@ impl Intake {
         }
     }
 
+    /// Lets nothing in for so long.
+    pub(super) fn pause(&mut self, pause: Duration) {
+        self.pause_until(Instant::now() + pause);
+    }
+
     /// When the socket may be read again; `None`: now.
     pub(super) fn opens_at(&self) -> Option<Instant> {
         self.opens_at.filter(|at| Instant::now() < *at)

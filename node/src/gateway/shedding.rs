@@ -45,6 +45,12 @@ impl Shedding {
         self.0.pressure.backlog()
     }
 
+    /// Whether the node is under any pressure.
+    #[must_use]
+    pub fn is_pressed(&self) -> bool {
+        self.0.pressure.level() > Level::Calm
+    }
+
     /// Whether a new socket is not to be let in. Counts it then.
     #[must_use]
     pub fn refuses_socket(&self) -> bool {

@@ -50,6 +50,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 const CLOSE_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the peer may take to answer it. Without this wait a peer that still sends could lose the frame.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
+/// How long a socket is not read whose operation was refused while the node is under pressure. To refuse costs something
+/// too: so whoever asks on and on, unasked to, is refused ten times a second, and waits in its own socket.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// What a socket must be able to do: axum's does, and so does a pair of channels.
 pub(super) trait Socket:
     Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Unpin + Send
@@ -270,6 +273,16 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         self.say(&ServerFrame::Error { id, errors: &[refusal.to_server_error()] });
     }
 
+    /// Refuses an operation of which there are too many. Of too many refusals, and under pressure of each, the socket is not
+    /// read for a while.
+    fn turn_away(&mut self, id: &str, refusal: &ApiError) {
+        self.refuse(id, refusal);
+        self.intake.refused();
+        if self.transport.shedding.is_pressed() {
+            self.intake.pause(REFUSED_PAUSE);
+        }
+    }
+
     // ---- what comes in -------------------------------------------------------------------------------------------
 
     /// Whether there is room for what a frame may cause. Nothing that waits here is unbounded, since this stops it.
@@ -375,11 +388,11 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             self.transport.observer.limited(name);
             let wait = not_until.wait_time_from(DefaultClock::default().now());
             let refusal = ApiError::met(ErrorCode::RateLimited, name, limit as usize).retry_after(wait);
-            self.refuse_for_rate(&asked.id, &refusal);
+            self.turn_away(&asked.id, &refusal);
             return ControlFlow::Continue(());
         }
         if let Some(refusal) = self.transport.shedding.refusal(asked.request.query.as_deref()) {
-            self.refuse(&asked.id, &refusal);
+            self.turn_away(&asked.id, &refusal);
             return ControlFlow::Continue(());
         }
         match self.transport.quotas.operation(&session.identity().user_id) {
@@ -400,7 +413,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     fn begin(&mut self, asked: Asked, admitted: Result<(), Excess>) {
         let Asked { id, request, bytes } = asked;
         if let Err(excess) = admitted {
-            return self.refuse_for_rate(&id, &excess.into());
+            return self.turn_away(&id, &excess.into());
         }
         let Some(session) = self.session.clone() else { return };
         let mut operation = match request.prepare() {
@@ -408,7 +421,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             Err(refusal) => return self.refuse(&id, &refusal),
         };
         if let Some(refusal) = self.transport.shedding.refusal_of(&mut operation) {
-            return self.refuse(&id, &refusal);
+            return self.turn_away(&id, &refusal);
         }
         let subscriptions_max = self.transport.limits.subscriptions_max;
         if operation.kind == OperationType::Subscription && self.operations.subscriptions() >= subscriptions_max {
@@ -418,11 +431,6 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         }
         operation.request = operation.request.data(session).data(ResumeAfter::default());
         self.operations.start(id, operation, bytes, &self.transport.executor);
-    }
-
-    fn refuse_for_rate(&mut self, id: &str, refusal: &ApiError) {
-        self.intake.refused();
-        self.refuse(id, refusal);
     }
 
     // ---- the clock -----------------------------------------------------------------------------------------------

@@ -346,6 +346,23 @@ async fn under_the_highest_pressure_nothing_is_begun_but_what_keeps_the_socket_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn under_pressure_whoever_asks_on_and_on_is_refused_ten_times_a_second() {
+    let mut client = Client::ready().await;
+    client.pressure.set_level(Level::RefuseOperations);
+    let begin = Instant::now();
+    for _ in 0..ROOM {
+        client.subscribe("1", "{ watch }").await;
+    }
+    for _ in 0..ROOM {
+        assert_eq!(client.hear().await["type"], "error");
+    }
+    assert_eq!(begin.elapsed().as_millis() / 100, ROOM as u128 - 1, "{:?}", begin.elapsed());
+    client.pressure.set_level(Level::Calm);
+    client.subscribe("2", "{ watch }").await;
+    assert_eq!(client.hear().await["type"], "next");
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_the_peer_is_gone_so_is_the_session() {
     let mut client = Client::ready().await;
     client.subscribe("1", "subscription { quiet { revision } }").await;
