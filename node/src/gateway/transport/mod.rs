@@ -6,6 +6,8 @@
 
 mod conversation;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod graphql_ws;
 mod http;
 mod legacy;
