@@ -20,10 +20,11 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// The place of the change after this one, in the same epoch.
+    /// The place of the change after this one, in the same epoch. Holds still at the largest number, which no log reaches,
+    /// but any client may name.
     #[must_use]
     pub fn next(self) -> Self {
-        Self { epoch: self.epoch, seq: self.seq + 1 }
+        Self { epoch: self.epoch, seq: self.seq.saturating_add(1) }
     }
 
     /// The place before this one, if there is one in the same epoch.
@@ -35,7 +36,7 @@ impl Revision {
     /// Whether `other` may be the change right after this one: the next number, in this epoch or a later one.
     #[must_use]
     pub fn precedes(self, other: Self) -> bool {
-        other.seq == self.seq + 1 && other.epoch >= self.epoch
+        self.seq.checked_add(1) == Some(other.seq) && other.epoch >= self.epoch
     }
 
     /// `seq` as a GraphQL `Int`: what clients see as a plan's version. Holds still at the largest `Int`.
@@ -104,6 +105,8 @@ mod tests {
         assert!(!here.precedes(Revision { epoch: 4, seq: 8 }), "epochs only grow");
         assert_eq!(here.next().previous(), Some(here));
         assert_eq!(Revision { epoch: 5, seq: 0 }.previous(), None);
+        let last = Revision { epoch: 5, seq: u64::MAX };
+        assert!(last.next() == last && !last.precedes(last) && !last.precedes(Revision { epoch: 5, seq: 0 }));
     }
 
     #[test]

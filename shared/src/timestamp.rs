@@ -33,12 +33,13 @@ impl Timestamp {
         Self { unix_ms: self.unix_ms.saturating_add(ms) }
     }
 
-    /// Reads an RFC 3339 text, whatever its offset and precision; what is finer than milliseconds is dropped.
+    /// Reads an RFC 3339 text, whatever its offset and precision; what is finer than milliseconds is dropped, and what is
+    /// before 1970 is read as it would be written: the moment at which that year began.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         let unix_ms = i64::try_from(moment.unix_timestamp_nanos().div_euclid(1_000_000)).ok()?;
-        Some(Self { unix_ms })
+        Some(Self { unix_ms: unix_ms.clamp(0, LAST_UNIX_MS) })
     }
 }
 
@@ -90,5 +91,6 @@ mod tests {
     #[test]
     fn a_moment_reads_as_rfc_3339() {
         assert_eq!(Timestamp::from_unix_ms(1_795_458_127_123).to_string(), "2026-11-23T18:22:07.123Z");
+        assert_eq!(Timestamp::parse("1899-12-31T23:59:59Z"), Some(Timestamp::from_unix_ms(0)), "as it is written");
     }
 }

@@ -104,6 +104,26 @@ async fn too_much_is_refused_before_it_costs() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_at_the_end_of_numbers_is_a_place_ahead_of_the_log() -> Result<()> {
+    let (mut cluster, ada, project) = one_node().await?;
+    ada.add_node(&project, "GraphNode", "x").await?;
+    let epoch = ada.revision(&project).await?.epoch;
+    let socket = ada.socket().await?;
+    for after in
+        [format!("{epoch}-{}", u64::MAX), format!("{}-{}", u64::MAX, u64::MAX), format!("{epoch}-{}", u64::MAX - 1)]
+    {
+        let mut deltas = socket.follow(&project, Some(&after)).await?;
+        let event = deltas.value("planDagDeltaChanged").await?;
+        ensure!(event["kind"] == "SNAPSHOT", "after {after}: {event}");
+        let page = ada.run(d::DELTAS, json!({"p": project.id, "after": after})).await;
+        let refusal = refused(page)?;
+        ensure!(refusal.code == "UNRECOVERABLE_REVISION", "{after}: {refusal:?}");
+    }
+    ensure!(!cluster.log(0).contains("panicked"), "{}", cluster.log(0));
+    cluster.must_live()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_has_an_upper_bound() -> Result<()> {
     let (_cluster, ada, project) = one_node().await?;
     let add = |count: usize, name: &str| -> Vec<Value> {

@@ -66,7 +66,7 @@ impl Past {
         if place == self.after {
             return Some(0);
         }
-        let index = usize::try_from(place.seq.checked_sub(self.after.seq + 1)?).ok()?;
+        let index = usize::try_from(place.seq.checked_sub(self.after.next().seq)?).ok()?;
         (self.changes.get(index)?.revision() == place).then_some(index + 1)
     }
 

@@ -3,6 +3,7 @@
 //! Applying decides nothing: the facts were accepted on this very state. A fact that does not fit is proof that the
 //! history is not ours, and says so.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -198,7 +199,12 @@ impl Plan {
                 steps.touches.push(Touch::EdgeRemoved(record));
             }
             Fact::MetadataUpdated { metadata } => self.set_metadata(metadata, revision, steps),
-            Fact::Replaced { nodes, edges, metadata } => self.replace(nodes, edges, metadata, revision, steps),
+            Fact::Replaced { nodes, edges, metadata } => {
+                if has_twins(nodes.iter().map(|node| &node.id)) || has_twins(edges.iter().map(|edge| &edge.id)) {
+                    return Err("a document holds an element twice");
+                }
+                self.replace(nodes, edges, metadata, revision, steps);
+            }
             Fact::ExecutionChanged { id, run_id, state, datasource, graph } => {
                 let (path, record) = self.node_to_change(id)?;
                 if datasource.is_some() {
@@ -289,6 +295,12 @@ impl Plan {
             self.set_metadata(metadata, revision, steps);
         }
     }
+}
+
+/// Whether something is there more than once.
+fn has_twins<T: Ord>(mut things: impl Iterator<Item = T>) -> bool {
+    let mut seen = BTreeSet::new();
+    !things.all(|thing| seen.insert(thing))
 }
 
 /// What applying a change left behind for its listeners.

@@ -8,6 +8,8 @@ mod bodies;
 mod conversation;
 mod ending;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod graphql_ws;
 mod http;
 mod legacy;

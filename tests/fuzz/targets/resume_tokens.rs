@@ -1,0 +1,9 @@
+//! Throws whatever a fuzzer finds at `checks::resume_tokens`.
+
+#![no_main]
+
+#[path = "../checks/mod.rs"]
+#[allow(dead_code, reason = "each target uses one of them")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::resume_tokens::check(bytes));
