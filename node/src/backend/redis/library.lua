@@ -1,4 +1,4 @@
-#!lua name=mille_v2
+#!lua name=mille_v3
 --[[
 What must happen in one step, on the side of the data. Redis runs each function alone, from beginning to end.
 
@@ -478,21 +478,21 @@ local function places_hold(keys, args)
   return held
 end
 
-redis.register_function('mille_v2_create', create)
-redis.register_function { function_name = 'mille_v2_heads', callback = heads, flags = { 'no-writes' } }
-redis.register_function('mille_v2_commit', commit)
-redis.register_function('mille_v2_revive', revive)
-redis.register_function('mille_v2_snapshot_store', snapshot_store)
-redis.register_function { function_name = 'mille_v2_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
-redis.register_function('mille_v2_project_create', project_create)
-redis.register_function('mille_v2_project_delete', project_delete)
-redis.register_function('mille_v2_plan_add', plan_add)
-redis.register_function('mille_v2_member_set', member_set)
-redis.register_function('mille_v2_member_remove', member_remove)
-redis.register_function('mille_v2_presence_put', presence_put)
-redis.register_function('mille_v2_presence_renew', presence_renew)
-redis.register_function('mille_v2_lease_renew', lease_renew)
-redis.register_function('mille_v2_revoke', revoke)
-redis.register_function { function_name = 'mille_v2_revoked', callback = revoked, flags = { 'no-writes' } }
-redis.register_function('mille_v2_quota_take', quota_take)
-redis.register_function('mille_v2_places_hold', places_hold)
+redis.register_function('mille_v3_create', create)
+redis.register_function { function_name = 'mille_v3_heads', callback = heads, flags = { 'no-writes' } }
+redis.register_function('mille_v3_commit', commit)
+redis.register_function('mille_v3_revive', revive)
+redis.register_function('mille_v3_snapshot_store', snapshot_store)
+redis.register_function { function_name = 'mille_v3_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
+redis.register_function('mille_v3_project_create', project_create)
+redis.register_function('mille_v3_project_delete', project_delete)
+redis.register_function('mille_v3_plan_add', plan_add)
+redis.register_function('mille_v3_member_set', member_set)
+redis.register_function('mille_v3_member_remove', member_remove)
+redis.register_function('mille_v3_presence_put', presence_put)
+redis.register_function('mille_v3_presence_renew', presence_renew)
+redis.register_function('mille_v3_lease_renew', lease_renew)
+redis.register_function('mille_v3_revoke', revoke)
+redis.register_function { function_name = 'mille_v3_revoked', callback = revoked, flags = { 'no-writes' } }
+redis.register_function('mille_v3_quota_take', quota_take)
+redis.register_function('mille_v3_places_hold', places_hold)
