@@ -61,13 +61,16 @@ fn haproxy() -> Result<PathBuf> {
     folders.map(|folder| folder.join("haproxy")).find(|file| file.is_file()).context("haproxy is not installed")
 }
 
-/// Replaces what stands between a `>>>` and its `<<<`.
+/// Replaces what stands between a `>>>` and its `<<<`, wherever it does.
 fn replace_block(text: &str, name: &str, replacement: &str) -> String {
     let (begin, end) = (format!("# >>> {name}\n"), format!("# <<< {name}\n"));
-    match text.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1))) {
-        Some((before, after)) => format!("{before}\n{replacement}\n{after}"),
-        None => text.to_owned(),
+    let mut parts = text.split(&begin);
+    let mut replaced = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let after = part.split_once(&end).map_or(part, |(_, after)| after);
+        replaced.push_str(&format!("\n{replacement}\n{after}"));
     }
+    replaced
 }
 
 /// Answers every request with its own head. Brings the port.

@@ -1,91 +1,96 @@
-//! The promise: what is shipped to be run is safe as it stands: nothing listens that need not, nobody is root, and no
-//! secret has a default. Read as text; that the files work is shown by the tests that run them.
+//! The promise: what is shipped beside the nodes fits them. Alerts and dashboards ask for metrics that there are, every alert
+//! is explained, so is every code, and Redis' users may do what nodes do.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use mille_tests::{Client, Cluster, documents::CODES};
+use serde_json::Value;
 
-fn shipped(file: &str) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
-    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
+/// Words with an underscore in PromQL that are no metric.
+const PROMQL: [&str; 2] = ["histogram_quantile", "__rate_interval"];
 
-/// The lines below `head`, up to the next line that is indented no deeper. Without comments.
-fn block(text: &str, head: &str) -> Result<String> {
-    let depth = |line: &str| line.len() - line.trim_start().len();
-    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let found = lines.by_ref().find(|line| line.starts_with(head)).with_context(|| format!("no {head:?}"))?;
-    let of_block: Vec<_> = lines.take_while(|line| line.is_empty() || depth(line) > depth(found)).collect();
-    Ok(of_block.join("\n"))
-}
-
-const COMPOSE: &str = "docker-compose.cluster.yml";
-const SERVICES: [&str; 5] = ["redis", "node1", "node2", "node3", "haproxy"];
-
-#[test]
-fn every_container_is_hardened_and_only_the_load_balancer_can_be_reached() -> Result<()> {
-    let compose = shipped(COMPOSE)?;
-    let hardened = block(&compose, "x-hardened:")?;
-    for line in ["read_only: true", "cap_drop: [ALL]", "security_opt: [\"no-new-privileges:true\"]", "pids_limit: "] {
-        ensure!(hardened.contains(line), "x-hardened lacks {line}");
-    }
-    let node = block(&compose, "x-node:")?;
-    ensure!(node.contains("<<: *hardened") && node.contains("mem_limit: "), "a node is hardened and bounded");
-    let services = block(&compose, "services:")?;
-    let found = services.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")).count();
-    ensure!(found == SERVICES.len(), "{found} services: name each here");
-    for name in SERVICES {
-        let service = block(&services, &format!("  {name}:"))?;
-        let is_node = name.starts_with("node");
-        ensure!(service.contains(if is_node { "<<: *node" } else { "<<: *hardened" }), "{name} is not hardened");
-        ensure!(is_node || service.contains("mem_limit: "), "{name} has no bound");
-        ensure!(!service.contains("privileged:") && !service.contains("network_mode:"), "{name} has too much");
-        let is_published = service.contains("ports:");
-        ensure!(is_published == (name == "haproxy"), "{name} is published: {is_published}");
-    }
-    let ports = block(&services, "    ports:")?;
-    ensure!(ports.trim() == "- \"4000:4000\"", "published: {ports}");
-    let networks = block(&compose, "networks:")?;
-    ensure!(block(&networks, "  back:")?.contains("internal: true"), "Redis' network leads nowhere else");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_that_is_asked_for_is_there() -> Result<()> {
+    let cluster = Cluster::of(1).embedded().start().await?;
+    let told = reqwest::get(format!("{}/metrics", Client::new(&cluster.admin_url(0)).base())).await?.text().await?;
+    let told: BTreeSet<&str> =
+        told.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(['{', ' ']).next()).collect();
+    let mut asked = BTreeSet::new();
+    let rules = read("ops/prometheus/alerts.yml")?;
+    asked.extend(rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).flat_map(metrics_of));
+    let dashboard: Value = serde_json::from_str(&read("ops/grafana/dashboards/mille.json")?)?;
+    let panels = dashboard["panels"].as_array().context("panels")?;
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    asked.extend(targets.filter_map(|target| target["expr"].as_str()).flat_map(metrics_of));
+    ensure!(asked.len() > 20, "few metrics are asked for: {asked:?}");
+    let missing: Vec<_> = asked
+        .iter()
+        // A histogram tells its buckets only once something was noted.
+        .filter(|name| !told.contains(name.as_str()) && !is_of_a_histogram(name, &told))
+        .collect();
+    ensure!(missing.is_empty(), "no node tells of {missing:?}");
     Ok(())
 }
 
 #[test]
-fn no_secret_has_a_default() -> Result<()> {
-    let compose = shipped(COMPOSE)?;
-    for secret in ["JWT_SECRET", "REDIS_PASSWORD"] {
-        let asked = format!("${{{secret}:?");
-        ensure!(compose.contains(&asked), "{secret} is not asked for");
-        let uses = compose.matches(&format!("${{{secret}")).count();
-        ensure!(uses == compose.matches(&asked).count(), "{secret} may be left out somewhere");
+fn every_alert_says_what_it_means_and_what_to_do() -> Result<()> {
+    let (rules, runbook) = (read("ops/prometheus/alerts.yml")?, read("ops/runbook.md")?);
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    ensure!(alerts.len() >= 10, "few alerts: {alerts:?}");
+    for alert in &alerts {
+        let section = runbook.split("\n## ").find(|section| section.starts_with(&format!("{alert}\n")));
+        let section = section.with_context(|| format!("the runbook has no section {alert}"))?;
+        for part in ["**Means**", "**Look**", "**Do**"] {
+            ensure!(section.contains(part), "{alert} lacks {part}");
+        }
+        let link = format!("runbook: ops/runbook.md#{}", alert.to_lowercase());
+        ensure!(rules.contains(&link), "{alert} does not lead to its section");
     }
-    ensure!(compose.contains("${REDIS_OPERATOR_PASSWORD:-}"), "without a password nobody is an operator");
+    let sections = runbook.matches("\n## ").count();
+    ensure!(sections == alerts.len(), "{sections} sections for {} alerts", alerts.len());
     Ok(())
 }
 
 #[test]
-fn the_shipped_users_let_nobody_in_as_they_stand() -> Result<()> {
-    let users = shipped("ops/redis-users.acl")?;
-    let lines: Vec<&str> = users.lines().filter(|line| line.starts_with("user ")).collect();
-    ensure!(lines[0].starts_with("user default off "), "{lines:?}");
-    for line in &lines {
-        ensure!(line.contains("-@all") || line.starts_with("user operator @OPERATOR@ "), "{line}: more than it names");
-        ensure!(!line.contains('>') && !line.contains(" #"), "{line}: a password of ours");
+fn every_code_is_explained() -> Result<()> {
+    let codes = read("ops/error-codes.md")?;
+    for code in CODES.into_iter().chain(["NOT_JOINED", "DOCUMENT_TYPE_MISMATCH"]) {
+        ensure!(codes.contains(&format!("| `{code}` |")), "{code} is not explained");
     }
-    ensure!(
-        lines
-            .iter()
-            .filter(|line| line.contains("nopass"))
-            .eq(["user probe on nopass resetkeys resetchannels -@all +ping"].iter())
-    );
+    for code in [1000, 1009, 1012, 1013, 4400, 4401, 4403, 4406, 4408, 4409, 4429] {
+        ensure!(codes.contains(&format!("| {code} |")), "the close code {code} is not explained");
+    }
     Ok(())
 }
 
+/// What a function does is done with the rights of who calls it.
 #[test]
-fn the_image_runs_a_node_as_nobody_special() -> Result<()> {
-    let image = shipped("ops/Dockerfile")?;
-    let last = image.rsplit("\nFROM ").next().context("a stage")?;
-    ensure!(last.lines().any(|line| line == "USER 10001"), "the image runs as root");
-    ensure!(!last.contains("SECRET") && !last.contains("PASSWORD"), "the image holds no secret");
+fn nodes_may_do_in_redis_what_their_library_does() -> Result<()> {
+    let (library, users) = (read("node/src/backend/redis/library.lua")?, read("ops/redis-users.acl")?);
+    let node = users.split("\nuser ").find(|user| user.starts_with("mille ")).context("the nodes' user")?;
+    let allowed: BTreeSet<&str> = node.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect();
+    let called = library.split("redis.call('").skip(1).filter_map(|rest| rest.split('\'').next());
+    let called: BTreeSet<String> = called.map(str::to_lowercase).collect();
+    ensure!(called.len() > 15, "few commands are called: {called:?}");
+    let forbidden: Vec<_> = called.iter().filter(|command| !allowed.contains(command.as_str())).collect();
+    ensure!(forbidden.is_empty(), "ops/redis-users.acl does not allow {forbidden:?}");
     Ok(())
+}
+
+fn metrics_of(expression: &str) -> Vec<String> {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_metric = |word: &&str| word.contains('_') && !PROMQL.contains(word);
+    words.filter(is_metric).filter(|word| *word != "node_gone").map(str::to_owned).collect()
+}
+
+fn is_of_a_histogram(name: &str, told: &BTreeSet<&str>) -> bool {
+    let base = ["_bucket", "_count"].iter().find_map(|end| name.strip_suffix(end));
+    base.is_some_and(|base| told.contains(format!("{base}_sum").as_str()))
+}
+
+fn read(path: &str) -> Result<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::fs::read_to_string(root.join(path)).with_context(|| path.to_owned())
 }
