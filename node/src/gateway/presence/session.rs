@@ -282,7 +282,10 @@ impl Session {
                 }
             },
             Ok(Message::Binary(_)) => close(CloseCode::BadRequest, "frames are texts"),
-            Ok(Message::Ping(_) | Message::Pong(_)) => Step::Continue(()),
+            Ok(Message::Ping(_) | Message::Pong(_)) => {
+                self.intake.took(0);
+                Step::Continue(())
+            }
             Ok(Message::Close(frame)) => Step::Break(End::Left(frame.map_or(NO_CODE, |frame| frame.code))),
             Err(error) => broken(&error),
         }

@@ -286,7 +286,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         let ending = match message {
             Some(Ok(Message::Text(text))) => return self.on_text(&text).await,
             // The library answers pings; a pong has done its work by being heard.
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return ControlFlow::Continue(()),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+                self.intake.took(0);
+                return ControlFlow::Continue(());
+            }
             Some(Ok(Message::Binary(_))) => Ending::close(CloseCode::BadRequest, "frames are text"),
             Some(Ok(Message::Close(frame))) => Ending::Closed(frame.map(|frame| frame.code)),
             Some(Err(error)) => unreadable(&error),

@@ -381,3 +381,13 @@ async fn a_revocation_counts_in_the_middle_of_a_drain() {
     client.revoke("ada");
     assert_eq!(client.closed().await.0, 4403);
 }
+
+#[tokio::test(start_paused = true)]
+async fn frames_without_content_are_not_read_without_bound() {
+    let client = Client::ready().await;
+    let began = Instant::now();
+    for _ in 0..100_000 {
+        client.to.send(Ok(Message::Pong(bytes::Bytes::new()))).await.expect("it is open");
+    }
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+}
