@@ -12,7 +12,7 @@ use async_graphql::{Executor, Response as Answer};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use mille_shared::{ClientId, ErrorCode};
+use mille_shared::{ClientId, ErrorCode, UserId};
 
 use super::bodies::{NoBody, too_large};
 use super::request::OperationRequest;
@@ -54,7 +54,7 @@ async fn answer_as<E: Executor>(
     let introduction = Introduction::of(&request);
     let session = recognised(transport, token, request.headers(), introduction, Via::Http).await?;
     transport.quotas.begin_operation(&session.identity().user_id).await?;
-    let request = match received(transport, request).await? {
+    let request = match received(transport, request, &session.identity().user_id).await? {
         Ok(request) => request,
         Err(response) => return Ok(response),
     };
@@ -112,10 +112,11 @@ pub(super) async fn recognised<E: Executor>(
     Ok(Arc::new(Session::new(identity, client_id, via, transport.authenticator.clone())))
 }
 
-/// Reads a request's body. The inner error is a refusal that has a status but no code of its own.
+/// Reads the body of a user's request. The inner error is a refusal that has a status but no code of its own.
 pub(super) async fn received<E: Executor>(
     transport: &Transport<E>,
     request: Request,
+    user: &UserId,
 ) -> Result<Result<OperationRequest, Response>, ApiError> {
     if !is_json(request.headers()) {
         let body = ApiError::new(ErrorCode::ValidationFailed, "the request must be `application/json`").to_response();
@@ -126,7 +127,7 @@ pub(super) async fn received<E: Executor>(
     if declared.is_some_and(|bytes: usize| bytes > bytes_max) {
         return Err(too_large(bytes_max));
     }
-    let body = match transport.bodies.read(request.into_body(), bytes_max, &*transport.observer).await {
+    let body = match transport.bodies.read(request.into_body(), bytes_max, user, &*transport.observer).await {
         Ok(body) => body,
         Err(NoBody::Refused(refusal)) => return Err(refusal),
         Err(NoBody::Broken(status)) => return Ok(Err(status.into_response())),
