@@ -1,5 +1,7 @@
-//! Bodies of requests, read within bounds: of one body, of its time, and of all bodies that a node reads at a time. Of
+//! Bodies of requests and answers, within bounds. Those of requests: of one body, of its time, and of all bodies that a node reads at a time. Of
 //! those, one user has a part only: else a few hundred slow ones of theirs would keep out everybody's.
+//!
+//! Of answers, a user has a bounded number of bytes on their way: who asks and asks and takes nothing does not fill our memory.
 //!
 //! What counts is what has come, not what was announced: who announces a megabyte and sends nothing takes no room.
 
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use mille_shared::{ErrorCode, LimitName, UserId, limits};
 use parking_lot::Mutex;
@@ -28,25 +30,32 @@ const COME_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub struct BodyRoom {
     bytes: Arc<Semaphore>,
     bytes_max: usize,
-    /// Who has how many of them. Locked for a look and an addition.
-    users: Arc<Mutex<HashMap<UserId, usize>>>,
+    requests: Users,
+    answers: Users,
 }
 
-/// What one user has of the room on behalf of one body. Dropping it gives it back.
+/// Who has how many bytes. Locked for a look and an addition.
+type Users = Arc<Mutex<HashMap<UserId, usize>>>;
+
+/// What one user has on behalf of one body. Dropping it gives it back.
 struct Part {
-    room: BodyRoom,
+    users: Users,
     user: UserId,
     bytes: usize,
 }
 
 impl Part {
-    /// Takes so many more, if the user has no more than `max` then.
+    fn of(users: &Users, user: &UserId) -> Self {
+        Self { users: Arc::clone(users), user: user.clone(), bytes: 0 }
+    }
+
+    /// Takes so many more, if the user has no more than `max` then, or had none.
     fn take(&mut self, bytes: usize, max: usize) -> bool {
-        let mut users = self.room.users.lock();
+        let mut users = self.users.lock();
         let has = users.get(&self.user).copied().unwrap_or_default();
-        let may = has + bytes <= max;
+        let may = has == 0 || has.saturating_add(bytes) <= max;
         if may {
-            users.insert(self.user.clone(), has + bytes);
+            users.insert(self.user.clone(), has.saturating_add(bytes));
             self.bytes += bytes;
         }
         may
@@ -55,7 +64,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        let mut users = self.room.users.lock();
+        let mut users = self.users.lock();
         let Some(has) = users.get_mut(&self.user) else { return };
         *has = has.saturating_sub(self.bytes);
         if *has == 0 {
@@ -71,6 +80,18 @@ pub(super) struct Received {
     _part: Part,
 }
 
+/// An answer's bytes, which count as its user's until they are written or given up.
+struct Counted {
+    bytes: Vec<u8>,
+    _part: Part,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Why there is no body.
 pub(super) enum NoBody {
     /// A refusal with a code.
@@ -84,7 +105,12 @@ impl BodyRoom {
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         let bytes_max = bytes_max.min(Semaphore::MAX_PERMITS);
-        Self { bytes: Arc::new(Semaphore::new(bytes_max)), bytes_max, users: Arc::default() }
+        Self {
+            bytes: Arc::new(Semaphore::new(bytes_max)),
+            bytes_max,
+            requests: Users::default(),
+            answers: Users::default(),
+        }
     }
 
     /// Reads a body of at most `bytes_max` for a user.
@@ -99,6 +125,17 @@ impl BodyRoom {
         tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(NoBody::Broken(StatusCode::REQUEST_TIMEOUT)))
     }
 
+    /// The body of a user's answer, unless too much waits for them already; one that `must_be_told` has room always.
+    pub(super) fn answer(&self, bytes: Vec<u8>, user: &UserId, must_be_told: bool) -> Result<Body, ApiError> {
+        let mut part = Part::of(&self.answers, user);
+        let max = if must_be_told { usize::MAX } else { limits::ANSWER_BYTES_PER_USER_MAX };
+        if !part.take(bytes.len(), max) {
+            let refusal = ApiError::met(ErrorCode::RateLimited, LimitName::AnswerBytesInFlight, max);
+            return Err(refusal.retry_after(COME_AGAIN_AFTER));
+        }
+        Ok(Body::from(Bytes::from_owner(Counted { bytes, _part: part })))
+    }
+
     async fn read_all(
         &self,
         body: Body,
@@ -107,7 +144,7 @@ impl BodyRoom {
         observer: &dyn TransportObserver,
     ) -> Result<Received, NoBody> {
         let mut chunks = body.into_data_stream();
-        let part = Part { room: self.clone(), user: user.clone(), bytes: 0 };
+        let part = Part::of(&self.requests, user);
         let mut received = Received { bytes: BytesMut::new(), _room: None, _part: part };
         // One body always fits.
         let user_max = (self.bytes_max / limits::REQUEST_BYTES_USER_SHARE).max(bytes_max);
@@ -186,6 +223,20 @@ mod tests {
         assert!(room.read(body(), 100, &bob, &()).await.is_ok(), "another user");
         drop(first);
         assert!(room.read(body(), 100, &ada, &()).await.is_ok());
-        assert!(room.users.lock().is_empty(), "nobody is remembered");
+        assert!(room.requests.lock().is_empty(), "nobody is remembered");
+    }
+
+    #[test]
+    fn answers_that_are_not_taken_have_an_end_but_what_was_done_is_told() {
+        let (room, ada, bob) = (BodyRoom::new(800), UserId::new("ada"), UserId::new("bob"));
+        let half = || vec![b'x'; limits::ANSWER_BYTES_PER_USER_MAX / 2 + 1];
+        let waits = room.answer(half(), &ada, false).expect("the first one");
+        let refusal = room.answer(half(), &ada, false).expect_err("it is more than may wait");
+        assert_eq!((refusal.code, refusal.retry_after_ms.is_some()), (ErrorCode::RateLimited, true));
+        assert!(room.answer(half(), &ada, true).is_ok(), "she must know what she did");
+        assert!(room.answer(half(), &bob, false).is_ok(), "another user");
+        drop(waits);
+        assert!(room.answer([half(), half()].concat(), &ada, false).is_ok(), "one is told in any case");
+        assert!(room.answers.lock().is_empty(), "nobody is remembered");
     }
 }
