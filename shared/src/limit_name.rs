@@ -43,6 +43,8 @@ limit_names! {
     UnauthenticatedConnections = "unauthenticated_connections";
     /// Bytes of request bodies that a node reads at a time.
     RequestBytesInFlight = "request_bytes_in_flight";
+    /// Bytes of answers over HTTP that one user has not taken yet, on one node.
+    AnswerBytesInFlight = "answer_bytes_in_flight";
     /// Presence frames of one connection per second.
     PresenceFrames = "presence_frames";
     /// Bytes of a presence frame.
@@ -91,6 +93,7 @@ impl LimitName {
             Self::NodeConnections => "connections to one node",
             Self::UnauthenticatedConnections => "connections without a token to one node",
             Self::RequestBytesInFlight => "bytes of requests at a time",
+            Self::AnswerBytesInFlight => "bytes of answers at a time",
             Self::PresenceFrames => "frames per second on one connection",
             Self::PresenceFrameBytes => "bytes in one frame",
             Self::RequestBytes => "bytes in one request",

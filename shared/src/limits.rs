@@ -135,6 +135,14 @@ pub const STRANGER_WAITS_MAX: Duration = Duration::from_millis(1_500);
 
 /// Bytes of request bodies that a node reads at a time. More: `OVERLOADED`, 503.
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
+/// One user may have this part of them, one in so many, and one body in any case. More: `RATE_LIMITED`, 429.
+pub const REQUEST_BYTES_USER_SHARE: usize = 8;
+/// Bytes of answers over HTTP that wait for one user at a time, and one answer in any case. More: a query's answer is
+/// `RATE_LIMITED`, 429; what was done is told always.
+pub const ANSWER_BYTES_PER_USER_MAX: usize = 32 * 1024 * 1024;
+/// Bytes that wait for one GraphQL socket from which on an answer to a query is `RATE_LIMITED` in its place: a socket that
+/// takes nothing is not read any more, but what it asked for before must not add up.
+pub const ANSWER_BYTES_PER_CONNECTION_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of operations that run for one socket. More: it is not read until some have ended.
 pub const OPERATION_BYTES_PER_CONNECTION_MAX: usize = 4 * 1024 * 1024;
 /// Bytes per second that a GraphQL socket is read with in the long run. More: it is read later, and TCP slows the sender.

@@ -464,3 +464,39 @@ async fn who_becomes_a_viewer_keeps_every_stream_and_edits_on_no_node() -> Resul
     }
     Ok(())
 }
+
+/// In the roster that is asked for and not read.
+const PRESENT: usize = 40;
+/// Long enough that the systems at both ends are full.
+const ASKED_AND_NOT_READ: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_presence_socket_that_reads_nothing_is_let_go_of_as_soon_as_any_other() -> Result<()> {
+    let cluster = Cluster::of(1).start().await?;
+    let ada = cluster.user(0, "ada");
+    let project = ada.create_project("harbour").await?;
+    ada.share(&project, "bob", "VIEWER").await?;
+    let mut present = Vec::new();
+    for number in 0..PRESENT {
+        let user = format!("{number:0<180}");
+        ada.share(&project, &user, "VIEWER").await?;
+        present.push(cluster.user(0, &user).presence(&project).await?);
+    }
+    let bob = cluster.user(0, "bob");
+    let mut bobs = bob.presence(&project).await?;
+    let mut asks = interval(Duration::from_millis(60));
+    let until = Instant::now() + ASKED_AND_NOT_READ;
+    while Instant::now() < until {
+        asks.tick().await;
+        bobs.send("join_session", json!({"userId": "bob", "userName": "bob", "avatarColor": "#336699"})).await?;
+    }
+    let closed = "connections_closed_total{code=\"4403\"} 1";
+    ensure!(!cluster.metrics(0).await?.contains(closed), "it is open until then");
+    ada.unshare(&project, "bob").await?;
+    // A second for the right, and two in which the close could be taken.
+    eventually(patience(4.0), async || {
+        ensure!(cluster.metrics(0).await?.contains(closed), "it is still open");
+        Ok(())
+    })
+    .await
+}

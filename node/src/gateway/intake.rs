@@ -13,6 +13,10 @@ use tokio::time::Instant;
 /// How long refusals are counted, and the longest pause for them.
 const REFUSALS_WITHIN: Duration = Duration::from_secs(1);
 
+/// Bytes that a message counts as at least: what it costs to take one that says nothing. A client that moves its cursor
+/// with every frame of a screen stays far below the bound also then.
+const MESSAGE_BYTES_MIN: usize = 256;
+
 /// When one socket may be read.
 #[derive(Debug)]
 pub(super) struct Intake {
@@ -40,10 +44,10 @@ impl Intake {
         }
     }
 
-    /// Notes a message of so many bytes.
+    /// Notes a message of so many bytes. Also those that the library answers by itself: a ping is read like any other.
     pub(super) fn took(&mut self, bytes: usize) {
         let now = self.began.elapsed();
-        self.bytes.charge(now, u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.bytes.charge(now, u32::try_from(bytes.max(MESSAGE_BYTES_MIN)).unwrap_or(u32::MAX));
         let wait = self.bytes.wait(now, 0);
         if !wait.is_zero() {
             self.pause_until(self.began + now + wait);
@@ -90,12 +94,22 @@ mod tests {
             match intake.opens_at() {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => {
-                    intake.took(200);
-                    taken += 200;
+                    intake.took(500);
+                    taken += 500;
                 }
             }
         }
         assert!((13_000..=15_000).contains(&taken), "{taken} bytes in 10 s of 1,000 per second and 4,000 at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_messages_without_content_is_one_too() {
+        let mut intake = Intake::new(1_000, 10);
+        let taken = (0..1_000).take_while(|_| {
+            intake.took(0);
+            intake.opens_at().is_none()
+        });
+        assert!(taken.count() < 100);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 //! takes nothing, a bound on connections, and an orderly end. A connection counts until its socket is closed, upgraded
 //! or not. Ending the conversations over upgraded sockets is their own affair: they watch the drain.
 
+use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -94,10 +96,13 @@ pub async fn serve(
                     // A frame is small and somebody waits for it.
                     let _ = stream.set_nodelay(true);
                     let (router, settings, stop) = (router.clone(), settings.clone(), stop.clone());
+                    let places = Arc::clone(&places);
                     tasks.spawn(async move {
                         if let Some(introduction) = introduced(&stream, &settings).await {
                             let connection = Connection::new(stream, place, introduction, &settings);
-                            serve_connection(connection, peer, router, settings, stop).await;
+                            let (taken, introduction) = (connection.taken.clone(), connection.introduction.clone());
+                            let known = Known { taken, introduction, peer, places };
+                            serve_connection(connection, known, router, settings, stop).await;
                         }
                     });
                 }
@@ -133,12 +138,11 @@ async fn introduced(stream: &TcpStream, settings: &ListenerSettings) -> Option<I
 /// A handshake is part of the connection: it has the connection's place, and nobody else waits for it.
 async fn serve_connection(
     connection: Connection,
-    peer: SocketAddr,
+    known: Known,
     router: Router,
     settings: ListenerSettings,
     stop: CancellationToken,
 ) {
-    let known = Known { taken: connection.taken.clone(), introduction: connection.introduction.clone(), peer };
     match &settings.tls {
         None => serve_http(connection, known, router, &settings, stop).await,
         Some(tls) => {
@@ -149,12 +153,17 @@ async fn serve_connection(
     }
 }
 
-/// What every request is told of its connection.
+/// What is known of a connection: every request is told most of it.
 struct Known {
     taken: BytesTaken,
     introduction: Introduction,
     peer: SocketAddr,
+    /// Those of the listener.
+    places: Arc<Semaphore>,
 }
+
+/// From here on a connection is not kept for a next request, which may never come: one place of so many is left.
+const FEW_PLACES_ARE_ONE_IN: usize = 10;
 
 async fn serve_http(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -163,12 +172,20 @@ async fn serve_http(
     settings: &ListenerSettings,
     stop: CancellationToken,
 ) {
+    let few = settings.connections_max.div_ceil(FEW_PLACES_ARE_ONE_IN);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         known.introduction.asked();
         request.extensions_mut().insert(known.introduction.clone());
         request.extensions_mut().insert(known.taken.clone());
         request.extensions_mut().insert(axum::extract::ConnectInfo(known.peer));
-        router.clone().oneshot(request.map(Body::new))
+        let (answered, places) = (router.clone().oneshot(request.map(Body::new)), Arc::clone(&known.places));
+        async move {
+            let mut response = answered.await?;
+            if places.available_permits() < few && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     // HTTP/1 only: it is what WebSockets are upgraded from, and waiting to see which version comes has no time limit.
     let mut builder = Builder::new();
@@ -242,6 +259,15 @@ impl Connection {
         }
     }
 
+    /// Whether others want the place of this stranger. To be asked wherever nothing moves: who asks and takes no answer is
+    /// not read. Leaves a waker.
+    fn is_superseded(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.introduction.is_stranger() {
+            self.superseded = None;
+        }
+        self.superseded.as_mut().is_some_and(|superseded| superseded.as_mut().poll(cx).is_ready())
+    }
+
     fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(done) => {
@@ -252,6 +278,9 @@ impl Connection {
                 Poll::Ready(done)
             }
             Poll::Pending => {
+                if self.is_superseded(cx) {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
                 let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.write_timeout)));
                 patience.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
             }
@@ -272,12 +301,7 @@ impl AsyncRead for Connection {
             }
             return read;
         }
-        if !self.introduction.is_stranger() {
-            self.superseded = None;
-        }
-        if let Some(superseded) = &mut self.superseded
-            && superseded.as_mut().poll(cx).is_ready()
-        {
+        if self.is_superseded(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if self.silence.is_some() && self.introduction.has_asked() {
@@ -323,3 +347,7 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

@@ -17,6 +17,8 @@ use super::super::auth::{AuthSettings, Authenticator, KeySettings, unix_seconds}
 use super::super::probes::Check;
 use super::super::transport::{BodyRoom, EventRevision, ResumeAfter, Session, TransportLimits};
 use super::*;
+use crate::metrics::Metrics;
+use crate::pressure::Level;
 use crate::quota::UserQuotas;
 
 const SECRET: &str = "a secret of more than 32 bytes, for tests";
@@ -98,6 +100,7 @@ impl Events {
 struct Node {
     router: Router,
     authenticator: Authenticator,
+    metrics: Arc<Metrics>,
     drain: CancellationToken,
 }
 
@@ -105,10 +108,11 @@ async fn node(dev: bool) -> Node {
     let settings = AuthSettings::new(KeySettings::Secret { secret: SECRET.to_owned(), next: None });
     let drain = CancellationToken::new();
     let authenticator = Authenticator::new(&settings).await.expect("usable settings");
+    let metrics = Arc::new(Metrics::new());
     let transport = Transport {
         executor: Schema::build(Query, Mutation, Events).data(authenticator.clone()).finish(),
         authenticator: authenticator.clone(),
-        shedding: super::super::shedding::Shedding::default(),
+        shedding: super::super::shedding::Shedding::new(Arc::clone(&metrics)),
         limits: TransportLimits { request_bytes_max: 10_000, ..TransportLimits::default() },
         drain: drain.clone(),
         tasks: TaskTracker::new(),
@@ -124,7 +128,12 @@ async fn node(dev: bool) -> Node {
     });
     let allowed_origins = AllowedOrigins::parse(&["https://app.example/".to_owned()]).expect("an origin");
     let presence = get(|| async { "presence" });
-    Node { router: doors(Doors { transport, readiness, presence, allowed_origins, dev }), authenticator, drain }
+    Node {
+        router: doors(Doors { transport, readiness, presence, allowed_origins, dev }),
+        authenticator,
+        metrics,
+        drain,
+    }
 }
 
 /// Revokes all tokens of a user.
@@ -192,6 +201,25 @@ async fn a_request_is_answered_to_whom_it_belongs() {
     );
     let (_, answer) = node.json(post_json("/graphql", &headers, &body)).await;
     assert_eq!(answer, json!({"data": {"me": "ada/c1"}}));
+}
+
+#[tokio::test]
+async fn under_pressure_a_request_is_refused_also_if_it_calls_itself_a_handshake() {
+    let node = node(false).await;
+    node.metrics.pressure.set_level(Level::RefuseConnections);
+    let edit = json!({"query": "mutation { edit }"});
+    let bearer = format!("Bearer {}", token());
+    for upgrade in [&[][..], &[("upgrade", "websocket"), ("connection", "upgrade")]] {
+        let mut headers = vec![("authorization", bearer.as_str())];
+        headers.extend_from_slice(upgrade);
+        for request in [
+            post_json("/graphql", upgrade, &edit),
+            post_json("/graphql/stream", upgrade, &edit),
+            to(Method::GET, "/graphql/stream?query=%7Bme%7D", &headers, ""),
+        ] {
+            assert_eq!(node.ask(request).await.status(), StatusCode::SERVICE_UNAVAILABLE, "{upgrade:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_graphql::parser::types::{OperationType, Selection};
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use mille_shared::ErrorCode;
@@ -81,9 +82,15 @@ impl Shedding {
     }
 }
 
+/// Doors behind which a handshake is nothing but a handshake. Anywhere else it is a request, whatever its headers say.
+const SOCKET_DOORS: [&str; 3] = ["/graphql", "/graphql/ws", "/ws/collaboration"];
+
 /// Refuses what comes over HTTP. Handshakes pass: their doors close them in their own way.
 pub async fn refuse_requests(State(shedding): State<Shedding>, request: Request, next: Next) -> Response {
-    if !is_upgrade(request.headers()) && shedding.refuses(Level::RefuseConnections, Shed::Request) {
+    let is_handshake = request.method() == Method::GET
+        && is_upgrade(request.headers())
+        && SOCKET_DOORS.contains(&request.uri().path());
+    if !is_handshake && shedding.refuses(Level::RefuseConnections, Shed::Request) {
         return overloaded().into_response();
     }
     next.run(request).await

@@ -18,6 +18,7 @@ use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, Revision, U
 use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::sync::{Notify, OnceCell};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -164,6 +165,7 @@ impl Projects {
     /// # Errors
     /// [`OpenError::NotFound`] if the project is gone, [`OpenError::Unavailable`].
     pub async fn create_plan(&self, access: &Access, name: &str) -> Result<Plan, OpenError> {
+        self.confirm(access, Role::Editor).await?;
         let plan = self.make_plan(access.project.id(), name, &access.user_id).await?;
         self.changed(&access.project).await?;
         Ok(plan)
@@ -174,6 +176,7 @@ impl Projects {
     /// # Errors
     /// [`OpenError::NotFound`] if it is gone already, [`OpenError::Unavailable`].
     pub async fn delete_project(&self, access: &Access) -> Result<(), OpenError> {
+        self.confirm(access, Role::Owner).await?;
         let project = access.project.id();
         let plans = self.backend().directory.delete_project(project).await?.ok_or(OpenError::NotFound)?;
         self.tell(&ControlMessage::ProjectDeleted { project }).await;
@@ -190,15 +193,19 @@ impl Projects {
     /// # Errors
     /// [`OpenError::LastOwner`], [`OpenError::NotFound`] if the project is gone, [`OpenError::Unavailable`].
     pub async fn set_member(&self, access: &Access, user: &UserId, role: Role) -> Result<Member, OpenError> {
-        let project = access.project.id();
-        match self.backend().directory.set_member(project, user, role, clock::now()).await? {
-            MemberChange::Done(member) => {
-                self.changed(&access.project).await?;
-                Ok(member)
+        self.confirm(access, Role::Owner).await?;
+        let (this, project, user) = (self.clone(), access.project.clone(), user.clone());
+        self.carry_out(async move {
+            match this.backend().directory.set_member(project.id(), &user, role, clock::now()).await? {
+                MemberChange::Done(member) => {
+                    this.changed(&project).await?;
+                    Ok(member)
+                }
+                MemberChange::NotFound => Err(OpenError::NotFound),
+                MemberChange::LastOwner => Err(OpenError::LastOwner),
             }
-            MemberChange::NotFound => Err(OpenError::NotFound),
-            MemberChange::LastOwner => Err(OpenError::LastOwner),
-        }
+        })
+        .await
     }
 
     /// Takes a member out.
@@ -206,12 +213,18 @@ impl Projects {
     /// # Errors
     /// [`OpenError::LastOwner`], [`OpenError::NoSuchMember`], [`OpenError::Unavailable`].
     pub async fn remove_member(&self, access: &Access, user: &UserId) -> Result<(), OpenError> {
-        let project = access.project.id();
-        match self.backend().directory.remove_member(project, user, clock::now()).await? {
-            MemberChange::Done(()) => self.changed(&access.project).await,
-            MemberChange::NotFound => Err(OpenError::NoSuchMember),
-            MemberChange::LastOwner => Err(OpenError::LastOwner),
-        }
+        // Whoever leaves of their own accord need be no more than a member.
+        let needed = if *user == access.user_id { Role::Viewer } else { Role::Owner };
+        self.confirm(access, needed).await?;
+        let (this, project, user) = (self.clone(), access.project.clone(), user.clone());
+        self.carry_out(async move {
+            match this.backend().directory.remove_member(project.id(), &user, clock::now()).await? {
+                MemberChange::Done(()) => this.changed(&project).await,
+                MemberChange::NotFound => Err(OpenError::NoSuchMember),
+                MemberChange::LastOwner => Err(OpenError::LastOwner),
+            }
+        })
+        .await
     }
 
     /// The store.
@@ -457,6 +470,34 @@ impl Projects {
             return if directory.add_plan(&plan).await? { Ok(plan) } else { Err(OpenError::NotFound) };
         }
         Err(OpenError::Unavailable)
+    }
+
+    /// Looks at a right once more, in the directory, right before it takes effect: what was known here may be a moment old, and
+    /// whoever was just shown out elsewhere could let themselves in again.
+    async fn confirm(&self, access: &Access, needed: Role) -> Result<(), OpenError> {
+        match access.project.refresh().await {
+            Ok(()) => {}
+            Err(Rejection::Unavailable) => return Err(OpenError::Unavailable),
+            // The actor has just ended. Whoever enters anew is looked up anew.
+            Err(_) => return self.access(access.project.id(), &access.user_id, needed).await.map(drop),
+        }
+        match access.project.members().role_of(&access.user_id) {
+            None => Err(OpenError::NotFound),
+            Some(role) if role < needed => Err(OpenError::Forbidden),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Does something to its end although whoever asked may not wait for it: what is written must be told.
+    async fn carry_out<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, OpenError>> + Send + 'static,
+    ) -> Result<T, OpenError> {
+        match self.inner.tasks.spawn(work.in_current_span()).await.map_err(JoinError::try_into_panic) {
+            Ok(done) => done,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => Err(OpenError::Stopping),
+        }
     }
 
     /// What was written is known here when this returns, and elsewhere a moment later.

@@ -81,10 +81,8 @@ impl UserQuotas {
         match place.await {
             Ok(Some(place)) => Ok(place),
             Ok(None) => Err(self.too_many_connections()),
-            Err(_) => {
-                self.with(user, Places::let_in);
-                Ok(self.place(user))
-            }
+            Err(_) if self.with(user, Places::let_in) == Some(false) => Err(self.too_many_connections()),
+            Err(_) => Ok(self.place(user)),
         }
     }
 

@@ -121,6 +121,16 @@ async fn a_silent_store_keeps_nobody_out_and_holds_nobody_up_for_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn also_without_an_answer_a_node_lets_in_no_more_than_there_may_be() {
+    let quotas = quotas(Arc::new(Silent), "a");
+    let ada = UserId::new("ada");
+    let together = futures_util::future::join_all((0..50).map(|_| quotas.connection(&ada))).await;
+    assert_eq!(together.iter().filter(|place| place.is_ok()).count(), 10);
+    drop(together);
+    assert!(quotas.connection(&ada).await.is_ok(), "who left makes room");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_gives_up_waiting_leaves_no_trace() {
     let quotas = quotas(Arc::new(Silent), "a");
     let ada = UserId::new("ada");

@@ -58,9 +58,12 @@ impl Places {
         self.waiting = self.waiting.saturating_sub(1);
     }
 
-    /// A connection is there without anybody having been asked: the store took too long.
-    pub fn let_in(&mut self) {
-        self.open += 1;
+    /// The store takes too long for somebody who waits: answers whether they have a place without its word. They
+    /// [give up](Self::give_up) waiting besides.
+    pub fn let_in(&mut self) -> bool {
+        let has_place = self.open < self.max;
+        self.open += u32::from(has_place);
+        has_place
     }
 
     /// A connection has ended. Answers what is to be told to the store, if it is to be told now.

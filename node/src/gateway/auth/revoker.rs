@@ -11,6 +11,7 @@ use mille_shared::Timestamp;
 use mille_shared::limits::HEAD_CHECK_JITTER;
 use mille_shared::revocation::{Revocation, Revoked};
 use tokio::sync::Notify;
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep};
 
 use super::revoked::RevokedTokens;
@@ -76,11 +77,23 @@ impl Revoker {
         Ok(revoker)
     }
 
-    /// Revokes tokens from now on, until they expire. Here they count no more when this returns, on other nodes a moment later.
+    /// Revokes tokens from now on, until they expire. Here they count no more when this returns, on other nodes a moment
+    /// later; also if whoever asks does not wait for it, since what is in the store must be told.
     ///
     /// # Errors
     /// [`RevokeError`].
     pub async fn revoke(&self, what: Revoked, expires_at: Option<Timestamp>) -> Result<(), RevokeError> {
+        let this = self.clone();
+        // Ends with the store's patience.
+        let revoked = tokio::spawn(async move { this.carry_out(what, expires_at).await });
+        match revoked.await.map_err(JoinError::try_into_panic) {
+            Ok(revoked) => revoked,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => Err(backend::Error::Unavailable("the node ends".to_owned()).into()),
+        }
+    }
+
+    async fn carry_out(&self, what: Revoked, expires_at: Option<Timestamp>) -> Result<(), RevokeError> {
         let at = clock::now();
         let until = match expires_at {
             Some(expires_at) => self.inner.revoked.with_leeway(expires_at),
@@ -90,7 +103,12 @@ impl Revoker {
             return Err(RevokeError::Expired);
         }
         let revocation = Revocation { what, at };
-        if !self.inner.store.revoke(&revocation, until).await? {
+        let kept = self.inner.store.revoke(&revocation, until).await;
+        if kept.is_err() {
+            // It may be there all the same.
+            self.inner.doubts.notify_one();
+        }
+        if !kept? {
             return Err(RevokeError::Full);
         }
         self.take(&[(revocation.clone(), until)]);

@@ -52,6 +52,22 @@ impl PubSub for Line {
     }
 }
 
+/// A store that does what it is asked at once and says so a second later.
+struct Slow(Arc<dyn Revocations>);
+
+#[async_trait]
+impl Revocations for Slow {
+    async fn revoke(&self, revocation: &Revocation, until: Timestamp) -> backend::Result<bool> {
+        let kept = self.0.revoke(revocation, until).await;
+        sleep(Duration::from_secs(1)).await;
+        kept
+    }
+
+    async fn list(&self) -> backend::Result<Vec<(Revocation, Timestamp)>> {
+        self.0.list().await
+    }
+}
+
 struct Node {
     revoker: Revoker,
     revoked: RevokedTokens,
@@ -68,7 +84,10 @@ impl Drop for Node {
 
 impl Node {
     async fn start(store: &Embedded) -> Self {
-        let mut backend = store.connect();
+        Self::over(store.connect()).await
+    }
+
+    async fn over(mut backend: Backend) -> Self {
         let line = Arc::new(Line { line: Arc::clone(&backend.pubsub), is_cut: AtomicBool::new(false) });
         backend.pubsub = line.clone();
         let (stop, tasks, metrics) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Metrics::new()));
@@ -181,4 +200,16 @@ async fn tokens_that_have_expired_are_not_revoked() {
     let long_ago = Timestamp::from_unix_ms(clock::now().unix_ms - 3_600_000);
     assert!(matches!(node.revoker.revoke(ada(), Some(long_ago)).await, Err(RevokeError::Expired)));
     assert!(node.stored().await.is_empty() && node.revoked.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_revoked_is_told_although_nobody_waits_for_the_answer_any_more() {
+    let store = Embedded::new();
+    let mut slow = store.connect();
+    slow.revocations = Arc::new(Slow(slow.revocations));
+    let (here, there) = (Node::over(slow).await, Node::start(&store).await);
+    let given_up = timeout(Duration::from_millis(100), here.revoker.revoke(token("a"), None)).await;
+    assert!(given_up.is_err());
+    there.knows(1, Duration::from_secs(2)).await;
+    here.knows(1, Duration::ZERO).await;
 }

@@ -32,7 +32,7 @@ use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
 const FRAMES_PER_FLUSH: usize = 64;
 /// How soon a refresh is asked for again when the project had no room for the question.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
-/// How often it is looked at whether somebody who has not joined still may. Of those who have, the project knows.
+/// How often it is looked at whether somebody still may be here of whom the project does not know it, or can't say it.
 const MEMBER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a socket's moves are handed on at most. Half the narrowest tick: a client that moves once per tick is always a
 /// little early or late, and must not be held back for it.
@@ -190,7 +190,7 @@ impl Session {
         let stalled = self.writer.stalled_at();
         let silent = self.heard_at + limits::IDLE_TIMEOUT;
         let soonest = silent.min(self.ping_at).min(self.token.deadline());
-        let member = self.outbox.is_none().then_some(self.member_at);
+        let member = self.looks_at_members().then_some(self.member_at);
         [moves, stalled, self.refresh_at, member, self.intake.opens_at()]
             .into_iter()
             .flatten()
@@ -207,7 +207,8 @@ impl Session {
         }
         if self.member_at <= now {
             self.member_at = now + MEMBER_CHECK_INTERVAL;
-            if self.outbox.is_none() && !self.is_member() {
+            if self.looks_at_members() && !self.is_member() {
+                self.writer.forget();
                 return close(CloseCode::Forbidden, "no longer a member of this project");
             }
         }
@@ -282,7 +283,10 @@ impl Session {
                 }
             },
             Ok(Message::Binary(_)) => close(CloseCode::BadRequest, "frames are texts"),
-            Ok(Message::Ping(_) | Message::Pong(_)) => Step::Continue(()),
+            Ok(Message::Ping(_) | Message::Pong(_)) => {
+                self.intake.took(0);
+                Step::Continue(())
+            }
             Ok(Message::Close(frame)) => Step::Break(End::Left(frame.map_or(NO_CODE, |frame| frame.code))),
             Err(error) => broken(&error),
         }
@@ -385,6 +389,12 @@ impl Session {
         let (outbox, reader) = outbox(&self.project.metrics().pressure);
         self.outbox = Some(reader);
         self.ask(PresenceCommand::Join { join, outbox }).await
+    }
+
+    /// Whether nobody but this socket can see that its user is no member any more: before they join, the project does not
+    /// know them, and while the socket takes nothing, what the project says of it is not heard.
+    fn looks_at_members(&self) -> bool {
+        self.outbox.is_none() || self.writer.is_busy()
     }
 
     fn is_member(&self) -> bool {

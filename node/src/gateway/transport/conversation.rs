@@ -46,6 +46,8 @@ use crate::quota::{Admission, Excess, Place};
 const MESSAGES_PER_TURN: usize = 64;
 /// How long operations may still end when the node drains, so that their answers reach the client.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// When to ask again for what was not told since too much waits already.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long the close frame may take to be written.
 const CLOSE_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the peer may take to answer it. Without this wait a peer that still sends could lose the frame.
@@ -253,7 +255,14 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     fn tell(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Next { id, response } => self.say(&ServerFrame::Next { id, response }),
-            Outcome::Last { id, response } => {
+            Outcome::Last { id, is_query: true, .. }
+                if self.backlog.bytes() >= limits::ANSWER_BYTES_PER_CONNECTION_MAX =>
+            {
+                let (name, limit) = (LimitName::AnswerBytesInFlight, limits::ANSWER_BYTES_PER_CONNECTION_MAX);
+                self.transport.observer.limited(name);
+                self.refuse(id, &ApiError::met(ErrorCode::RateLimited, name, limit).retry_after(ASK_AGAIN_AFTER));
+            }
+            Outcome::Last { id, response, .. } => {
                 self.say(&ServerFrame::Next { id, response });
                 self.say(&ServerFrame::Complete { id });
             }
@@ -299,7 +308,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         let ending = match message {
             Some(Ok(Message::Text(text))) => return self.on_text(&text).await,
             // The library answers pings; a pong has done its work by being heard.
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return ControlFlow::Continue(()),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
+                self.intake.took(0);
+                return ControlFlow::Continue(());
+            }
             Some(Ok(Message::Binary(_))) => Ending::close(CloseCode::BadRequest, "frames are text"),
             Some(Ok(Message::Close(frame))) => Ending::Closed(frame.map(|frame| frame.code)),
             Some(Err(error)) => unreadable(&error),

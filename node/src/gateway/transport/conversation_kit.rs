@@ -55,6 +55,11 @@ impl Query {
         Ok(7)
     }
 
+    async fn large(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<String> {
+        ctx.data::<World>()?.go.notified().await;
+        Ok("x".repeat(1024 * 1024))
+    }
+
     async fn panics(&self, really: bool) -> i32 {
         assert!(!really, "as asked");
         0

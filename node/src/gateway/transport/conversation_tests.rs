@@ -440,3 +440,41 @@ async fn a_revocation_counts_in_the_middle_of_a_drain() {
     client.revoke("ada");
     assert_eq!(client.closed().await.0, 4403);
 }
+
+#[tokio::test(start_paused = true)]
+async fn frames_without_content_are_not_read_without_bound() {
+    let client = Client::ready().await;
+    let began = Instant::now();
+    for _ in 0..100_000 {
+        client.to.send(Ok(Message::Pong(bytes::Bytes::new()))).await.expect("it is open");
+    }
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_answers_that_are_not_taken_do_not_add_up() {
+    let mut client = Client::ready().await;
+    for id in 0..50 {
+        client.subscribe(&id.to_string(), "{ large }").await;
+    }
+    client.subscribe("edit", "mutation { slowEdit }").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    client.world.go.notify_waiters();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let waiting = usize::try_from(client.pressure.queued_bytes()).expect("it fits");
+    assert!(waiting < 2 * limits::ANSWER_BYTES_PER_CONNECTION_MAX, "{waiting} bytes wait");
+    let (mut told, mut refused, mut is_edited) = (0, 0, false);
+    while told + refused < 50 || !is_edited {
+        let frame = client.hear().await;
+        match frame["type"].as_str() {
+            Some("next") if frame["id"] == "edit" => is_edited = true,
+            Some("next") => told += 1,
+            Some("error") => {
+                assert_eq!(frame["payload"][0]["extensions"]["limitName"], "answer_bytes_in_flight");
+                refused += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(told >= 8 && refused >= 25, "{told} told, {refused} refused");
+}

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use async_graphql::http::GraphiQLSource;
 use async_graphql::parser::types::OperationType;
 use async_graphql::{Executor, Response as Answer};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use mille_shared::{ClientId, ErrorCode};
+use mille_shared::{ClientId, ErrorCode, LimitName, UserId};
 
 use super::bodies::{NoBody, too_large};
 use super::request::OperationRequest;
@@ -54,7 +55,7 @@ async fn answer_as<E: Executor>(
     let introduction = Introduction::of(&request);
     let session = recognised(transport, token, request.headers(), introduction, Via::Http).await?;
     transport.quotas.begin_operation(&session.identity().user_id).await?;
-    let request = match received(transport, request).await? {
+    let request = match received(transport, request, &session.identity().user_id).await? {
         Ok(request) => request,
         Err(response) => return Ok(response),
     };
@@ -77,7 +78,9 @@ async fn answer_as<E: Executor>(
         transport.authenticator.still_counts(&session.identity())?;
     }
     complete_errors(&mut answer);
-    Ok(written(format, &answer))
+    let must_be_told = operation.kind == OperationType::Mutation;
+    let body = transport.bodies.answer(encoded(&answer), &session.identity().user_id, must_be_told);
+    Ok(headed(format, &answer, body.inspect_err(|_| transport.observer.limited(LimitName::AnswerBytesInFlight))?))
 }
 
 /// `GET /graphql` of a browser: the GraphiQL page, if the node shows it.
@@ -112,10 +115,11 @@ pub(super) async fn recognised<E: Executor>(
     Ok(Arc::new(Session::new(identity, client_id, via, transport.authenticator.clone())))
 }
 
-/// Reads a request's body. The inner error is a refusal that has a status but no code of its own.
+/// Reads the body of a user's request. The inner error is a refusal that has a status but no code of its own.
 pub(super) async fn received<E: Executor>(
     transport: &Transport<E>,
     request: Request,
+    user: &UserId,
 ) -> Result<Result<OperationRequest, Response>, ApiError> {
     if !is_json(request.headers()) {
         let body = ApiError::new(ErrorCode::ValidationFailed, "the request must be `application/json`").to_response();
@@ -126,7 +130,7 @@ pub(super) async fn received<E: Executor>(
     if declared.is_some_and(|bytes: usize| bytes > bytes_max) {
         return Err(too_large(bytes_max));
     }
-    let body = match transport.bodies.read(request.into_body(), bytes_max, &*transport.observer).await {
+    let body = match transport.bodies.read(request.into_body(), bytes_max, user, &*transport.observer).await {
         Ok(body) => body,
         Err(NoBody::Refused(refusal)) => return Err(refusal),
         Err(NoBody::Broken(status)) => return Ok(Err(status.into_response())),
@@ -153,20 +157,28 @@ fn media_type(entry: &str) -> &str {
 }
 
 fn written(format: Format, answer: &Answer) -> Response {
-    let is_refusal = is_request_error(answer);
-    let refused = format == Format::GraphqlResponse && is_refusal;
+    headed(format, answer, Body::from(encoded(answer)))
+}
+
+fn encoded(answer: &Answer) -> Vec<u8> {
     // Where nothing was executed there is no `data`, not even null.
-    let body = if is_refusal {
-        axum::Json(serde_json::json!({"errors": answer.errors})).into_response()
+    let encoded = if is_request_error(answer) {
+        serde_json::to_vec(&serde_json::json!({"errors": answer.errors}))
     } else {
-        axum::Json(answer).into_response()
+        serde_json::to_vec(answer)
     };
+    // Texts, numbers and lists of them can always be written.
+    encoded.unwrap_or_default()
+}
+
+fn headed(format: Format, answer: &Answer, body: Body) -> Response {
+    let refused = format == Format::GraphqlResponse && is_request_error(answer);
     let status = if refused { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     let kind = match format {
         Format::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
         Format::Json | Format::EventStream => "application/json; charset=utf-8",
     };
-    (status, [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body.into_body()).into_response()
+    (status, [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 impl Format {

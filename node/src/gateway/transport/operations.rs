@@ -28,8 +28,8 @@ const SINGLES_MAX: usize = 100;
 pub(super) enum Outcome {
     /// A result. More may follow.
     Next { id: Arc<str>, response: Response },
-    /// The result of a query or mutation, and its end.
-    Last { id: Arc<str>, response: Response },
+    /// The result of a query or mutation, and its end. A query's may be asked for again.
+    Last { id: Arc<str>, response: Response, is_query: bool },
     /// The operation failed as a whole and is over.
     Failed { id: Arc<str>, response: Response },
     /// Nothing more follows.
@@ -39,13 +39,22 @@ pub(super) enum Outcome {
 /// The operations of one socket.
 pub(super) struct Operations {
     running: HashMap<Arc<str>, Running>,
-    singles: FuturesUnordered<BoxFuture<'static, (Key, Response, usize)>>,
+    singles: FuturesUnordered<BoxFuture<'static, Single>>,
     /// Bytes of the requests behind `singles`.
     singles_bytes: usize,
     subscriptions: SelectAll<Abortable<Events>>,
     subscriptions_count: usize,
     next_serial: u64,
     observer: Arc<dyn TransportObserver>,
+}
+
+/// A query or mutation that is done.
+struct Single {
+    key: Key,
+    response: Response,
+    /// Of the request.
+    bytes: usize,
+    is_query: bool,
 }
 
 /// The events of one subscription; `None` is its end.
@@ -116,7 +125,8 @@ impl Operations {
                 let (executor, key) = (executor.clone(), key.clone());
                 let result = async move {
                     let result = AssertUnwindSafe(executor.execute(operation.request)).catch_unwind().await;
-                    (key, result.unwrap_or_else(|_| panicked()), bytes)
+                    let response = result.unwrap_or_else(|_| panicked());
+                    Single { key, response, bytes, is_query: operation.kind == OperationType::Query }
                 };
                 self.singles_bytes += bytes;
                 self.singles.push(result.boxed());
@@ -141,11 +151,11 @@ impl Operations {
 
     /// The next result of a query or mutation. Never waits for the socket.
     pub(super) fn poll_single(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        while let Poll::Ready(Some((key, response, bytes))) = self.singles.poll_next_unpin(cx) {
-            self.singles_bytes -= bytes;
-            if self.is_current(&key) {
-                self.running.remove(&key.id);
-                return Poll::Ready(single(key.id, response));
+        while let Poll::Ready(Some(single)) = self.singles.poll_next_unpin(cx) {
+            self.singles_bytes -= single.bytes;
+            if self.is_current(&single.key) {
+                self.running.remove(&single.key.id);
+                return Poll::Ready(single.outcome());
             }
         }
         Poll::Pending
@@ -191,7 +201,14 @@ fn panicked() -> Response {
     ApiError::new(ErrorCode::InternalError, "internal error").to_response()
 }
 
-fn single(id: Arc<str>, mut response: Response) -> Outcome {
-    complete_errors(&mut response);
-    if is_request_error(&response) { Outcome::Failed { id, response } } else { Outcome::Last { id, response } }
+impl Single {
+    fn outcome(self) -> Outcome {
+        let Self { key: Key { id, .. }, mut response, is_query, .. } = self;
+        complete_errors(&mut response);
+        if is_request_error(&response) {
+            Outcome::Failed { id, response }
+        } else {
+            Outcome::Last { id, response, is_query }
+        }
+    }
 }

@@ -44,7 +44,8 @@ pub async fn stream<E: Executor>(State(transport): State<Transport<E>>, request:
     let introduction = Introduction::of(&request);
     let body = async {
         let caller = admitted(&transport, token, &headers, introduction).await?;
-        Ok::<_, ApiError>((caller, received(&transport, request).await?))
+        let user = caller.session.identity().user_id.clone();
+        Ok::<_, ApiError>((caller, received(&transport, request, &user).await?))
     };
     match body.await {
         Ok((caller, Ok(request))) => streamed(&transport, caller, request, &headers, true),

@@ -74,3 +74,24 @@ async fn who_reads_slowly_is_not_told_what_waits_once_the_right_has_ended() {
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_the_right_elsewhere_can_not_use_what_is_left_of_it_to_get_it_back() {
+    let (one, two, here, _, _) = pair().await;
+    let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    one.projects.set_member(&access, &bob(), Role::Owner).await.expect("a member");
+    let bobs = two.projects.access(here.id(), &bob(), Role::Owner).await.expect("an owner, everywhere");
+    one.backend.directory.remove_member(here.id(), &bob(), clock::now()).await.expect("written, and not told");
+    assert_eq!(two.projects.set_member(&bobs, &bob(), Role::Owner).await.err(), Some(OpenError::NotFound));
+    let members = one.backend.directory.members(here.id()).await.expect("members");
+    assert!(members.iter().all(|member| member.user_id != bob()));
+
+    one.projects.set_member(&access, &bob(), Role::Owner).await.expect("a member");
+    let bobs = two.projects.access(here.id(), &bob(), Role::Owner).await.expect("an owner again");
+    one.backend.directory.set_member(here.id(), &bob(), Role::Viewer, clock::now()).await.expect("demoted, not told");
+    assert_eq!(two.projects.remove_member(&bobs, &ada()).await.err(), Some(OpenError::Forbidden));
+    assert_eq!(two.projects.delete_project(&bobs).await.err(), Some(OpenError::Forbidden));
+    assert!(two.projects.remove_member(&bobs, &bob()).await.is_ok(), "who leaves needs no right");
+    one.stop().await;
+    two.stop().await;
+}

@@ -1,0 +1,68 @@
+//! What a listener does about peers who only take room.
+
+use axum::routing::get;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use super::*;
+use crate::metrics::Metrics;
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
+
+async fn listening(settings: ListenerSettings, body: String) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let router = Router::new().route("/", get(move || async move { body }));
+    tokio::spawn(serve(listener, router, settings, TaskTracker::new(), CancellationToken::new()));
+    address
+}
+
+/// Asks, and answers with the head of what comes.
+async fn ask(stream: &mut TcpStream) -> String {
+    stream.write_all(GET).await.expect("it is taken");
+    let mut head = vec![0; 4096];
+    let length = timeout(Duration::from_secs(5), stream.read(&mut head)).await.expect("in time").expect("an answer");
+    String::from_utf8_lossy(&head[..length]).into_owned()
+}
+
+#[tokio::test]
+async fn a_stranger_who_asks_and_takes_no_answer_makes_room_too() {
+    let strangers = Strangers::new(1, Arc::new(Metrics::new()));
+    let settings = ListenerSettings { strangers: Some(strangers), ..ListenerSettings::default() };
+    let address = listening(settings, "x".repeat(64 << 20)).await;
+    let mut greedy = TcpStream::connect(address).await.expect("a connection");
+    // The second question waits behind the first, so that nothing more is read meanwhile.
+    greedy.write_all(&GET.repeat(2)).await.expect("it is taken");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut newcomer = TcpStream::connect(address).await.expect("a connection");
+    let answer = ask(&mut newcomer).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:.40}");
+}
+
+#[tokio::test]
+async fn who_asks_and_stays_does_not_keep_the_last_places() {
+    let settings = ListenerSettings { connections_max: 3, ..ListenerSettings::default() };
+    let address = listening(settings, "here".to_owned()).await;
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        assert!(!ask(&mut stream).await.contains("connection: close"), "there is room");
+        idle.push(stream);
+    }
+    for _ in 0..5 {
+        let come_in = async {
+            loop {
+                let mut stream = TcpStream::connect(address).await.expect("a connection");
+                let answer = ask(&mut stream).await;
+                // The one before may still be on its way out.
+                if !answer.starts_with("HTTP/1.1 503") {
+                    return (stream, answer);
+                }
+            }
+        };
+        let (mut stream, answer) = timeout(Duration::from_secs(5), come_in).await.expect("the last place comes free");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+        timeout(Duration::from_secs(5), stream.read(&mut [0])).await.expect("it is closed").expect("in good order");
+        idle.push(stream);
+    }
+}
