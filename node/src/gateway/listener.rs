@@ -162,7 +162,8 @@ struct Known {
     places: Arc<Semaphore>,
 }
 
-/// From here on a connection is not kept for a next request, which may never come: one place of so many is left.
+/// From here on a connection is not kept for a next request, which may never come: one place of so many is left. Nor is that
+/// of a stranger who has sent much: a load balancer would send the next user's request over it.
 const FEW_PLACES_ARE_ONE_IN: usize = 10;
 
 async fn serve_http(
@@ -178,10 +179,12 @@ async fn serve_http(
         request.extensions_mut().insert(known.introduction.clone());
         request.extensions_mut().insert(known.taken.clone());
         request.extensions_mut().insert(axum::extract::ConnectInfo(known.peer));
-        let (answered, places) = (router.clone().oneshot(request.map(Body::new)), Arc::clone(&known.places));
+        let answered = router.clone().oneshot(request.map(Body::new));
+        let (places, introduction) = (Arc::clone(&known.places), known.introduction.clone());
         async move {
             let mut response = answered.await?;
-            if places.available_permits() < few && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let is_last = places.available_permits() < few || introduction.has_sent_much();
+            if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
@@ -203,13 +206,17 @@ async fn serve_http(
     }
 }
 
-/// Tells a peer that there is no place for it, if it hears at once. Never waits. Who speaks TLS is told nothing: it would not
-/// understand us before a handshake, and for that there is no place.
+/// Tells a peer that there is no place for it, unless it speaks TLS: it would not understand us before a handshake, and for
+/// that there is no place.
 fn turn_away(stream: &TcpStream, settings: &ListenerSettings, name: LimitName, limit: usize) {
-    if settings.tls.is_some() {
-        return;
+    if settings.tls.is_none() {
+        say_no_place(stream, ApiError::met(ErrorCode::Overloaded, name, limit));
     }
-    let error = ApiError::met(ErrorCode::Overloaded, name, limit).retry_after(TURNED_AWAY_FOR);
+}
+
+/// Says so to who hears at once. Never waits.
+fn say_no_place(stream: &TcpStream, error: ApiError) {
+    let error = error.retry_after(TURNED_AWAY_FOR);
     let body = serde_json::json!({"errors": [error.to_server_error()]}).to_string();
     let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close";
     let (seconds, bytes) = (TURNED_AWAY_FOR.as_secs(), body.len());
@@ -231,6 +238,8 @@ struct Connection {
     /// has come.
     silence: Option<Pin<Box<Sleep>>>,
     introduction: Introduction,
+    /// Whether it speaks HTTP without TLS.
+    is_plain: bool,
     /// Ready when a stranger's place is wanted by others.
     superseded: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _place: OwnedSemaphorePermit,
@@ -253,6 +262,7 @@ impl Connection {
             write_timeout: settings.write_timeout,
             patience: None,
             silence: Some(Box::pin(tokio::time::sleep(first_head))),
+            is_plain: settings.tls.is_none(),
             superseded: introduction.superseded().map(Box::pin),
             introduction,
             _place: place,
@@ -260,12 +270,16 @@ impl Connection {
     }
 
     /// Whether others want the place of this stranger. To be asked wherever nothing moves: who asks and takes no answer is
-    /// not read. Leaves a waker.
+    /// not read. Leaves a waker. Who has asked nothing yet is told why; a socket says it itself, by its close.
     fn is_superseded(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.introduction.is_stranger() {
             self.superseded = None;
         }
-        self.superseded.as_mut().is_some_and(|superseded| superseded.as_mut().poll(cx).is_ready())
+        let is_superseded = self.superseded.as_mut().is_some_and(|superseded| superseded.as_mut().poll(cx).is_ready());
+        if is_superseded && self.is_plain && self.introduction.is_to_ask() {
+            say_no_place(&self.stream, self.introduction.too_many());
+        }
+        is_superseded
     }
 
     fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

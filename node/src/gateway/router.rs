@@ -45,7 +45,7 @@ pub struct Doors<E> {
 /// The main listener: all that clients use, and the probes.
 pub fn doors<E: Executor>(doors: Doors<E>) -> Router {
     let dev = doors.dev;
-    let shedding = doors.transport.shedding.clone();
+    let shedding = (doors.transport.shedding.clone(), doors.transport.authenticator.clone());
     let graphql = Router::new()
         .route(
             "/graphql",

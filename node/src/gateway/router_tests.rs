@@ -144,7 +144,11 @@ fn revoke(authenticator: &Authenticator, user: &str) {
 }
 
 fn token() -> String {
-    let claims = json!({"sub": "ada", "exp": unix_seconds() + 600});
+    token_with("")
+}
+
+fn token_with(scope: &str) -> String {
+    let claims = json!({"sub": "ada", "exp": unix_seconds() + 600, "scope": scope});
     jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("a token")
 }
 
@@ -219,6 +223,19 @@ async fn under_pressure_a_request_is_refused_also_if_it_calls_itself_a_handshake
         ] {
             assert_eq!(node.ask(request).await.status(), StatusCode::SERVICE_UNAVAILABLE, "{upgrade:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn under_pressure_who_steers_the_cluster_is_let_in() {
+    let node = node(false).await;
+    node.metrics.pressure.set_level(Level::RefuseOperations);
+    let me = json!({"query": "{ me }"});
+    for (scope, status) in [("admin", 200), ("executor", 503)] {
+        let bearer = format!("Bearer {}", token_with(scope));
+        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+        let request = to(Method::POST, "/graphql", &headers, me.to_string());
+        assert_eq!(node.ask(request).await.status(), status, "{scope}");
     }
 }
 

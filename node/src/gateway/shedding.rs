@@ -1,20 +1,21 @@
 //! What the doors do under pressure: first nobody new comes in, then nothing new is begun.
 //!
 //! A socket is upgraded and closed with 1013, since a browser can't read an HTTP error of a handshake; whatever comes over
-//! HTTP is refused with 503. Who is refused costs next to nothing: no token is looked at, no query is parsed. What is
-//! open stays open, and what was accepted is carried out. Probes and the admin listener are never asked.
+//! HTTP is refused with 503. Who is refused costs next to nothing: no query is parsed. What is open stays open, and what
+//! was accepted is carried out. Probes and the admin listener are never asked.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::parser::types::{OperationType, Selection};
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use mille_shared::ErrorCode;
 use rand::Rng as _;
 
+use super::auth::{Authenticator, BearerToken};
 use super::errors::ApiError;
 use super::router::is_upgrade;
 use super::transport::Operation;
@@ -26,8 +27,10 @@ pub const REASON: &str = "overloaded";
 /// Between when and when whoever is refused should come back. They are told a time in between by chance, so that they do
 /// not come back at once. The least is the time the pressure must be gone for until a level is left.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(10));
-/// Mutations that are taken at any level: they keep what is open open, or end it.
-const SPARED: [&str; 2] = ["refreshAuth", "leaveProjectCollaboration"];
+/// Mutations that are taken at any level: they keep what is open open, or end it. Whoever shuts somebody out may be
+/// mending the pressure.
+const SPARED: [&str; 5] =
+    ["refreshAuth", "leaveProjectCollaboration", "removeCollaborator", "setCollaborator", "revokeTokens"];
 
 /// What the doors ask. Cheap to clone.
 #[derive(Clone, Default)]
@@ -85,15 +88,29 @@ impl Shedding {
 /// Doors behind which a handshake is nothing but a handshake. Anywhere else it is a request, whatever its headers say.
 const SOCKET_DOORS: [&str; 3] = ["/graphql", "/graphql/ws", "/ws/collaboration"];
 
-/// Refuses what comes over HTTP. Handshakes pass: their doors close them in their own way.
-pub async fn refuse_requests(State(shedding): State<Shedding>, request: Request, next: Next) -> Response {
+/// Refuses what comes over HTTP. Handshakes pass: their doors close them in their own way. So do requests of those who steer
+/// the cluster, who may be about to end what presses it.
+pub async fn refuse_requests(
+    State((shedding, authenticator)): State<(Shedding, Authenticator)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let is_handshake = request.method() == Method::GET
         && is_upgrade(request.headers())
         && SOCKET_DOORS.contains(&request.uri().path());
-    if !is_handshake && shedding.refuses(Level::RefuseConnections, Shed::Request) {
+    let is_full = shedding.0.pressure.level() >= Level::RefuseConnections;
+    if is_full && !is_handshake && !steers(&authenticator, request.headers()).await {
+        shedding.0.shed(Shed::Request).increment(1);
         return overloaded().into_response();
     }
     next.run(request).await
+}
+
+async fn steers(authenticator: &Authenticator, headers: &HeaderMap) -> bool {
+    match BearerToken::from_authorization(headers) {
+        Some(token) => authenticator.verify(&token).await.is_ok_and(|identity| identity.scopes.admin),
+        None => false,
+    }
 }
 
 fn overloaded() -> ApiError {
@@ -132,6 +149,7 @@ mod tests {
             ("mutation { refreshAuth(token: \"t\") { id } }", true),
             ("mutation { renewed: refreshAuth(token: \"t\") { id } }", true),
             ("mutation M { leaveProjectCollaboration(projectId: 1) }", true),
+            ("mutation { revokeTokens(userId: \"u\") }", true),
             ("mutation { refreshAuth(token: \"t\") { id } deleteProject(projectId: 1) }", false),
             ("mutation { ... { refreshAuth(token: \"t\") { id } } }", false),
             ("mutation { deleteProject(projectId: 1) }", false),

@@ -10,12 +10,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use mille_shared::{LimitName, limits};
+use mille_shared::{ErrorCode, LimitName, limits};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::errors::ApiError;
 use crate::metrics::{ConnectionRefused, Metrics};
 
 /// The places of a node for strangers.
@@ -197,7 +198,19 @@ impl Introduction {
         here.get(&stranger.number).map(|guest| guest.superseded.clone().cancelled_owned())
     }
 
-    /// The connection is over.
+    /// What to say to one whose place is wanted.
+    pub(super) fn too_many(&self) -> ApiError {
+        let max = self.0.as_ref().map_or(0, |stranger| stranger.strangers.max);
+        ApiError::met(ErrorCode::Overloaded, LimitName::UnauthenticatedConnections, max)
+    }
+
+    /// Whether a stranger has sent so much that its next request might be cut off in the middle.
+    pub(super) fn has_sent_much(&self) -> bool {
+        let sent = self.0.as_ref().map(|stranger| stranger.bytes.load(Ordering::Relaxed));
+        self.is_stranger() && sent.is_some_and(|sent| sent >= limits::UNAUTHENTICATED_BYTES_MAX / 2)
+    }
+
+    /// The connection is over, or its end has begun.
     pub(super) fn gone(&self) {
         if let Some(stranger) = &self.0 {
             stranger.leave();

@@ -17,11 +17,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_graphql::Executor;
-use async_graphql::parser::types::OperationType;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, Sink, SinkExt, Stream, StreamExt};
-use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use mille_shared::{ClientId, CloseCode, ErrorCode, LimitName, limits};
 use serde_json::{Map, Value, json};
@@ -32,15 +30,18 @@ use super::Transport;
 use super::ending::{Ending, clipped, init_timeout, unreadable};
 use super::frames::{ClientFrame, Dialect, ServerFrame};
 use super::operations::{Operations, Outcome};
-use super::request::OperationRequest;
-use super::session::{ResumeAfter, Session, Via};
+use super::session::{Session, Via};
 use super::timers::{Expiry, Stall};
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::errors::ApiError;
 use crate::gateway::intake::Intake;
 use crate::gateway::strangers::Introduction;
 use crate::pressure::Backlog;
-use crate::quota::{Admission, Excess, Place};
+use crate::quota::{Excess, Place};
+
+mod asked;
+
+use asked::Asked;
 
 /// Messages handed to the socket before what comes in has its turn.
 const MESSAGES_PER_TURN: usize = 64;
@@ -52,9 +53,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const CLOSE_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the peer may take to answer it. Without this wait a peer that still sends could lose the frame.
 const CLOSE_LINGER: Duration = Duration::from_secs(1);
-/// How long a socket is not read whose operation was refused while the node is under pressure. To refuse costs something
-/// too: so whoever asks on and on, unasked to, is refused ten times a second, and waits in its own socket.
-const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
 /// What a socket must be able to do: axum's does, and so does a pair of channels.
 pub(super) trait Socket:
     Stream<Item = Result<Message, axum::Error>> + Sink<Message, Error = axum::Error> + Unpin + Send
@@ -69,18 +68,12 @@ impl<S> Socket for S where
 /// What a turn brings.
 enum Event {
     Revoked(RevokedToken),
+    Superseded,
     Drain,
     Clock,
     Admitted(Result<(), Excess>),
     Inbound(Option<Result<Message, axum::Error>>),
     Broken,
-}
-
-/// An operation as it came.
-struct Asked {
-    id: String,
-    request: OperationRequest,
-    bytes: usize,
 }
 
 /// One socket and all that goes on over it.
@@ -96,6 +89,8 @@ pub(super) struct Conversation<S, E> {
     operation_rate: DefaultDirectRateLimiter,
     /// The user's place; held as long as the session.
     place: Option<Place>,
+    /// Ready when others want the place of a stranger.
+    superseded: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     introduction: Introduction,
     /// An operation of which the store is asked whether the user may have it. Until then nothing more is read, so that
     /// operations begin in the order in which they came.
@@ -139,6 +134,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             operations: Operations::new(Arc::clone(&transport.observer)),
             operation_rate: RateLimiter::direct(quota),
             place: None,
+            superseded: introduction.superseded().map(Box::pin),
             introduction,
             admission: None,
             // Who is refused for longer than twice the burst of a second is not listened to for the rest of it.
@@ -164,6 +160,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             let event = std::future::poll_fn(|cx| self.poll_event(cx)).await;
             let flow = match event {
                 Event::Revoked(revoked) => ControlFlow::Break(self.revoked(revoked)),
+                Event::Superseded => ControlFlow::Break(self.superseded()),
                 Event::Drain => ControlFlow::Break(self.drained().await),
                 Event::Clock => self.on_clock(),
                 Event::Broken => ControlFlow::Break(Ending::Broken),
@@ -181,6 +178,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if let Poll::Ready(revoked) = self.poll_revoked(cx) {
             return Poll::Ready(Event::Revoked(revoked));
+        }
+        if self.session.is_none() && self.superseded.as_mut().is_some_and(|wanted| wanted.as_mut().poll(cx).is_ready())
+        {
+            return Poll::Ready(Event::Superseded);
         }
         if self.drain.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Drain);
@@ -282,16 +283,6 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         self.say(&ServerFrame::Error { id, errors: &[refusal.to_server_error()] });
     }
 
-    /// Refuses an operation of which there are too many. Of too many refusals, and under pressure of each, the socket is not
-    /// read for a while.
-    fn turn_away(&mut self, id: &str, refusal: &ApiError) {
-        self.refuse(id, refusal);
-        self.intake.refused();
-        if self.transport.shedding.is_pressed() {
-            self.intake.pause(REFUSED_PAUSE);
-        }
-    }
-
     // ---- what comes in -------------------------------------------------------------------------------------------
 
     /// Whether there is room for what a frame may cause. Nothing that waits here is unbounded, since this stops it.
@@ -387,64 +378,6 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         ControlFlow::Continue(())
     }
 
-    fn on_subscribe(&mut self, asked: Asked) -> ControlFlow<Ending> {
-        let Some(session) = &self.session else {
-            return ControlFlow::Break(Ending::close(CloseCode::Unauthorized, "Unauthorized"));
-        };
-        if self.operations.is_running(&asked.id) {
-            let reason = format!("Subscriber for {} already exists", asked.id);
-            return ControlFlow::Break(Ending::close(CloseCode::SubscriberAlreadyExists, reason));
-        }
-        if let Err(not_until) = self.operation_rate.check() {
-            let (name, limit) = (LimitName::ConnectionOperations, self.transport.limits.operations_per_second);
-            self.transport.observer.limited(name);
-            let wait = not_until.wait_time_from(DefaultClock::default().now());
-            let refusal = ApiError::met(ErrorCode::RateLimited, name, limit as usize).retry_after(wait);
-            self.turn_away(&asked.id, &refusal);
-            return ControlFlow::Continue(());
-        }
-        if let Some(refusal) = self.transport.shedding.refusal(asked.request.query.as_deref()) {
-            self.turn_away(&asked.id, &refusal);
-            return ControlFlow::Continue(());
-        }
-        match self.transport.quotas.operation(&session.identity().user_id) {
-            Admission::Known(admitted) => self.begin(asked, admitted),
-            Admission::Asked(soon) => self.admission = Some((asked, soon)),
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn on_admitted(&mut self, admitted: Result<(), Excess>) -> ControlFlow<Ending> {
-        if let Some((asked, _)) = self.admission.take() {
-            self.begin(asked, admitted);
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Begins an operation that its user may have, if it is one.
-    fn begin(&mut self, asked: Asked, admitted: Result<(), Excess>) {
-        let Asked { id, request, bytes } = asked;
-        if let Err(excess) = admitted {
-            return self.turn_away(&id, &excess.into());
-        }
-        let Some(session) = self.session.clone() else { return };
-        let mut operation = match request.prepare() {
-            Ok(operation) => operation,
-            Err(refusal) => return self.refuse(&id, &refusal),
-        };
-        if let Some(refusal) = self.transport.shedding.refusal_of(&mut operation) {
-            return self.turn_away(&id, &refusal);
-        }
-        let subscriptions_max = self.transport.limits.subscriptions_max;
-        if operation.kind == OperationType::Subscription && self.operations.subscriptions() >= subscriptions_max {
-            let name = LimitName::ConnectionSubscriptions;
-            self.transport.observer.limited(name);
-            return self.refuse(&id, &ApiError::met(ErrorCode::LimitExceeded, name, subscriptions_max));
-        }
-        operation.request = operation.request.data(session).data(ResumeAfter::default());
-        self.operations.start(id, operation, bytes, &self.transport.executor);
-    }
-
     // ---- the clock -----------------------------------------------------------------------------------------------
 
     /// Winds the clock to the next thing that is due. It may ring early: a later time is set when it has rung.
@@ -525,6 +458,12 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         self.replies.clear();
         self.transport.observer.revoked(revoked);
         Ending::close(CloseCode::Forbidden, TokenRefused::Revoked.to_string())
+    }
+
+    /// Makes room for others before it says so, since they do not wait for long.
+    fn superseded(&self) -> Ending {
+        self.introduction.gone();
+        Ending::close(CloseCode::TryAgainLater, self.introduction.too_many().to_string())
     }
 
     /// Lets what was begun end, so that nobody has to guess whether an edit was taken.
