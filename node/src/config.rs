@@ -109,6 +109,9 @@ pub struct Arguments {
     /// Edges in one plan.
     #[arg(long, env = "MILLE_PLAN_EDGES_MAX", default_value_t = limits::PLAN_EDGES_MAX)]
     pub plan_edges_max: usize,
+    /// Bytes of all texts of one plan.
+    #[arg(long, env = "MILLE_PLAN_BYTES_MAX", default_value_t = limits::PLAN_BYTES_MAX)]
+    pub plan_bytes_max: usize,
     /// Connections of this node.
     #[arg(long, env = "MILLE_CONNECTIONS_MAX", default_value_t = 50_000)]
     pub connections_max: usize,
@@ -292,6 +295,7 @@ impl Config {
         let bounds = PlanBounds {
             nodes_max: arguments.plan_nodes_max,
             edges_max: arguments.plan_edges_max,
+            plan_bytes_max: arguments.plan_bytes_max,
             ..PlanBounds::default()
         };
         let retention = Retention {

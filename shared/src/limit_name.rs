@@ -65,6 +65,8 @@ limit_names! {
     PlanNodes = "plan_nodes";
     /// Edges in a plan.
     PlanEdges = "plan_edges";
+    /// Bytes of all texts of a plan.
+    PlanBytes = "plan_bytes";
     /// Changes in one operation.
     OperationChanges = "operation_changes";
     /// Operations that wait for one plan's log on one node.
@@ -104,6 +106,7 @@ impl LimitName {
             Self::QueryDirectives => "directives on one field",
             Self::PlanNodes => "plan nodes",
             Self::PlanEdges => "edges",
+            Self::PlanBytes => "bytes of text in one plan",
             Self::OperationChanges => "changes in one operation",
             Self::PendingOperations => "operations waiting for one plan",
             Self::ConfigBytes => "bytes of config",

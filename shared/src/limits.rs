@@ -14,6 +14,9 @@ pub const PLAN_EDGES_MAX: usize = 5_000;
 pub const CONFIG_BYTES_MAX: usize = 100_000;
 /// Bytes of the texts of one element's metadata. More: `PAYLOAD_TOO_LARGE`.
 pub const METADATA_BYTES_MAX: usize = 50_000;
+/// Bytes of all texts of a plan together. More: `PAYLOAD_TOO_LARGE`. Everyone who opens the plan is given all of them, and a
+/// few hundred who take them slowly must fit into a node.
+pub const PLAN_BYTES_MAX: usize = 16_000_000;
 /// |x| and |y| of a plan node, in the editor's units. More, or not finite: `VALIDATION_FAILED`.
 pub const COORDINATE_ABS_MAX: f64 = 100_000.0;
 /// Changes in one `applyPlanDagChanges`. More: `LIMIT_EXCEEDED`.

@@ -8,6 +8,7 @@ use kit::*;
 use mille_core::plan::{ApplyError, check_document};
 use mille_core::refusal::ElementId;
 use mille_core::{Element, Plan, PlanBounds, ProblemKind, Refusal, Touch};
+use mille_shared::LimitName;
 use mille_shared::change::Fact;
 use mille_shared::delta::PatchOp;
 use mille_shared::execution::ExecutionState::{Completed, Error, NotStarted, Pending, Processing};
@@ -333,6 +334,42 @@ fn texts_have_at_most_so_many_bytes() {
     ] {
         assert!(matches!(desk.refusal(edit), Refusal::TooLarge { .. }));
     }
+}
+
+#[test]
+fn all_texts_of_a_plan_together_have_at_most_so_many_bytes() {
+    let mut desk = small();
+    desk.bounds.plan_bytes_max = 2_000;
+    let is_too_large = |refused: Refusal| match refused {
+        Refusal::TooLarge { what, limit } => (what, limit) == (LimitName::PlanBytes, 2_000),
+        _ => false,
+    };
+    desk.must(configured("graph", &"x".repeat(1_000)));
+    desk.must(configured("graph", &"y".repeat(1_500)));
+    for edit in [
+        configured("merge", &"x".repeat(500)),
+        labelled("merge", &"x".repeat(500)),
+        named(&"x".repeat(500)),
+        Edit::AddNode(NewNode { config: "x".repeat(500), ..new_node("n", GraphNode) }),
+        Edit::UpdateEdge {
+            id: eid("source-graph"),
+            metadata: Some(mille_shared::plan::EdgeMetadata { label: Some("x".repeat(500)), ..carries(GraphData) }),
+        },
+    ] {
+        assert!(is_too_large(desk.refusal(edit)));
+    }
+    assert!(
+        desk.judge(vec![configured("merge", &"x".repeat(500)), configured("graph", "")]).is_ok(),
+        "together they fit"
+    );
+    assert!(desk.judge(vec![delete("graph"), configured("merge", &"x".repeat(500))]).is_ok());
+    desk.must(moved("merge", 5.0, 6.0));
+    // Where the bound was larger before, everything that makes the plan smaller is taken.
+    desk.bounds.plan_bytes_max = 100;
+    desk.must(configured("graph", &"z".repeat(1_499)));
+    let mut document = wish(&desk.plan.document());
+    document.nodes.iter_mut().for_each(|node| node.config.clear());
+    desk.must(Edit::Replace(document));
 }
 
 #[test]

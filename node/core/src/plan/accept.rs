@@ -33,6 +33,7 @@ impl Plan {
             [edit] => self.judge(edit, operation.at, bounds)?,
             edits => self.judge_all(edits, operation.at, bounds)?,
         };
+        self.check_size(&facts, bounds.plan_bytes_max)?;
         Ok((!facts.is_empty()).then(|| Change {
             operation_id: operation.id.clone(),
             user_id: operation.user_id.clone(),

@@ -11,6 +11,7 @@ mod accept;
 mod apply;
 mod readmit;
 mod rules;
+mod size;
 mod state;
 
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub struct PlanBounds {
     pub config_bytes_max: usize,
     /// Bytes of one element's metadata.
     pub metadata_bytes_max: usize,
+    /// Bytes of all texts of a plan.
+    pub plan_bytes_max: usize,
     /// |x| and |y| of a plan node.
     pub coordinate_abs_max: f64,
     /// Edits of one operation.
@@ -82,6 +85,7 @@ impl Default for PlanBounds {
             edges_max: limits::PLAN_EDGES_MAX,
             config_bytes_max: limits::CONFIG_BYTES_MAX,
             metadata_bytes_max: limits::METADATA_BYTES_MAX,
+            plan_bytes_max: limits::PLAN_BYTES_MAX,
             coordinate_abs_max: limits::COORDINATE_ABS_MAX,
             changes_max: limits::CHANGES_PER_REQUEST_MAX,
         }
