@@ -19,24 +19,17 @@ pub(crate) const LOCAL_USER: &str = "demo";
 /// Life of a token that a command signs for itself.
 const OWN_TOKEN_TTL: Duration = Duration::from_secs(12 * 3600);
 
-/// The flags that name a cluster.
+/// The flags that name a cluster, and as whom to ask it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TargetArgs {
-    /// State directory of a local cluster [default: the nearest .mille here or above].
-    #[arg(long, value_name = "DIR", conflicts_with = "url")]
-    state: Option<PathBuf>,
-    /// Address of another cluster, such as https://mille.example.org.
-    #[arg(long, requires = "token")]
-    url: Option<String>,
-    /// Token to use there.
-    #[arg(long, value_name = "JWT")]
-    token: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// On a local cluster without --token: the user to act as [default: demo].
     #[arg(long, value_name = "ID", conflicts_with_all = ["url", "token"])]
     user: Option<String>,
 }
 
-/// The same without `--user`, for commands in which it means somebody else.
+/// The flags that name a cluster. Alone, for commands in which `--user` means somebody else.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClusterArgs {
     /// State directory of a local cluster [default: the nearest .mille here or above].
@@ -52,7 +45,7 @@ pub(crate) struct ClusterArgs {
 
 impl From<&ClusterArgs> for TargetArgs {
     fn from(args: &ClusterArgs) -> Self {
-        Self { state: args.state.clone(), url: args.url.clone(), token: args.token.clone(), user: None }
+        Self { cluster: args.clone(), user: None }
     }
 }
 
@@ -76,10 +69,11 @@ impl TargetArgs {
     /// # Errors
     /// A sentence when no cluster is there.
     pub(crate) fn resolve(&self, scope: Option<&str>) -> Result<Target> {
-        if let (Some(url), Some(token)) = (&self.url, &self.token) {
+        let ClusterArgs { state, url, token } = &self.cluster;
+        if let (Some(url), Some(token)) = (url, token) {
             return Target::remote(url, token);
         }
-        let dir = find_dir(self.state.as_deref());
+        let dir = find_dir(state.as_deref());
         let Some(state) = State::load(&dir)? else {
             return Err(refused(format!(
                 "no cluster in {}; start one with `mille up`, or name another with --state, or with --url and --token",
@@ -87,7 +81,7 @@ impl TargetArgs {
             )));
         };
         let mut target = Target::local(&state, self.user.as_deref().unwrap_or(LOCAL_USER), scope);
-        if let Some(token) = &self.token {
+        if let Some(token) = token {
             target.credentials = Credentials::Given(token.clone());
         }
         Ok(target)
@@ -142,20 +136,25 @@ mod tests {
     use super::*;
 
     fn nowhere() -> TargetArgs {
-        TargetArgs { state: None, url: None, token: None, user: None }
+        TargetArgs { cluster: ClusterArgs { state: None, url: None, token: None }, user: None }
     }
 
     #[test]
     fn a_missing_cluster_is_refused_with_what_to_do() {
         let dir = tempfile::tempdir().expect("a directory");
-        let args = TargetArgs { state: Some(dir.path().to_owned()), ..nowhere() };
+        let mut args = nowhere();
+        args.cluster.state = Some(dir.path().to_owned());
         let error = args.resolve(None).expect_err("nothing runs there").to_string();
         assert!(error.contains("mille up"), "{error}");
     }
 
     #[test]
     fn an_address_needs_a_scheme_and_loses_its_last_slash() {
-        let args = |url: &str| TargetArgs { url: Some(url.into()), token: Some("t".into()), ..nowhere() };
+        let args = |url: &str| {
+            let mut args = nowhere();
+            (args.cluster.url, args.cluster.token) = (Some(url.into()), Some("t".into()));
+            args
+        };
         args("mille.example.org").resolve(None).expect_err("no scheme");
         let target = args("https://mille.example.org/").resolve(None).expect("good");
         assert_eq!(target.urls, ["https://mille.example.org"]);

@@ -2,6 +2,7 @@
 //! "no" names the limit, its value, and when to come back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,27 +29,13 @@ fn names_its_limit(refusal: &Refusal, code: &str, name: &str, limit: u64) -> Res
 }
 
 /// Asks as fast as it can until then, and counts what was taken and what was refused.
-async fn hurry(client: Client, until: Instant) -> Result<(u64, u64, Option<Refusal>)> {
+async fn hurry<F>(until: Instant, ask: impl Fn() -> F) -> Result<(u64, u64, Option<Refusal>)>
+where
+    F: Future<Output = Result<Value, Failure>>,
+{
     let (mut taken, mut refused, mut last) = (0, 0, None);
     while Instant::now() < until {
-        match client.run(d::ME, json!({})).await {
-            Ok(_) => taken += 1,
-            Err(Failure::Refused(refusal)) => {
-                refused += 1;
-                last = Some(refusal);
-            }
-            Err(failure) => return Err(failure.into()),
-        }
-    }
-    Ok((taken, refused, last))
-}
-
-/// The same over a GraphQL socket.
-async fn hurry_on_socket(client: Client, until: Instant) -> Result<(u64, u64, Option<Refusal>)> {
-    let socket = client.socket().await?;
-    let (mut taken, mut refused, mut last) = (0, 0, None);
-    while Instant::now() < until {
-        match socket.run_one(d::ME, json!({})).await {
+        match ask().await {
             Ok(_) => taken += 1,
             Err(Failure::Refused(refusal)) => {
                 refused += 1;
@@ -76,8 +63,16 @@ async fn one_user_on_three_nodes_has_one_limit_and_others_do_not_notice() -> Res
     let until = began + HURRY;
     let mut tasks = tokio::task::JoinSet::new();
     for node in 0..3 {
-        tasks.spawn(hurry(cluster.user(node, "ada"), until));
-        tasks.spawn(hurry_on_socket(cluster.user(node, "ada"), until));
+        let ada = Arc::new(cluster.user(node, "ada"));
+        let socket = Arc::new(ada.socket().await?);
+        tasks.spawn(hurry(until, move || {
+            let ada = Arc::clone(&ada);
+            async move { ada.run(d::ME, json!({})).await }
+        }));
+        tasks.spawn(hurry(until, move || {
+            let socket = Arc::clone(&socket);
+            async move { socket.run_one(d::ME, json!({})).await }
+        }));
     }
     let bob = cluster.user(1, "bob");
     let mut others = 0;
@@ -209,7 +204,7 @@ async fn without_redis_limits_are_each_nodes_own_and_nobody_is_kept_out() -> Res
     for _ in 0..60 {
         ada.run(d::ME, json!({})).await.context("an operation that needs no store")?;
     }
-    let (_, turned_down, refusal) = hurry(ada, Instant::now() + HURRY).await?;
+    let (_, turned_down, refusal) = hurry(Instant::now() + HURRY, || ada.run(d::ME, json!({}))).await?;
     if turned_down > 0 {
         names_its_limit(&refusal.context("a refusal")?, "RATE_LIMITED", "user_operations", 100)?;
     }
