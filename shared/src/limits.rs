@@ -133,6 +133,9 @@ pub const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STRANGER_KEEPS_PLACE: Duration = Duration::from_secs(1);
 /// How long a connection waits for a stranger's place, as many at a time as there are places. Then 503.
 pub const STRANGER_WAITS_MAX: Duration = Duration::from_millis(1_500);
+/// Time between two who make room for others. A crowd that comes at once would also go at once, and hold up everybody who is
+/// busy with something else.
+pub const STRANGERS_LEAVE_EVERY: Duration = Duration::from_micros(500);
 
 // ---- bytes -------------------------------------------------------------------------------------------------------
 

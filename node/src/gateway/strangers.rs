@@ -27,6 +27,8 @@ pub struct Strangers {
     waiting: Semaphore,
     /// Who is here, the longest first.
     here: Mutex<BTreeMap<u64, Guest>>,
+    /// The last turn to send one away that somebody took, or will take.
+    turn: Mutex<Instant>,
     next: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -46,6 +48,7 @@ impl Strangers {
             places: Arc::new(Semaphore::new(max)),
             waiting: Semaphore::new(max),
             here: Mutex::default(),
+            turn: Mutex::new(Instant::now()),
             next: AtomicU64::new(0),
             metrics,
         })
@@ -86,14 +89,25 @@ impl Strangers {
         let _waiting = self.waiting.try_acquire().ok()?;
         let deadline = Instant::now() + limits::STRANGER_WAITS_MAX;
         let mut place = std::pin::pin!(Arc::clone(&self.places).acquire_owned());
+        let mut look_again = self.next_turn(Instant::now());
         loop {
-            let look_again = self.make_room().unwrap_or(deadline).min(deadline);
             tokio::select! {
                 biased;
                 place = place.as_mut() => return place.ok(),
-                () = sleep_until(look_again) => if look_again == deadline { return None },
+                () = sleep_until(look_again.min(deadline)) => {}
             }
+            if look_again >= deadline {
+                return None;
+            }
+            look_again = self.make_room().map_or(deadline, |due| self.next_turn(due));
         }
+    }
+
+    /// A turn to send one away, at `from` or later: there is one per [`limits::STRANGERS_LEAVE_EVERY`].
+    fn next_turn(&self, from: Instant) -> Instant {
+        let mut turn = self.turn.lock();
+        *turn = from.max(*turn + limits::STRANGERS_LEAVE_EVERY);
+        *turn
     }
 
     /// Sends away who has been here longest, if that is long enough; if not, answers when it will be. So everyone who waits
