@@ -17,9 +17,19 @@ pub(crate) fn redis(port: u16, dir: &Path) -> String {
     format!("{REDIS}\n# This cluster.\nport {port}\ndir \"{dir}\"\ndaemonize no\nlogfile \"\"\n")
 }
 
-/// HAProxy on `port` of the loopback, in front of `nodes` (name and address).
-pub(crate) fn haproxy(port: u16, nodes: &[(String, String)]) -> String {
-    let servers: Vec<String> = nodes.iter().map(|(name, address)| format!("    server {name} {address}")).collect();
+/// A node, as HAProxy sees it.
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    /// Where it says whether it is ready.
+    pub(crate) admin_port: u16,
+}
+
+/// HAProxy on `port` of the loopback, in front of `nodes`.
+pub(crate) fn haproxy(port: u16, nodes: &[Server]) -> String {
+    let server =
+        |Server { name, address, admin_port }: &Server| format!("    server {name} {address} port {admin_port}");
+    let servers: Vec<String> = nodes.iter().map(server).collect();
     let text = replace_block(HAPROXY, "resolvers", "");
     let text = replace_block(&text, "bind", &format!("    bind 127.0.0.1:{port}"));
     replace_block(&text, "servers", &servers.join("\n"))
@@ -53,17 +63,23 @@ fn replace_block(text: &str, name: &str, replacement: &str) -> String {
 mod tests {
     use super::*;
 
+    fn server(number: u16) -> Server {
+        Server {
+            name: format!("node{number}"),
+            address: format!("127.0.0.1:{}", 5000 + number),
+            admin_port: 5100 + number,
+        }
+    }
+
     #[test]
     fn the_proxy_serves_the_nodes_of_this_cluster_and_no_others() {
-        let nodes =
-            [("node1".to_owned(), "127.0.0.1:5001".to_owned()), ("node2".to_owned(), "127.0.0.1:5002".to_owned())];
-        let text = haproxy(5000, &nodes);
+        let text = haproxy(5000, &[server(1), server(2)]);
         let meant: Vec<&str> = text
             .lines()
             .map(str::trim)
             .filter(|line| ["bind ", "server ", "resolvers ", "nameserver "].iter().any(|word| line.starts_with(word)))
             .collect();
-        let servers = ["server node1 127.0.0.1:5001", "server node2 127.0.0.1:5002"];
+        let servers = ["server node1 127.0.0.1:5001 port 5101", "server node2 127.0.0.1:5002 port 5102"];
         // Those that are ready, and those that refuse if none is.
         assert_eq!(meant, [&["bind 127.0.0.1:5000"], &servers[..], &servers[..]].concat());
     }
@@ -74,7 +90,7 @@ mod tests {
         let Some(program) = crate::up::in_path("haproxy") else { return };
         let home = tempfile::tempdir().expect("a directory");
         let file = home.path().join("haproxy.cfg");
-        std::fs::write(&file, haproxy(5000, &[("node1".to_owned(), "127.0.0.1:5001".to_owned())])).expect("a file");
+        std::fs::write(&file, haproxy(5000, &[server(1)])).expect("a file");
         let checked = std::process::Command::new(program).arg("-c").arg("-f").arg(&file).output().expect("it runs");
         assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     }

@@ -53,6 +53,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// The port of its admin listener.
+    pub(crate) fn admin_port(&self) -> u16 {
+        self.admin_url.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default()
+    }
+
     /// How to know its process again.
     pub(crate) fn identity(&self) -> Identity {
         let address = self.url.trim_start_matches("http://");

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::output::{Output, refused};
 use crate::ports::{NODES_MAX, Ports};
 use crate::process::{LOOK_EVERY, Running};
+use crate::render::Server;
 use crate::seed::{self, Sample};
 use crate::state::{DEFAULT_DIR, Node, Proxy, Redis, State, jwt_secret, prepare_dir};
 use crate::{client, down, render};
@@ -273,11 +274,15 @@ impl Cluster {
     }
 
     async fn start_proxy(&mut self, programs: &Programs) -> Result<()> {
-        let nodes: Vec<(String, String)> = self
+        let nodes: Vec<Server> = self
             .state
             .nodes
             .iter()
-            .map(|node| (node.name.clone(), node.url.trim_start_matches("http://").to_owned()))
+            .map(|node| Server {
+                name: node.name.clone(),
+                address: node.url.trim_start_matches("http://").to_owned(),
+                admin_port: node.admin_port(),
+            })
             .collect();
         let config = self.dir.join("haproxy.cfg");
         fs::write(&config, render::haproxy(self.ports.proxy(), &nodes))

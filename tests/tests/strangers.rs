@@ -59,6 +59,9 @@ async fn half_open_sockets_keep_nobody_out_and_cost_bounded_memory() -> Result<(
         ("no connection_init", &upgrade),
     ] {
         let crowd = crowd(&cluster, bytes.as_bytes()).await?;
+        // A load balancer asks there, and would take the node out.
+        let ready = Client::new(&cluster.admin_url(0)).get("/readyz").await?;
+        ensure!(ready.status == 200, "{what}: a node that is crowded looks dead: {}", ready.status);
         let began = Instant::now();
         // A new connection each time: one that was let in stays in.
         for _ in 0..5 {
