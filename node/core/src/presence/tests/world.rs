@@ -186,6 +186,7 @@ impl World {
     }
 
     fn perform(&mut self, node: usize, effects: Vec<Effect>) {
+        let mut read = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Publish(message) => {
@@ -195,10 +196,7 @@ impl World {
                 Effect::Close { seat, .. } => self.close(seat.0),
                 Effect::Load => {
                     let tables = self.tables.iter().filter(|(_, table)| !table.is_empty());
-                    let tables =
-                        tables.map(|(node, table)| (node.clone(), table.values().cloned().collect())).collect();
-                    let effects = self.nodes[node].loaded(at(self.now), Some(tables));
-                    self.perform(node, effects);
+                    read.push(tables.map(|(node, table)| (node.clone(), table.values().cloned().collect())).collect());
                 }
                 Effect::Store { connection, record } => {
                     let table = self.tables.entry(self.nodes[node].node.clone()).or_default();
@@ -217,6 +215,11 @@ impl World {
                 }
                 Effect::Reply { .. } | Effect::Cursors(_) | Effect::Happened(_) | Effect::Expired(_) => {}
             }
+        }
+        // The store's answer comes when everything else was done: what it causes never overtakes what was told before.
+        for tables in read {
+            let effects = self.nodes[node].loaded(at(self.now), Some(tables));
+            self.perform(node, effects);
         }
     }
 
