@@ -331,13 +331,17 @@ impl Presence {
     /// are in, if it was taken.
     fn merge(&mut self, now: Moment, mut record: Record, stamp: u64) -> Option<DocumentId> {
         let connection = record.connection.clone();
-        if let Some((last, _)) = self.buried.get(&connection).filter(|(last, _)| record.version <= *last) {
-            // They left here, and were let in again by a node that has not heard of it: it must.
+        let grave = self.buried.get(&connection).map(|(last, _)| last.clone());
+        if let Some(last) = grave.filter(|last| record.version <= *last) {
+            // They left here, and were let in again by a node that has not heard of it: it must. If they left at a node that
+            // is dead, nobody can tell it any more, and they are where they are.
             if last.node == self.node && record.version.node != self.node {
-                let version = last.clone();
-                self.publish(Body::Left { connection, version });
+                self.publish(Body::Left { connection: connection.clone(), version: last.clone() });
             }
-            return None;
+            if last.node == record.version.node || !self.is_gone(now, &last.node) {
+                return None;
+            }
+            self.buried.remove(&connection);
         }
         let mut moved = record.place.as_ref().is_some_and(|place| place.position.is_some());
         if let Some(entry) = self.roster.get_mut(&connection) {
