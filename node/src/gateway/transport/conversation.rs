@@ -89,7 +89,7 @@ pub(super) struct Conversation<S, E> {
     operation_rate: DefaultDirectRateLimiter,
     /// The user's place; held as long as the session.
     place: Option<Place>,
-    /// Ready when others want the place of a stranger.
+    /// Ready when others want the place of a stranger. None once a good token was shown.
     superseded: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     introduction: Introduction,
     /// An operation of which the store is asked whether the user may have it. Until then nothing more is read, so that
@@ -179,8 +179,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         if let Poll::Ready(revoked) = self.poll_revoked(cx) {
             return Poll::Ready(Event::Revoked(revoked));
         }
-        if self.session.is_none() && self.superseded.as_mut().is_some_and(|wanted| wanted.as_mut().poll(cx).is_ready())
-        {
+        if self.superseded.as_mut().is_some_and(|wanted| wanted.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Event::Superseded);
         }
         if self.drain.as_mut().poll(cx).is_ready() {
@@ -359,6 +358,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             Ok(Ok(identity)) => identity,
         };
         self.introduction.known();
+        self.superseded = None;
         match self.transport.quotas.connection(&identity.user_id).await {
             Ok(place) => self.place = Some(place),
             Err(excess) => {
