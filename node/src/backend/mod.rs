@@ -344,6 +344,19 @@ pub enum OperationsLease {
     },
 }
 
+/// What a node says of a user's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacesClaim {
+    /// So many it would hold.
+    pub wanted: u32,
+    /// So many it holds in any case.
+    pub kept: u32,
+    /// The most over all nodes.
+    pub max: u32,
+    /// How long this counts, unless it is said again.
+    pub ttl: Duration,
+}
+
 /// What a user may do over all nodes.
 #[async_trait]
 pub trait Quotas: Send + Sync + 'static {
@@ -352,18 +365,10 @@ pub trait Quotas: Send + Sync + 'static {
     async fn lease_operations(&self, user: &UserId, per_second: u32, burst: u32, asked: u32)
     -> Result<OperationsLease>;
 
-    /// Says how many of the user's connections the node holds from now on, for `ttl`: `wanted`, or fewer if other nodes
-    /// hold more than the rest of `max`, but never fewer than `kept` (nor more than `wanted`). Answers how many. What it
-    /// held before does not matter; zero gives back all.
-    async fn hold_places(
-        &self,
-        user: &UserId,
-        node: &NodeId,
-        wanted: u32,
-        kept: u32,
-        max: u32,
-        ttl: Duration,
-    ) -> Result<u32>;
+    /// Says how many of the user's connections the node holds from now on. Answers how many: what it wants, or fewer if other
+    /// nodes hold more than the rest of the most, but never fewer than it keeps (nor more than it wants). What it held before
+    /// does not matter; to want none gives back all.
+    async fn hold_places(&self, user: &UserId, node: &NodeId, claim: PlacesClaim) -> Result<u32>;
 }
 
 /// Whether the store is asked at all, and what an operator should know about it.

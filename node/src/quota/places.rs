@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use super::{Excess, UserQuotas};
+use crate::backend::PlacesClaim;
 use crate::metrics::{ConnectionRefused, LeaseOutcome};
 
 /// One user's connections here.
@@ -154,14 +155,8 @@ impl UserQuotas {
 
     async fn ask_for_places(&self, user: &UserId, wanted: u32, kept: u32) -> Option<u32> {
         let settings = &self.inner.settings;
-        let asked = self.inner.store.hold_places(
-            user,
-            &self.inner.node,
-            wanted,
-            kept,
-            settings.connections_max,
-            settings.places_ttl,
-        );
+        let claim = PlacesClaim { wanted, kept, max: settings.connections_max, ttl: settings.places_ttl };
+        let asked = self.inner.store.hold_places(user, &self.inner.node, claim);
         let (held, outcome) = match asked.await {
             Ok(held) if held < wanted => (Some(held), LeaseOutcome::Refused),
             Ok(held) => (Some(held), LeaseOutcome::Granted),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::backend::{self, OperationsLease};
+use crate::backend::{self, OperationsLease, PlacesClaim};
 
 /// A store that never answers.
 struct Silent;
@@ -17,7 +17,7 @@ impl Quotas for Silent {
         std::future::pending().await
     }
 
-    async fn hold_places(&self, _: &UserId, _: &NodeId, _: u32, _: u32, _: u32, _: Duration) -> backend::Result<u32> {
+    async fn hold_places(&self, _: &UserId, _: &NodeId, _: PlacesClaim) -> backend::Result<u32> {
         std::future::pending().await
     }
 }
@@ -42,17 +42,9 @@ impl Quotas for Slow {
         self.0.lease_operations(user, per_second, burst, asked).await
     }
 
-    async fn hold_places(
-        &self,
-        user: &UserId,
-        node: &NodeId,
-        wanted: u32,
-        kept: u32,
-        max: u32,
-        ttl: Duration,
-    ) -> backend::Result<u32> {
+    async fn hold_places(&self, user: &UserId, node: &NodeId, claim: PlacesClaim) -> backend::Result<u32> {
         tokio::time::sleep(Self::DELAY).await;
-        self.0.hold_places(user, node, wanted, kept, max, ttl).await
+        self.0.hold_places(user, node, claim).await
     }
 }
 

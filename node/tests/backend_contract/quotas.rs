@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mille_node::backend::OperationsLease;
+use mille_node::backend::{OperationsLease, PlacesClaim};
 use mille_shared::{NodeId, UserId};
 
 use crate::kit::{Store, eventually};
@@ -35,31 +35,40 @@ pub(crate) async fn a_bucket_gives_no_more_than_it_holds_and_fills_again(store: 
     .await;
 }
 
+/// PlacesClaim of a user who may have ten.
+fn of_ten(wanted: u32, kept: u32, ttl: Duration) -> PlacesClaim {
+    PlacesClaim { wanted, kept, max: 10, ttl }
+}
+
 pub(crate) async fn places_are_given_once_over_all_nodes(store: Store) {
     let (here, there) = (store.connect().await.quotas, store.connect().await.quotas);
     let (one, two) = (NodeId::new("one.1"), NodeId::new("two.1"));
     let ada = ada();
-    assert_eq!(here.hold_places(&ada, &one, 6, 5, 10, LONG).await.expect("held"), 6);
-    assert_eq!(here.hold_places(&ada, &one, 7, 6, 10, LONG).await.expect("held"), 7, "its own do not count against it");
-    assert_eq!(there.hold_places(&ada, &two, 3, 2, 10, LONG).await.expect("held"), 3);
-    assert_eq!(there.hold_places(&ada, &two, 5, 3, 10, LONG).await.expect("held"), 3, "the others are taken");
-    assert_eq!(there.hold_places(&ada, &two, 5, 4, 10, LONG).await.expect("held"), 4, "what is there stays");
-    assert_eq!(here.hold_places(&ada, &one, 0, 0, 10, LONG).await.expect("held"), 0);
-    assert_eq!(there.hold_places(&ada, &two, 12, 4, 10, LONG).await.expect("held"), 10);
+    assert_eq!(here.hold_places(&ada, &one, of_ten(6, 5, LONG)).await.expect("held"), 6);
+    assert_eq!(
+        here.hold_places(&ada, &one, of_ten(7, 6, LONG)).await.expect("held"),
+        7,
+        "its own do not count against it"
+    );
+    assert_eq!(there.hold_places(&ada, &two, of_ten(3, 2, LONG)).await.expect("held"), 3);
+    assert_eq!(there.hold_places(&ada, &two, of_ten(5, 3, LONG)).await.expect("held"), 3, "the others are taken");
+    assert_eq!(there.hold_places(&ada, &two, of_ten(5, 4, LONG)).await.expect("held"), 4, "what is there stays");
+    assert_eq!(here.hold_places(&ada, &one, of_ten(0, 0, LONG)).await.expect("held"), 0);
+    assert_eq!(there.hold_places(&ada, &two, of_ten(12, 4, LONG)).await.expect("held"), 10);
     let bob = UserId::new("bob");
-    assert_eq!(here.hold_places(&bob, &one, 10, 0, 10, LONG).await.expect("held"), 10, "everyone has their own");
+    assert_eq!(here.hold_places(&bob, &one, of_ten(10, 0, LONG)).await.expect("held"), 10, "everyone has their own");
 }
 
 pub(crate) async fn what_a_dead_node_held_comes_free(store: Store) {
     let quotas = store.connect().await.quotas;
     let (one, two) = (NodeId::new("one.1"), NodeId::new("two.1"));
     let ada = ada();
-    assert_eq!(quotas.hold_places(&ada, &one, 8, 8, 10, SHORT).await.expect("held"), 8);
+    assert_eq!(quotas.hold_places(&ada, &one, of_ten(8, 8, SHORT)).await.expect("held"), 8);
     eventually("the places run out", async || {
-        (quotas.hold_places(&ada, &two, 10, 0, 10, LONG).await.expect("held") == 10).then_some(())
+        (quotas.hold_places(&ada, &two, of_ten(10, 0, LONG)).await.expect("held") == 10).then_some(())
     })
     .await;
-    assert_eq!(quotas.hold_places(&ada, &two, 10, 10, 10, SHORT).await.expect("held"), 10);
-    assert_eq!(quotas.hold_places(&ada, &two, 10, 10, 10, LONG).await.expect("renewed"), 10);
-    assert_eq!(quotas.hold_places(&ada, &one, 1, 0, 10, LONG).await.expect("held"), 0, "renewed is renewed");
+    assert_eq!(quotas.hold_places(&ada, &two, of_ten(10, 10, SHORT)).await.expect("held"), 10);
+    assert_eq!(quotas.hold_places(&ada, &two, of_ten(10, 10, LONG)).await.expect("renewed"), 10);
+    assert_eq!(quotas.hold_places(&ada, &one, of_ten(1, 0, LONG)).await.expect("held"), 0, "renewed is renewed");
 }

@@ -9,7 +9,7 @@ use mille_shared::{NodeId, UserId};
 use tokio::time::Instant;
 
 use super::{Store, lock};
-use crate::backend::{OperationsLease, Quotas, Result};
+use crate::backend::{OperationsLease, PlacesClaim, Quotas, Result};
 
 /// Entries below which nothing is dropped.
 const ENTRIES_MIN: usize = 1_024;
@@ -62,15 +62,8 @@ impl Quotas for Store {
         Ok(OperationsLease::Some(granted))
     }
 
-    async fn hold_places(
-        &self,
-        user: &UserId,
-        node: &NodeId,
-        wanted: u32,
-        kept: u32,
-        max: u32,
-        ttl: Duration,
-    ) -> Result<u32> {
+    async fn hold_places(&self, user: &UserId, node: &NodeId, claim: PlacesClaim) -> Result<u32> {
+        let PlacesClaim { wanted, kept, max, ttl } = claim;
         let now = Instant::now();
         let mut tables = lock(&self.quotas);
         tables.sweep(now);

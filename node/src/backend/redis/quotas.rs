@@ -10,7 +10,7 @@ use super::functions::{PLACES_HOLD, QUOTA_TAKE};
 use super::presence::millis;
 use super::values::corrupt;
 use super::{Redis, keys};
-use crate::backend::{OperationsLease, Quotas, Result};
+use crate::backend::{OperationsLease, PlacesClaim, Quotas, Result};
 
 #[async_trait]
 impl Quotas for Redis {
@@ -33,15 +33,8 @@ impl Quotas for Redis {
         }
     }
 
-    async fn hold_places(
-        &self,
-        user: &UserId,
-        node: &NodeId,
-        wanted: u32,
-        kept: u32,
-        max: u32,
-        ttl: Duration,
-    ) -> Result<u32> {
+    async fn hold_places(&self, user: &UserId, node: &NodeId, claim: PlacesClaim) -> Result<u32> {
+        let PlacesClaim { wanted, kept, max, ttl } = claim;
         let args = vec![node.as_str().into(), number(wanted), number(kept), number(max), millis(ttl)];
         let held = self.call(PLACES_HOLD, vec![keys::places(user)], args).await?;
         held.as_u64().and_then(|held| u32::try_from(held).ok()).ok_or_else(|| corrupt("a number of places"))
