@@ -189,6 +189,9 @@ impl Builder {
             ("MILLE_NODE_NAME".to_owned(), name.clone()),
             ("JWT_SECRET".to_owned(), SECRET.to_owned()),
             ("RUST_LOG".to_owned(), "info".to_owned()),
+            // Nobody stands before these nodes who would have to notice that they leave.
+            ("MILLE_DRAIN_NOTICE_SECONDS".to_owned(), "0".to_owned()),
+            ("MILLE_DRAIN_WINDOW_SECONDS".to_owned(), "0".to_owned()),
         ];
         environment.extend(redis_port.map(|port| ("REDIS_URL".to_owned(), format!("redis://127.0.0.1:{port}"))));
         environment.retain(|(name, _)| !self.left_out.contains(name));
