@@ -228,10 +228,11 @@ impl Drain {
                 return Farewell::new(Reason::Rotate, RETURN_WITHIN);
             }
             closing.cancelled().await;
-            let is_spread = hurry.run_until_cancelled(Box::pin(tokio::time::sleep(turn))).await.is_some();
-            match is_spread && window >= WIDE_WINDOW {
-                true => Farewell::new(Reason::Drain, RETURN_WITHIN),
-                false => Farewell::at_once(),
+            let waits = !turn.is_zero();
+            let is_hurried = waits && hurry.run_until_cancelled(Box::pin(tokio::time::sleep(turn))).await.is_none();
+            match is_hurried || window < WIDE_WINDOW {
+                true => Farewell::at_once(),
+                false => Farewell::new(Reason::Drain, RETURN_WITHIN),
             }
         }
     }
@@ -281,7 +282,7 @@ mod tests {
         let drain = drain(10, None);
         let early: Vec<_> = (0..50).map(|_| tokio::spawn(drain.farewell())).collect();
         drain.enter(Phase::Closing);
-        let late = tokio::time::timeout(Duration::from_millis(1), drain.farewell()).await.expect("at once");
+        let late = drain.farewell().now_or_never().expect("at once");
         assert_eq!(late.reason, Reason::Drain);
         drain.hurry();
         let within = tokio::time::timeout(Duration::from_millis(1), futures_util::future::try_join_all(early)).await;

@@ -251,6 +251,15 @@ impl Cluster {
         self.nodes[node].port
     }
 
+    /// The port of a node for operators.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[must_use]
+    pub fn admin_port(&self, node: usize) -> u16 {
+        self.nodes[node].admin_port
+    }
+
     /// Sends a signal to a node by its name, such as `HUP`.
     ///
     /// # Errors
@@ -353,6 +362,16 @@ impl Cluster {
         let node = &mut self.nodes[node];
         let mut process = node.process.take().with_context(|| format!("{} does not run", node.name))?;
         process.stop(patience).await
+    }
+
+    /// Waits until a node ends by itself.
+    ///
+    /// # Errors
+    /// When it doesn't run, or goes on for `patience`.
+    pub async fn exit(&mut self, node: usize, patience: Duration) -> Result<Exit> {
+        let node = &mut self.nodes[node];
+        let mut process = node.process.take().with_context(|| format!("{} does not run", node.name))?;
+        process.exit(patience).await
     }
 
     /// Starts a node again on its old ports; kills it before, if it runs.
