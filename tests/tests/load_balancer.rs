@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The shipped load balancer before one server; `adapt` changes what stands in the file.
-async fn balancer(server: u16, adapt: impl Fn(String) -> String) -> Result<LoadBalancer> {
+async fn before(server: u16, adapt: impl Fn(String) -> String) -> Result<LoadBalancer> {
     LoadBalancer::before(&format!("    server one 127.0.0.1:{server}"), adapt).await
 }
 
@@ -53,7 +53,7 @@ async fn the_file_is_valid_as_it_is_shipped() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_told_by_us_what_only_we_know() -> Result<()> {
-    let balancer = balancer(echo().await?, |text| text).await?;
+    let balancer = before(echo().await?, |text| text).await?;
     let said = ask(
         &balancer,
             "GET /graphql?token=t HTTP/1.1\r\nhost: here\r\nx-forwarded-for: 6.6.6.6\r\nx-forwarded-proto: https\r\n\
@@ -104,7 +104,7 @@ async fn a_node_is_told_by_us_what_only_we_know() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_client_asks_is_refused_here() -> Result<()> {
-    let balancer = balancer(echo().await?, |text| text).await?;
+    let balancer = before(echo().await?, |text| text).await?;
     let many: String = (0..100).map(|index| format!("x-{index}: y\r\n")).collect();
     for (what, request, status) in [
         ("a method", "TRACE / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n".to_owned(), "405"),
@@ -131,7 +131,7 @@ async fn a_machine_that_runs_wild_is_told_to_slow_down() -> Result<()> {
         text.replace("sc0_http_req_rate gt 20000", "sc0_http_req_rate gt 20")
     };
     let port = echo().await?;
-    let balancer = balancer(port, fewer).await?;
+    let balancer = before(port, fewer).await?;
     let request = "GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n";
     let mut answers = Vec::new();
     for _ in 0..30 {
@@ -144,7 +144,7 @@ async fn a_machine_that_runs_wild_is_told_to_slow_down() -> Result<()> {
         ensure!(refused.to_lowercase().contains(&part.to_lowercase()), "no {part}: {refused}");
     }
 
-    let unbounded = balancer(port, |text| text.replace("gt 20000", "gt 20").replace("gt 5000", "gt 5")).await?;
+    let unbounded = before(port, |text| text.replace("gt 20000", "gt 20").replace("gt 5000", "gt 5")).await?;
     for _ in 0..30 {
         ensure!(ask(&unbounded, request).await?.starts_with("HTTP/1.1 200 "), "this machine is not counted");
     }
