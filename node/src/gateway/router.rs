@@ -31,7 +31,7 @@ use super::probes::{self, Readiness};
 use super::shedding;
 use super::strangers::Introduction;
 use super::transport::{self, Transport};
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
 
 /// What the main listener's doors are made of.
 pub struct Doors<E> {
@@ -87,6 +87,8 @@ pub struct DrainDoor {
 impl DrainDoor {
     /// Asks for the drain; once more changes nothing.
     async fn begin(State(door): State<Self>) -> impl IntoResponse {
+        // At once, so that the answer and the next probe agree.
+        door.drain.enter(Phase::Unready);
         door.asked.cancel();
         (StatusCode::ACCEPTED, door.show())
     }
