@@ -127,6 +127,22 @@ async fn who_is_in_a_hurry_asks_twice() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_redis_is_silent_leaves_all_the_same() -> Result<()> {
+    let mut cluster = Cluster::of(1).start().await?;
+    let ada = cluster.user(0, "ada");
+    let project = ada.create_project("harbour").await?;
+    let mut deltas = following(&ada, &project).await?;
+    let mut here = ada.presence(&project).await?;
+    cluster.redis()?.pause()?;
+    cluster.signal(0, "TERM")?;
+    ensure!(was_sent_away(&deltas.next().await?, "drain"));
+    ensure!(here.closing(soon()).await?.code == Some(1012));
+    let exit = cluster.exit(0, patience(20.0)).await?;
+    ensure!(exit.code() == Some(0), "{exit}: {}", cluster.log(0));
+    cluster.redis()?.resume()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_socket_that_grows_old_moves_on_and_misses_nothing() -> Result<()> {
     let cluster = Cluster::of(1).embedded().with("MILLE_CONNECTION_AGE_MAX_SECONDS", "3").start().await?;
     let ada = cluster.user(0, "ada");
