@@ -106,7 +106,7 @@ impl Node {
 
         let metrics = Arc::new(Metrics::new());
         let tls = config.tls.clone().map(|files| Tls::read(files, Arc::clone(&metrics))).transpose()?;
-        let authenticator = Authenticator::new(&config.auth).await?;
+        let authenticator = Authenticator::new(&config.auth).await?.counting(Arc::clone(&metrics));
         authenticator.start_refresh(&shutdown.tasks, shutdown.stop.clone());
         let backend = connect(&config, &metrics, &shutdown).await?;
         let (bridge, controls) =
@@ -222,12 +222,6 @@ impl Node {
         });
         tasks.spawn(quotas.run(stop.clone()));
         tasks.spawn(cluster.clone().run(projects.clone(), stop.clone()));
-        tasks.spawn({
-            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
-            async move {
-                stop.run_until_cancelled(metrics.upkeep()).await;
-            }
-        });
         let store = if config.redis_url.is_some() { "redis" } else { "embedded" };
         tracing::info!(node.id = %id, %listen, %admin_listen, store, "serving");
         Ok(Self { id, listen, admin_listen, welcome, cluster, shutdown, drained })
@@ -301,8 +295,8 @@ fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 
 fn load(metrics: &Metrics, bridge: &Bridge) -> Load {
     Load {
-        connections: metrics.connections_now(),
-        subscriptions: metrics.subscriptions_now(),
+        connections: metrics.connections.now(),
+        subscriptions: metrics.connections.subscriptions_now(),
         plans: i32::try_from(bridge.open_plans()).unwrap_or(i32::MAX),
     }
 }

@@ -30,6 +30,7 @@ use super::{Transport, TransportObserver};
 use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused, unix_seconds};
 use crate::gateway::errors::{ApiError, complete_errors};
 use crate::gateway::strangers::Introduction;
+use crate::metrics::{CloseReason, LearntAt};
 use crate::quota::Place;
 
 /// How often a quiet stream says that it lives.
@@ -119,15 +120,19 @@ fn streamed<E: Executor>(
     if let Err(refused) = transport.authenticator.still_counts(&session.identity()) {
         return ApiError::from(refused).into_response();
     }
-    let revision = EventRevision::default();
+    let (revision, learnt) = (EventRevision::default(), LearntAt::default());
     let answers = match request.prepare() {
         Ok(operation) if operation.kind == OperationType::Mutation && !may_change => {
             let refusal = ApiError::new(ErrorCode::ValidationFailed, "a mutation must be sent with POST");
             one(refusal.to_response())
         }
         Ok(operation) => {
-            let request =
-                operation.request.data(Arc::clone(&session)).data(resume_after(headers)).data(revision.clone());
+            let request = operation
+                .request
+                .data(Arc::clone(&session))
+                .data(resume_after(headers))
+                .data(revision.clone())
+                .data(learnt.clone());
             let is_subscription = operation.kind == OperationType::Subscription;
             let answers = transport.executor.execute_stream(request, None);
             if is_subscription { answers } else { answers.take(1).boxed() }
@@ -141,6 +146,7 @@ fn streamed<E: Executor>(
         session: Arc::clone(&session),
         answers,
         revision,
+        learnt,
         drain: transport.drain.clone(),
         expires_at: Instant::now() + lifetime,
         next: Next::Answer,
@@ -173,6 +179,7 @@ struct Events {
     session: Arc<Session>,
     answers: BoxStream<'static, Answer>,
     revision: EventRevision,
+    learnt: LearntAt,
     drain: CancellationToken,
     expires_at: Instant,
     next: Next,
@@ -196,6 +203,9 @@ impl Events {
             Next::Nothing => return None,
         };
         self.count.observer.sent(Via::EventStream, 1);
+        if let Some(learnt) = self.learnt.take() {
+            self.count.observer.told(learnt.elapsed());
+        }
         Some(event)
     }
 
@@ -205,10 +215,17 @@ impl Events {
             biased;
             revoked = self.revocations.revoked(&identity) => {
                 self.count.observer.revoked(revoked);
+                self.count.why = CloseReason::TokenRevoked;
                 self.end(TokenRefused::Revoked)
             }
-            () = self.drain.cancelled() => return None,
-            () = tokio::time::sleep_until(self.expires_at) => self.end(TokenRefused::Expired),
+            () = self.drain.cancelled() => {
+                self.count.why = CloseReason::Drain;
+                return None;
+            }
+            () = tokio::time::sleep_until(self.expires_at) => {
+                self.count.why = CloseReason::TokenExpired;
+                self.end(TokenRefused::Expired)
+            }
             answer = self.answers.next() => match answer {
                 Some(answer) => answer,
                 None => return Some(self.complete()),
@@ -235,6 +252,9 @@ impl Events {
 
     fn complete(&mut self) -> Event {
         self.next = Next::Nothing;
+        if self.count.why == CloseReason::Client {
+            self.count.why = CloseReason::Complete;
+        }
         // An `EventSource` drops an event without data.
         Event::default().event("complete").data("{}")
     }
@@ -254,18 +274,20 @@ fn revision_in(data: &Value) -> Option<Revision> {
 struct Count {
     observer: Arc<dyn TransportObserver>,
     since: Instant,
+    /// Why it ends, as far as we end it.
+    why: CloseReason,
 }
 
 impl Count {
     fn begin(observer: Arc<dyn TransportObserver>) -> Self {
         observer.opened(Via::EventStream);
-        Self { observer, since: Instant::now() }
+        Self { observer, since: Instant::now(), why: CloseReason::Client }
     }
 }
 
 impl Drop for Count {
     fn drop(&mut self) {
-        self.observer.closed(Via::EventStream, 1000, self.since.elapsed());
+        self.observer.closed(Via::EventStream, self.why, 1000, self.since.elapsed());
     }
 }
 
