@@ -275,7 +275,9 @@ impl ConnectionMetrics {
 
     /// Notes its end. `code` is what a WebSocket was closed with; an event stream has none.
     pub fn closed(&self, kind: Kind, reason: CloseReason, code: u16, lifetime: Duration) {
-        if let Some(closed) = self.find(kind, reason, code) {
+        let closed = self.find(kind, reason, code);
+        debug_assert!(closed.is_some(), "{kind:?} does not end for {reason:?}");
+        if let Some(closed) = closed {
             closed.count.increment(1);
         }
         self.active(kind).decrement(1.0);
