@@ -5,9 +5,10 @@
 
 use std::hint::black_box;
 use std::io::{Result, Write as _, stdout};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mille_node::metrics::{CloseReason, EditResult, Kind, LearntAt, Metrics};
+use tokio::time::Instant;
 
 const ROUNDS: usize = 10;
 const EVENTS: u32 = 200_000;
@@ -16,7 +17,7 @@ const SCRAPES: u32 = 50;
 fn main() -> Result<()> {
     let metrics = Metrics::new();
     let learnt = LearntAt::default();
-    let now = tokio::time::Instant::now();
+    let now = Instant::now();
     let second = Duration::from_secs(1);
     let mut out = stdout().lock();
     writeln!(out, "| event | ns, one thread | ns, two threads |\n|---|---|---|")?;

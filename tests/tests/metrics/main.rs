@@ -102,7 +102,7 @@ const MUST_MOVE: [&str; 37] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_metric_moves_when_what_it_counts_happens() -> Result<()> {
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let mut moved = Moved::default();
     // Five clusters at once, since most of the time is spent waiting for what takes its time.
     let (people, edits, outage, failover, slow) = tokio::try_join!(
