@@ -7,6 +7,7 @@
 //! The rule it keeps: a checker never uses code of the node, so the node's mistakes can't hide in it.
 
 pub mod checkers;
+pub mod guests;
 pub mod history;
 pub mod nemesis;
 pub mod report;

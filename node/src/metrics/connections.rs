@@ -42,6 +42,8 @@ pub enum CloseReason {
     Complete,
     /// The node is taken out.
     Drain,
+    /// It has grown old, and its client is to look for another node.
+    Rotate,
     /// The project stopped or failed on this node; another one, or a new actor, serves it.
     ProjectMoved,
     /// The node is under pressure.
@@ -84,11 +86,12 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All there are, for the handles.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Client,
         Self::Broken,
         Self::Complete,
         Self::Drain,
+        Self::Rotate,
         Self::ProjectMoved,
         Self::Pressure,
         Self::Slow,
@@ -116,6 +119,7 @@ impl CloseReason {
             Self::Broken => "broken",
             Self::Complete => "complete",
             Self::Drain => "drain",
+            Self::Rotate => "rotate",
             Self::ProjectMoved => "project_moved",
             Self::Pressure => "pressure",
             Self::Slow => "slow",
@@ -146,7 +150,7 @@ impl CloseReason {
             Self::Complete | Self::Resumed => &["1000"],
             Self::Broken => &["1006"],
             Self::TooLarge => &["1009"],
-            Self::Drain | Self::ProjectMoved => &["1012"],
+            Self::Drain | Self::Rotate | Self::ProjectMoved => &["1012"],
             Self::Pressure | Self::Slow | Self::TooMany | Self::Superseded | Self::Unavailable => &["1013"],
             Self::Protocol => &["4400"],
             Self::Uninitialised => &["4401"],
@@ -161,7 +165,7 @@ impl CloseReason {
     /// Whether a connection of this kind can end for this reason.
     fn is_of(self, kind: Kind) -> bool {
         match self {
-            Self::Client | Self::Drain | Self::TokenExpired | Self::TokenRevoked => true,
+            Self::Client | Self::Drain | Self::Rotate | Self::TokenExpired | Self::TokenRevoked => true,
             Self::Complete => kind == Kind::EventStream,
             Self::Broken
             | Self::Pressure
@@ -199,6 +203,10 @@ pub struct ConnectionMetrics {
     pub messages_sent: Counter,
     /// Times a GraphQL socket began to take nothing.
     pub stalled: Counter,
+    /// Sockets and event streams sent to look for another node.
+    pub rotated: Counter,
+    /// How far the node is out.
+    pub drain_phase: Gauge,
     subscriptions_active: Gauge,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -248,6 +256,14 @@ impl ConnectionMetrics {
             subscriptions_active: registry.gauge(
                 "graphql_subscriptions_active",
                 "Open subscriptions on GraphQL sockets. Worry when it falls and connections do not.",
+            ),
+            rotated: registry.counter(
+                "connections_rotated_total",
+                "Sockets and event streams sent to look for another node since they had grown old. Nothing to worry about.",
+            ),
+            drain_phase: registry.gauge(
+                "drain_phase",
+                "How far the node is taken out: 0 not at all, 1 not ready, 2 sockets are closed, 3 the rest ends. Worry when it stays above 0.",
             ),
             connections: AtomicI32::new(0),
             subscriptions: AtomicI32::new(0),

@@ -20,7 +20,7 @@ use mille_tests::Cluster;
 use scenes::Moved;
 
 /// What is moved by other tests: the family, the file and the test, and why not here.
-const MOVED_ELSEWHERE: [(&str, &str, &str, &str); 6] = [
+const MOVED_ELSEWHERE: [(&str, &str, &str, &str); 8] = [
     (
         "bridge_messages_dropped_total",
         "node/src/bridge/feed.rs",
@@ -28,10 +28,22 @@ const MOVED_ELSEWHERE: [(&str, &str, &str, &str); 6] = [
         "an actor that is 1,024 messages behind takes a machine that is busy with something else",
     ),
     (
+        "connections_rotated_total",
+        "tests/tests/leaving.rs",
+        "a_socket_that_grows_old_moves_on_and_misses_nothing",
+        "takes a node whose sockets may not grow old",
+    ),
+    (
         "cursors_dropped_total",
         "node/src/project/tests/lives.rs",
         "what_a_full_mailbox_has_no_room_for_is_counted",
         "a full mailbox takes an actor that is held up",
+    ),
+    (
+        "drain_phase",
+        "tests/tests/leaving.rs",
+        "a_drain_is_noticed_before_anything_is_closed_and_then_goes_step_by_step",
+        "takes a node that leaves",
     ),
     (
         "execution_progress_dropped_total",
