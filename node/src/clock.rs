@@ -7,8 +7,13 @@ use mille_shared::Timestamp;
 /// Now, in milliseconds since 1970.
 #[must_use]
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    Timestamp::from_unix_ms(i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Now, as exact as the clock is, since 1970.
+#[must_use]
+pub fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The pause before something is read again that must not be known for older than `bound`: shorter, since reading takes its

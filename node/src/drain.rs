@@ -14,6 +14,8 @@ use rand::Rng as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::CloseReason;
+
 /// How far a node is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -80,6 +82,15 @@ impl Reason {
         match self {
             Self::Drain => "drain",
             Self::Rotate => "rotate",
+        }
+    }
+}
+
+impl From<Reason> for CloseReason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Drain => Self::Drain,
+            Reason::Rotate => Self::Rotate,
         }
     }
 }

@@ -106,7 +106,8 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         crate::crypto::backend();
         let metrics = Arc::new(Metrics::new());
-        let drain = Drain::new(config.drain, metrics.drain_phase.clone(), metrics.connections_rotated.clone());
+        let drain =
+            Drain::new(config.drain, metrics.connections.drain_phase.clone(), metrics.connections.rotated.clone());
         let shutdown = Shutdown::of(drain.clone());
         let id = NodeId::of(&config.node_name, &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let client_listener = bind(config.listen).await?;
@@ -114,7 +115,7 @@ impl Node {
         let (listen, admin_listen) = (address_of(&client_listener)?, address_of(&admin_listener)?);
 
         let tls = config.tls.clone().map(|files| Tls::read(files, Arc::clone(&metrics))).transpose()?;
-        let authenticator = Authenticator::new(&config.auth).await?;
+        let authenticator = Authenticator::new(&config.auth).await?.counting(Arc::clone(&metrics));
         authenticator.start_refresh(&shutdown.tasks, shutdown.stop.clone());
         let backend = connect(&config, &metrics, &shutdown).await?;
         let (bridge, controls) =
@@ -251,12 +252,6 @@ impl Node {
         });
         tasks.spawn(quotas.run(stop.clone()));
         tasks.spawn(cluster.clone().run(projects.clone(), stop.clone()));
-        tasks.spawn({
-            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
-            async move {
-                stop.run_until_cancelled(metrics.upkeep()).await;
-            }
-        });
         let store = if config.redis_url.is_some() { "redis" } else { "embedded" };
         tracing::info!(node.id = %id, %listen, %admin_listen, store, "serving");
         Ok(Self { id, listen, admin_listen, welcome, cluster, shutdown, drain_asked })
@@ -337,8 +332,8 @@ fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 
 fn load(metrics: &Metrics, bridge: &Bridge) -> Load {
     Load {
-        connections: metrics.connections_now(),
-        subscriptions: metrics.subscriptions_now(),
+        connections: metrics.connections.now(),
+        subscriptions: metrics.connections.subscriptions_now(),
         plans: i32::try_from(bridge.open_plans()).unwrap_or(i32::MAX),
     }
 }

@@ -312,6 +312,16 @@ impl Cluster {
         self.replica.as_ref().context("this cluster's Redis has no replica")
     }
 
+    /// Waits until the replica has all that Redis has now, and lets it have nothing more.
+    ///
+    /// # Errors
+    /// When there is no replica, or it does not get there.
+    pub async fn cut_replica_off(&self) -> Result<()> {
+        let redis = self.redis.as_ref().context("an embedded cluster has no Redis")?;
+        self.replica()?.catches_up_with(redis).await?;
+        self.replica()?.cut_off()
+    }
+
     /// The line of a node to Redis.
     ///
     /// # Errors

@@ -490,7 +490,7 @@ async fn a_presence_socket_that_reads_nothing_is_let_go_of_as_soon_as_any_other(
         asks.tick().await;
         bobs.send("join_session", json!({"userId": "bob", "userName": "bob", "avatarColor": "#336699"})).await?;
     }
-    let closed = "connections_closed_total{code=\"4403\"} 1";
+    let closed = "connections_closed_total{kind=\"presence\",code=\"4403\",reason=\"not_a_member\"} 1";
     ensure!(!cluster.metrics(0).await?.contains(closed), "it is open until then");
     ada.unshare(&project, "bob").await?;
     // A second for the right, and two in which the close could be taken.

@@ -13,6 +13,7 @@ use mille_shared::log::LogState;
 use mille_shared::{PlanId, limits};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::backend::{Channel, Interruption};
 use crate::metrics::Metrics;
@@ -26,6 +27,8 @@ pub enum Heard {
         channel: Channel,
         /// What it says.
         payload: Bytes,
+        /// When it reached this node.
+        received: Instant,
     },
     /// The head of one of its plans, as the regular check saw it.
     Head {
@@ -97,7 +100,7 @@ impl FeedSender {
     fn dropped(&self, drops: &mut u64) {
         *drops += 1;
         self.lag.is_untold.store(true, Ordering::Release);
-        self.metrics.feed_messages_dropped.increment(1);
+        self.metrics.bridge.messages_dropped.increment(1);
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
@@ -162,6 +165,6 @@ mod tests {
     }
 
     fn message() -> Heard {
-        Heard::Message { channel: Channel::Plan(PlanId(1)), payload: Bytes::new() }
+        Heard::Message { channel: Channel::Plan(PlanId(1)), payload: Bytes::new(), received: Instant::now() }
     }
 }

@@ -26,7 +26,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{self, Backend, Channel, Incoming, Interruption};
+use crate::backend::{self, Backend, Channel, Incoming, Interruption, envelope};
+use crate::clock;
 use crate::metrics::Metrics;
 
 pub use control::{Control, ControlMessage, Controls};
@@ -232,9 +233,13 @@ impl Bridge {
                 None => tracing::warn!("a control message can't be read; nodes of different versions?"),
             },
             Channel::Plan(_) | Channel::Project(_) => {
+                if let Some(appended) = envelope::appended_at(&payload) {
+                    let lag = clock::since_epoch().saturating_sub(appended);
+                    self.inner.metrics.bridge.lag_seconds.record(lag.as_secs_f64());
+                }
                 let feed = self.inner.feeds.lock().get(&channel).map(|interest| interest.feed.clone());
                 if let Some(feed) = feed {
-                    feed.offer(Heard::Message { channel, payload });
+                    feed.offer(Heard::Message { channel, payload, received: Instant::now() });
                 }
             }
         }
@@ -242,7 +247,7 @@ impl Bridge {
 
     fn interrupt(&self, why: Interruption) {
         tracing::info!(cause = ?why, "the subscription was interrupted; every open plan is compared with its log");
-        self.inner.metrics.subscription_interruptions.increment(1);
+        self.inner.metrics.bridge.interruptions.increment(1);
         let mut interruptions = self.inner.interruptions.lock();
         *interruptions += 1;
         let feeds: Vec<_> = self.inner.feeds.lock().values().map(|interest| interest.feed.clone()).collect();

@@ -6,42 +6,50 @@ use super::auth::{RevokedBy, RevokedToken};
 use mille_shared::LimitName;
 
 use super::transport::{TransportObserver, Via};
-use crate::metrics::Metrics;
+use crate::metrics::{CloseReason, Kind, Metrics};
 
 impl TransportObserver for Metrics {
-    fn opened(&self, _via: Via) {
-        self.connection_opened();
+    fn opened(&self, via: Via) {
+        self.connections.opened(kind_of(via));
     }
 
-    fn closed(&self, _via: Via, code: u16, lifetime: Duration) {
-        self.connection_closed(code, lifetime);
+    fn closed(&self, via: Via, why: CloseReason, code: u16, lifetime: Duration) {
+        self.connections.closed(kind_of(via), why, code, lifetime);
     }
 
     fn sent(&self, _via: Via, messages: u64) {
-        self.ws_messages_sent.increment(messages);
+        self.connections.messages_sent.increment(messages);
+    }
+
+    fn told(&self, age: Duration) {
+        self.plans.fan_out_seconds.record(age.as_secs_f64());
     }
 
     fn subscribed(&self) {
-        Metrics::subscribed(self);
+        self.connections.subscribed();
     }
 
     fn unsubscribed(&self) {
-        Metrics::unsubscribed(self);
+        self.connections.unsubscribed();
     }
 
     fn stalled(&self) {
-        self.ws_buffer_full.increment(1);
+        self.connections.stalled.increment(1);
     }
 
     fn revoked(&self, revoked: RevokedToken) {
-        match revoked.by {
-            RevokedBy::Token => self.closed_by_token_revocation.increment(1),
-            RevokedBy::User => self.closed_by_user_revocation.increment(1),
-        }
-        self.revocation_seconds.record(revoked.age().as_secs_f64());
+        self.rights.revoked(revoked.by == RevokedBy::User, revoked.age());
     }
 
     fn limited(&self, name: LimitName) {
         self.limits.limited(name);
+    }
+}
+
+fn kind_of(via: Via) -> Kind {
+    match via {
+        Via::EventStream => Kind::EventStream,
+        // A single request opens nothing that lasts.
+        Via::WebSocket | Via::Http => Kind::GraphQl,
     }
 }

@@ -79,7 +79,7 @@ impl Shedding {
     fn refuses(&self, from: Level, what: Shed) -> bool {
         let refuses = self.0.pressure.level() >= from;
         if refuses {
-            self.0.shed(what).increment(1);
+            self.0.load.shed(what).increment(1);
         }
         refuses
     }
@@ -100,7 +100,7 @@ pub async fn refuse_requests(
         && SOCKET_DOORS.contains(&request.uri().path());
     let is_full = shedding.0.pressure.level() >= Level::RefuseConnections;
     if is_full && !is_handshake && !steers(&authenticator, request.headers()).await {
-        shedding.0.shed(Shed::Request).increment(1);
+        shedding.0.load.shed(Shed::Request).increment(1);
         return overloaded().into_response();
     }
     next.run(request).await

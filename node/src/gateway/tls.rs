@@ -146,7 +146,7 @@ impl Tls {
             Ok(Err(error)) => error,
             Err(_) => io::ErrorKind::TimedOut.into(),
         };
-        self.inner.metrics.tls_handshakes_failed.increment(1);
+        self.inner.metrics.tls.handshakes_failed.increment(1);
         tracing::debug!(%error, "a TLS handshake failed");
         None
     }
@@ -164,7 +164,7 @@ impl Tls {
                 tracing::info!(file = %files.certificate.display(), "a new TLS certificate is in use");
             }
             Err(error) => {
-                metrics.tls_certificates_refused.increment(1);
+                metrics.tls.certificates_refused.increment(1);
                 tracing::warn!(%error, "the new TLS certificate can't be used; the present one stays");
             }
         }

@@ -3,7 +3,7 @@
 use metrics::Counter;
 use mille_shared::LimitName;
 
-use super::Declare;
+use super::registry::Registry;
 
 /// What became of a request to the store for a user's operations or connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,23 +69,26 @@ pub struct LimitMetrics {
 }
 
 impl LimitMetrics {
-    pub(super) fn declare(declare: &Declare<'_>) -> Self {
-        let limited = |name: &LimitName| {
+    pub(super) fn declare(registry: &mut Registry) -> Self {
+        let limited = LimitName::ALL.iter().map(|name| {
             let help =
                 "Refusals by the limit that was met. Worry about 'node_connections' and 'request_bytes_in_flight'.";
-            declare.labelled("rate_limited_total", ("limit", name.as_str()), help)
-        };
+            registry.counter_with("rate_limited_total", help, &[("limit", name.as_str())])
+        });
         Self {
-            limited: LimitName::ALL.iter().map(limited).collect(),
-            refused: ConnectionRefused::ALL.map(|why| {
-                let help = "Connections not taken, or cut before they showed a good token. Worry about 'node_full'.";
-                declare.labelled("connections_refused_total", ("reason", why.as_str()), help)
-            }),
-            leases: LeaseOutcome::ALL.map(|outcome| {
-                let help =
-                    "Requests to Redis for a user's share of the limits. Worry about 'unanswered' and 'uncounted'.";
-                declare.labelled("quota_leases_total", ("outcome", outcome.as_str()), help)
-            }),
+            limited: limited.collect(),
+            refused: registry.counters(
+                "connections_refused_total",
+                "Connections not taken, or cut before they showed a good token, by reason. Worry about 'node_full'.",
+                "reason",
+                ConnectionRefused::ALL.map(ConnectionRefused::as_str),
+            ),
+            leases: registry.counters(
+                "quota_leases_total",
+                "Requests to Redis for a user's share of the limits, by outcome. Worry about 'unanswered' and 'uncounted'.",
+                "outcome",
+                LeaseOutcome::ALL.map(LeaseOutcome::as_str),
+            ),
         }
     }
 

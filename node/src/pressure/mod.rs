@@ -22,6 +22,7 @@ pub struct Pressure(Arc<Signals>);
 struct Signals {
     level: AtomicU8,
     queued_bytes: AtomicU64,
+    queued_messages: AtomicU64,
     /// Answers of the store since the last sample, and how long they took in all.
     answers: AtomicU64,
     answers_us: AtomicU64,
@@ -78,13 +79,19 @@ impl Pressure {
     /// A count for one queue, empty.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
-        Backlog { pressure: self.clone(), bytes: 0 }
+        Backlog { pressure: self.clone(), messages: 0, bytes: 0 }
     }
 
     /// Bytes that wait in all queues.
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
         self.0.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Messages that wait in all queues.
+    #[must_use]
+    pub fn queued_messages(&self) -> u64 {
+        self.0.queued_messages.load(Ordering::Relaxed)
     }
 
     /// The store answered, after so long.
@@ -124,10 +131,11 @@ impl std::fmt::Display for Pressure {
     }
 }
 
-/// The bytes of one queue, counted with those of all others for as long as it is there.
+/// The messages of one queue and their bytes, counted with those of all others for as long as it is there.
 #[derive(Debug)]
 pub struct Backlog {
     pressure: Pressure,
+    messages: usize,
     bytes: usize,
 }
 
@@ -139,30 +147,36 @@ impl Backlog {
     }
 
     /// So many are in the queue now.
-    pub fn set(&mut self, bytes: usize) {
-        let all = &self.pressure.0.queued_bytes;
-        match bytes.checked_sub(self.bytes) {
-            Some(0) => {}
-            Some(more) => drop(all.fetch_add(more as u64, Ordering::Relaxed)),
-            None => drop(all.fetch_sub((self.bytes - bytes) as u64, Ordering::Relaxed)),
-        }
-        self.bytes = bytes;
+    pub fn set(&mut self, messages: usize, bytes: usize) {
+        let all = &self.pressure.0;
+        change(&all.queued_messages, self.messages, messages);
+        change(&all.queued_bytes, self.bytes, bytes);
+        (self.messages, self.bytes) = (messages, bytes);
     }
 
-    /// So many more wait.
+    /// One more message waits, of so many bytes.
     pub fn add(&mut self, bytes: usize) {
-        self.set(self.bytes.saturating_add(bytes));
+        self.set(self.messages.saturating_add(1), self.bytes.saturating_add(bytes));
     }
 
-    /// So many wait no longer.
+    /// One message waits no longer, of so many bytes.
     pub fn remove(&mut self, bytes: usize) {
-        self.set(self.bytes.saturating_sub(bytes));
+        self.set(self.messages.saturating_sub(1), self.bytes.saturating_sub(bytes));
     }
 }
 
 impl Drop for Backlog {
     fn drop(&mut self) {
-        self.set(0);
+        self.set(0, 0);
+    }
+}
+
+/// Brings a part of a sum from `before` to `now`.
+fn change(all: &AtomicU64, before: usize, now: usize) {
+    match now.checked_sub(before) {
+        Some(0) => {}
+        Some(more) => drop(all.fetch_add(more as u64, Ordering::Relaxed)),
+        None => drop(all.fetch_sub((before - now) as u64, Ordering::Relaxed)),
     }
 }
 
@@ -181,10 +195,10 @@ mod tests {
         one.add(100);
         other.add(20);
         one.remove(30);
-        assert_eq!((pressure.queued_bytes(), one.bytes()), (90, 70));
+        assert_eq!((pressure.queued_bytes(), one.bytes(), pressure.queued_messages()), (90, 70, 1));
         drop(one);
         other.remove(1_000);
-        assert_eq!(pressure.queued_bytes(), 0);
+        assert_eq!((pressure.queued_bytes(), pressure.queued_messages()), (0, 0));
     }
 
     #[test]

@@ -85,15 +85,16 @@ fn tell(metrics: &Metrics, lag: Duration, queued_bytes: u64, store: Store) {
         Store::Silent => None,
     };
     metrics.pressure.set_told(lag, latency);
-    metrics.event_loop_lag_seconds.record(lag.as_secs_f64());
-    metrics.send_queue_bytes.set(queued_bytes as f64);
-    metrics.redis_latency_seconds.set(latency.map_or(f64::INFINITY, |latency| latency.as_secs_f64()));
+    metrics.load.event_loop_lag_seconds.record(lag.as_secs_f64());
+    metrics.load.send_queue_bytes.set(queued_bytes as f64);
+    metrics.load.send_queue_messages.set(metrics.pressure.queued_messages() as f64);
+    metrics.redis.latency_seconds.set(latency.map_or(f64::INFINITY, |latency| latency.as_secs_f64()));
 }
 
 fn change(metrics: &Metrics, level: Level) {
     let rises = level > metrics.pressure.level();
     metrics.pressure.set_level(level);
-    metrics.pressure_level.set(f64::from(level as u8));
+    metrics.load.pressure_level.set(f64::from(level as u8));
     let (level, why) = (level.as_str(), &metrics.pressure);
     // How often these come is bounded by the machine: a step up per 0.3 s, a step down per 3 s, four each way.
     if rises {

@@ -30,7 +30,7 @@ use super::presence::{NO_MEMBER, PresenceCommand, PresencePart, StoreAnswer};
 use crate::backend::{self, Backend, Channel, Interruption};
 use crate::bridge::{Bridge, Feed, FeedSender, Heard};
 use crate::clock;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, NotAllowed};
 use crate::vigil::Pulse;
 
 /// How often unused plans are looked for.
@@ -172,7 +172,7 @@ impl Actor {
         }
         self.plans.finish().await;
         self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
-        self.metrics.retired(retired.as_str()).increment(1);
+        self.metrics.actors.retired(retired.as_str());
         retired
     }
 
@@ -220,6 +220,7 @@ impl Actor {
                 Next::Wake => self.presence.wake(Instant::now()),
                 Next::Command(Some(command)) => {
                     used = Instant::now();
+                    self.metrics.actors.mailbox_depth.record(self.commands.len() as f64);
                     self.command(command);
                 }
                 Next::Command(None) => return End::Retired(Retired::Stopped),
@@ -243,7 +244,7 @@ impl Actor {
     }
 
     async fn begin_anew(&mut self, former: Former) {
-        self.metrics.retired(former.as_str()).increment(1);
+        self.metrics.actors.retired(former.as_str());
         match former {
             Former::Old => {
                 tracing::debug!(project.id = %self.id, "the project is old and begins anew on this node");
@@ -262,8 +263,10 @@ impl Actor {
 
     fn heard(&mut self, heard: Heard) {
         match heard {
-            Heard::Message { channel: Channel::Plan(plan), payload } => self.plans.heard(plan, &payload),
-            Heard::Message { channel: Channel::Project(_), payload } => self.presence.heard(&payload),
+            Heard::Message { channel: Channel::Plan(plan), payload, received } => {
+                self.plans.heard(plan, &payload, received);
+            }
+            Heard::Message { channel: Channel::Project(_), payload, .. } => self.presence.heard(&payload),
             Heard::Message { .. } => {}
             Heard::Head { plan, state, is_settled } => {
                 self.plans.input(plan, Input::HeadSeen(HeadSeen { state, is_settled }));
@@ -286,6 +289,7 @@ impl Actor {
             Command::Plan(plan, command) => self.plan_command(plan, command),
             Command::Presence(PresenceCommand::Join { join, outbox }) if !self.is_member(&join.user) => {
                 // The right ended between the socket's look and here; nobody would look again before the next sweep.
+                self.metrics.rights.refused(NotAllowed::NotAMember);
                 outbox.close(CloseCode::Forbidden, NO_MEMBER);
             }
             Command::Presence(command) => self.presence.handle(command),
@@ -308,9 +312,11 @@ impl Actor {
     fn plan_command(&mut self, plan: PlanId, command: PlanCommand) {
         match command {
             PlanCommand::Attach { request, reply } if !self.is_member(&request.user_id) => {
+                self.metrics.rights.refused(NotAllowed::NotAMember);
                 let _ = reply.send(Err(Rejection::Forbidden));
             }
             PlanCommand::Submit { operation, reply, .. } if !self.is_member(&operation.user_id) => {
+                self.metrics.rights.refused(NotAllowed::NotAMember);
                 let _ = reply.send(Err(Rejection::Forbidden));
             }
             command => {

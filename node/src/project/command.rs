@@ -9,6 +9,7 @@ use mille_shared::operation::Operation;
 use mille_shared::{NodeId, PlanId, PlanNodeId, Revision, RunId, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::follow::Start;
 use super::past::Past;
@@ -48,18 +49,20 @@ impl PlanEvent {
 pub(super) struct Queued {
     /// What it is.
     pub event: PlanEvent,
+    /// When this node learnt of it.
+    pub learnt: Instant,
     _waits: pressure::Backlog,
 }
 
 impl Queued {
-    pub(super) fn new(event: PlanEvent, pressure: &Pressure) -> Self {
+    pub(super) fn new(event: PlanEvent, learnt: Instant, pressure: &Pressure) -> Self {
         let mut waits = pressure.backlog();
-        waits.set(match &event {
+        waits.add(match &event {
             PlanEvent::Changed(applied) => applied.payload.len(),
             // What else it is, is held by others too.
             PlanEvent::Snapshot { .. } | PlanEvent::Progress(_) => size_of::<Self>(),
         });
-        Self { event, _waits: waits }
+        Self { event, learnt, _waits: waits }
     }
 }
 
@@ -176,6 +179,8 @@ pub(super) struct AttachRequest {
     pub user_id: UserId,
     /// From where.
     pub start: Start,
+    /// Whether it comes for the first time, and was not let go of.
+    pub is_first: bool,
     /// The hash of the history it knows, if it listened before: the log may have become another since.
     pub known: Option<ChainHash>,
     /// Whether it wants to hear of progress.

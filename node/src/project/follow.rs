@@ -10,12 +10,14 @@ use std::sync::Arc;
 use mille_shared::log::{ChainHash, Head};
 use mille_shared::{PlanId, Revision, UserId};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::command::{AttachRequest, Attached, Backlog, PlanEvent, Queued, Rejection};
 use super::handle::ProjectHandle;
 use super::past::Past;
 use super::registry::OpenError;
 use super::replay::LogReplay;
+use crate::metrics::LearntAt;
 
 /// Where a listener begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,10 @@ pub struct Following {
     /// What is told first, from a past that is shared with others.
     past: Option<(Arc<Past>, usize)>,
     backlog: VecDeque<PlanEvent>,
+    /// When the one event of the backlog was learnt, if it is new.
+    fresh: Option<Instant>,
+    /// Told of what is given out, for whoever writes it.
+    learnt: LearntAt,
     replay: Option<LogReplay>,
     live: mpsc::Receiver<Queued>,
 }
@@ -81,7 +87,7 @@ impl Following {
         start: Start,
         wants_progress: bool,
     ) -> Result<Self, Rejection> {
-        let request = AttachRequest { user_id: user_id.clone(), start, known: None, wants_progress };
+        let request = AttachRequest { user_id: user_id.clone(), start, is_first: true, known: None, wants_progress };
         let attached = project.attach(plan, request).await?;
         let (_, nothing) = mpsc::channel(1);
         let position = start.place();
@@ -95,11 +101,19 @@ impl Following {
             known: None,
             past: None,
             backlog: VecDeque::new(),
+            fresh: None,
+            learnt: LearntAt::default(),
             replay: None,
             live: nothing,
         };
         following.take(attached);
         Ok(following)
+    }
+
+    /// Notes when each new event was learnt, as it is given out.
+    #[must_use]
+    pub fn noting(self, learnt: LearntAt) -> Self {
+        Self { learnt, ..self }
     }
 
     /// The next event. Waits until there is one.
@@ -125,16 +139,22 @@ impl Following {
                     return Ok(event);
                 }
             } else if let Some(event) = self.backlog.pop_front() {
+                let fresh = self.fresh.take();
                 if self.is_new(&event) {
+                    fresh.into_iter().for_each(|learnt| self.learnt.set(learnt));
                     return Ok(event);
                 }
             } else if let Some(replay) = &mut self.replay {
                 match replay.next_page().await {
                     Ok(changes) if changes.is_empty() => self.replay = None,
-                    Ok(changes) => self.backlog.extend(changes.into_iter().map(PlanEvent::Changed)),
+                    Ok(changes) => {
+                        self.project.metrics().plans.replayed_events.increment(changes.len() as u64);
+                        self.backlog.extend(changes.into_iter().map(PlanEvent::Changed));
+                    }
                     Err(why) => self.attach(Start::Snapshot { reason: why.reason() }).await?,
                 }
             } else if let Some(queued) = self.live.recv().await {
+                self.fresh = Some(queued.learnt);
                 self.backlog.push_back(queued.event);
             } else {
                 let start = self.position.map_or(self.start, Start::After);
@@ -148,6 +168,7 @@ impl Following {
         let request = AttachRequest {
             user_id: self.user_id.clone(),
             start,
+            is_first: false,
             known: self.known,
             wants_progress: self.wants_progress,
         };

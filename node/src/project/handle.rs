@@ -143,7 +143,7 @@ impl ProjectHandle {
     pub fn report_progress(&self, plan: PlanId, progress: Progress) {
         let command = Command::Plan(plan, PlanCommand::Progress(Box::new(progress)));
         if self.commands.try_send(command).is_err() {
-            self.projects.metrics().progress_dropped.increment(1);
+            self.projects.metrics().plans.progress_dropped.increment(1);
         }
     }
 
@@ -152,6 +152,13 @@ impl ProjectHandle {
     #[must_use]
     pub fn try_presence(&self, command: PresenceCommand) -> bool {
         self.commands.try_send(Command::Presence(command)).is_ok()
+    }
+
+    /// Hands a move to the actor. Never waits: with a full mailbox it is dropped, the next one replaces it.
+    pub fn presence_move(&self, command: PresenceCommand) {
+        if !self.try_presence(command) {
+            self.projects.metrics().presence.cursors_dropped.increment(1);
+        }
     }
 
     /// Hands a presence command to the actor, waiting for room in its mailbox.

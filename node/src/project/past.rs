@@ -70,6 +70,11 @@ impl Past {
         (self.changes.get(index)?.revision() == place).then_some(index + 1)
     }
 
+    /// How many changes there are from this index on.
+    pub(super) fn len_from(&self, index: usize) -> usize {
+        self.changes.len().saturating_sub(index)
+    }
+
     /// The change with this index.
     pub(super) fn get(&self, index: usize) -> Option<&Arc<Applied>> {
         self.changes.get(index)

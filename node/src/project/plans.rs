@@ -125,10 +125,13 @@ impl Plans {
         }
     }
 
-    /// A message on a plan's channel.
-    pub(super) fn heard(&mut self, plan: PlanId, payload: &[u8]) {
+    /// A message on a plan's channel, which reached this node a moment ago.
+    pub(super) fn heard(&mut self, plan: PlanId, payload: &[u8], received: Instant) {
         if let Ok(entries) = envelope::decode(payload) {
-            self.input(plan, Input::Heard(entries));
+            match self.slots.get_mut(&plan) {
+                Some(Slot::Open(open)) => open.learn(Input::Heard(entries), received, &mut self.jobs),
+                _ => self.input(plan, Input::Heard(entries)),
+            }
         } else if let Ok(progress) = serde_json::from_slice::<Progress>(payload) {
             if let Some(Slot::Open(open)) = self.slots.get_mut(&plan) {
                 open.tell_progress(&PlanEvent::Progress(Arc::new(progress)));
@@ -235,7 +238,7 @@ impl Plans {
             let id = OpeningId { plan, number: 0 };
             self.jobs.spawn(async move {
                 bridge.forget_times(Channel::Plan(plan), &feed, times).await;
-                metrics.broadcast_channels_idle_cleaned.increment(1);
+                metrics.plans.channels_idle_cleaned.increment(1);
                 (id, Done::Closed)
             });
         }
@@ -250,7 +253,7 @@ impl Plans {
         let closed: Vec<OpeningId> = self.slots.extract_if(|_, slot| unused(slot)).map(|(_, slot)| slot.id()).collect();
         for id in closed {
             self.close(id);
-            self.context.metrics.broadcast_channels_idle_cleaned.increment(1);
+            self.context.metrics.plans.channels_idle_cleaned.increment(1);
         }
     }
 

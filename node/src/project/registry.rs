@@ -32,7 +32,7 @@ use super::presence::{PresencePart, PresenceSettings, Surroundings};
 use crate::backend::{self, Backend, Channel, MemberChange};
 use crate::bridge::{Bridge, Control, ControlMessage, Controls, FeedSender};
 use crate::clock;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, NotAllowed};
 use crate::vigil::Part;
 
 /// The projects of this node. Cheap to clone.
@@ -128,6 +128,10 @@ impl Projects {
     /// # Errors
     /// [`OpenError::NotFound`] for who is no member, [`OpenError::Forbidden`] for too low a role.
     pub async fn access(&self, project: ProjectId, user: &UserId, needed: Role) -> Result<Access, OpenError> {
+        self.counted(self.look_up(project, user, needed).await)
+    }
+
+    async fn look_up(&self, project: ProjectId, user: &UserId, needed: Role) -> Result<Access, OpenError> {
         let (handle, role) = match self.role_in(project, user, needed).await {
             // The actor may just have retired; the next one serves.
             Err(OpenError::Stopping) if !self.inner.stop.is_cancelled() => self.role_in(project, user, needed).await?,
@@ -439,7 +443,7 @@ impl Projects {
             failures: Failures::default(),
             pulse: metrics.vigil.pulse(Part::Actor),
         };
-        metrics.actors.increment(1.0);
+        metrics.actors.active.increment(1.0);
         let (stop, projects) = (self.inner.stop.child_token(), self.clone());
         let span = tracing::info_span!("project", project.id = %id);
         let running = async move {
@@ -507,11 +511,21 @@ impl Projects {
             // The actor has just ended. Whoever enters anew is looked up anew.
             Err(_) => return self.access(access.project.id(), &access.user_id, needed).await.map(drop),
         }
-        match access.project.members().role_of(&access.user_id) {
+        self.counted(match access.project.members().role_of(&access.user_id) {
             None => Err(OpenError::NotFound),
             Some(role) if role < needed => Err(OpenError::Forbidden),
             Some(_) => Ok(()),
+        })
+    }
+
+    /// Notes who may not have what they asked for.
+    fn counted<T>(&self, outcome: Result<T, OpenError>) -> Result<T, OpenError> {
+        match outcome {
+            Err(OpenError::NotFound) => self.metrics().rights.refused(NotAllowed::NotAMember),
+            Err(OpenError::Forbidden) => self.metrics().rights.refused(NotAllowed::Role),
+            _ => {}
         }
+        outcome
     }
 
     /// Does something to its end although whoever asked may not wait for it: what is written must be told.
@@ -573,6 +587,6 @@ struct ActorGauge(Arc<Metrics>);
 
 impl Drop for ActorGauge {
     fn drop(&mut self) {
-        self.0.actors.decrement(1.0);
+        self.0.actors.active.decrement(1.0);
     }
 }

@@ -31,7 +31,11 @@ fn check_batch(bytes: &[u8]) {
     let Ok(entries) = envelope::decode(bytes) else { return };
     let held: usize = entries.iter().map(|entry| entry.payload.len()).sum();
     assert!(held <= bytes.len(), "{held} bytes from {}", bytes.len());
-    assert_eq!(envelope::decode(&envelope::encode(&entries)), Ok(entries));
+    // A version before says no time.
+    let appended = envelope::appended_at(bytes).unwrap_or_default();
+    let message = envelope::encode(&entries, appended);
+    assert_eq!(envelope::appended_at(&message), Some(appended));
+    assert_eq!(envelope::decode(&message), Ok(entries));
 }
 
 /// A node hears it twice, and then time passes.

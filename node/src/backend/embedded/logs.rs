@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{Store, lock};
 use crate::backend::{Channel, EventLog, Lane, Result, Retention, SnapshotStore, envelope};
+use crate::clock;
 
 /// All plans' logs.
 #[derive(Default)]
@@ -88,7 +89,7 @@ impl EventLog for Store {
             published.push(log.append(place, proposal));
         }
         // Still under the logs' lock: the order of publishing is the order of the log.
-        lock(&self.hub).publish(Channel::Plan(plan), &envelope::encode(&published));
+        lock(&self.hub).publish(Channel::Plan(plan), &envelope::encode(&published, clock::since_epoch()));
         Ok(CommitOutcome::Committed { life: life() })
     }
 

@@ -56,26 +56,26 @@ impl RedisObserver for () {
 
 impl RedisObserver for Metrics {
     fn up(&self, is_up: bool) {
-        self.redis_up.set(f64::from(u8::from(is_up)));
+        self.redis.up.set(f64::from(u8::from(is_up)));
     }
 
     fn breaker(&self, is_open: bool) {
-        self.redis_breaker_open.set(f64::from(u8::from(is_open)));
+        self.redis.breaker_open.set(f64::from(u8::from(is_open)));
         if is_open {
-            self.redis_breaker_opened.increment(1);
+            self.redis.breaker_opened.increment(1);
         }
     }
 
     fn refused(&self) {
-        self.redis_commands_refused.increment(1);
+        self.redis.commands_refused.increment(1);
     }
 
     fn reconnected(&self, connection: Connection) {
-        self.redis_reconnects(connection).increment(1);
+        self.redis.reconnects(connection).increment(1);
     }
 
     fn done(&self, took: Duration) {
-        self.redis_command_seconds.record(took.as_secs_f64());
+        self.redis.command_seconds.record(took.as_secs_f64());
     }
 
     fn answered(&self, took: Duration) {

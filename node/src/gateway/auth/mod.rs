@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::metrics::{Metrics, NotAllowed};
 pub use extract::{BearerToken, offered_subprotocols};
 pub use identity::{Identity, Scopes};
 pub use jsonwebtoken::Algorithm;
@@ -80,6 +81,8 @@ impl AuthSettings {
 #[derive(Clone)]
 pub struct Authenticator {
     inner: Arc<Inner>,
+    /// Where refusals are counted, if anybody does.
+    metrics: Option<Arc<Metrics>>,
 }
 
 struct Inner {
@@ -126,7 +129,13 @@ impl Authenticator {
             leeway_seconds: settings.leeway.as_secs(),
         };
         let revoked = RevokedTokens::new(Duration::from_secs(requirements.leeway_seconds));
-        Ok(Self { inner: Arc::new(Inner { keys, requirements, revoked }) })
+        Ok(Self { inner: Arc::new(Inner { keys, requirements, revoked }), metrics: None })
+    }
+
+    /// The same, whose refusals are counted.
+    #[must_use]
+    pub fn counting(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// Starts to follow a source that may change. Ends with `stop`.
@@ -164,7 +173,7 @@ impl Authenticator {
     /// # Errors
     /// [`TokenRefused`] says why the token is not taken.
     pub async fn verify(&self, token: &BearerToken) -> Result<Identity, TokenRefused> {
-        let identity = self.recognise(token).await?;
+        let identity = self.recognise(token).await.map_err(|why| self.refused(why))?;
         self.still_counts(&identity)?;
         Ok(identity)
     }
@@ -174,7 +183,22 @@ impl Authenticator {
     /// # Errors
     /// [`TokenRefused::Revoked`].
     pub fn still_counts(&self, identity: &Identity) -> Result<(), TokenRefused> {
-        self.inner.revoked.find(identity).map_or(Ok(()), |_| Err(TokenRefused::Revoked))
+        self.inner.revoked.find(identity).map_or(Ok(()), |_| Err(self.refused(TokenRefused::Revoked)))
+    }
+
+    /// Notes that a token is not taken.
+    pub(super) fn refused(&self, why: TokenRefused) -> TokenRefused {
+        if let Some(metrics) = &self.metrics {
+            metrics.rights.refused(match why {
+                TokenRefused::Missing => NotAllowed::NoToken,
+                TokenRefused::Expired => NotAllowed::ExpiredToken,
+                TokenRefused::Revoked => NotAllowed::RevokedToken,
+                TokenRefused::OtherUser => NotAllowed::OtherUser,
+                TokenRefused::KeysUnavailable => NotAllowed::NoKeys,
+                _ => NotAllowed::BadToken,
+            });
+        }
+        why
     }
 
     async fn recognise(&self, token: &BearerToken) -> Result<Identity, TokenRefused> {
@@ -199,7 +223,7 @@ impl Authenticator {
     pub async fn require(&self, token: Option<&BearerToken>) -> Result<Identity, TokenRefused> {
         match token {
             Some(token) => self.verify(token).await,
-            None => Err(TokenRefused::Missing),
+            None => Err(self.refused(TokenRefused::Missing)),
         }
     }
 

@@ -162,7 +162,7 @@ impl Revoker {
         let stored = self.inner.store.list().await?;
         self.take(&stored);
         let lacking = self.inner.revoked.lacking(&stored, clock::now());
-        self.inner.metrics.revocations_held.set(self.inner.revoked.len() as f64);
+        self.inner.metrics.rights.revocations_held.set(self.inner.revoked.len() as f64);
         for (revocation, until) in &lacking {
             if !self.inner.store.revoke(revocation, *until).await? {
                 tracing::error!("the store is full and lacks revocations; they count on the nodes that know them");
@@ -177,7 +177,7 @@ impl Revoker {
 
     fn take(&self, revocations: &[(Revocation, Timestamp)]) {
         self.inner.revoked.take(revocations);
-        self.inner.metrics.revocations_held.set(self.inner.revoked.len() as f64);
+        self.inner.metrics.rights.revocations_held.set(self.inner.revoked.len() as f64);
     }
 }
 

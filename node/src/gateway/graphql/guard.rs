@@ -13,6 +13,7 @@ use super::codes;
 use crate::gateway::auth::Identity;
 use crate::gateway::errors::ApiError;
 use crate::gateway::transport::Session;
+use crate::metrics::NotAllowed;
 use crate::project::{Access, Projects};
 
 /// The caller's socket or request.
@@ -80,6 +81,7 @@ pub(super) fn admin(ctx: &Context<'_>) -> Result<(), ApiError> {
     if identity(ctx)?.scopes.admin {
         Ok(())
     } else {
+        projects(ctx)?.metrics().rights.refused(NotAllowed::Scope);
         Err(codes::forbidden("this needs a token with the scope 'admin'"))
     }
 }

@@ -16,6 +16,7 @@ use super::weights::READ;
 use super::{codes, guard, presence};
 use crate::gateway::errors::ApiError;
 use crate::gateway::transport::{EventRevision, ResumeAfter};
+use crate::metrics::LearntAt;
 use crate::project::presence::PresenceCommand;
 use crate::project::{Access, Ended, Following, PlanEvent, Start};
 
@@ -44,7 +45,7 @@ impl Subscription {
         let otherwise = if snapshot == Some(true) { Start::Snapshot { reason: REQUESTED } } else { Start::Next };
         let start = start(ctx, after, otherwise)?;
         let project = access.project.id();
-        let events = follow(&access, plan, start, false).await?;
+        let events = follow(ctx, &access, plan, start, false).await?;
         let events = tell(events, move |event| PlanDagDeltaEvent::of(project, plan, event));
         Ok(mark(ctx, events))
     }
@@ -58,7 +59,7 @@ impl Subscription {
         #[graphql(desc = "The last revision the client has.")] after: Option<String>,
     ) -> Result<impl Stream<Item = Result<PlanDagUpdateEvent, ApiError>> + use<>, ApiError> {
         let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
-        let events = follow(&access, plan, start(ctx, after, Start::Next)?, false).await?;
+        let events = follow(ctx, &access, plan, start(ctx, after, Start::Next)?, false).await?;
         let events = tell(events, move |event| PlanDagUpdateEvent::of(plan, event));
         Ok(mark(ctx, events))
     }
@@ -75,7 +76,7 @@ impl Subscription {
         #[graphql(desc = "The last revision the client has.")] after: Option<String>,
     ) -> Result<impl Stream<Item = Result<NodeExecutionStatusEvent, ApiError>> + use<>, ApiError> {
         let (access, plan) = guard::plan(ctx, project_id, plan_id, Role::Viewer).await?;
-        let following = follow(&access, plan, start(ctx, after, Start::Next)?, true).await?;
+        let following = follow(ctx, &access, plan, start(ctx, after, Start::Next)?, true).await?;
         Ok(mark(ctx, statuses(access, plan, following)))
     }
 
@@ -88,7 +89,7 @@ impl Subscription {
         #[graphql(desc = "The plan.")] plan_id: String,
     ) -> Result<impl Stream<Item = Result<CollaborationEvent, ApiError>> + use<>, ApiError> {
         let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
-        let events = follow(&access, plan, Start::Next, false).await?;
+        let events = follow(ctx, &access, plan, Start::Next, false).await?;
         let changes = tell(events, move |event| CollaborationEvent::of_plan(plan, event));
         let changes = changes.map(|told| told.map(|(event, _)| event));
         Ok(until_error(stream::select(people(&access, plan).await?, changes)))
@@ -108,8 +109,15 @@ fn start(ctx: &Context<'_>, after: Option<String>, otherwise: Start) -> Result<S
 type PlanEvents = stream::BoxStream<'static, Result<PlanEvent, ApiError>>;
 
 /// A plan's events, until the error that ends them.
-async fn follow(access: &Access, plan: PlanId, start: Start, wants_progress: bool) -> Result<PlanEvents, ApiError> {
+async fn follow(
+    ctx: &Context<'_>,
+    access: &Access,
+    plan: PlanId,
+    start: Start,
+    wants_progress: bool,
+) -> Result<PlanEvents, ApiError> {
     let following = access.project.follow(plan, &access.user_id, start, wants_progress).await?;
+    let following = following.noting(ctx.data_opt::<LearntAt>().cloned().unwrap_or_default());
     let next = |following: Option<Following>| async move {
         let mut following = following?;
         Some(match following.next().await {

@@ -27,9 +27,9 @@ use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, offered_subprotocols};
 use crate::gateway::shedding::{self, Shedding};
 use crate::gateway::strangers::Introduction;
-use crate::metrics::Metrics;
+use crate::metrics::{CloseReason, Kind, Metrics};
 use crate::project::{OpenError, ProjectHandle, Projects};
-use crate::quota::{Place, UserQuotas};
+use crate::quota::{Excess, Place, UserQuotas};
 
 use session::Session;
 use token::TokenClock;
@@ -107,21 +107,21 @@ async fn serve(
     socket: WebSocket,
 ) {
     let opened_at = Instant::now();
-    door.metrics.presence_opened();
+    door.metrics.connections.opened(Kind::Presence);
     let (writer, incoming) = Writer::split(socket, Arc::clone(&door.metrics));
     // Before the token is judged, so that no revocation falls in between.
     let revocations = door.authenticator.revoked().watch();
-    let code = match admit(&door, &introduction, project, token).await {
+    let (why, code) = match admit(&door, &introduction, project, token).await {
         Ok((identity, handle, _place)) => {
             let clock = TokenClock::new(&identity, door.authenticator.leeway());
             Session::new(&door, handle, identity, clock, revocations, writer, incoming).run().await
         }
-        Err((code, reason)) => {
+        Err((why, code, reason)) => {
             writer.close(incoming, code, &reason, None).await;
-            code.as_u16()
+            (why, code.as_u16())
         }
     };
-    door.metrics.presence_closed(code, opened_at.elapsed());
+    door.metrics.connections.closed(Kind::Presence, why, code, opened_at.elapsed());
     tracing::debug!(code, "presence socket closed");
 }
 
@@ -131,25 +131,28 @@ async fn admit(
     introduction: &Introduction,
     project: ProjectId,
     token: Option<BearerToken>,
-) -> Result<(Identity, ProjectHandle, Place), (CloseCode, Cow<'static, str>)> {
+) -> Result<(Identity, ProjectHandle, Place), (CloseReason, CloseCode, Cow<'static, str>)> {
     if door.drain.phase() >= Phase::Closing {
-        return Err((CloseCode::ServiceRestart, "drain".into()));
+        return Err((CloseReason::Drain, CloseCode::ServiceRestart, "drain".into()));
     }
     if door.shedding.refuses_socket() {
-        return Err((CloseCode::TryAgainLater, shedding::REASON.into()));
+        return Err((CloseReason::Pressure, CloseCode::TryAgainLater, shedding::REASON.into()));
     }
     let identity = door.authenticator.require(token.as_ref()).await.map_err(|refused| {
         tracing::debug!(%refused, "token refused");
-        (CloseCode::Forbidden, "not allowed".into())
+        (CloseReason::TokenRefused, CloseCode::Forbidden, "not allowed".into())
     })?;
     introduction.known();
     let place = door.quotas.connection(&identity.user_id).await;
-    let place = place.map_err(|excess| (CloseCode::TryAgainLater, excess.in_words().into()))?;
+    let too_many = |excess: Excess| (CloseReason::TooMany, CloseCode::TryAgainLater, excess.in_words().into());
+    let place = place.map_err(too_many)?;
     match door.projects.access(project, &identity.user_id, Role::Viewer).await {
         Ok(access) => Ok((identity, access.project, place)),
-        Err(OpenError::Unavailable) => Err((CloseCode::TryAgainLater, "try again later".into())),
-        Err(OpenError::Stopping) => Err((CloseCode::ServiceRestart, "drain".into())),
-        Err(_) => Err((CloseCode::Forbidden, "not allowed".into())),
+        Err(OpenError::Unavailable) => {
+            Err((CloseReason::Unavailable, CloseCode::TryAgainLater, "try again later".into()))
+        }
+        Err(OpenError::Stopping) => Err((CloseReason::Drain, CloseCode::ServiceRestart, "drain".into())),
+        Err(_) => Err((CloseReason::NotAMember, CloseCode::Forbidden, "not allowed".into())),
     }
 }
 

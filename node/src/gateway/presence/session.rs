@@ -25,6 +25,7 @@ use crate::drain::{Drain, Farewell};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, RevocationWatch, RevokedToken};
 use crate::gateway::intake::Intake;
 use crate::gateway::transport::TransportObserver as _;
+use crate::metrics::{CloseReason, NotAllowed};
 use crate::project::ProjectHandle;
 use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
 
@@ -77,7 +78,7 @@ pub(super) struct Session {
 
 /// Why the conversation is over.
 enum End {
-    Close(CloseCode, &'static str),
+    Close(CloseReason, CloseCode, &'static str),
     SentAway(Farewell),
     /// The other side closed, with this code.
     Left(u16),
@@ -133,8 +134,8 @@ impl Session {
         }
     }
 
-    /// Converses until somebody ends it. Answers the close code.
-    pub(super) async fn run(mut self) -> u16 {
+    /// Converses until somebody ends it. Answers why, and the close code.
+    pub(super) async fn run(mut self) -> (CloseReason, u16) {
         let (connection, secret) = new_connection();
         let node = self.project.node();
         self.writer.frame(&presence::welcome(node, &connection, &secret, limits::CURSOR_INTERVAL));
@@ -156,7 +157,7 @@ impl Session {
                     // Whatever waits is not for this client any more.
                     self.writer.forget();
                     self.project.metrics().revoked(revoked);
-                    close(CloseCode::Forbidden, "the token was revoked")
+                    close(CloseReason::TokenRevoked, CloseCode::Forbidden, "the token was revoked")
                 }
                 Event::Farewell(farewell) => Step::Break(End::SentAway(farewell)),
                 Event::Written(Ok(())) => Step::Continue(()),
@@ -174,20 +175,20 @@ impl Session {
             let _ = self.project.try_presence(PresenceCommand::Lost { seat: self.seat });
         }
         match end {
-            End::Close(code, reason) => {
+            End::Close(why, code, reason) => {
                 self.writer.close(self.incoming, code, reason, None).await;
-                code.as_u16()
+                (why, code.as_u16())
             }
             End::SentAway(farewell) => {
                 let code = CloseCode::ServiceRestart;
                 self.writer.close(self.incoming, code, farewell.reason.as_str(), Some(farewell)).await;
-                code.as_u16()
+                (farewell.reason.into(), code.as_u16())
             }
             End::Left(code) => {
                 self.writer.answer_close(self.incoming).await;
-                code
+                (CloseReason::Client, code)
             }
-            End::Gone => ABNORMAL,
+            End::Gone => (CloseReason::Broken, ABNORMAL),
         }
     }
 
@@ -206,16 +207,16 @@ impl Session {
     fn tick(&mut self) -> Step {
         let now = Instant::now();
         if self.writer.stalled_at().is_some_and(|at| at <= now) {
-            return close(CloseCode::TryAgainLater, "too slow");
+            return close(CloseReason::Slow, CloseCode::TryAgainLater, "too slow");
         }
         if self.heard_at + limits::IDLE_TIMEOUT <= now {
-            return close(CloseCode::Timeout, "silent for too long");
+            return close(CloseReason::Silent, CloseCode::Timeout, "silent for too long");
         }
         if self.member_at <= now {
             self.member_at = now + MEMBER_CHECK_INTERVAL;
             if self.looks_at_members() && !self.is_member() {
                 self.writer.forget();
-                return close(CloseCode::Forbidden, "no longer a member of this project");
+                return close(CloseReason::NotAMember, CloseCode::Forbidden, "no longer a member of this project");
             }
         }
         match self.token.look(now) {
@@ -224,7 +225,7 @@ impl Session {
                 let in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
                 self.writer.frame(&ServerFrame::TokenExpiring { data: TokenExpiring { in_ms } });
             }
-            TokenState::Over => return close(CloseCode::Forbidden, "the token is over"),
+            TokenState::Over => return close(CloseReason::TokenExpired, CloseCode::Forbidden, "the token is over"),
         }
         if self.ping_at <= now {
             self.ping_at = now + limits::PING_INTERVAL;
@@ -253,21 +254,21 @@ impl Session {
     }
 
     fn pass_on(&mut self, outgoing: Outgoing) -> Step {
-        let (code, reason) = match outgoing {
+        let (why, code, reason) = match outgoing {
             Outgoing::Frame(frame) => {
                 self.writer.text(&frame);
                 return Step::Continue(());
             }
             Outgoing::Behind => {
-                self.project.metrics().presence_behind.increment(1);
+                self.project.metrics().presence.behind.increment(1);
                 self.ask_for_refresh();
                 return Step::Continue(());
             }
-            Outgoing::Close(code, reason) => (code, reason),
-            Outgoing::Ended => (CloseCode::ServiceRestart, "the project moved"),
+            Outgoing::Close(code, reason) => (why_the_project_closes(code), code, reason),
+            Outgoing::Ended => (CloseReason::ProjectMoved, CloseCode::ServiceRestart, "the project moved"),
         };
         self.outbox = None;
-        close(code, reason)
+        close(why, code, reason)
     }
 
     fn ask_for_refresh(&mut self) {
@@ -280,7 +281,9 @@ impl Session {
         match message {
             Ok(Message::Text(text)) => match self.decode(&text) {
                 Ok(frame) => self.follow(frame).await,
-                Err(FrameError::Malformed) => close(CloseCode::BadRequest, "frames are JSON objects"),
+                Err(FrameError::Malformed) => {
+                    close(CloseReason::Protocol, CloseCode::BadRequest, "frames are JSON objects")
+                }
                 Err(FrameError::Refused { code, message }) => {
                     if self.may_send() {
                         self.writer.frame(&ServerFrame::error(code, message));
@@ -288,7 +291,7 @@ impl Session {
                     Step::Continue(())
                 }
             },
-            Ok(Message::Binary(_)) => close(CloseCode::BadRequest, "frames are texts"),
+            Ok(Message::Binary(_)) => close(CloseReason::Protocol, CloseCode::BadRequest, "frames are texts"),
             Ok(Message::Ping(_) | Message::Pong(_)) => {
                 self.intake.took(0);
                 Step::Continue(())
@@ -335,7 +338,7 @@ impl Session {
             }
             ClientFrame::CursorUpdate(update) => {
                 if self.cursor.replace(Box::new(update)).is_some() {
-                    self.project.metrics().cursors_conflated.increment(1);
+                    self.project.metrics().presence.cursors_conflated.increment(1);
                 }
                 self.moved()
             }
@@ -362,11 +365,12 @@ impl Session {
     async fn join(&mut self, ask: JoinSession) -> Step {
         if ask.user_id != self.identity.user_id.as_str() {
             let message = "userId is another than the token's";
+            self.project.metrics().rights.refused(NotAllowed::OtherUser);
             self.writer.frame(&ServerFrame::error(ErrorCode::Forbidden, message));
             return Step::Continue(());
         }
         if !self.is_member() {
-            return close(CloseCode::Forbidden, "no longer a member of this project");
+            return close(CloseReason::NotAMember, CloseCode::Forbidden, "no longer a member of this project");
         }
         let color = ask.avatar_color.or_else(|| self.identity.color.as_deref().map(Arc::from));
         // A second stay on this socket is another connection, with a welcome of its own.
@@ -413,7 +417,10 @@ impl Session {
                 self.token = TokenClock::new(&identity, self.authenticator.leeway());
                 self.identity = identity;
             }
-            Ok(_) => self.writer.frame(&ServerFrame::error(ErrorCode::Forbidden, "the token is somebody else's")),
+            Ok(_) => {
+                self.project.metrics().rights.refused(NotAllowed::OtherUser);
+                self.writer.frame(&ServerFrame::error(ErrorCode::Forbidden, "the token is somebody else's"));
+            }
             Err(_) => self.writer.frame(&ServerFrame::error(ErrorCode::Unauthenticated, "the token is not good")),
         }
     }
@@ -423,7 +430,7 @@ impl Session {
         self.hand_on_moves(Instant::now());
         match self.project.presence(command).await {
             Ok(()) => Step::Continue(()),
-            Err(_) => close(CloseCode::ServiceRestart, "the project moved"),
+            Err(_) => close(CloseReason::ProjectMoved, CloseCode::ServiceRestart, "the project moved"),
         }
     }
 
@@ -442,10 +449,7 @@ impl Session {
         let viewport = viewport.map(|(document, viewport)| PresenceCommand::MoveViewport { seat, document, viewport });
         for command in cursor.into_iter().chain(viewport) {
             self.moves_at = now + MOVES_INTERVAL;
-            if !self.project.try_presence(command) {
-                // The next one replaces it.
-                self.project.metrics().cursors_dropped.increment(1);
-            }
+            self.project.presence_move(command);
         }
     }
 
@@ -468,17 +472,31 @@ fn new_connection() -> (ConnectionId, [u8; 32]) {
     (ConnectionId::new(uuid::Uuid::new_v4().simple().to_string()), rand::random())
 }
 
-fn close(code: CloseCode, reason: &'static str) -> Step {
-    Step::Break(End::Close(code, reason))
+fn close(why: CloseReason, code: CloseCode, reason: &'static str) -> Step {
+    Step::Break(End::Close(why, code, reason))
+}
+
+/// The project says with each of these codes one thing only.
+fn why_the_project_closes(code: CloseCode) -> CloseReason {
+    match code {
+        CloseCode::Normal => CloseReason::Resumed,
+        CloseCode::Forbidden => CloseReason::NotAMember,
+        CloseCode::TryAgainLater => CloseReason::Pressure,
+        _ => CloseReason::Drain,
+    }
 }
 
 /// The library tells what is wrong with a frame in words only.
 fn broken(error: &axum::Error) -> Step {
     let text = error.to_string();
     if text.contains("Space limit exceeded") || text.contains("too long") {
-        close(CloseCode::MessageTooLarge, "presence_frame_bytes: at most 65536 bytes in one frame")
+        close(
+            CloseReason::TooLarge,
+            CloseCode::MessageTooLarge,
+            "presence_frame_bytes: at most 65536 bytes in one frame",
+        )
     } else if text.contains("protocol error") || text.contains("UTF-8") || text.contains("utf-8") {
-        close(CloseCode::BadRequest, "that is no WebSocket frame")
+        close(CloseReason::Protocol, CloseCode::BadRequest, "that is no WebSocket frame")
     } else {
         Step::Break(End::Gone)
     }

@@ -132,13 +132,13 @@ impl Writer {
             ready!(self.sink.poll_ready_unpin(cx))?;
             if let Some(message) = self.queue.pop_front() {
                 self.sink.start_send_unpin(message)?;
-                self.metrics.ws_messages_sent.increment(1);
+                self.metrics.connections.messages_sent.increment(1);
                 self.progress_at = Instant::now();
             }
         }
         ready!(self.sink.poll_flush_unpin(cx))?;
         self.busy = false;
-        self.backlog.set(0);
+        self.backlog.set(0, 0);
         Poll::Ready(Ok(()))
     }
 }

@@ -37,6 +37,7 @@ use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefu
 use crate::gateway::errors::ApiError;
 use crate::gateway::intake::Intake;
 use crate::gateway::strangers::Introduction;
+use crate::metrics::CloseReason;
 use crate::pressure::Backlog;
 use crate::quota::{Excess, Place};
 
@@ -100,6 +101,8 @@ pub(super) struct Conversation<S, E> {
     /// Answers to what came in, and results of queries and mutations: they go before events. Bounded by not reading.
     replies: VecDeque<Message>,
     unflushed: bool,
+    /// When the oldest change that was handed over and is not flushed was learnt.
+    learnt: Option<Instant>,
     revocations: RevocationWatch,
     /// Bytes of the replies, and of what was handed over and is not flushed.
     backlog: Backlog,
@@ -143,6 +146,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             intake: Intake::new(limits::SOCKET_BYTES_PER_SECOND, transport.limits.operations_burst.saturating_mul(2)),
             replies: VecDeque::new(),
             unflushed: false,
+            learnt: None,
             revocations: transport.authenticator.revoked().watch(),
             backlog: transport.shedding.backlog(),
             farewell: transport.drain.farewell().boxed(),
@@ -241,7 +245,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             match self.socket.poll_flush_unpin(cx)? {
                 Poll::Ready(()) => {
                     self.unflushed = false;
-                    self.backlog.set(self.replies.iter().map(bytes_of).sum());
+                    self.backlog.set(self.replies.len(), self.replies.iter().map(bytes_of).sum());
+                    if let Some(learnt) = self.learnt.take() {
+                        self.transport.observer.told(learnt.elapsed());
+                    }
                     blocked = false;
                     self.stall.progressed();
                 }
@@ -256,7 +263,11 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     fn tell(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Next { id, response } => self.say(&ServerFrame::Next { id, response }),
+            Outcome::Next { id, response, learnt } => {
+                // Of what one flush takes, the oldest counts.
+                self.learnt = self.learnt.into_iter().chain(*learnt).min();
+                self.say(&ServerFrame::Next { id, response });
+            }
             Outcome::Last { id, is_query: true, .. }
                 if self.backlog.bytes() >= limits::ANSWER_BYTES_PER_CONNECTION_MAX =>
             {
@@ -304,7 +315,9 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 self.intake.took(0);
                 return ControlFlow::Continue(());
             }
-            Some(Ok(Message::Binary(_))) => Ending::close(CloseCode::BadRequest, "frames are text"),
+            Some(Ok(Message::Binary(_))) => {
+                Ending::close(CloseReason::Protocol, CloseCode::BadRequest, "frames are text")
+            }
             Some(Ok(Message::Close(frame))) => Ending::Closed(frame.map(|frame| frame.code)),
             Some(Err(error)) => unreadable(&error),
             None => Ending::Broken,
@@ -316,7 +329,13 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         self.intake.took(text.len());
         let frame = match self.dialect.decode(text) {
             Ok(frame) => frame,
-            Err(error) => return ControlFlow::Break(Ending::close(CloseCode::BadRequest, error.to_string())),
+            Err(error) => {
+                return ControlFlow::Break(Ending::close(
+                    CloseReason::Protocol,
+                    CloseCode::BadRequest,
+                    error.to_string(),
+                ));
+            }
         };
         match frame {
             ClientFrame::Init(payload) => return self.on_init(&payload).await,
@@ -331,7 +350,9 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                     self.say(&ServerFrame::Complete { id: &id });
                 }
             }
-            ClientFrame::Terminate => return ControlFlow::Break(Ending::close(CloseCode::Normal, "terminated")),
+            ClientFrame::Terminate => {
+                return ControlFlow::Break(Ending::close(CloseReason::Client, CloseCode::Normal, "terminated"));
+            }
         }
         ControlFlow::Continue(())
     }
@@ -339,12 +360,20 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     async fn on_init(&mut self, payload: &Map<String, Value>) -> ControlFlow<Ending> {
         if self.session.is_some() {
             let reason = "Too many initialisation requests";
-            return ControlFlow::Break(Ending::close(CloseCode::TooManyInitialisationRequests, reason));
+            return ControlFlow::Break(Ending::close(
+                CloseReason::SecondInit,
+                CloseCode::TooManyInitialisationRequests,
+                reason,
+            ));
         }
         let client_id = match ClientId::parse(payload.get("clientId").and_then(Value::as_str).unwrap_or_default()) {
             Ok(client_id) => client_id,
             Err(error) => {
-                return ControlFlow::Break(Ending::close(CloseCode::BadRequest, format!("clientId: {error}")));
+                return ControlFlow::Break(Ending::close(
+                    CloseReason::Protocol,
+                    CloseCode::BadRequest,
+                    format!("clientId: {error}"),
+                ));
             }
         };
         let token = BearerToken::from_init_payload(payload).or_else(|| self.handshake_token.take());
@@ -355,7 +384,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 tracing::info!(%refusal, "a socket is refused");
                 let message = refusal.to_string();
                 self.say(&ServerFrame::InitRefused { message: &message });
-                return ControlFlow::Break(Ending::close(CloseCode::Forbidden, message));
+                return ControlFlow::Break(Ending::close(CloseReason::TokenRefused, CloseCode::Forbidden, message));
             }
             Ok(Ok(identity)) => identity,
         };
@@ -366,7 +395,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             Err(excess) => {
                 let message = excess.in_words();
                 self.say(&ServerFrame::InitRefused { message: &message });
-                return ControlFlow::Break(Ending::close(CloseCode::TryAgainLater, message));
+                return ControlFlow::Break(Ending::close(CloseReason::TooMany, CloseCode::TryAgainLater, message));
             }
         }
         let session = Session::new(identity, client_id, Via::WebSocket, self.transport.authenticator.clone());
@@ -408,17 +437,25 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             return ControlFlow::Break(init_timeout());
         }
         if self.expiry.ends_at.is_some_and(|end| now >= end) {
-            return ControlFlow::Break(Ending::close(CloseCode::Forbidden, "the token has expired"));
+            return ControlFlow::Break(Ending::close(
+                CloseReason::TokenExpired,
+                CloseCode::Forbidden,
+                "the token has expired",
+            ));
         }
         if self.stall.since.is_some_and(|since| now >= since + limits.stall_timeout) && !self.stall.moved() {
             let reason = "the connection takes nothing";
-            return ControlFlow::Break(Ending::close(CloseCode::TryAgainLater, reason));
+            return ControlFlow::Break(Ending::close(CloseReason::Slow, CloseCode::TryAgainLater, reason));
         }
         if !self.wants_input() || self.stall.since.is_some() {
             // Who is not listened to, or not reached, can't be called silent.
             self.heard_at = now;
         } else if now >= self.heard_at + limits.idle_timeout {
-            return ControlFlow::Break(Ending::close(CloseCode::Timeout, "the connection is silent"));
+            return ControlFlow::Break(Ending::close(
+                CloseReason::Silent,
+                CloseCode::Timeout,
+                "the connection is silent",
+            ));
         }
         if self.session.is_some() && self.expiry.warn_at.is_some_and(|at| now >= at) {
             self.expiry.warn_at = None;
@@ -459,13 +496,13 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     fn revoked(&mut self, revoked: RevokedToken) -> Ending {
         self.replies.clear();
         self.transport.observer.revoked(revoked);
-        Ending::close(CloseCode::Forbidden, TokenRefused::Revoked.to_string())
+        Ending::close(CloseReason::TokenRevoked, CloseCode::Forbidden, TokenRefused::Revoked.to_string())
     }
 
     /// Makes room for others before it says so, since they do not wait for long.
     fn superseded(&self) -> Ending {
         self.introduction.gone();
-        Ending::close(CloseCode::TryAgainLater, self.introduction.too_many().to_string())
+        Ending::close(CloseReason::Superseded, CloseCode::TryAgainLater, self.introduction.too_many().to_string())
     }
 
     /// Lets what was begun end, so that nobody has to guess whether an edit was taken.
@@ -484,7 +521,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             return self.revoked(revoked);
         }
         let (reason, min, max) = (farewell.reason.as_str(), farewell.min_ms(), farewell.max_ms());
-        Ending::close(CloseCode::ServiceRestart, json!({"r": reason, "min": min, "max": max}).to_string())
+        let said = json!({"r": reason, "min": min, "max": max}).to_string();
+        Ending::close(farewell.reason.into(), CloseCode::ServiceRestart, said)
     }
 
     async fn finish(&mut self, ending: &Ending) {
@@ -499,7 +537,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             Ending::Closed(_) => {
                 let _ = tokio::time::timeout(CLOSE_WRITE_TIMEOUT, self.socket.close()).await;
             }
-            Ending::Close(code, reason) => {
+            Ending::Close(_, code, reason) => {
                 let frame = CloseFrame { code: code.as_u16(), reason: clipped(reason).into() };
                 let waiting: Vec<Message> = self.replies.drain(..).collect();
                 let said = tokio::time::timeout(CLOSE_WRITE_TIMEOUT, async {

@@ -2,14 +2,16 @@
 
 use mille_shared::CloseCode;
 
+use crate::metrics::CloseReason;
+
 /// Bytes of a close reason, by the WebSocket protocol.
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// How a conversation ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// We close it.
-    Close(CloseCode, String),
+    /// We close it: why, and what is said.
+    Close(CloseReason, CloseCode, String),
     /// The peer closed it, with this code if it gave one.
     Closed(Option<u16>),
     /// It broke off.
@@ -17,14 +19,23 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    pub(super) fn close(code: CloseCode, reason: impl Into<String>) -> Self {
-        Self::Close(code, reason.into())
+    pub(super) fn close(why: CloseReason, code: CloseCode, reason: impl Into<String>) -> Self {
+        Self::Close(why, code, reason.into())
+    }
+
+    /// Why it ended, to count it under.
+    pub(super) fn why(&self) -> CloseReason {
+        match self {
+            Self::Close(why, ..) => *why,
+            Self::Closed(_) => CloseReason::Client,
+            Self::Broken => CloseReason::Broken,
+        }
     }
 
     /// The code to count it under.
     pub(super) fn code(&self) -> u16 {
         match self {
-            Self::Close(code, _) => code.as_u16(),
+            Self::Close(_, code, _) => code.as_u16(),
             Self::Closed(code) => code.unwrap_or(1005),
             Self::Broken => 1006,
         }
@@ -32,7 +43,7 @@ impl Ending {
 }
 
 pub(super) fn init_timeout() -> Ending {
-    Ending::close(CloseCode::Timeout, "Connection initialisation timeout")
+    Ending::close(CloseReason::InitTimeout, CloseCode::Timeout, "Connection initialisation timeout")
 }
 
 /// What to say to a socket that can't be read. The library's error has no kind that we could name: its text begins
@@ -40,11 +51,11 @@ pub(super) fn init_timeout() -> Ending {
 pub(super) fn unreadable(error: &axum::Error) -> Ending {
     let text = error.to_string();
     if text.starts_with("Space limit exceeded") {
-        Ending::close(CloseCode::MessageTooLarge, "request_bytes: the frame is too large")
+        Ending::close(CloseReason::TooLarge, CloseCode::MessageTooLarge, "request_bytes: the frame is too large")
     } else if text.starts_with("UTF-8")
         || text.starts_with("WebSocket protocol error: ") && !text.contains("Connection reset")
     {
-        Ending::close(CloseCode::BadRequest, "the frame is malformed")
+        Ending::close(CloseReason::Protocol, CloseCode::BadRequest, "the frame is malformed")
     } else {
         Ending::Broken
     }

@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 use super::auth::{Authenticator, RevokedToken};
 use super::shedding::Shedding;
 use crate::drain::Drain;
+use crate::metrics::CloseReason;
 use crate::quota::UserQuotas;
 
 /// What every transport needs. Cheap to clone.
@@ -108,13 +109,18 @@ pub trait TransportObserver: Send + Sync + 'static {
 
     /// It ends. `code` is what a WebSocket was closed with, by us or by the peer; 1006 if it just broke off, 1000 for
     /// an event stream.
-    fn closed(&self, via: Via, code: u16, lifetime: Duration) {
-        let _ = (via, code, lifetime);
+    fn closed(&self, via: Via, why: CloseReason, code: u16, lifetime: Duration) {
+        let _ = (via, why, code, lifetime);
     }
 
     /// Messages were handed to a socket or event stream.
     fn sent(&self, via: Via, messages: u64) {
         let _ = (via, messages);
+    }
+
+    /// A socket or event stream took changes; the oldest of them was learnt so long ago.
+    fn told(&self, age: Duration) {
+        let _ = age;
     }
 
     /// A subscription begins.

@@ -15,10 +15,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{AbortHandle, Abortable, BoxStream, FuturesUnordered, SelectAll};
 use futures_util::{FutureExt, StreamExt, stream};
 use mille_shared::{ErrorCode, limits};
+use tokio::time::Instant;
 
 use super::TransportObserver;
 use super::request::Operation;
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
+use crate::metrics::LearntAt;
 
 /// Queries and mutations of one socket at a time. At this number the socket is not read until one is done.
 const SINGLES_MAX: usize = 100;
@@ -27,7 +29,12 @@ const SINGLES_MAX: usize = 100;
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// A result. More may follow.
-    Next { id: Arc<str>, response: Response },
+    Next {
+        id: Arc<str>,
+        response: Response,
+        /// When what it tells was learnt, if it is new.
+        learnt: Option<Instant>,
+    },
     /// The result of a query or mutation, and its end. A query's may be asked for again.
     Last { id: Arc<str>, response: Response, is_query: bool },
     /// The operation failed as a whole and is over.
@@ -57,8 +64,15 @@ struct Single {
     is_query: bool,
 }
 
-/// The events of one subscription; `None` is its end.
-type Events = BoxStream<'static, (Key, Option<Response>)>;
+/// The events of one subscription.
+type Events = BoxStream<'static, Event>;
+
+/// What a subscription says; without a response it ends.
+struct Event {
+    key: Key,
+    response: Option<Response>,
+    learnt: Option<Instant>,
+}
 
 /// An id may be used again after its operation; the serial tells the two apart.
 #[derive(Debug, Clone)]
@@ -104,16 +118,21 @@ impl Operations {
     }
 
     /// Starts an operation that came in so many bytes. The caller has made sure that the id is free and that there is room.
-    pub(super) fn start(&mut self, id: String, operation: Operation, bytes: usize, executor: &impl Executor) {
+    pub(super) fn start(&mut self, id: String, mut operation: Operation, bytes: usize, executor: &impl Executor) {
         let key = Key { id: id.into(), serial: self.next_serial };
         self.next_serial += 1;
         let abort = match operation.kind {
             OperationType::Subscription => {
                 let (responses, ended) = (key.clone(), key.clone());
+                let learnt = LearntAt::default();
+                operation.request = operation.request.data(learnt.clone());
                 let events = AssertUnwindSafe(executor.execute_stream(operation.request, None)).catch_unwind();
                 let stream = events
-                    .map(move |event| (responses.clone(), Some(event.unwrap_or_else(|_| panicked()))))
-                    .chain(stream::once(async move { (ended, None) }))
+                    .map(move |event| {
+                        let response = Some(event.unwrap_or_else(|_| panicked()));
+                        Event { key: responses.clone(), response, learnt: learnt.take() }
+                    })
+                    .chain(stream::once(async move { Event { key: ended, response: None, learnt: None } }))
                     .boxed();
                 let (abort, registration) = AbortHandle::new_pair();
                 self.subscriptions.push(Abortable::new(stream, registration));
@@ -163,7 +182,7 @@ impl Operations {
 
     /// The next event of a subscription. To be called only when the socket can take it.
     pub(super) fn poll_subscription(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        while let Poll::Ready(Some((key, response))) = self.subscriptions.poll_next_unpin(cx) {
+        while let Poll::Ready(Some(Event { key, response, learnt })) = self.subscriptions.poll_next_unpin(cx) {
             if !self.is_current(&key) {
                 continue;
             }
@@ -177,7 +196,7 @@ impl Operations {
                 self.stop(&key.id);
                 Outcome::Failed { id: key.id, response }
             } else {
-                Outcome::Next { id: key.id, response }
+                Outcome::Next { id: key.id, response, learnt }
             });
         }
         Poll::Pending

@@ -78,7 +78,7 @@ impl Session {
     pub async fn refresh(&self, token: &str) -> Result<Arc<Identity>, ApiError> {
         let fresh = self.authenticator.verify(&BearerToken::new(token)).await?;
         if fresh.user_id != self.identity.load().user_id {
-            return Err(TokenRefused::OtherUser.into());
+            return Err(self.authenticator.refused(TokenRefused::OtherUser).into());
         }
         let fresh = Arc::new(fresh);
         self.identity.store(Arc::clone(&fresh));

@@ -12,17 +12,20 @@ use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use mille_shared::CloseCode;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::conversation::Conversation;
 use super::frames::Dialect;
-use super::{Transport, Via};
+use super::{Transport, TransportObserver, Via};
 use crate::gateway::auth::{BearerToken, offered_subprotocols};
 use crate::gateway::listener::BytesTaken;
 use crate::gateway::shedding;
 use crate::gateway::strangers::Introduction;
+use crate::metrics::CloseReason;
 
 /// Read and write buffers of a socket, in bytes. The library's own are thirty times as large, for every idle socket.
 pub(in crate::gateway) const SOCKET_BUFFER_BYTES: usize = 4096;
@@ -51,13 +54,16 @@ pub async fn upgrade<E: Executor>(
     let Some(dialect) = dialect else {
         // A client that offered something takes no socket that names nothing, and would never see the close code.
         let offered = offered_subprotocols(&headers).find(|entry| is_plain_name(entry)).map(str::to_owned);
-        let (code, reason) = (CloseCode::SubprotocolNotAcceptable, "Subprotocol not acceptable");
-        return upgrade.protocols(offered).on_upgrade(move |socket| tasks.track_future(refuse(socket, code, reason)));
+        let (why, code) = (CloseReason::Subprotocol, CloseCode::SubprotocolNotAcceptable);
+        let refused = refuse(Arc::clone(&transport.observer), why, code, "Subprotocol not acceptable");
+        return upgrade.protocols(offered).on_upgrade(move |socket| tasks.track_future(refused(socket)));
     };
     if transport.shedding.refuses_socket() {
-        let (protocol, code) = (dialect.subprotocol(), CloseCode::TryAgainLater);
-        let refused = move |socket| tasks.track_future(refuse(socket, code, shedding::REASON));
-        return upgrade.protocols([protocol]).on_upgrade(refused);
+        let (why, code) = (CloseReason::Pressure, CloseCode::TryAgainLater);
+        let refused = refuse(Arc::clone(&transport.observer), why, code, shedding::REASON);
+        return upgrade
+            .protocols([dialect.subprotocol()])
+            .on_upgrade(move |socket| tasks.track_future(refused(socket)));
     }
     let span = tracing::info_span!("socket", connection.id = tracing::field::Empty, dialect = dialect.subprotocol());
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
@@ -70,7 +76,7 @@ pub async fn upgrade<E: Executor>(
                 observer.opened(Via::WebSocket);
                 let conversation = Conversation::new(socket, dialect, token, taken.counter(), introduction, transport);
                 let ending = conversation.run().await;
-                observer.closed(Via::WebSocket, ending.code(), opened_at.elapsed());
+                observer.closed(Via::WebSocket, ending.why(), ending.code(), opened_at.elapsed());
                 tracing::debug!(?ending, "socket closed");
             }
             .instrument(span),
@@ -83,16 +89,29 @@ fn is_plain_name(entry: &str) -> bool {
     !entry.is_empty() && !entry.starts_with("bearer.")
 }
 
-/// Closes a socket that is not talked to.
-async fn refuse(mut socket: WebSocket, code: CloseCode, reason: &'static str) {
+/// Closes a socket that is not talked to, and counts it all the same.
+fn refuse(
+    observer: Arc<dyn TransportObserver>,
+    why: CloseReason,
+    code: CloseCode,
+    reason: &'static str,
+) -> impl FnOnce(WebSocket) -> BoxFuture<'static, ()> + Send {
     const PATIENCE: Duration = Duration::from_secs(2);
-    let (code, reason) = (code.as_u16(), reason.into());
-    let _ = tokio::time::timeout(PATIENCE, async {
-        if socket.send(Message::Close(Some(CloseFrame { code, reason }))).await.is_ok() {
-            while let Some(Ok(_)) = socket.recv().await {}
+    move |mut socket| {
+        async move {
+            let opened_at = Instant::now();
+            observer.opened(Via::WebSocket);
+            let frame = CloseFrame { code: code.as_u16(), reason: reason.into() };
+            let _ = tokio::time::timeout(PATIENCE, async {
+                if socket.send(Message::Close(Some(frame))).await.is_ok() {
+                    while let Some(Ok(_)) = socket.recv().await {}
+                }
+            })
+            .await;
+            observer.closed(Via::WebSocket, why, code.as_u16(), opened_at.elapsed());
         }
-    })
-    .await;
+        .boxed()
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use crate::drain::{Farewell, Phase};
 use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused, unix_seconds};
 use crate::gateway::errors::{ApiError, complete_errors};
 use crate::gateway::strangers::Introduction;
+use crate::metrics::{CloseReason, LearntAt};
 use crate::quota::Place;
 
 /// How often a quiet stream says that it lives.
@@ -122,15 +123,19 @@ fn streamed<E: Executor>(
     if let Err(refused) = transport.authenticator.still_counts(&session.identity()) {
         return ApiError::from(refused).into_response();
     }
-    let revision = EventRevision::default();
+    let (revision, learnt) = (EventRevision::default(), LearntAt::default());
     let answers = match request.prepare() {
         Ok(operation) if operation.kind == OperationType::Mutation && !may_change => {
             let refusal = ApiError::new(ErrorCode::ValidationFailed, "a mutation must be sent with POST");
             one(refusal.to_response())
         }
         Ok(operation) => {
-            let request =
-                operation.request.data(Arc::clone(&session)).data(resume_after(headers)).data(revision.clone());
+            let request = operation
+                .request
+                .data(Arc::clone(&session))
+                .data(resume_after(headers))
+                .data(revision.clone())
+                .data(learnt.clone());
             let is_subscription = operation.kind == OperationType::Subscription;
             let answers = transport.executor.execute_stream(request, None);
             if is_subscription { answers } else { answers.take(1).boxed() }
@@ -144,6 +149,7 @@ fn streamed<E: Executor>(
         session: Arc::clone(&session),
         answers,
         revision,
+        learnt,
         farewell: transport.drain.farewell().boxed(),
         expires_at: Instant::now() + lifetime,
         next: Next::Answer,
@@ -177,6 +183,7 @@ struct Events {
     session: Arc<Session>,
     answers: BoxStream<'static, Answer>,
     revision: EventRevision,
+    learnt: LearntAt,
     farewell: BoxFuture<'static, Farewell>,
     expires_at: Instant,
     next: Next,
@@ -202,6 +209,9 @@ impl Events {
             Next::Nothing => return None,
         };
         self.count.observer.sent(Via::EventStream, 1);
+        if let Some(learnt) = self.learnt.take() {
+            self.count.observer.told(learnt.elapsed());
+        }
         Some(event)
     }
 
@@ -211,10 +221,17 @@ impl Events {
             biased;
             revoked = self.revocations.revoked(&identity) => {
                 self.count.observer.revoked(revoked);
+                self.count.why = CloseReason::TokenRevoked;
                 self.end(TokenRefused::Revoked)
             }
-            _ = &mut self.farewell => return None,
-            () = tokio::time::sleep_until(self.expires_at) => self.end(TokenRefused::Expired),
+            farewell = &mut self.farewell => {
+                self.count.why = farewell.reason.into();
+                return None;
+            }
+            () = tokio::time::sleep_until(self.expires_at) => {
+                self.count.why = CloseReason::TokenExpired;
+                self.end(TokenRefused::Expired)
+            }
             answer = self.answers.next() => match answer {
                 Some(answer) => answer,
                 None => return Some(self.complete()),
@@ -241,6 +258,9 @@ impl Events {
 
     fn complete(&mut self) -> Event {
         self.next = Next::Nothing;
+        if self.count.why == CloseReason::Client {
+            self.count.why = CloseReason::Complete;
+        }
         // An `EventSource` drops an event without data.
         Event::default().event("complete").data("{}")
     }
@@ -260,18 +280,20 @@ fn revision_in(data: &Value) -> Option<Revision> {
 struct Count {
     observer: Arc<dyn TransportObserver>,
     since: Instant,
+    /// Why it ends, as far as we end it.
+    why: CloseReason,
 }
 
 impl Count {
     fn begin(observer: Arc<dyn TransportObserver>) -> Self {
         observer.opened(Via::EventStream);
-        Self { observer, since: Instant::now() }
+        Self { observer, since: Instant::now(), why: CloseReason::Client }
     }
 }
 
 impl Drop for Count {
     fn drop(&mut self) {
-        self.observer.closed(Via::EventStream, 1000, self.since.elapsed());
+        self.observer.closed(Via::EventStream, self.why, 1000, self.since.elapsed());
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mille_core::replica::{Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
-use mille_core::{Applied, Opened};
+use mille_core::{Applied, Opened, Refusal};
 use mille_shared::directory::Role;
 use mille_shared::log::{CommitOutcome, LogPage, LogState, Terms};
 use mille_shared::operation::Operation;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::{Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
+use crate::metrics::EditResult;
 use crate::project::command::{Accepted, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
 use crate::project::replay::{self, ReplayError};
@@ -49,6 +50,8 @@ pub(super) struct OpenPlan {
     behind: Vec<(Revision, AfterSync)>,
     past: SharedPast,
     progress_told: HashMap<PlanNodeId, Instant>,
+    /// When what is told now was learnt.
+    learnt: Instant,
     used: Instant,
     /// When the log was last seen to hold what we hold.
     confirmed: Instant,
@@ -111,6 +114,7 @@ impl OpenPlan {
             behind: Vec::new(),
             past: SharedPast::default(),
             progress_told: HashMap::new(),
+            learnt: Instant::now(),
             used: Instant::now(),
             confirmed: Instant::now(),
         }
@@ -134,6 +138,12 @@ impl OpenPlan {
     }
 
     pub(super) fn input(&mut self, input: Input, jobs: &mut Jobs) {
+        self.learn(input, Instant::now(), jobs);
+    }
+
+    /// As [`Self::input`], of what this node learnt a moment before.
+    pub(super) fn learn(&mut self, input: Input, learnt: Instant, jobs: &mut Jobs) {
+        self.learnt = learnt;
         let is_check = matches!(input, Input::HeadSeen(_));
         for effect in self.replica.handle(input) {
             self.perform(effect, jobs);
@@ -147,7 +157,12 @@ impl OpenPlan {
     /// Takes what a job came to. `false`: the plan is gone and must be closed.
     pub(super) fn take(&mut self, done: Done, jobs: &mut Jobs) -> bool {
         match done {
-            Done::Committed(Ok(outcome)) => self.input(Input::Committed(outcome), jobs),
+            Done::Committed(Ok(outcome)) => {
+                if matches!(outcome, CommitOutcome::Moved { .. }) {
+                    self.context.metrics.plans.commit_conflicts.increment(1);
+                }
+                self.input(Input::Committed(outcome), jobs);
+            }
             Done::Committed(Err(error)) => {
                 tracing::warn!(plan.id = %self.id, %error, "a commit got no answer");
                 self.input(Input::CommitFailed, jobs);
@@ -175,7 +190,7 @@ impl OpenPlan {
             Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
             Done::Told { ticket, revision, applied } => {
                 let plan = Arc::clone(self.replica.plan());
-                self.answer(ticket, Ok(Accepted { revision, applied, plan }));
+                self.answer_as(EditResult::Repeated, ticket, Ok(Accepted { revision, applied, plan }));
             }
             Done::Past(read) => self.past_read(read, jobs),
             Done::Missed { lost, outcome, found } => {
@@ -197,8 +212,8 @@ impl OpenPlan {
 
     /// Answers everyone who waits. What they asked for may have happened all the same.
     pub(super) fn refuse_all(&mut self, rejection: &Rejection) {
-        for (_, waiting) in self.tickets.drain() {
-            let _ = waiting.reply.send(Err(rejection.clone()));
+        for ticket in self.tickets.keys().copied().collect::<Vec<_>>() {
+            self.answer(ticket, Err(rejection.clone()));
         }
         let behind = self.behind.drain(..).map(|(_, then)| then);
         for then in self.asking.drain(..).chain(self.asking_next.drain(..)).chain(behind) {
@@ -215,7 +230,8 @@ impl OpenPlan {
     pub(super) fn tell_progress(&mut self, event: &PlanEvent) {
         // Full: the listener does without. What matters is numbered and comes by the log.
         for listener in self.listeners.iter().filter(|listener| listener.wants_progress) {
-            let _ = listener.events.try_send(Queued::new(event.clone(), &self.context.metrics.pressure));
+            let _ =
+                listener.events.try_send(Queued::new(event.clone(), Instant::now(), &self.context.metrics.pressure));
         }
     }
 
@@ -255,7 +271,7 @@ impl OpenPlan {
         match effect {
             Effect::Commit { expected, batch, terms, attempt } => {
                 if attempt > 0 {
-                    self.context.metrics.commit_retries.increment(1);
+                    self.context.metrics.plans.commit_retries.increment(1);
                 }
                 jobs.spawn(async move {
                     let outcome = store::commit(backend, plan, expected, batch, terms).await;
@@ -310,7 +326,7 @@ impl OpenPlan {
             }
             Effect::RepairStarted(cause) => {
                 tracing::debug!(plan.id = %plan, cause = cause.as_str(), "the log is read to catch up");
-                self.context.metrics.gap(cause).increment(1);
+                self.context.metrics.plans.gap(cause);
             }
         }
     }
@@ -320,11 +336,11 @@ impl OpenPlan {
         let (plan, metrics) = (self.id, &self.context.metrics);
         match rollback {
             Rollback::Restored { changes, head } => {
-                metrics.changes_restored.increment(changes);
+                metrics.plans.changes_restored.increment(changes);
                 tracing::warn!(plan.id = %plan, changes, %head, "the log had lost its end; it is restored");
             }
             Rollback::Parted { after, lost, is_partial } => {
-                metrics.histories_parted.increment(1);
+                metrics.plans.histories_parted.increment(1);
                 tracing::warn!(
                     plan.id = %plan, %after, lost, is_partial,
                     "the log had lost its end and went on without it; what was lost is judged again"
@@ -342,7 +358,7 @@ impl OpenPlan {
     }
 
     fn note_readmission(&self, lost: &Applied, outcome: &Readmission) {
-        self.context.metrics.readmission(outcome).increment(1);
+        self.context.metrics.plans.readmitted(outcome);
         if let Readmission::Refused(refusal) = outcome {
             let (plan, revision, operation) = (self.id, lost.revision(), &lost.change.operation_id);
             tracing::warn!(
@@ -354,11 +370,11 @@ impl OpenPlan {
 
     /// Tells every listener without waiting. One that can't take it is let go, and attaches again when it can.
     fn deliver(&mut self, event: &PlanEvent) {
-        let queued = || Queued::new(event.clone(), &self.context.metrics.pressure);
+        let queued = || Queued::new(event.clone(), self.learnt, &self.context.metrics.pressure);
         self.listeners.retain(|listener| match listener.events.try_send(queued()) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
-                self.context.metrics.listeners_behind.increment(1);
+                self.context.metrics.plans.listeners_behind.increment(1);
                 false
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
@@ -391,7 +407,7 @@ impl OpenPlan {
     fn tell_repeated(&mut self, ticket: Ticket, revision: Revision, jobs: &mut Jobs) {
         if let Some(applied) = self.replica.recent(revision) {
             let (applied, plan) = (Some(Arc::clone(applied)), Arc::clone(self.replica.plan()));
-            return self.answer(ticket, Ok(Accepted { revision, applied, plan }));
+            return self.answer_as(EditResult::Repeated, ticket, Ok(Accepted { revision, applied, plan }));
         }
         let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
         jobs.spawn(async move {
@@ -401,8 +417,12 @@ impl OpenPlan {
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Result<Accepted, Rejection>) {
+        self.answer_as(result_of(&answer), ticket, answer);
+    }
+
+    fn answer_as(&mut self, result: EditResult, ticket: Ticket, answer: Result<Accepted, Rejection>) {
         if let Some(Waiting { since, reply }) = self.tickets.remove(&ticket) {
-            self.context.metrics.edit_seconds.record(since.elapsed().as_secs_f64());
+            self.context.metrics.plans.edit_seconds(result).record(since.elapsed().as_secs_f64());
             // Whoever asked may have hung up; the change stands all the same.
             let _ = reply.send(answer);
         }
@@ -427,6 +447,18 @@ impl OpenPlan {
             }
             (opening, Done::Closed)
         });
+    }
+}
+
+fn result_of(answer: &Result<Accepted, Rejection>) -> EditResult {
+    match answer {
+        Ok(Accepted { applied: Some(_), .. }) => EditResult::Accepted,
+        Ok(Accepted { applied: None, .. }) => EditResult::Unchanged,
+        Err(Rejection::Refused(refusal)) if matches!(**refusal, Refusal::Conflict { .. }) => EditResult::Conflict,
+        Err(Rejection::Refused(_) | Rejection::NoSuchPlan | Rejection::Unrecoverable { .. }) => EditResult::Refused,
+        Err(Rejection::Overloaded) => EditResult::Overloaded,
+        Err(Rejection::Unavailable) => EditResult::Unavailable,
+        Err(Rejection::Forbidden | Rejection::Stopping) => EditResult::Stopped,
     }
 }
 

@@ -183,8 +183,8 @@ impl PresencePart {
         let effects = self.machine.wake(self.moment(now));
         self.perform(effects);
         self.open_if_ready();
-        self.around.metrics.cursors_conflated.increment(self.machine.take_conflated());
-        self.around.metrics.shed(Shed::Presence).increment(self.machine.take_put_off());
+        self.around.metrics.presence.cursors_conflated.increment(self.machine.take_conflated());
+        self.around.metrics.load.shed(Shed::Presence).increment(self.machine.take_put_off());
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP_INTERVAL;
             self.sweep();
@@ -386,7 +386,7 @@ impl PresencePart {
                     let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
                     receivers.for_each(|outbox| outbox.cursors(&batch));
                     let interval = self.machine.cursor_interval();
-                    self.around.metrics.cursor_interval_seconds.record(interval.as_secs_f64());
+                    self.around.metrics.presence.cursor_interval_seconds.record(interval.as_secs_f64());
                 }
                 Effect::Close { seat, code, reason } => {
                     if let Some(outbox) = self.outboxes.remove(&seat) {
@@ -407,7 +407,7 @@ impl PresencePart {
                 Effect::Forget { node, connection } => self.workers.remove(node, connection),
                 Effect::Load => self.loads_under_way += u32::from(self.workers.load()),
                 Effect::Happened(event) => self.watchers.tell(&event),
-                Effect::Expired(why) => self.around.metrics.presence_expiries(why).increment(1),
+                Effect::Expired(why) => self.around.metrics.presence.expiries(why).increment(1),
             }
         }
         self.count(self.machine.own_connections());
@@ -415,7 +415,7 @@ impl PresencePart {
 
     /// Brings the number of this project's connections in the metric to `own`.
     fn count(&mut self, own: usize) {
-        let gauge = &self.around.metrics.presence_members;
+        let gauge = &self.around.metrics.presence.members;
         match own.checked_sub(self.counted) {
             Some(more) => gauge.increment(more as f64),
             None => gauge.decrement((self.counted - own) as f64),

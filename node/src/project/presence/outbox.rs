@@ -112,8 +112,8 @@ impl PresenceOutbox {
         }
         if !inner.has_room(&waiting) {
             inner.frames.retain(|waiting| waiting.is_reply);
-            let left = inner.frames.iter().map(|waiting| waiting.frame.len()).sum();
-            inner.backlog.set(left);
+            let (messages, bytes) = (inner.frames.len(), inner.frames.iter().map(|waiting| waiting.frame.len()).sum());
+            inner.backlog.set(messages, bytes);
             inner.behind = Behind::Yes;
             // Who asks and asks and reads no answer gets as many answers as fit.
             if !waiting.is_reply || !inner.has_room(&waiting) {
@@ -155,7 +155,7 @@ impl PresenceOutbox {
         inner.close.get_or_insert((code, reason));
         if code == CloseCode::Forbidden {
             inner.frames.clear();
-            inner.backlog.set(0);
+            inner.backlog.set(0, 0);
         }
         drop(inner);
         self.0.changed.notify_one();
@@ -231,7 +231,7 @@ impl Drop for OutboxReader {
         let mut inner = self.0.lock();
         inner.gone = true;
         inner.frames = VecDeque::new();
-        inner.backlog.set(0);
+        inner.backlog.set(0, 0);
         inner.cursors = None;
     }
 }

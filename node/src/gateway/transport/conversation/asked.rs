@@ -17,6 +17,7 @@ use super::super::request::OperationRequest;
 use super::super::session::ResumeAfter;
 use super::{Conversation, Socket};
 use crate::gateway::errors::ApiError;
+use crate::metrics::CloseReason;
 use crate::quota::{Admission, Excess};
 
 /// How long a socket is not read whose operation was refused while the node is under pressure. To refuse costs something
@@ -33,11 +34,19 @@ pub(super) struct Asked {
 impl<S: Socket, E: Executor> Conversation<S, E> {
     pub(super) fn on_subscribe(&mut self, asked: Asked) -> ControlFlow<Ending> {
         let Some(session) = &self.session else {
-            return ControlFlow::Break(Ending::close(CloseCode::Unauthorized, "Unauthorized"));
+            return ControlFlow::Break(Ending::close(
+                CloseReason::Uninitialised,
+                CloseCode::Unauthorized,
+                "Unauthorized",
+            ));
         };
         if self.operations.is_running(&asked.id) {
             let reason = format!("Subscriber for {} already exists", asked.id);
-            return ControlFlow::Break(Ending::close(CloseCode::SubscriberAlreadyExists, reason));
+            return ControlFlow::Break(Ending::close(
+                CloseReason::DuplicateId,
+                CloseCode::SubscriberAlreadyExists,
+                reason,
+            ));
         }
         if let Err(not_until) = self.operation_rate.check() {
             let (name, limit) = (LimitName::ConnectionOperations, self.transport.limits.operations_per_second);

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Done, Listener, OpenPlan, reset_reason};
 use crate::backend;
+use crate::metrics::Resume;
 use crate::project::command::{AttachRequest, Attached, Backlog, PlanEvent, Rejection};
 use crate::project::follow::Start;
 use crate::project::past::Past;
@@ -112,15 +113,31 @@ impl OpenPlan {
         if self.context.members.load().role_of(&request.user_id).is_none() {
             return drop(reply.send(Err(Rejection::Forbidden)));
         }
-        if matches!(backlog, Backlog::FromLog { .. } | Backlog::Past { .. }) {
-            self.context.metrics.resumes_by_replay.increment(1);
-        }
+        self.count(&request, &backlog);
         let (events, live) = mpsc::channel(limits::SUBSCRIPTION_QUEUE_EVENTS_MAX);
         let attached = Attached { head: self.replica.plan().head(), backlog, live };
         let AttachRequest { user_id, wants_progress, .. } = request;
         if reply.send(Ok(attached)).is_ok() {
             self.listeners.push(Listener { user_id, wants_progress, events });
         }
+    }
+
+    /// Counts how a listener begins.
+    fn count(&self, request: &AttachRequest, backlog: &Backlog) {
+        let metrics = &self.context.metrics.plans;
+        let is_fresh = request.is_first && request.start.place().is_none();
+        let (outcome, replayed) = match backlog {
+            Backlog::Events(_) if is_fresh => (Resume::Fresh, 0),
+            Backlog::Events(events) if matches!(events.first(), Some(PlanEvent::Snapshot { .. })) => {
+                (Resume::Snapshot, 0)
+            }
+            Backlog::Events(events) => (Resume::Replay, events.len()),
+            Backlog::Past { past, from, events } => (Resume::Replay, past.len_from(*from) + events.len()),
+            // Counted as they are read.
+            Backlog::FromLog { .. } => (Resume::Replay, 0),
+        };
+        metrics.resumes(outcome).increment(1);
+        metrics.replayed_events.increment(replayed as u64);
     }
 
     /// Reads the past from the oldest place that is waited for, unless that is being done.
@@ -176,10 +193,7 @@ impl OpenPlan {
 
     fn backlog(&self, request: &AttachRequest) -> Backlog {
         let plan = self.replica.plan();
-        let snapshot = |reason| {
-            self.context.metrics.resumes_by_snapshot.increment(1);
-            Backlog::Events(vec![PlanEvent::Snapshot { plan: Arc::clone(plan), reason }])
-        };
+        let snapshot = |reason| Backlog::Events(vec![PlanEvent::Snapshot { plan: Arc::clone(plan), reason }]);
         let after = match request.start {
             Start::Next => return Backlog::Events(Vec::new()),
             Start::Snapshot { reason } => return snapshot(reason),
@@ -189,10 +203,7 @@ impl OpenPlan {
             CatchUp::Changes(changes) if !continues(request.known, &changes, plan.head()) => {
                 snapshot(reset_reason(Cause::Fork))
             }
-            CatchUp::Changes(changes) => {
-                self.context.metrics.resumes_by_replay.increment(1);
-                Backlog::Events(changes.into_iter().map(PlanEvent::Changed).collect())
-            }
+            CatchUp::Changes(changes) => Backlog::Events(changes.into_iter().map(PlanEvent::Changed).collect()),
             CatchUp::FromLog => {
                 let shared = self.shared_past(after, request.known);
                 shared.unwrap_or(Backlog::FromLog { until: plan.revision() })
