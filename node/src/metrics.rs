@@ -7,7 +7,6 @@
 mod bridge;
 mod connections;
 mod fan_out;
-mod histogram;
 mod limits;
 mod load;
 mod plans;
@@ -15,6 +14,11 @@ mod presence;
 mod redis;
 mod registry;
 mod rights;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::pressure::Pressure;
 use crate::vigil::Vigil;
@@ -30,9 +34,12 @@ pub use presence::PresenceMetrics;
 pub use redis::RedisMetrics;
 pub use rights::{NotAllowed, RightsMetrics};
 
+/// How often histograms are condensed; without it they would grow with every sample.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Every metric of a node.
 pub struct Metrics {
-    registry: Registry,
+    exporter: PrometheusHandle,
     /// Sockets and event streams.
     pub connections: ConnectionMetrics,
     /// Edits, listeners, repairs.
@@ -63,7 +70,7 @@ impl Metrics {
     /// Declares everything, at zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new();
         Self {
             connections: ConnectionMetrics::declare(&mut registry),
             plans: PlanMetrics::declare(&mut registry),
@@ -77,14 +84,23 @@ impl Metrics {
             tls: TlsMetrics::declare(&mut registry),
             pressure: Pressure::default(),
             vigil: Vigil::default(),
-            registry,
+            exporter: registry.handle(),
         }
     }
 
     /// The text that Prometheus reads.
     #[must_use]
     pub fn render(&self) -> String {
-        self.registry.render()
+        self.exporter.render()
+    }
+
+    /// Condenses histograms until the task is dropped or aborted.
+    pub async fn upkeep(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.exporter.run_upkeep();
+        }
     }
 }
 

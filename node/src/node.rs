@@ -252,6 +252,12 @@ impl Node {
         });
         tasks.spawn(quotas.run(stop.clone()));
         tasks.spawn(cluster.clone().run(projects.clone(), stop.clone()));
+        tasks.spawn({
+            let (metrics, stop) = (Arc::clone(&metrics), stop.clone());
+            async move {
+                stop.run_until_cancelled(metrics.upkeep()).await;
+            }
+        });
         let store = if config.redis_url.is_some() { "redis" } else { "embedded" };
         tracing::info!(node.id = %id, %listen, %admin_listen, store, "serving");
         Ok(Self { id, listen, admin_listen, welcome, cluster, shutdown, drain_asked })

@@ -2,7 +2,6 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::histogram::{DELIVERY, QUEUE};
 use super::registry::Registry;
 
 const RETIRED: [&str; 6] = ["stopped", "idle", "deleted", "recycled", "panicked", "failed"];
@@ -23,7 +22,6 @@ impl BridgeMetrics {
             lag_seconds: registry.histogram(
                 "bridge_lag_seconds",
                 "From the append of a batch of changes, by the clock of Redis, to its receipt over the subscription, by this node's clock, in seconds. As exact as the two clocks agree; what is negative counts as 0. Worry when the 99th percentile nears 0.1.",
-                DELIVERY,
             ),
             interruptions: registry.counter(
                 "bridge_interruptions_total",
@@ -57,7 +55,6 @@ impl ActorMetrics {
             mailbox_depth: registry.histogram(
                 "actor_mailbox_depth",
                 "Commands that still waited in a project's mailbox of 1,024 when one was taken out. Worry when the 99th percentile nears 256: a project has more to do than one core can.",
-                QUEUE,
             ),
             retired: registry.counters(
                 "actors_retired_total",

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::histogram::LIFETIME;
 use super::registry::Registry;
 
 /// What a client is connected by.
@@ -241,7 +240,6 @@ impl ConnectionMetrics {
             lifetime_seconds: registry.histograms(
                 "connection_lifetime_seconds",
                 "How long sockets and event streams were open, in seconds, by kind. Worry when many last less than 10: something throws them out.",
-                LIFETIME,
                 "kind",
                 kinds,
             ),
@@ -350,13 +348,13 @@ mod tests {
 
     #[test]
     fn an_end_is_counted_by_kind_code_and_reason() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new();
         let metrics = ConnectionMetrics::declare(&mut registry);
         let second = Duration::from_secs(1);
         metrics.closed(Kind::GraphQl, CloseReason::Client, 4999, second);
         metrics.closed(Kind::GraphQl, CloseReason::Slow, 1013, second);
         metrics.closed(Kind::EventStream, CloseReason::Complete, 1000, second);
-        let text = registry.render();
+        let text = registry.handle().render();
         for line in [
             "{kind=\"graphql\",code=\"other\",reason=\"client\"} 1",
             "{kind=\"graphql\",code=\"1013\",reason=\"slow\"} 1",

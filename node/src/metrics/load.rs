@@ -2,7 +2,6 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::histogram::WORK;
 use super::registry::Registry;
 use crate::pressure::Shed;
 
@@ -30,7 +29,6 @@ impl LoadMetrics {
             event_loop_lag_seconds: registry.histogram(
                 "event_loop_lag_seconds",
                 "How late the event loop comes to what is due, in seconds. Worry when it nears 0.05.",
-                WORK,
             ),
             send_queue_bytes: registry.gauge(
                 "send_queue_bytes",

@@ -3,7 +3,6 @@
 use metrics::{Counter, Histogram};
 use mille_core::replica::{Cause, Readmission};
 
-use super::histogram::{DELIVERY, WORK};
 use super::registry::Registry;
 
 const CAUSES: [Cause; 12] = [
@@ -128,7 +127,6 @@ impl PlanMetrics {
             edit_seconds: registry.histograms(
                 "edit_seconds",
                 "From an edit's arrival at its plan to its answer, in seconds, by result. Worry when the 99th percentile of 'accepted' nears 0.25, and about 'unavailable' and 'overloaded'.",
-                WORK,
                 "result",
                 EditResult::ALL.map(EditResult::as_str),
             ),
@@ -143,7 +141,6 @@ impl PlanMetrics {
             fan_out_seconds: registry.histogram(
                 "fan_out_seconds",
                 "From the moment a node learnt of a change to the moment a GraphQL socket or event stream took it, in seconds. One observation per flush of a socket, of the oldest change in it. A slow reader shows here. Worry when the 99th percentile nears 0.1.",
-                DELIVERY,
             ),
             listeners_behind: registry.counter(
                 "graphql_subscription_lag_total",

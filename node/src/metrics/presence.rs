@@ -3,7 +3,6 @@
 use metrics::{Counter, Gauge, Histogram};
 use mille_core::presence::Expiry;
 
-use super::histogram::WORK;
 use super::registry::Registry;
 
 /// Metrics of presence.
@@ -50,7 +49,6 @@ impl PresenceMetrics {
             cursor_interval_seconds: registry.histogram(
                 "cursor_interval_seconds",
                 "Time between two cursor frames of a project, in seconds. Worry when it nears 1: a room too large, or a node too busy.",
-                WORK,
             ),
         }
     }

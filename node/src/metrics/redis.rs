@@ -2,7 +2,6 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::histogram::WORK;
 use super::registry::Registry;
 use crate::backend::redis::Connection;
 
@@ -43,7 +42,6 @@ impl RedisMetrics {
             command_seconds: registry.histogram(
                 "redis_command_seconds",
                 "From a command on the command connection to its answer or timeout, in seconds. Worry when the 99th percentile nears 0.1.",
-                WORK,
             ),
             latency_seconds: registry.gauge(
                 "redis_latency_seconds",

@@ -1,41 +1,62 @@
-//! What is declared, in the order in which it is told, and how Prometheus reads it.
+//! What is declared, over the exporter of the crate `metrics`.
 //!
 //! A family is a name with its help; it has one series per combination of labels, and all of them are made at the start.
-//! So a series that never moved is told too, at zero, and nobody can add one for a user or a plan later. The handles that
-//! are given out are those of the crate `metrics`; an addition is an atomic one.
+//! So a series that never moved is told too, at zero, and nobody can add one for a user or a plan later. A node has an
+//! exporter of its own, not the process's: a test may have several nodes.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use metrics::{Counter, Gauge, Histogram};
-
-use super::histogram::{Buckets, Scale};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label as KeyLabel, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// A label and its value, both from closed sets.
 pub(super) type Label = (&'static str, &'static str);
 
+/// Upper bounds of the buckets of a histogram.
+pub(super) type Buckets = &'static [f64];
+
+/// Durations of work, from half a millisecond to a minute.
+const WORK: Buckets = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// Durations of what should be over at once, from a tenth of a millisecond to ten seconds.
+const DELIVERY: Buckets =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// How long sockets are open: from a failed attempt to a working day.
+const LIFETIME: Buckets = &[1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0];
+/// How many wait in a queue of 1,024 places.
+const QUEUE: Buckets = &[0.0, 1.0, 4.0, 16.0, 64.0, 256.0, 512.0, 1_023.0];
+
+/// The histograms that are no durations of work. The exporter wants to know before anything is declared.
+const OTHER_BUCKETS: [(&str, Buckets); 4] = [
+    ("bridge_lag_seconds", DELIVERY),
+    ("fan_out_seconds", DELIVERY),
+    ("connection_lifetime_seconds", LIFETIME),
+    ("actor_mailbox_depth", QUEUE),
+];
+
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
 /// Everything that was declared.
-#[derive(Default)]
 pub(super) struct Registry {
-    families: Vec<Family>,
-}
-
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: &'static str,
-    series: Vec<(Vec<Label>, Value)>,
-}
-
-enum Value {
-    Counter(Arc<AtomicU64>),
-    /// The bits of a float.
-    Gauge(Arc<AtomicU64>),
-    Histogram(Arc<Buckets>),
+    recorder: PrometheusRecorder,
 }
 
 impl Registry {
+    /// Nothing yet.
+    ///
+    /// # Panics
+    /// Never: the buckets are constants and not empty.
+    #[expect(clippy::expect_used, reason = "the buckets are constants and not empty")]
+    pub(super) fn new() -> Self {
+        let all = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), WORK);
+        let all = OTHER_BUCKETS.iter().fold(all, |builder, (name, bounds)| {
+            builder.and_then(|builder| builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds))
+        });
+        Self { recorder: all.expect("buckets are not empty").build_recorder() }
+    }
+
+    /// Tells everything, and condenses what was noted.
+    pub(super) fn handle(&self) -> PrometheusHandle {
+        self.recorder.handle()
+    }
+
     /// A counter: its name ends in `_total`.
     pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> Counter {
         self.counter_with(name, help, &[])
@@ -54,21 +75,19 @@ impl Registry {
 
     /// One series of a counter.
     pub(super) fn counter_with(&mut self, name: &'static str, help: &'static str, labels: &[Label]) -> Counter {
-        let count = Arc::new(AtomicU64::new(0));
-        self.add(name, help, "counter", labels, Value::Counter(Arc::clone(&count)));
-        Counter::from_arc(count)
+        self.recorder.describe_counter(KeyName::from_const_str(name), None, help.into());
+        self.recorder.register_counter(&key(name, labels), &METADATA)
     }
 
     /// Something that rises and falls.
     pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> Gauge {
-        let bits = Arc::new(AtomicU64::new(0));
-        self.add(name, help, "gauge", &[], Value::Gauge(Arc::clone(&bits)));
-        Gauge::from_arc(bits)
+        self.recorder.describe_gauge(KeyName::from_const_str(name), None, help.into());
+        self.recorder.register_gauge(&key(name, &[]), &METADATA)
     }
 
     /// How often something was how large.
-    pub(super) fn histogram(&mut self, name: &'static str, help: &'static str, scale: Scale) -> Histogram {
-        self.histogram_with(name, help, scale, &[])
+    pub(super) fn histogram(&mut self, name: &'static str, help: &'static str) -> Histogram {
+        self.histogram_with(name, help, &[])
     }
 
     /// One histogram per value of a label.
@@ -76,81 +95,20 @@ impl Registry {
         &mut self,
         name: &'static str,
         help: &'static str,
-        scale: Scale,
         label: &'static str,
         values: [&'static str; N],
     ) -> [Histogram; N] {
-        values.map(|value| self.histogram_with(name, help, scale, &[(label, value)]))
+        values.map(|value| self.histogram_with(name, help, &[(label, value)]))
     }
 
-    fn histogram_with(&mut self, name: &'static str, help: &'static str, scale: Scale, labels: &[Label]) -> Histogram {
-        let buckets = Arc::new(Buckets::new(scale));
-        self.add(name, help, "histogram", labels, Value::Histogram(Arc::clone(&buckets)));
-        Histogram::from_arc(buckets)
-    }
-
-    fn add(&mut self, name: &'static str, help: &'static str, kind: &'static str, labels: &[Label], value: Value) {
-        let labels = labels.to_vec();
-        match self.families.iter_mut().find(|family| family.name == name) {
-            Some(family) => {
-                let is_new = family.series.iter().all(|(known, _)| *known != labels);
-                debug_assert!(is_new && family.kind == kind, "{name} is declared twice with {labels:?}");
-                family.series.push((labels, value));
-            }
-            None => self.families.push(Family { name, help, kind, series: vec![(labels, value)] }),
-        }
-    }
-
-    /// The text that Prometheus reads, version 0.0.4.
-    pub(super) fn render(&self) -> String {
-        let mut text = String::with_capacity(64 * 1024);
-        for Family { name, help, kind, series } in &self.families {
-            line(&mut text, format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
-            for (labels, value) in series {
-                match value {
-                    Value::Counter(count) => {
-                        let count = count.load(Ordering::Relaxed);
-                        line(&mut text, format_args!("{name}{} {count}", braces(labels, None)));
-                    }
-                    Value::Gauge(bits) => {
-                        let value = number(f64::from_bits(bits.load(Ordering::Relaxed)));
-                        line(&mut text, format_args!("{name}{} {value}", braces(labels, None)));
-                    }
-                    Value::Histogram(buckets) => render_histogram(&mut text, name, labels, buckets),
-                }
-            }
-            text.push('\n');
-        }
-        text
+    fn histogram_with(&mut self, name: &'static str, help: &'static str, labels: &[Label]) -> Histogram {
+        self.recorder.describe_histogram(KeyName::from_const_str(name), None, help.into());
+        self.recorder.register_histogram(&key(name, labels), &METADATA)
     }
 }
 
-fn render_histogram(text: &mut String, name: &str, labels: &[Label], buckets: &Buckets) {
-    let seen = buckets.read();
-    let mut so_far = 0;
-    for (bound, count) in seen.counts {
-        so_far += count;
-        line(text, format_args!("{name}_bucket{} {so_far}", braces(labels, Some(bound))));
-    }
-    line(text, format_args!("{name}_sum{} {}", braces(labels, None), number(seen.sum)));
-    line(text, format_args!("{name}_count{} {so_far}", braces(labels, None)));
-}
-
-fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // A String takes everything.
-    let _ = writeln!(text, "{line}");
-}
-
-/// Labels as they are told. Their values are words of ours, in which nothing needs to be escaped.
-fn braces(labels: &[Label], bound: Option<f64>) -> String {
-    let mut all: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-    all.extend(bound.map(|bound| format!("le=\"{}\"", number(bound))));
-    if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(",")) }
-}
-
-/// A number as Prometheus writes it.
-fn number(value: f64) -> String {
-    if value == f64::INFINITY { "+Inf".to_owned() } else { value.to_string() }
+fn key(name: &'static str, labels: &[Label]) -> Key {
+    Key::from_parts(name, labels.iter().map(|(label, value)| KeyLabel::new(*label, *value)).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -158,24 +116,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_told_from_the_start_in_the_order_of_its_declaration() {
-        let mut registry = Registry::default();
+    fn everything_is_told_from_the_start() {
+        let mut registry = Registry::new();
         let [_, lost] = registry.counters("messages_total", "Messages.", "fate", ["told", "lost"]);
         let level = registry.gauge("level", "How high.");
-        let waits = registry.histogram("waits", "How many wait.", Scale::Items(&[1.0, 4.0]));
+        let depth = registry.histogram("actor_mailbox_depth", "How many wait.");
+        let _never = registry.histogram("fan_out_seconds", "How long.");
         lost.increment(2);
-        level.set(f64::INFINITY);
-        waits.record(0.0);
-        waits.record(4.0);
-        waits.record(5.0);
-        assert_eq!(
-            registry.render(),
-            "# HELP messages_total Messages.\n# TYPE messages_total counter\n\
-             messages_total{fate=\"told\"} 0\nmessages_total{fate=\"lost\"} 2\n\n\
-             # HELP level How high.\n# TYPE level gauge\nlevel +Inf\n\n\
-             # HELP waits How many wait.\n# TYPE waits histogram\n\
-             waits_bucket{le=\"1\"} 1\nwaits_bucket{le=\"4\"} 2\nwaits_bucket{le=\"+Inf\"} 3\n\
-             waits_sum 9\nwaits_count 3\n\n"
-        );
+        level.set(7.0);
+        [0.0, 4.0, 5_000.0].into_iter().for_each(|waiting| depth.record(waiting));
+        let text = registry.handle().render();
+        for line in [
+            "# HELP messages_total Messages.",
+            "# TYPE messages_total counter",
+            "messages_total{fate=\"told\"} 0",
+            "messages_total{fate=\"lost\"} 2",
+            "level 7",
+            "# TYPE actor_mailbox_depth histogram",
+            "actor_mailbox_depth_bucket{le=\"1\"} 1",
+            "actor_mailbox_depth_bucket{le=\"4\"} 2",
+            "actor_mailbox_depth_bucket{le=\"+Inf\"} 3",
+            "actor_mailbox_depth_sum 5004",
+            "fan_out_seconds_bucket{le=\"0.0001\"} 0",
+            "fan_out_seconds_count 0",
+        ] {
+            assert!(text.lines().any(|told| told == line), "{line} is missing in\n{text}");
+        }
     }
 }

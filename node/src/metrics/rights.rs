@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 
-use super::histogram::WORK;
 use super::registry::Registry;
 
 /// Why somebody may not have what they asked for.
@@ -93,7 +92,6 @@ impl RightsMetrics {
             revocation_seconds: registry.histogram(
                 "revocation_seconds",
                 "From a revocation, by the clock of the node that was told, to the end of a socket here, in seconds. Worry above 1: messages between nodes are lost, or clocks differ.",
-                WORK,
             ),
         }
     }
