@@ -314,10 +314,12 @@ fn in_turn(cluster: &Cluster, person: &str, places: &[usize], first: usize) -> V
     (0..places.len()).map(|step| cluster.user(places[(first + step) % places.len()], person)).collect()
 }
 
-fn writer_name(index: usize) -> String {
+/// The name of a writer.
+pub(crate) fn writer_name(index: usize) -> String {
     format!("writer-{index}")
 }
 
-fn watcher_name(index: usize) -> String {
+/// The name of a watcher.
+pub(crate) fn watcher_name(index: usize) -> String {
     format!("watcher-{index}")
 }
