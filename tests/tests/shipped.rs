@@ -3,11 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use mille_shared::limits;
-use mille_tests::{Client, Cluster, documents::CODES, node_binary};
+use mille_tests::{Client, Cluster, clean_command, documents::CODES, node_binary};
 use serde_json::Value;
 
 /// Words with an underscore in PromQL that are no metric.
@@ -100,14 +99,16 @@ fn containers_get_the_time_that_a_node_takes_to_leave() -> Result<()> {
 #[test]
 fn kubernetes_sets_only_what_a_node_knows() -> Result<()> {
     let (pod, settings) = (read("ops/kubernetes/nodes.yaml")?, read("ops/kubernetes/settings.yaml")?);
-    let help = Command::new(node_binary()?).arg("--help").output()?;
+    let help = clean_command(&node_binary()?).arg("--help").output()?;
     let known = String::from_utf8(help.stdout)?;
-    let of_pod = pod.split("env:").nth(1).context("env")?.lines().filter_map(|line| line.trim().strip_prefix("- name: "));
-    let data = settings.split("data:").nth(1).context("data")?.lines();
+    let of_pod =
+        pod.split("env:").nth(1).context("env")?.lines().filter_map(|line| line.trim().strip_prefix("- name: "));
+    let data = settings.split("\ndata:").nth(1).context("data")?.lines();
     let of_settings = data.filter_map(|line| line.trim().split_once(": ")).map(|(name, _)| name);
     let set: Vec<&str> = of_pod.chain(of_settings).filter(|name| !name.starts_with('#') && *name != "POD_IP").collect();
     ensure!(set.len() >= 6, "few settings: {set:?}");
-    let unknown: Vec<_> = set.iter().filter(|name| !["=", "]"].iter().any(|end| known.contains(&format!("[env: {name}{end}")))).collect();
+    let unknown: Vec<_> =
+        set.iter().filter(|name| !["=", "]"].iter().any(|end| known.contains(&format!("[env: {name}{end}")))).collect();
     ensure!(unknown.is_empty(), "no node knows {unknown:?}");
     ensure!(pod.contains("enableServiceLinks: false"), "a Service's variables would be taken for settings");
     Ok(())
