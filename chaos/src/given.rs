@@ -17,7 +17,7 @@ use crate::checkers::judge;
 use crate::history::{History, Logged, Recorder, whole_at_ms};
 use crate::report::Report;
 use crate::stage::{Cast, watcher_name, writer_name};
-use crate::watchers::{Seat, Watcher};
+use crate::watchers::{Memory, Seat, Watcher};
 use crate::workload::{PLAN_NODES_MAX, Writer};
 
 /// Longest run. Its changes must all be in the log at the end, which keeps at least 10,000; there are about 30 a second.
@@ -50,7 +50,7 @@ impl Given {
     }
 
     async fn play(&self, length: Duration, seed: u64) -> Result<History> {
-        let cast = Cast::default();
+        let cast = Cast::USUAL;
         let owners = self.person("chaos-owner", 0);
         let owner = owners.first().context("no node is given")?;
         let project = owner.create_project("chaos").await.context("the first node takes no project")?;
@@ -64,7 +64,7 @@ impl Given {
             .map(|index| {
                 let seat = Seat { index, project, recorder: recorder.clone(), end: end.subscribe() };
                 let nodes = self.person(&watcher_name(index), 0);
-                spawn_local(Watcher::new(seat, nodes, never.subscribe()).watch())
+                spawn_local(Watcher::new(seat, nodes, never.subscribe(), Memory::Document(Box::default())).watch())
             })
             .collect();
         all_have_seen(&recorder, cast.watchers, &start).await.context("not everyone is let in")?;

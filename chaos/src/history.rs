@@ -106,6 +106,29 @@ pub enum Event {
         /// Who.
         watcher: usize,
     },
+    /// A guest knows of so many people who are online.
+    Met {
+        /// Who.
+        guest: usize,
+        /// How many, themselves included.
+        people: usize,
+    },
+    /// A guest was told that somebody came or went, when nobody did.
+    Flickered {
+        /// Who.
+        guest: usize,
+        /// What they were told.
+        what: String,
+    },
+    /// A guest's socket ended, and they come back.
+    Moved {
+        /// Who.
+        guest: usize,
+        /// The close code; none without a close frame.
+        code: Option<u16>,
+        /// Whether they were told before when to come back.
+        is_hinted: bool,
+    },
     /// The nemesis broke something, or put it in order.
     Struck {
         /// What it did.

@@ -9,6 +9,7 @@
 
 pub mod checkers;
 pub mod given;
+pub mod guests;
 pub mod history;
 pub mod nemesis;
 pub mod report;

@@ -4,12 +4,15 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mille_tests::Cluster;
+use mille_tests::{Cluster, patience};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
 use crate::history::{Event, Recorder};
+
+/// Seconds within which a node must have ended that was told to leave: what it may take, and a little more.
+const TAKEN_OUT_SECONDS: f64 = 33.0;
 
 /// What is done to a cluster. What breaks something stands before what puts it in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -17,6 +20,8 @@ use crate::history::{Event, Recorder};
 pub enum Blow {
     /// A node is killed (`kill -9`).
     KillNode(usize),
+    /// A node is taken out in order (SIGTERM), and has ended.
+    TakeOut(usize),
     /// It is started again on its old ports.
     RestartNode(usize),
     /// A node's subscription is cut and refused.
@@ -56,6 +61,7 @@ impl fmt::Display for Blow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::KillNode(node) => write!(f, "node {node} is killed"),
+            Self::TakeOut(node) => write!(f, "node {node} is taken out"),
             Self::RestartNode(node) => write!(f, "node {node} is back"),
             Self::CutSubscription(node) => write!(f, "the subscription of node {node} is cut"),
             Self::Freeze(node) => write!(f, "the line of node {node} is frozen"),
@@ -97,6 +103,10 @@ pub async fn strike(cluster: &mut Cluster, recorder: &Recorder, blow: Blow) -> R
     }
     match blow {
         Blow::KillNode(node) => cluster.kill_9(node)?,
+        Blow::TakeOut(node) => {
+            let exit = cluster.stop(node, patience(TAKEN_OUT_SECONDS)).await?;
+            ensure!(exit.code() == Some(0), "node {node} ended with {exit}");
+        }
         Blow::RestartNode(node) => cluster.restart(node).await?,
         Blow::CutSubscription(node) => {
             let cut = cluster.proxy(node)?.cut_subscriptions();

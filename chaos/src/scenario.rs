@@ -7,6 +7,7 @@ mod kill_redis;
 mod long_absence;
 mod lose_last_message;
 mod pause_redis;
+mod rolling_restart;
 mod storm;
 
 use anyhow::Result;
@@ -42,6 +43,8 @@ pub enum Scenario {
     PauseRedis,
     /// Kills a node with a third of 150 watchers.
     Storm,
+    /// Takes out and restarts every node in turn, behind the load balancer, before 200 subscribers and 30 guests.
+    RollingRestart,
 }
 
 /// What came of a scenario.
@@ -81,6 +84,7 @@ impl Scenario {
             Self::FailoverFork => failover::play(order, failover::Heir::KnowsLess).await,
             Self::PauseRedis => pause_redis::play(order).await,
             Self::Storm => storm::play(order).await,
+            Self::RollingRestart => rolling_restart::play(order).await,
         }
     }
 }

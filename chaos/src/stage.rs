@@ -4,19 +4,21 @@
 //! with the log and everyone's document. The log is read straight from Redis, so that no node can tell it
 //! prettier than it is.
 
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mille_tests::{Builder, Client, Cluster, Project, Replica, Revision, eventually, patience};
+use mille_tests::{Builder, Client, Cluster, LoadBalancer, Project, Replica, Revision, eventually, patience};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::history::{History, Logged, Recorder, whole_at_ms};
+use crate::guests::Guest;
+use crate::history::{Entry, Event, History, Logged, Recorder, whole_at_ms};
 use crate::nemesis::{Blow, strike};
-use crate::watchers::{Seat, Watcher, listen};
+use crate::watchers::{Memory, Seat, Watcher, listen};
 use crate::workload::{Manner, PLAN_NODES_MAX, Writer};
 
 /// Seconds until everyone must agree, once the last edit is answered.
@@ -54,21 +56,28 @@ pub struct Cast {
     pub listeners: usize,
     /// The node they are at.
     pub listeners_at: usize,
+    /// People who keep their place, each on a socket of their own, and move when they must.
+    pub followers: usize,
+    /// People who are just there.
+    pub guests: usize,
+    /// Whether all but the listeners come through the shipped load balancer, instead of choosing a node.
+    pub is_balanced: bool,
 }
 
-impl Default for Cast {
+impl Cast {
     /// Six who make about 30 edits a second, and six who watch.
-    fn default() -> Self {
-        Self {
-            writers: 6,
-            writers_at: &[],
-            pace: Duration::from_millis(200),
-            manner: Manner::Wild,
-            watchers: 6,
-            listeners: 0,
-            listeners_at: 0,
-        }
-    }
+    pub const USUAL: Self = Self {
+        writers: 6,
+        writers_at: &[],
+        pace: Duration::from_millis(200),
+        manner: Manner::Wild,
+        watchers: 6,
+        listeners: 0,
+        listeners_at: 0,
+        followers: 0,
+        guests: 0,
+        is_balanced: false,
+    };
 }
 
 /// A running scenario.
@@ -89,6 +98,10 @@ pub struct Stage {
     away: watch::Sender<bool>,
     watchers: Vec<JoinHandle<Result<Option<Value>>>>,
     writers: Vec<JoinHandle<()>>,
+    guests: Vec<JoinHandle<Result<()>>>,
+    complete: watch::Sender<bool>,
+    over: watch::Sender<bool>,
+    balancer: Option<LoadBalancer>,
     began: Instant,
 }
 
@@ -102,10 +115,15 @@ impl Stage {
         let cluster = cluster.quiet().start().await.context("the cluster does not start")?;
         let owner = cluster.user(0, "owner");
         let project = owner.create_project("chaos").await?;
-        let watchers = cast.watchers + usize::from(cast.listeners > 0);
-        for person in (0..cast.writers).map(writer_name).chain((0..watchers).map(watcher_name)) {
+        let watchers = cast.watchers + cast.followers + usize::from(cast.listeners > 0);
+        let people = (0..cast.writers).map(writer_name).chain((0..watchers).map(watcher_name));
+        for person in people.chain((0..cast.guests).map(guest_name)) {
             owner.share(&project, &person, "EDITOR").await?;
         }
+        let balancer = match cast.is_balanced {
+            true => Some(LoadBalancer::of(&cluster).await?),
+            false => None,
+        };
         let mut stage = Self {
             cluster,
             recorder: Recorder::begin(),
@@ -118,10 +136,15 @@ impl Stage {
             away: watch::Sender::new(false),
             watchers: Vec::new(),
             writers: Vec::new(),
+            guests: Vec::new(),
+            complete: watch::Sender::new(false),
+            over: watch::Sender::new(false),
+            balancer,
             began: Instant::now(),
         };
         stage.take_seats().await?;
         stage.all_watch().await?;
+        stage.let_guests_in().await?;
         Ok(stage)
     }
 
@@ -131,6 +154,12 @@ impl Stage {
         self.writers = (0..self.cast.writers)
             .map(|index| spawn_local(self.writer(index).work(self.cast.pace, self.stop.subscribe())))
             .collect();
+    }
+
+    /// How long people have edited.
+    #[must_use]
+    pub fn worked(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Waits until people have edited for so long.
@@ -153,7 +182,7 @@ impl Stage {
     /// Someone who edits only when asked, at the node `first`.
     #[must_use]
     pub fn writer_at(&self, first: usize) -> Writer {
-        let name = format!("guest-{first}");
+        let name = format!("late-writer-{first}");
         let nodes = vec![self.cluster.user(first, "owner")];
         Writer::new(&name, nodes, self.project, self.recorder.clone(), self.order.seed, usize::MAX, Manner::Gentle)
     }
@@ -168,13 +197,14 @@ impl Stage {
     pub fn watchers_at(&self, node: usize) -> Vec<usize> {
         let watchers = (0..self.cast.watchers).filter(|index| index % self.order.nodes == node);
         let listeners = if self.cast.listeners_at == node { self.cast.listeners } else { 0 };
-        watchers.chain(self.cast.watchers..self.cast.watchers + listeners).collect()
+        let first = self.cast.watchers + self.cast.followers;
+        watchers.chain(first..first + listeners).collect()
     }
 
-    /// Everyone who watches or listens.
+    /// Everyone who watches, follows or listens.
     #[must_use]
     pub fn everyone(&self) -> Vec<usize> {
-        (0..self.cast.watchers + self.cast.listeners).collect()
+        (0..self.cast.watchers + self.cast.followers + self.cast.listeners).collect()
     }
 
     /// Breaks something or puts it in order, and brings the time when that was done.
@@ -218,6 +248,10 @@ impl Stage {
     /// When the log can't be read. Who does not agree with the others is the checkers' finding.
     pub async fn close(mut self, is_trimmed: bool) -> Result<History> {
         self.rest().await?;
+        self.over.send_replace(true);
+        for guest in std::mem::take(&mut self.guests) {
+            guest.await.context("a guest died")??;
+        }
         let (end, mut documents) = self.settle().await?;
         self.end.send_replace(Some(end));
         let deadline = Instant::now() + patience(SETTLED_SECONDS);
@@ -236,7 +270,7 @@ impl Stage {
         }
         // The first entry is the plan's creation, and no change.
         log.retain(|logged| !logged.revision.ends_with("-0"));
-        let watchers = self.cast.watchers + self.cast.listeners;
+        let watchers = self.everyone().len();
         let entries = self.recorder.entries();
         Ok(History { entries, watchers, log, is_trimmed, end: end.to_string(), documents })
     }
@@ -244,7 +278,7 @@ impl Stage {
     fn writer(&self, index: usize) -> Writer {
         let all: Vec<usize> = (0..self.order.nodes).collect();
         let places = if self.cast.writers_at.is_empty() { &all } else { self.cast.writers_at };
-        let nodes = in_turn(&self.cluster, &writer_name(index), places, index);
+        let nodes = self.in_turn(&writer_name(index), places, index);
         let seed = self.order.seed.wrapping_add(index as u64);
         let own_max = PLAN_NODES_MAX / self.cast.writers;
         Writer::new(&writer_name(index), nodes, self.project, self.recorder.clone(), seed, own_max, self.cast.manner)
@@ -255,21 +289,61 @@ impl Stage {
             |index| Seat { index, project: self.project, recorder: self.recorder.clone(), end: self.end.subscribe() };
         let all: Vec<usize> = (0..self.order.nodes).collect();
         let never = watch::Sender::new(false);
-        for index in 0..self.cast.watchers {
+        let first_listener = self.cast.watchers + self.cast.followers;
+        for index in 0..first_listener {
             let is_last = index + 1 == self.cast.watchers;
             let away = if is_last { self.away.subscribe() } else { never.subscribe() };
-            let nodes = in_turn(&self.cluster, &watcher_name(index), &all, 0);
-            self.watchers.push(spawn_local(Watcher::new(seat(index), nodes, away).watch()));
+            let nodes = self.in_turn(&watcher_name(index), &all, 0);
+            let memory = match index < self.cast.watchers {
+                true => Memory::Document(Box::default()),
+                false => Memory::Place(None),
+            };
+            self.watchers.push(spawn_local(Watcher::new(seat(index), nodes, away, memory).watch()));
         }
-        let crowd = self.cluster.user(self.cast.listeners_at, &watcher_name(self.cast.watchers));
+        let crowd = self.cluster.user(self.cast.listeners_at, &watcher_name(first_listener));
         for first in (0..self.cast.listeners).step_by(LISTENERS_PER_SOCKET) {
             let socket = Rc::new(crowd.socket().await?);
             for index in first..self.cast.listeners.min(first + LISTENERS_PER_SOCKET) {
-                let (seat, socket) = (seat(self.cast.watchers + index), Rc::clone(&socket));
+                let (seat, socket) = (seat(first_listener + index), Rc::clone(&socket));
                 self.watchers.push(spawn_local(async move { listen(seat, &socket).await }));
             }
         }
         Ok(())
+    }
+
+    /// Waits until every guest knows of every guest, and holds them to it from then on.
+    async fn let_guests_in(&mut self) -> Result<()> {
+        let guests = self.cast.guests;
+        for index in 0..guests {
+            let guest = Guest {
+                index,
+                client: self.in_turn(&guest_name(index), &[index % self.order.nodes], 0).remove(0),
+                project: self.project,
+                recorder: self.recorder.clone(),
+                complete: self.complete.subscribe(),
+                stop: self.over.subscribe(),
+                online: BTreeSet::new(),
+                resume_token: None,
+            };
+            self.guests.push(spawn_local(guest.stay()));
+        }
+        eventually(patience(SETTLED_SECONDS), async || {
+            let know_all = self.recorder.read(|entries| guests_who_know(entries, guests));
+            ensure!(know_all == guests, "{know_all} of {guests} guests know of all");
+            Ok(())
+        })
+        .await?;
+        self.complete.send_replace(true);
+        Ok(())
+    }
+
+    /// One person at the load balancer; or at several nodes, beginning with the one at `first` of `places`.
+    fn in_turn(&self, person: &str, places: &[usize], first: usize) -> Vec<Client> {
+        let at = |step: usize| self.cluster.user(places[(first + step) % places.len()], person);
+        match &self.balancer {
+            Some(balancer) => vec![at(0).at(&balancer.url())],
+            None => (0..places.len()).map(at).collect(),
+        }
     }
 
     /// Waits until everyone has their first event, so that all of them see the whole story.
@@ -309,14 +383,24 @@ impl Stage {
     }
 }
 
-/// One person at several nodes, beginning with the one at `first` of `places`.
-fn in_turn(cluster: &Cluster, person: &str, places: &[usize], first: usize) -> Vec<Client> {
-    (0..places.len()).map(|step| cluster.user(places[(first + step) % places.len()], person)).collect()
+/// Guests who last were told of so many people.
+fn guests_who_know(entries: &[Entry], people: usize) -> usize {
+    let mut known = HashMap::new();
+    for entry in entries {
+        if let Event::Met { guest, people } = entry.event {
+            known.insert(guest, people);
+        }
+    }
+    known.values().filter(|known| **known == people).count()
 }
 
 /// The name of a writer.
 pub(crate) fn writer_name(index: usize) -> String {
     format!("writer-{index}")
+}
+
+fn guest_name(index: usize) -> String {
+    format!("guest-{index}")
 }
 
 /// The name of a watcher.

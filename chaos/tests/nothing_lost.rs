@@ -112,3 +112,11 @@ async fn a_paused_redis_makes_nobody_wait_and_nothing_happen_twice() -> Result<(
     ensure!(in_vain > 0 && repeated > 0, "nothing was repeated: this run shows little");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_is_one_announced_close_per_node_and_nothing_else() -> Result<()> {
+    let report = play(Scenario::RollingRestart, 8).await?;
+    let moves = report.history.measured("moves of 230 people").context("not measured")?;
+    ensure!(moves >= 200, "only {moves} of 230 people had to move in three restarts: this run shows little");
+    Ok(())
+}

@@ -215,9 +215,12 @@ impl Cluster {
         }
     }
 
-    /// Says with the next renewal that this node is being taken out.
-    pub fn start_drain(&self) {
+    /// Says at once that this node is being taken out, and if that fails with the next renewal, unless it has to `stop` before.
+    pub async fn start_drain(&self, stop: &CancellationToken) {
         self.inner.draining.store(true, Ordering::Relaxed);
+        if let Some(Err(error)) = stop.run_until_cancelled(self.renew()).await {
+            tracing::info!(%error, "the others hear with the next renewal that this node leaves");
+        }
     }
 
     /// Whether this node is being taken out.

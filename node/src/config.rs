@@ -4,6 +4,7 @@
 //! [`mille_shared::limits`] or here, with its unit in the name.
 
 mod bounds;
+mod leaving;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
+use crate::drain::DrainSettings;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
 use crate::gateway::origins::AllowedOrigins;
 use crate::gateway::tls::TlsFiles;
@@ -24,6 +26,7 @@ use crate::pressure::settings::PressureArguments;
 use crate::project::PlanSettings;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat};
 pub use bounds::{LimitArguments, Limits};
+pub use leaving::LeavingArguments;
 
 /// One node of a Mille cluster.
 #[derive(Debug, Parser)]
@@ -136,9 +139,9 @@ pub struct Arguments {
     /// From where on the node gives something up.
     #[command(flatten)]
     pub pressure: PressureArguments,
-    /// How long stopping in order may take.
-    #[arg(long, env = "MILLE_SHUTDOWN_SECONDS", default_value_t = limits::SHUTDOWN_DEADLINE.as_secs())]
-    pub shutdown_seconds: u64,
+    /// How nodes are taken out.
+    #[command(flatten)]
+    pub leaving: LeavingArguments,
     /// How log lines look.
     #[arg(long, env = "MILLE_LOG_FORMAT", value_enum, default_value = "pretty")]
     pub log_format: LogFormat,
@@ -197,8 +200,8 @@ pub struct Config {
     pub revocation_kept: Duration,
     /// From where on the node gives something up.
     pub pressure: Thresholds,
-    /// How long stopping in order may take.
-    pub shutdown: Duration,
+    /// How the node is taken out.
+    pub drain: DrainSettings,
     /// Whether this is for development.
     pub dev: bool,
 }
@@ -326,7 +329,7 @@ impl Config {
             sweep: Duration::from_secs(arguments.sweep_seconds),
             revocation_kept: Duration::from_secs(arguments.revocation_seconds),
             pressure,
-            shutdown: Duration::from_secs(arguments.shutdown_seconds),
+            drain: arguments.leaving.settings()?,
             dev: arguments.dev,
         })
     }
@@ -447,6 +450,8 @@ mod tests {
         assert!(origin.is_some_and(|text| text.contains("MILLE_ALLOWED_ORIGINS") && text.contains("null")));
         let short = ["--dev", "--log-retention-changes", "100"];
         assert!(matches!(config(&short), Err(ConfigError::Contradiction(_))));
+        let hasty = config(&["--dev", "--shutdown-seconds", "14"]).err().map(|error| error.to_string());
+        assert!(hasty.is_some_and(|text| text.contains("MILLE_SHUTDOWN_SECONDS") && text.contains("WINDOW")));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod crypto;
+pub mod drain;
 pub mod gateway;
 pub mod metrics;
 pub mod node;

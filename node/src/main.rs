@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use mille_node::config::Config;
 use mille_node::node::Node;
-use mille_node::{shutdown, telemetry};
+use mille_node::shutdown::{Asked, Signals};
+use mille_node::telemetry;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,7 +33,13 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> ExitCode {
-    let deadline = config.shutdown;
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("mille-node: signals can't be listened to: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let node = match Node::start(config).await {
         Ok(node) => node,
         Err(error) => {
@@ -44,14 +51,24 @@ async fn run(config: Config) -> ExitCode {
     if let Some(welcome) = node.welcome() {
         eprintln!("{welcome}");
     }
-    tokio::select! {
-        signal = shutdown::signal() => match signal {
-            Ok(signal) => tracing::info!(signal, "stopping"),
-            Err(error) => tracing::error!(%error, "signals can't be listened to; stopping"),
-        },
-        () = node.drained() => tracing::info!("drained; stopping"),
+    let drain = node.drain().clone();
+    let asked = tokio::select! {
+        asked = signals.next() => asked,
+        () = node.asked_to_drain() => Asked::Drain,
+    };
+    if asked == Asked::Hurry {
+        drain.hurry();
     }
-    if node.stop(deadline).await {
+    let hurry_when_asked_again = async {
+        signals.next().await;
+        drain.hurry();
+        std::future::pending().await
+    };
+    let ended = tokio::select! {
+        ended = node.stop() => ended,
+        never = hurry_when_asked_again => never,
+    };
+    if ended {
         tracing::info!("stopped");
         ExitCode::SUCCESS
     } else {

@@ -132,6 +132,10 @@ pub struct Metrics {
     pub tls_handshakes_failed: Counter,
     /// Looks at a changed certificate that could not be used. Worry: the present one will expire.
     pub tls_certificates_refused: Counter,
+    /// How far the node is out: 0 in, 1 not ready, 2 sockets are closed, 3 the rest ends.
+    pub drain_phase: Gauge,
+    /// Sockets and event streams sent to look for another node since they had grown old.
+    pub connections_rotated: Counter,
     redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -275,6 +279,14 @@ impl Metrics {
                 declare.labelled("shed_total", ("what", what.as_str()), help)
             }),
             limits: LimitMetrics::declare(&declare),
+            drain_phase: declare.gauge(
+                "drain_phase",
+                "How far the node is taken out: 0 not at all, 1 not ready, 2 sockets are closed, 3 the rest ends. Worry when it stays above 0.",
+            ),
+            connections_rotated: declare.counter(
+                "connections_rotated_total",
+                "Sockets and event streams sent to look for another node since they had grown old.",
+            ),
             tls_handshakes_failed: declare.counter(
                 "tls_handshakes_failed_total",
                 "TLS handshakes that failed. Worry when it nears the rate of connections: a certificate clients do not take?",

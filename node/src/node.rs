@@ -17,10 +17,11 @@ use crate::backend::{self, Backend};
 use crate::bridge::Bridge;
 use crate::cluster::{Cluster, Load};
 use crate::config::Config;
+use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, KeyError, Revoker, RevokerSettings};
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
-use crate::gateway::router::{self, Doors};
+use crate::gateway::router::{self, Doors, DrainDoor};
 use crate::gateway::shedding::Shedding;
 use crate::gateway::strangers::Strangers;
 use crate::gateway::tls::{Tls, TlsError};
@@ -42,7 +43,7 @@ pub struct Node {
     welcome: Option<String>,
     cluster: Cluster,
     shutdown: Shutdown,
-    drained: CancellationToken,
+    drain_asked: CancellationToken,
 }
 
 /// Why a node can't start.
@@ -98,13 +99,14 @@ impl Node {
     /// [`StartError`]; nothing is left running that matters.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         crate::crypto::backend();
-        let shutdown = Shutdown::default();
+        let metrics = Arc::new(Metrics::new());
+        let drain = Drain::new(config.drain, metrics.drain_phase.clone(), metrics.connections_rotated.clone());
+        let shutdown = Shutdown::of(drain.clone());
         let id = NodeId::of(&config.node_name, &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let client_listener = bind(config.listen).await?;
         let admin_listener = bind(config.admin_listen).await?;
         let (listen, admin_listen) = (address_of(&client_listener)?, address_of(&admin_listener)?);
 
-        let metrics = Arc::new(Metrics::new());
         let tls = config.tls.clone().map(|files| Tls::read(files, Arc::clone(&metrics))).transpose()?;
         let authenticator = Authenticator::new(&config.auth).await?;
         authenticator.start_refresh(&shutdown.tasks, shutdown.stop.clone());
@@ -163,7 +165,7 @@ impl Node {
             authenticator: authenticator.clone(),
             shedding: shedding.clone(),
             limits: config.limits.transport.clone(),
-            drain: shutdown.drain.clone(),
+            drain: drain.clone(),
             tasks: shutdown.sockets.clone(),
             observer: Arc::clone(&metrics) as _,
             quotas: quotas.clone(),
@@ -177,24 +179,21 @@ impl Node {
                 projects: projects.clone(),
                 shedding,
                 metrics: Arc::clone(&metrics),
-                drain: shutdown.drain.clone(),
+                drain: drain.clone(),
                 tasks: shutdown.sockets.clone(),
                 quotas: quotas.clone(),
             }),
             allowed_origins: config.allowed_origins.clone(),
             dev: config.dev,
         });
-        let drained = CancellationToken::new();
+        let drain_asked = CancellationToken::new();
         let admin = router::admin(
             readiness,
             {
                 let metrics = Arc::clone(&metrics);
                 move || metrics.render()
             },
-            {
-                let drained = drained.clone();
-                move || drained.cancel()
-            },
+            DrainDoor { drain: drain.clone(), asked: drain_asked.clone(), sockets: shutdown.sockets.clone() },
         );
 
         let welcome = match &config.dev_secret {
@@ -206,7 +205,8 @@ impl Node {
         let Shutdown { stop, tasks, .. } = &shutdown;
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
         let strangers = Strangers::new(config.limits.unauthenticated_connections_max, Arc::clone(&metrics));
-        let client_settings = ListenerSettings { strangers: Some(strangers), tls: tls.clone(), ..settings.clone() };
+        let client_settings =
+            ListenerSettings { strangers: Some(strangers), tls: tls.clone(), drain, ..settings.clone() };
         // The doors stay open while sockets are told to leave, so that the probes can say "draining".
         tasks.spawn(listener::serve(client_listener, doors, client_settings, tasks.clone(), stop.clone()));
         tasks.spawn(listener::serve(admin_listener, admin, settings, tasks.clone(), stop.clone()));
@@ -230,7 +230,7 @@ impl Node {
         });
         let store = if config.redis_url.is_some() { "redis" } else { "embedded" };
         tracing::info!(node.id = %id, %listen, %admin_listen, store, "serving");
-        Ok(Self { id, listen, admin_listen, welcome, cluster, shutdown, drained })
+        Ok(Self { id, listen, admin_listen, welcome, cluster, shutdown, drain_asked })
     }
 
     /// This life of the node.
@@ -257,15 +257,22 @@ impl Node {
         self.welcome.as_deref()
     }
 
-    /// Waits until an operator asks for the drain.
-    pub async fn drained(&self) {
-        self.drained.cancelled().await;
+    /// Waits until an operator asks for the drain at the admin listener.
+    pub async fn asked_to_drain(&self) {
+        self.drain_asked.cancelled().await;
     }
 
-    /// Leaves in order. `false`: something did not end within `deadline`.
-    pub async fn stop(self, deadline: Duration) -> bool {
-        self.cluster.start_drain();
-        self.shutdown.leave(deadline, self.cluster.leave()).await
+    /// Where the node stands between in and out.
+    #[must_use]
+    pub fn drain(&self) -> &Drain {
+        &self.shutdown.drain
+    }
+
+    /// Leaves in order. `false`: something did not end within the deadline.
+    pub async fn stop(self) -> bool {
+        let (left, ()) =
+            tokio::join!(self.shutdown.leave(self.cluster.leave()), self.cluster.start_drain(&self.shutdown.stop));
+        left
     }
 }
 
@@ -323,7 +330,7 @@ fn readiness(
         let (lease, delivery, store) = (cluster.renewed_age(), bridge.delivery_age(), leases.health());
         let grace = READY_GRACE + limits::HEARTBEAT_INTERVAL;
         vec![
-            Check::needed("serving", !drain.is_cancelled(), "false while the node is being taken out"),
+            Check::needed("serving", drain.phase() == Phase::Serving, drain.phase().as_str()),
             Check::needed("lease", lease < grace, format!("renewed {} ms ago", lease.as_millis())),
             Check::needed("delivery", delivery < grace, format!("proved {} ms ago", delivery.as_millis())),
             Check::needed("pressure", pressure.level() < Level::RefuseConnections, pressure.to_string()),

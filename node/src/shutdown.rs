@@ -1,8 +1,9 @@
 //! The order of leaving.
 //!
-//! 1. Not ready: load balancers send nobody new.
-//! 2. Sockets are told to come back elsewhere, and close.
-//! 3. Projects answer the edits that are under way, and stop; the listeners close.
+//! 1. Not ready: load balancers send nobody new, and get the time to notice.
+//! 2. Sockets are told to come back elsewhere, and close, spread over a window.
+//! 3. Projects answer the edits that are under way, tell the other nodes to keep their people's places, and stop; the
+//!    listeners close.
 //! 4. The lease is given back: nobody may think us gone while we still say goodbye.
 //! 5. The connections to the store close, which everything before may still have needed.
 //!
@@ -10,14 +11,17 @@
 
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::drain::{Drain, Phase};
+
 /// The steps of leaving, as tokens that each part of a node watches its own of.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Shutdown {
-    /// Cancelled first: sockets close, no new ones come.
-    pub drain: CancellationToken,
+    /// Tells who is to go when.
+    pub drain: Drain,
     /// Cancelled when the sockets are closed: projects, bridge and listeners stop.
     pub stop: CancellationToken,
     /// Cancelled last: the connections to the store close.
@@ -30,17 +34,29 @@ pub struct Shutdown {
     pub connections: TaskTracker,
 }
 
+/// How long a socket may take to go once it was told. Longer than its own patience with operations and with the peer.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(6);
+
 impl Shutdown {
+    /// For a node that leaves as `drain` says.
+    #[must_use]
+    pub fn of(drain: Drain) -> Self {
+        Self { drain, ..Self::default() }
+    }
+
     /// Leaves in order; `farewell` comes when nothing of the node's is left but its connections to the store. `false`:
     /// something did not end in time.
-    pub async fn leave(&self, deadline: Duration, farewell: impl Future<Output = ()>) -> bool {
-        self.drain.cancel();
-        self.sockets.close();
+    pub async fn leave(&self, farewell: impl Future<Output = ()>) -> bool {
+        let settings = self.drain.settings();
         let steps = async {
-            // Half of the time for sockets at most, so that edits under way keep theirs.
-            if tokio::time::timeout(deadline / 2, self.sockets.wait()).await.is_err() {
+            self.drain.enter(Phase::Unready);
+            self.drain.noticed().await;
+            self.drain.enter(Phase::Closing);
+            self.sockets.close();
+            if tokio::time::timeout(settings.window + SOCKET_PATIENCE, self.sockets.wait()).await.is_err() {
                 tracing::warn!(sockets = self.sockets.len(), "sockets did not close in time");
             }
+            self.drain.enter(Phase::Stopping);
             self.stop.cancel();
             self.tasks.close();
             self.tasks.wait().await;
@@ -49,19 +65,39 @@ impl Shutdown {
             self.connections.close();
             self.connections.wait().await;
         };
-        tokio::time::timeout(deadline, steps).await.is_ok()
+        tokio::time::timeout(settings.deadline, steps).await.is_ok()
     }
 }
 
-/// Waits for the signal to stop: SIGTERM from an operator, SIGINT from a keyboard.
-///
-/// # Errors
-/// If the signals can't be listened to.
-pub async fn signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
-    })
+/// The signals to stop.
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// SIGTERM, from who starts and stops services: with all the time that leaving takes.
+    Drain,
+    /// SIGINT, from a keyboard: in order, but without waiting for load balancers and windows.
+    Hurry,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one. Cancel-safe.
+    pub async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.term.recv() => Asked::Drain,
+            _ = self.int.recv() => Asked::Hurry,
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `mille down`: stops a local cluster in order.
 //!
-//! First the load balancer, so that nobody new comes; then the nodes, which send their clients away; Redis
-//! last, when all that was accepted has reached it. Only processes that still are what the state file says
+//! First the load balancer, so that nobody new comes; then the nodes, which send their clients away, all at once since
+//! there is no other node to go to; Redis last, when all that was accepted has reached it. Only processes that still are what the state file says
 //! get a signal.
 
 use std::path::{Path, PathBuf};
@@ -59,7 +59,8 @@ pub(crate) async fn run(args: DownArgs, output: &Output) -> Result<ExitCode> {
 pub(crate) async fn stop(state: &State, dir: &Path) -> Result<Vec<(String, Departure)>> {
     let mut departures = Vec::new();
     for step in state.stop_order() {
-        departures.extend(stop_all(&step, PATIENCE).await);
+        // SIGINT: of these three only a node knows SIGTERM as something that takes longer.
+        departures.extend(stop_all(&step, "INT", PATIENCE).await);
     }
     State::remove(dir)?;
     Ok(departures)

@@ -84,12 +84,12 @@ impl Departure {
     }
 }
 
-/// Asks all of `processes` to end, waits until they did, and kills those that have not after `patience`.
-pub(crate) async fn stop_all(processes: &[Identity], patience: Duration) -> Vec<(String, Departure)> {
+/// Asks all of `processes` to end with `signal`, waits until they did, and kills those that have not after `patience`.
+pub(crate) async fn stop_all(processes: &[Identity], signal: &str, patience: Duration) -> Vec<(String, Departure)> {
     let mut departures = Vec::with_capacity(processes.len());
     for process in processes {
         departures.push(if process.is_alive() { Departure::Stopped } else { Departure::Gone });
-        process.signal("TERM").await;
+        process.signal(signal).await;
     }
     wait_for_end(processes, patience).await;
     for (process, departure) in processes.iter().zip(&mut departures) {
@@ -205,7 +205,7 @@ mod tests {
         let mut running = sleeper(dir.path());
         let identity = Identity::new("sleeper", running.pid, "sleep", &["61.5"]);
         until_it_runs(&identity).await;
-        let report = stop_all(std::slice::from_ref(&identity), Duration::from_secs(5)).await;
+        let report = stop_all(std::slice::from_ref(&identity), "TERM", Duration::from_secs(5)).await;
         assert_eq!(report, [("sleeper".to_owned(), Departure::Stopped)]);
         assert!(ended(&mut running).await.contains("15"), "SIGTERM ended it");
     }
@@ -222,7 +222,7 @@ mod tests {
             sleep(LOOK_EVERY).await;
         }
         let identity = Identity::new("deaf", running.pid, "sh", &["trap"]);
-        let report = stop_all(&[identity], Duration::from_millis(200)).await;
+        let report = stop_all(&[identity], "TERM", Duration::from_millis(200)).await;
         assert_eq!(report, [("deaf".to_owned(), Departure::Killed)]);
     }
 
@@ -232,7 +232,7 @@ mod tests {
         let mut running = sleeper(dir.path());
         until_it_runs(&Identity::new("sleeper", running.pid, "sleep", &["61.5"])).await;
         let stranger = Identity::new("node1", running.pid, "mille-node", &["127.0.0.1:4001"]);
-        let report = stop_all(&[stranger], Duration::from_secs(1)).await;
+        let report = stop_all(&[stranger], "TERM", Duration::from_secs(1)).await;
         assert_eq!(report, [("node1".to_owned(), Departure::Gone)]);
         assert_eq!(running.ended(), None, "it still runs");
         running.child.kill().await.expect("our own child");

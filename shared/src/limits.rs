@@ -216,8 +216,12 @@ pub const MAILBOX_COMMANDS_MAX: usize = 1_024;
 pub const FEED_MESSAGES_MAX: usize = 8_192;
 /// How long one Redis command may take. Then `UNAVAILABLE`.
 pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node that is taken out says so before it closes the first socket: load balancers ask every second or two.
+pub const DRAIN_NOTICE: Duration = Duration::from_secs(5);
+/// The sockets of a node that is taken out are closed one by one over this time. As long as their places are kept.
+pub const DRAIN_WINDOW: Duration = Duration::from_secs(10);
 /// How long a node may take to stop in order. Then it ends anyway.
-pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(
     NODE_LEASE.as_millis() >= 3 * HEARTBEAT_INTERVAL.as_millis(),

@@ -189,6 +189,9 @@ impl Builder {
             ("MILLE_NODE_NAME".to_owned(), name.clone()),
             ("JWT_SECRET".to_owned(), SECRET.to_owned()),
             ("RUST_LOG".to_owned(), "info".to_owned()),
+            // Nobody stands before these nodes who would have to notice that they leave.
+            ("MILLE_DRAIN_NOTICE_SECONDS".to_owned(), "0".to_owned()),
+            ("MILLE_DRAIN_WINDOW_SECONDS".to_owned(), "0".to_owned()),
         ];
         environment.extend(redis_port.map(|port| ("REDIS_URL".to_owned(), format!("redis://127.0.0.1:{port}"))));
         environment.retain(|(name, _)| !self.left_out.contains(name));
@@ -246,6 +249,15 @@ impl Cluster {
     #[must_use]
     pub fn port(&self, node: usize) -> u16 {
         self.nodes[node].port
+    }
+
+    /// The port of a node for operators.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[must_use]
+    pub fn admin_port(&self, node: usize) -> u16 {
+        self.nodes[node].admin_port
     }
 
     /// Sends a signal to a node by its name, such as `HUP`.
@@ -350,6 +362,16 @@ impl Cluster {
         let node = &mut self.nodes[node];
         let mut process = node.process.take().with_context(|| format!("{} does not run", node.name))?;
         process.stop(patience).await
+    }
+
+    /// Waits until a node ends by itself.
+    ///
+    /// # Errors
+    /// When it doesn't run, or goes on for `patience`.
+    pub async fn exit(&mut self, node: usize, patience: Duration) -> Result<Exit> {
+        let node = &mut self.nodes[node];
+        let mut process = node.process.take().with_context(|| format!("{} does not run", node.name))?;
+        process.exit(patience).await
     }
 
     /// Starts a node again on its old ports; kills it before, if it runs.

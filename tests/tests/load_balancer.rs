@@ -1,76 +1,28 @@
 //! The promise: the shipped load balancer passes on what a node should see and nothing that looks like its own word, and
 //! slows down a machine that runs wild. Behind it stands a server that repeats what it was asked.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use mille_tests::{Client, Process, eventually, free_port, soon, within};
-use tempfile::TempDir;
+use mille_tests::{LoadBalancer, soon, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-const SHIPPED: &str = include_str!("../../ops/haproxy.cfg");
-
-/// The shipped load balancer before one server.
-struct LoadBalancer {
-    _process: Process,
-    port: u16,
-    _home: TempDir,
+/// The shipped load balancer before one server; `adapt` changes what stands in the file.
+async fn before(server: u16, adapt: impl Fn(String) -> String) -> Result<LoadBalancer> {
+    LoadBalancer::before(&format!("    server one 127.0.0.1:{server}"), adapt).await
 }
 
-impl LoadBalancer {
-    /// `adapt` changes what stands in the file.
-    async fn start(server: u16, adapt: impl Fn(String) -> String) -> Result<Self> {
-        let (home, port) = (tempfile::tempdir()?, free_port()?);
-        let text = replace_block(SHIPPED, "resolvers", "");
-        let text = replace_block(&text, "bind", &format!("    bind 127.0.0.1:{port}"));
-        let text = replace_block(&text, "servers", &format!("    server one 127.0.0.1:{server}"));
-        let file = home.path().join("haproxy.cfg");
-        std::fs::write(&file, adapt(text))?;
-        let mut command = Command::new(haproxy()?);
-        command.arg("-f").arg(&file);
-        let mut process = Process::start("haproxy", &mut command, &home.path().join("log"))?;
-        let client = Client::new(&format!("http://127.0.0.1:{port}"));
-        eventually(soon(), async || {
-            process.must_live()?;
-            let answer = client.get("/").await?;
-            ensure!(answer.status == 200, "HTTP {}", answer.status);
-            Ok(())
-        })
-        .await?;
-        Ok(Self { _process: process, port, _home: home })
-    }
-
-    /// Sends bytes and brings all that is answered until the end.
-    async fn ask(&self, request: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        stream.write_all(request.as_bytes()).await?;
-        // Nothing more will be asked: so the connection ends with the answer.
-        stream.shutdown().await?;
-        let mut answer = Vec::new();
-        // A reset is an end as well.
-        let _ = within(soon(), "an answer", stream.read_to_end(&mut answer)).await?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
-    }
-}
-
-fn haproxy() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join("haproxy")).find(|file| file.is_file()).context("haproxy is not installed")
-}
-
-/// Replaces what stands between a `>>>` and its `<<<`, wherever it does.
-fn replace_block(text: &str, name: &str, replacement: &str) -> String {
-    let (begin, end) = (format!("# >>> {name}\n"), format!("# <<< {name}\n"));
-    let mut parts = text.split(&begin);
-    let mut replaced = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let after = part.split_once(&end).map_or(part, |(_, after)| after);
-        replaced.push_str(&format!("\n{replacement}\n{after}"));
-    }
-    replaced
+/// Sends bytes and brings all that is answered until the end.
+async fn ask(balancer: &LoadBalancer, request: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", balancer.port())).await?;
+    stream.write_all(request.as_bytes()).await?;
+    // Nothing more will be asked: so the connection ends with the answer.
+    stream.shutdown().await?;
+    let mut answer = Vec::new();
+    // A reset is an end as well.
+    let _ = within(soon(), "an answer", stream.read_to_end(&mut answer)).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Answers every request with its own head. Brings the port.
@@ -92,7 +44,7 @@ async fn echo() -> Result<u16> {
 
 #[tokio::test]
 async fn the_file_is_valid_as_it_is_shipped() -> Result<()> {
-    let output = Command::new(haproxy()?)
+    let output = Command::new(LoadBalancer::binary()?)
         .args(["-c", "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/haproxy.cfg")])
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -101,9 +53,9 @@ async fn the_file_is_valid_as_it_is_shipped() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_told_by_us_what_only_we_know() -> Result<()> {
-    let balancer = LoadBalancer::start(echo().await?, |text| text).await?;
-    let said = balancer
-        .ask(
+    let balancer = before(echo().await?, |text| text).await?;
+    let said = ask(
+        &balancer,
             "GET /graphql?token=t HTTP/1.1\r\nhost: here\r\nx-forwarded-for: 6.6.6.6\r\nx-forwarded-proto: https\r\n\
              forwarded: for=6.6.6.6\r\nx-real-ip: 6.6.6.6\r\nproxy: http://evil.example\r\nproxy-connection: keep-alive\r\n\
              keep-alive: timeout=9\r\nte: trailers\r\ntrailer: x\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\
@@ -139,20 +91,20 @@ async fn a_node_is_told_by_us_what_only_we_know() -> Result<()> {
     for header in ["x-content-type-options: nosniff", "referrer-policy: no-referrer", "cache-control: no-store"] {
         ensure!(said.contains(header), "an answer lacks {header}");
     }
-    let socket = balancer
-        .ask(
-            "GET /graphql/ws HTTP/1.1\r\nhost: here\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+    let socket = ask(
+        &balancer,
+        "GET /graphql/ws HTTP/1.1\r\nhost: here\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
               sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )
-        .await?
-        .to_lowercase();
+    )
+    .await?
+    .to_lowercase();
     ensure!(socket.contains("upgrade: websocket"), "a WebSocket is passed on: {socket}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_client_asks_is_refused_here() -> Result<()> {
-    let balancer = LoadBalancer::start(echo().await?, |text| text).await?;
+    let balancer = before(echo().await?, |text| text).await?;
     let many: String = (0..100).map(|index| format!("x-{index}: y\r\n")).collect();
     for (what, request, status) in [
         ("a method", "TRACE / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n".to_owned(), "405"),
@@ -165,7 +117,7 @@ async fn what_no_client_asks_is_refused_here() -> Result<()> {
         ("many headers", format!("GET / HTTP/1.1\r\nhost: here\r\n{many}\r\n"), "400"),
         ("a long header", format!("GET / HTTP/1.1\r\nhost: here\r\nx: {}\r\n\r\n", "y".repeat(20_000)), "400"),
     ] {
-        let answer = balancer.ask(&request).await.context(what)?;
+        let answer = ask(&balancer, &request).await.context(what)?;
         ensure!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {answer}");
     }
     Ok(())
@@ -179,11 +131,11 @@ async fn a_machine_that_runs_wild_is_told_to_slow_down() -> Result<()> {
         text.replace("sc0_http_req_rate gt 20000", "sc0_http_req_rate gt 20")
     };
     let port = echo().await?;
-    let balancer = LoadBalancer::start(port, fewer).await?;
+    let balancer = before(port, fewer).await?;
     let request = "GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n";
     let mut answers = Vec::new();
     for _ in 0..30 {
-        answers.push(balancer.ask(request).await?);
+        answers.push(ask(&balancer, request).await?);
     }
     let refused = answers.last().context("an answer")?;
     ensure!(answers[0].starts_with("HTTP/1.1 200 "), "{}", answers[0]);
@@ -192,10 +144,9 @@ async fn a_machine_that_runs_wild_is_told_to_slow_down() -> Result<()> {
         ensure!(refused.to_lowercase().contains(&part.to_lowercase()), "no {part}: {refused}");
     }
 
-    let unbounded =
-        LoadBalancer::start(port, |text| text.replace("gt 20000", "gt 20").replace("gt 5000", "gt 5")).await?;
+    let unbounded = before(port, |text| text.replace("gt 20000", "gt 20").replace("gt 5000", "gt 5")).await?;
     for _ in 0..30 {
-        ensure!(unbounded.ask(request).await?.starts_with("HTTP/1.1 200 "), "this machine is not counted");
+        ensure!(ask(&unbounded, request).await?.starts_with("HTTP/1.1 200 "), "this machine is not counted");
     }
     Ok(())
 }

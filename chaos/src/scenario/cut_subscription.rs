@@ -14,7 +14,6 @@ use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH, STREAMS_HELD};
 use crate::history::whole_at_ms;
 use crate::nemesis::Blow;
 use crate::stage::{Cast, Order, Stage};
-use crate::workload::Manner;
 
 /// How long the subscription is away.
 const CUT_FOR: Duration = Duration::from_secs(3);
@@ -25,10 +24,10 @@ const CAST: Cast = Cast {
     writers: 12,
     writers_at: &[0],
     pace: Duration::from_millis(100),
-    manner: Manner::Wild,
     watchers: 6,
     listeners: 200,
     listeners_at: DEAF,
+    ..Cast::USUAL
 };
 /// Changes per second that must have been reached, fewer on a machine that is said to be slow.
 const CHANGES_PER_SECOND_MIN: f64 = 100.0;

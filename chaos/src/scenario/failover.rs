@@ -35,7 +35,7 @@ pub(super) async fn play(order: Order, heir: Heir) -> Result<Played> {
     let forks = heir == Heir::KnowsLess;
     // In a fork a wild edit may rightly find no place again: what it moves was deleted meanwhile.
     let manner = if forks { Manner::Gentle } else { Manner::Wild };
-    let cast = Cast { writers: 8, pace: Duration::from_millis(100), manner, ..Cast::default() };
+    let cast = Cast { writers: 8, pace: Duration::from_millis(100), manner, ..Cast::USUAL };
     let mut stage = Stage::set(order, Cluster::of(order.nodes).replicated(), cast).await?;
     let first = order.nodes - 1;
     stage.work();

@@ -8,7 +8,7 @@ use crate::nemesis::kill_twice;
 use crate::stage::{Cast, Order, Stage};
 
 pub(super) async fn play(order: Order) -> Result<Played> {
-    let mut stage = Stage::set(order, Cluster::of(order.nodes), Cast::default()).await?;
+    let mut stage = Stage::set(order, Cluster::of(order.nodes), Cast::USUAL).await?;
     stage.work();
     for (at, blow) in kill_twice(order.nodes, order.length, order.seed) {
         stage.reach(at).await;

@@ -23,7 +23,7 @@ const DEAF_FOR: Duration = Duration::from_millis(300);
 const GO_ON_FOR: Duration = Duration::from_secs(5);
 
 pub(super) async fn play(order: Order) -> Result<Played> {
-    let mut stage = Stage::set(order, Cluster::of(order.nodes).persistent().proxied(), Cast::default()).await?;
+    let mut stage = Stage::set(order, Cluster::of(order.nodes).persistent().proxied(), Cast::USUAL).await?;
     stage.work();
     let killed_at = order.length.mul_f64(0.25);
     stage.reach(killed_at.saturating_sub(DEAF_FOR)).await;

@@ -13,18 +13,9 @@ use super::Played;
 use crate::checkers::{ATTEMPTS_ANSWERED, NO_SNAPSHOT, ONE_EPOCH, Promise, STREAMS_HELD};
 use crate::history::Event;
 use crate::stage::{Cast, Order, Stage};
-use crate::workload::Manner;
 
 /// Twelve who edit as fast as they are answered, and three who watch, the last of whom goes offline.
-const CAST: Cast = Cast {
-    writers: 12,
-    writers_at: &[],
-    pace: Duration::from_millis(1),
-    manner: Manner::Wild,
-    watchers: 3,
-    listeners: 0,
-    listeners_at: 0,
-};
+const CAST: Cast = Cast { writers: 12, pace: Duration::from_millis(1), watchers: 3, ..Cast::USUAL };
 /// Seconds within which the changes must have been made.
 const CHANGES_SECONDS: f64 = 120.0;
 

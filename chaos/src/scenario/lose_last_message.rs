@@ -11,7 +11,7 @@ use crate::stage::{Cast, Order, Stage};
 
 pub(super) async fn play(order: Order) -> Result<Played> {
     let cluster = Cluster::of(order.nodes).persistent().proxied();
-    let mut stage = Stage::set(order, cluster, Cast::default()).await?;
+    let mut stage = Stage::set(order, cluster, Cast::USUAL).await?;
     stage.work();
     stage.reach(order.length).await;
     stage.rest().await?;

@@ -20,7 +20,7 @@ const GO_ON_FOR: Duration = Duration::from_secs(4);
 const ANSWER_SECONDS: f64 = 2.0 + 0.5;
 
 pub(super) async fn play(order: Order) -> Result<Played> {
-    let mut stage = Stage::set(order, Cluster::of(order.nodes).persistent(), Cast::default()).await?;
+    let mut stage = Stage::set(order, Cluster::of(order.nodes).persistent(), Cast::USUAL).await?;
     stage.work();
     let paused_at = order.length.mul_f64(0.25);
     stage.reach(paused_at).await;

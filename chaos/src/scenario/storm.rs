@@ -22,7 +22,7 @@ const MISSED_FOR: Duration = Duration::from_millis(200);
 const GO_ON_FOR: Duration = Duration::from_secs(4);
 
 pub(super) async fn play(order: Order) -> Result<Played> {
-    let cast = Cast { writers_at: &[0], watchers: WATCHERS, ..Cast::default() };
+    let cast = Cast { writers_at: &[0], watchers: WATCHERS, ..Cast::USUAL };
     let mut stage = Stage::set(order, Cluster::of(order.nodes), cast).await?;
     let dies = order.nodes - 1;
     let homeless = stage.watchers_at(dies);

@@ -32,6 +32,7 @@ use super::errors::ApiError;
 use super::strangers::{Introduction, Strangers};
 
 use super::tls::Tls;
+use crate::drain::{Drain, Phase};
 
 /// The bounds of a listener, and how it is spoken to.
 #[derive(Clone)]
@@ -47,6 +48,8 @@ pub struct ListenerSettings {
     pub strangers: Option<Arc<Strangers>>,
     /// The certificate of a listener that speaks TLS. Without one it speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Once the node leaves, no connection is kept for a next request.
+    pub drain: Drain,
 }
 
 impl Default for ListenerSettings {
@@ -57,6 +60,7 @@ impl Default for ListenerSettings {
             write_timeout: 2 * limits::STALL_TIMEOUT,
             strangers: None,
             tls: None,
+            drain: Drain::default(),
         }
     }
 }
@@ -174,16 +178,18 @@ async fn serve_http(
     stop: CancellationToken,
 ) {
     let few = settings.connections_max.div_ceil(FEW_PLACES_ARE_ONE_IN);
+    let drain = settings.drain.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         known.introduction.asked();
         request.extensions_mut().insert(known.introduction.clone());
         request.extensions_mut().insert(known.taken.clone());
         request.extensions_mut().insert(axum::extract::ConnectInfo(known.peer));
         let answered = router.clone().oneshot(request.map(Body::new));
-        let (places, introduction) = (Arc::clone(&known.places), known.introduction.clone());
+        let (places, introduction, drain) = (Arc::clone(&known.places), known.introduction.clone(), drain.clone());
         async move {
             let mut response = answered.await?;
-            let is_last = places.available_permits() < few || introduction.has_sent_much();
+            let is_leaving = drain.phase() > Phase::Serving;
+            let is_last = is_leaving || places.available_permits() < few || introduction.has_sent_much();
             if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

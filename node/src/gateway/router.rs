@@ -4,9 +4,9 @@
 //! request: never its query string, since tokens travel there. What happens behind a door is the door's affair.
 
 use std::any::Any;
+use std::time::Duration;
 
 use async_graphql::Executor;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -15,7 +15,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
 use mille_shared::ErrorCode;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::CorsLayer;
 use tower_http::trace::TraceLayer;
@@ -27,6 +31,7 @@ use super::probes::{self, Readiness};
 use super::shedding;
 use super::strangers::Introduction;
 use super::transport::{self, Transport};
+use crate::drain::{Drain, Phase};
 
 /// What the main listener's doors are made of.
 pub struct Doors<E> {
@@ -68,22 +73,51 @@ pub fn doors<E: Executor>(doors: Doors<E>) -> Router {
     with_common_layers(router)
 }
 
+/// What the admin listener's drain is made of.
+#[derive(Clone)]
+pub struct DrainDoor {
+    /// Where the node stands.
+    pub drain: Drain,
+    /// Cancelled when somebody asks for it.
+    pub asked: CancellationToken,
+    /// Sockets and event streams.
+    pub sockets: TaskTracker,
+}
+
+impl DrainDoor {
+    /// Asks for the drain; once more changes nothing.
+    async fn begin(State(door): State<Self>) -> impl IntoResponse {
+        // At once, so that the answer and the next probe agree.
+        door.drain.enter(Phase::Unready);
+        door.asked.cancel();
+        (StatusCode::ACCEPTED, door.show())
+    }
+
+    async fn look(State(door): State<Self>) -> impl IntoResponse {
+        door.show()
+    }
+
+    fn show(&self) -> Json<Value> {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Json(json!({
+            "phase": self.drain.phase().as_str(),
+            "connections": self.sockets.len(),
+            "elapsedMs": ms(self.drain.elapsed()),
+            "deadlineMs": ms(self.drain.settings().deadline),
+        }))
+    }
+}
+
 /// The admin listener: probes, metrics and the drain. For operators, not for the internet.
 pub fn admin(
     readiness: Readiness,
     metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
-    drain: impl Fn() + Clone + Send + Sync + 'static,
+    drain: DrainDoor,
 ) -> Router {
     let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     let router = Router::new()
         .route("/metrics", get(move || async move { (text, metrics()) }))
-        .route(
-            "/admin/drain",
-            post(move || async move {
-                drain();
-                (StatusCode::ACCEPTED, "draining\n")
-            }),
-        )
+        .route("/admin/drain", get(DrainDoor::look).post(DrainDoor::begin).with_state(drain))
         .merge(probes::router(readiness))
         .layer(middleware::from_fn(origins::refuse_pages));
     with_common_layers(router)
@@ -134,7 +168,7 @@ fn cors(allowed: AllowedOrigins) -> CorsLayer {
             HeaderName::from_static("last-event-id"),
         ])
         .expose_headers([REQUEST_ID, header::RETRY_AFTER])
-        .max_age(std::time::Duration::from_secs(600))
+        .max_age(Duration::from_secs(600))
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -17,6 +17,7 @@ use super::super::auth::{AuthSettings, Authenticator, KeySettings, unix_seconds}
 use super::super::probes::Check;
 use super::super::transport::{BodyRoom, EventRevision, ResumeAfter, Session, TransportLimits};
 use super::*;
+use crate::drain::{Drain, Phase};
 use crate::metrics::Metrics;
 use crate::pressure::Level;
 use crate::quota::UserQuotas;
@@ -101,12 +102,12 @@ struct Node {
     router: Router,
     authenticator: Authenticator,
     metrics: Arc<Metrics>,
-    drain: CancellationToken,
+    drain: Drain,
 }
 
 async fn node(dev: bool) -> Node {
     let settings = AuthSettings::new(KeySettings::Secret { secret: SECRET.to_owned(), next: None });
-    let drain = CancellationToken::new();
+    let drain = Drain::default();
     let authenticator = Authenticator::new(&settings).await.expect("usable settings");
     let metrics = Arc::new(Metrics::new());
     let transport = Transport {
@@ -122,7 +123,7 @@ async fn node(dev: bool) -> Node {
     };
     let asked = drain.clone();
     let readiness = Readiness::new(NodeId::of("n", "1"), move || {
-        let ok = !asked.is_cancelled();
+        let ok = asked.phase() == Phase::Serving;
         let told = Check { is_needed: false, ..Check::needed("store", false, "does not answer") };
         vec![Check::needed("drain", ok, "the operator's wish"), told]
     });
@@ -320,7 +321,7 @@ async fn a_stream_carries_single_answers_and_refusals_too() {
     }
     let edit_by_get = format!("/graphql/stream?query=mutation%7Bedit%7D&token={}", token());
     assert!(node.text(to(Method::GET, &edit_by_get, &[], "")).await.1.contains("VALIDATION_FAILED"));
-    node.drain.cancel();
+    node.drain.enter(Phase::Closing);
     let refused = node.ask(post_json("/graphql/stream", &[], &json!({"query": "{ me }"}))).await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.headers().contains_key(header::RETRY_AFTER));
@@ -445,7 +446,7 @@ async fn probes_and_pages_say_what_they_should() {
     assert_eq!(node.text(page("/readyz")).await.0, 200);
     assert!(node.text(page("/graphql")).await.1.contains("GraphiQL"));
     assert_eq!(super::tests::node(false).await.text(page("/graphql")).await.0, 404);
-    node.drain.cancel();
+    node.drain.enter(Phase::Closing);
     assert_eq!(node.text(page("/readyz")).await, (503, "not ready: drain\n".to_owned()));
     let (status, verbose) = node.json(page("/readyz?verbose")).await;
     assert_eq!(verbose["checks"][1]["ok"], json!(false), "told, and not needed: {verbose}");
@@ -463,19 +464,26 @@ async fn probes_and_pages_say_what_they_should() {
 
 #[tokio::test]
 async fn the_admin_listener_shows_metrics_and_starts_the_drain() {
-    let drain = CancellationToken::new();
-    let asked = drain.clone();
+    let (asked, drain) = (CancellationToken::new(), Drain::default());
     let readiness = Readiness::new(NodeId::of("n", "1"), Vec::new);
-    let router = admin(readiness, || "up 1\n".to_owned(), move || asked.cancel());
+    let door = DrainDoor { drain: drain.clone(), asked: asked.clone(), sockets: TaskTracker::new() };
+    let router = admin(readiness, || "up 1\n".to_owned(), door);
     let admin = Node { router, ..node(false).await };
     assert_eq!(admin.text(to(Method::GET, "/metrics", &[], "")).await, (200, "up 1\n".to_owned()));
-    assert_eq!(admin.text(to(Method::GET, "/admin/drain", &[], "")).await.0, 405);
+    let (status, told) = admin.json(to(Method::GET, "/admin/drain", &[], "")).await;
+    assert_eq!(
+        (status, told),
+        (200, json!({"phase": "serving", "connections": 0, "elapsedMs": 0, "deadlineMs": 30_000}))
+    );
     for origin in ["https://evil.example", "http://node:4000", "null"] {
         assert_eq!(admin.text(to(Method::POST, "/admin/drain", &[("origin", origin)], "")).await.0, 403, "{origin}");
     }
-    assert!(!drain.is_cancelled(), "no page can drain the node of the one who looks at it");
-    assert_eq!(admin.text(to(Method::POST, "/admin/drain", &[], "")).await.0, 202);
-    assert!(drain.is_cancelled());
+    assert!(!asked.is_cancelled(), "no page can drain the node of the one who looks at it");
+    let (status, told) = admin.json(to(Method::POST, "/admin/drain", &[], "")).await;
+    assert_eq!((status, &told["phase"]), (202, &json!("unready")));
+    assert!(asked.is_cancelled());
+    drain.enter(Phase::Closing);
+    assert_eq!(admin.json(to(Method::GET, "/admin/drain", &[], "")).await.1["phase"], "closing");
     assert_eq!(admin.text(to(Method::GET, "/readyz", &[], "")).await.0, 200);
     assert_eq!(admin.text(to(Method::POST, "/graphql", &[], "")).await.0, 404);
 }

@@ -20,10 +20,10 @@ use axum::routing::{MethodRouter, get};
 use mille_shared::directory::Role;
 use mille_shared::{CloseCode, ProjectId, limits};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, offered_subprotocols};
 use crate::gateway::shedding::{self, Shedding};
 use crate::gateway::strangers::Introduction;
@@ -51,8 +51,8 @@ pub struct PresenceDoor {
     pub shedding: Shedding,
     /// Counts sockets.
     pub metrics: Arc<Metrics>,
-    /// Cancelled when sockets are to leave.
-    pub drain: CancellationToken,
+    /// Says when a socket is to go.
+    pub drain: Drain,
     /// Where sockets are counted, so that a drain can wait for them.
     pub tasks: TaskTracker,
     /// What users may do over the cluster.
@@ -117,7 +117,7 @@ async fn serve(
             Session::new(&door, handle, identity, clock, revocations, writer, incoming).run().await
         }
         Err((code, reason)) => {
-            writer.close(incoming, code, &reason).await;
+            writer.close(incoming, code, &reason, None).await;
             code.as_u16()
         }
     };
@@ -132,6 +132,9 @@ async fn admit(
     project: ProjectId,
     token: Option<BearerToken>,
 ) -> Result<(Identity, ProjectHandle, Place), (CloseCode, Cow<'static, str>)> {
+    if door.drain.phase() >= Phase::Closing {
+        return Err((CloseCode::ServiceRestart, "drain".into()));
+    }
     if door.shedding.refuses_socket() {
         return Err((CloseCode::TryAgainLater, shedding::REASON.into()));
     }

@@ -1,6 +1,6 @@
 //! One presence socket's conversation, from the handshake to the close.
 //!
-//! Reading and writing are one task. In each turn, in this order: the token's revocation, the node's drain, what is being
+//! Reading and writing are one task. In each turn, in this order: the token's revocation, its farewell, what is being
 //! written, the clock, what the project has for this socket, what the client says. Nothing queues without bound: while the socket is being written
 //! to, its outbox keeps the newest; while the project has no room, the client is not read.
 
@@ -16,12 +16,12 @@ use mille_shared::presence::server::TokenExpiring;
 use mille_shared::presence::{ClientFrame, DocumentId, FrameError, ServerFrame, Viewport};
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, LimitName, limits};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::PresenceDoor;
 use super::limiter::{FrameLimiter, Verdict};
 use super::token::{TokenClock, TokenState};
 use super::writer::{Incoming, Writer};
+use crate::drain::{Drain, Farewell};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, RevocationWatch, RevokedToken};
 use crate::gateway::intake::Intake;
 use crate::gateway::transport::TransportObserver as _;
@@ -50,7 +50,7 @@ pub(super) struct Session {
     identity: Identity,
     token: TokenClock,
     revocations: RevocationWatch,
-    drain: CancellationToken,
+    drain: Drain,
     writer: Writer,
     incoming: Incoming,
     seat: SeatId,
@@ -78,6 +78,7 @@ pub(super) struct Session {
 /// Why the conversation is over.
 enum End {
     Close(CloseCode, &'static str),
+    SentAway(Farewell),
     /// The other side closed, with this code.
     Left(u16),
     Gone,
@@ -87,7 +88,7 @@ type Step = ControlFlow<End>;
 
 enum Event {
     Revoked(RevokedToken),
-    Drain,
+    Farewell(Farewell),
     Written(Result<(), axum::Error>),
     Tick,
     Outgoing(Outgoing),
@@ -138,13 +139,13 @@ impl Session {
         let node = self.project.node();
         self.writer.frame(&presence::welcome(node, &connection, &secret, limits::CURSOR_INTERVAL));
         self.welcomed = Some((connection, secret));
-        let drain = self.drain.clone();
+        let mut farewell = std::pin::pin!(self.drain.farewell());
         let end = loop {
             let deadline = self.deadline();
             let event = tokio::select! {
                 biased;
                 revoked = self.revocations.revoked(&self.identity) => Event::Revoked(revoked),
-                () = drain.cancelled() => Event::Drain,
+                farewell = &mut farewell => Event::Farewell(farewell),
                 written = self.writer.drive(), if self.writer.is_busy() => Event::Written(written),
                 () = tokio::time::sleep_until(deadline) => Event::Tick,
                 outgoing = next(&mut self.outbox), if !self.writer.is_busy() => Event::Outgoing(outgoing),
@@ -157,7 +158,7 @@ impl Session {
                     self.project.metrics().revoked(revoked);
                     close(CloseCode::Forbidden, "the token was revoked")
                 }
-                Event::Drain => Step::Break(End::Close(CloseCode::ServiceRestart, "drain")),
+                Event::Farewell(farewell) => Step::Break(End::SentAway(farewell)),
                 Event::Written(Ok(())) => Step::Continue(()),
                 Event::Written(Err(_)) | Event::Incoming(None) => Step::Break(End::Gone),
                 Event::Tick => self.tick(),
@@ -174,7 +175,12 @@ impl Session {
         }
         match end {
             End::Close(code, reason) => {
-                self.writer.close(self.incoming, code, reason).await;
+                self.writer.close(self.incoming, code, reason, None).await;
+                code.as_u16()
+            }
+            End::SentAway(farewell) => {
+                let code = CloseCode::ServiceRestart;
+                self.writer.close(self.incoming, code, farewell.reason.as_str(), Some(farewell)).await;
                 code.as_u16()
             }
             End::Left(code) => {

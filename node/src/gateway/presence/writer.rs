@@ -15,15 +15,13 @@ use mille_shared::presence::server::Reconnect;
 use mille_shared::{CloseCode, limits};
 use tokio::time::Instant;
 
+use crate::drain::Farewell;
 use crate::metrics::Metrics;
 use crate::pressure::Backlog;
 
 /// The socket's reading half.
 pub(super) type Incoming = SplitStream<WebSocket>;
 
-/// Between when and when clients of a drained node should come back: they pick a time in between at random.
-const RECONNECT_MIN: Duration = Duration::from_millis(100);
-const RECONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long the last frames and the other side's close may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -81,11 +79,18 @@ impl Writer {
     }
 
     /// Says the last words, closes, and waits a moment for the other side: an early end of the connection could take the
-    /// close frame with it.
-    pub(super) async fn close(mut self, mut incoming: Incoming, code: CloseCode, reason: &str) {
+    /// close frame with it. Who is to come back is told when: as `farewell` says, or as many who go at the same time.
+    pub(super) async fn close(
+        mut self,
+        mut incoming: Incoming,
+        code: CloseCode,
+        reason: &str,
+        farewell: Option<Farewell>,
+    ) {
         if code == CloseCode::ServiceRestart {
-            let (min_ms, max_ms) = (RECONNECT_MIN.as_millis() as u64, RECONNECT_MAX.as_millis() as u64);
-            self.frame(&ServerFrame::Reconnect { data: Reconnect { reason: "drain", min_ms, max_ms } });
+            let farewell = farewell.unwrap_or_else(Farewell::at_once);
+            let (reason, min_ms, max_ms) = (farewell.reason.as_str(), farewell.min_ms(), farewell.max_ms());
+            self.frame(&ServerFrame::Reconnect { data: Reconnect { reason, min_ms, max_ms } });
         }
         let frame = CloseFrame { code: code.as_u16(), reason: reason.into() };
         self.queue.push_back(Message::Close(Some(frame)));

@@ -1,7 +1,7 @@
 //! One GraphQL socket, from the handshake to the close.
 //!
 //! A single task owns the socket, the operations on it and the clock of the session; nothing is spawned and nothing
-//! queues without bound. In each turn, in this order: the token's revocation, the node's drain, what goes out, the clock,
+//! queues without bound. In each turn, in this order: the token's revocation, its farewell, what goes out, the clock,
 //! what comes in.
 //! What goes out is handed over until nothing is ready and then flushed once. While the socket takes nothing, its
 //! subscriptions are not polled and, once a few answers wait, nothing more is read either; a socket that takes nothing
@@ -32,6 +32,7 @@ use super::frames::{ClientFrame, Dialect, ServerFrame};
 use super::operations::{Operations, Outcome};
 use super::session::{Session, Via};
 use super::timers::{Expiry, Stall};
+use crate::drain::Farewell;
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::errors::ApiError;
 use crate::gateway::intake::Intake;
@@ -45,7 +46,7 @@ use asked::Asked;
 
 /// Messages handed to the socket before what comes in has its turn.
 const MESSAGES_PER_TURN: usize = 64;
-/// How long operations may still end when the node drains, so that their answers reach the client.
+/// How long operations may still end when the socket is sent away, so that their answers reach the client.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// When to ask again for what was not told since too much waits already.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -69,7 +70,7 @@ impl<S> Socket for S where
 enum Event {
     Revoked(RevokedToken),
     Superseded,
-    Drain,
+    Farewell(Farewell),
     Clock,
     Admitted(Result<(), Excess>),
     Inbound(Option<Result<Message, axum::Error>>),
@@ -102,7 +103,8 @@ pub(super) struct Conversation<S, E> {
     revocations: RevocationWatch,
     /// Bytes of the replies, and of what was handed over and is not flushed.
     backlog: Backlog,
-    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ready when the node is taken out and it is this socket's turn, or when it has grown old.
+    farewell: BoxFuture<'static, Farewell>,
     clock: Pin<Box<Sleep>>,
     init_by: Instant,
     ping_at: Instant,
@@ -143,7 +145,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             unflushed: false,
             revocations: transport.authenticator.revoked().watch(),
             backlog: transport.shedding.backlog(),
-            drain: Box::pin(transport.drain.clone().cancelled_owned()),
+            farewell: transport.drain.farewell().boxed(),
             clock: Box::pin(tokio::time::sleep_until(now)),
             init_by: now + transport.limits.init_timeout,
             ping_at: now + transport.limits.ping_interval,
@@ -161,7 +163,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             let flow = match event {
                 Event::Revoked(revoked) => ControlFlow::Break(self.revoked(revoked)),
                 Event::Superseded => ControlFlow::Break(self.superseded()),
-                Event::Drain => ControlFlow::Break(self.drained().await),
+                Event::Farewell(farewell) => ControlFlow::Break(self.sent_away(farewell).await),
                 Event::Clock => self.on_clock(),
                 Event::Broken => ControlFlow::Break(Ending::Broken),
                 Event::Admitted(admitted) => self.on_admitted(admitted),
@@ -182,8 +184,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         if self.superseded.as_mut().is_some_and(|wanted| wanted.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Event::Superseded);
         }
-        if self.drain.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Event::Drain);
+        if let Poll::Ready(farewell) = self.farewell.poll_unpin(cx) {
+            return Poll::Ready(Event::Farewell(farewell));
         }
         if self.poll_outbound(cx).is_err() {
             return Poll::Ready(Event::Broken);
@@ -467,7 +469,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     }
 
     /// Lets what was begun end, so that nobody has to guess whether an edit was taken.
-    async fn drained(&mut self) -> Ending {
+    async fn sent_away(&mut self, farewell: Farewell) -> Ending {
         let answered = std::future::poll_fn(|cx| {
             if let Poll::Ready(revoked) = self.poll_revoked(cx) {
                 return Poll::Ready(Some(revoked));
@@ -481,9 +483,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         if let Ok(Some(revoked)) = tokio::time::timeout(DRAIN_GRACE, answered).await {
             return self.revoked(revoked);
         }
-        let (min, max) = self.transport.limits.drain_reconnect;
-        let (min, max) = (ms(min), ms(max.max(min)));
-        Ending::close(CloseCode::ServiceRestart, json!({"r": "drain", "min": min, "max": max}).to_string())
+        let (reason, min, max) = (farewell.reason.as_str(), farewell.min_ms(), farewell.max_ms());
+        Ending::close(CloseCode::ServiceRestart, json!({"r": reason, "min": min, "max": max}).to_string())
     }
 
     async fn finish(&mut self, ending: &Ending) {
@@ -533,10 +534,6 @@ fn bytes_of(message: &Message) -> usize {
         Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
         Message::Close(_) => 0,
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

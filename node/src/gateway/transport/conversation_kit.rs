@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::super::{TransportLimits, TransportObserver};
 use super::*;
+use crate::drain::Drain;
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
 use crate::gateway::shedding::Shedding;
 use crate::metrics::Metrics;
@@ -186,7 +187,7 @@ pub(super) struct Client {
     pub(super) from: mpsc::Receiver<Message>,
     pub(super) task: JoinHandle<Ending>,
     pub(super) world: World,
-    pub(super) drain: CancellationToken,
+    pub(super) drain: Drain,
     authenticator: Authenticator,
     pub(super) counted: Arc<Counted>,
     pub(super) written: Arc<AtomicU64>,
@@ -206,7 +207,7 @@ impl Client {
         let (outbound, from) = mpsc::channel(ROOM);
         let world = World::default();
         let settings = AuthSettings::new(KeySettings::Secret { secret: SECRET.to_owned(), next: None });
-        let drain = CancellationToken::new();
+        let drain = Drain::default();
         let counted = Arc::new(Counted::default());
         let observer: Arc<dyn TransportObserver> = Arc::clone(&counted) as Arc<dyn TransportObserver>;
         let authenticator = Authenticator::new(&settings).await.expect("usable settings");

@@ -33,11 +33,11 @@ pub(super) use request::prepared;
 pub use session::{EventRevision, ResumeAfter, Session, Via};
 pub use socket::upgrade;
 pub use sse::{stream, stream_by_query};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::auth::{Authenticator, RevokedToken};
 use super::shedding::Shedding;
+use crate::drain::Drain;
 use crate::quota::UserQuotas;
 
 /// What every transport needs. Cheap to clone.
@@ -51,8 +51,8 @@ pub struct Transport<E> {
     pub shedding: Shedding,
     /// The bounds of one caller.
     pub limits: TransportLimits,
-    /// Cancelled when the node is being taken out.
-    pub drain: CancellationToken,
+    /// Says when a socket is to go.
+    pub drain: Drain,
     /// Where sockets are counted, so that the node can wait for their end.
     pub tasks: TaskTracker,
     /// Who counts what happens.
@@ -82,8 +82,6 @@ pub struct TransportLimits {
     pub idle_timeout: Duration,
     /// How long a socket may take nothing while something waits for it. Then close 1013.
     pub stall_timeout: Duration,
-    /// Between when and when clients of a drained node should come back: they pick a time in between at random.
-    pub drain_reconnect: (Duration, Duration),
 }
 
 impl Default for TransportLimits {
@@ -97,7 +95,6 @@ impl Default for TransportLimits {
             ping_interval: limits::PING_INTERVAL,
             idle_timeout: limits::IDLE_TIMEOUT,
             stall_timeout: limits::STALL_TIMEOUT,
-            drain_reconnect: (Duration::from_millis(100), Duration::from_secs(5)),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::super::{BodyRoom, TransportLimits};
 use super::*;
+use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
 use crate::gateway::listener::{ListenerSettings, serve};
 use crate::gateway::shedding::Shedding;
@@ -27,14 +28,14 @@ impl Query {
 
 struct Node {
     address: std::net::SocketAddr,
-    drain: CancellationToken,
+    drain: Drain,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 async fn node(settings: ListenerSettings) -> Node {
     let auth = AuthSettings::new(KeySettings::Secret { secret: "a secret for tests".to_owned(), next: None });
-    let (drain, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+    let (drain, stop, tasks) = (Drain::default(), CancellationToken::new(), TaskTracker::new());
     let transport = Transport {
         executor: Schema::new(Query, EmptyMutation, EmptySubscription),
         authenticator: Authenticator::new(&auth).await.expect("usable settings"),
@@ -147,7 +148,7 @@ async fn a_head_that_never_ends_is_not_waited_for() {
 async fn a_node_that_leaves_closes_its_sockets_and_then_nothing_is_left() {
     let node = node(ListenerSettings::default()).await;
     let mut socket = node.socket("graphql-transport-ws").await;
-    node.drain.cancel();
+    node.drain.enter(Phase::Closing);
     assert_eq!(close_code(&mut socket).await, 1012);
     drop(socket);
     assert_eq!(close_code(&mut node.socket("graphql-transport-ws").await).await, 1012, "late comers too");

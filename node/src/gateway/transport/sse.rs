@@ -4,7 +4,7 @@
 //! `after` of the body it repeats. Of several events of one change only the last has it: whoever is cut before has not all
 //! of the change, and is told it again. A subscription that selects no `revision` still has ids if its resolver sets
 //! [`EventRevision`]. What is wrong with the operation is told in the stream; who may not ask gets an HTTP error.
-//! The node's drain ends the stream without `complete`: the client comes back.
+//! Who is sent away, since the node is taken out or the stream has grown old, gets no `complete`: the client comes back.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,17 +16,20 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt as _, StreamExt};
 use mille_shared::{ErrorCode, Revision};
 use serde::Deserialize;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::http::{received, recognised};
 use super::request::OperationRequest;
 use super::session::{EventRevision, ResumeAfter, Session, Via};
 use super::{Transport, TransportObserver};
+use crate::drain::{Farewell, Phase};
 use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused, unix_seconds};
 use crate::gateway::errors::{ApiError, complete_errors};
 use crate::gateway::strangers::Introduction;
@@ -111,7 +114,7 @@ fn streamed<E: Executor>(
     headers: &HeaderMap,
     may_change: bool,
 ) -> Response {
-    if transport.drain.is_cancelled() {
+    if transport.drain.phase() >= Phase::Closing {
         return ApiError::new(ErrorCode::Draining, "the node is being taken out").into_response();
     }
     // Watched first, asked then, so that no revocation falls in between.
@@ -141,12 +144,13 @@ fn streamed<E: Executor>(
         session: Arc::clone(&session),
         answers,
         revision,
-        drain: transport.drain.clone(),
+        farewell: transport.drain.farewell().boxed(),
         expires_at: Instant::now() + lifetime,
         next: Next::Answer,
         count: Count::begin(Arc::clone(&transport.observer)),
         _ended: session.ended().clone().drop_guard(),
         _place: place,
+        _open: transport.tasks.token(),
     };
     let events = stream::unfold(events, |mut events| async move {
         let event = events.next().await?;
@@ -173,12 +177,14 @@ struct Events {
     session: Arc<Session>,
     answers: BoxStream<'static, Answer>,
     revision: EventRevision,
-    drain: CancellationToken,
+    farewell: BoxFuture<'static, Farewell>,
     expires_at: Instant,
     next: Next,
     count: Count,
     _ended: DropGuard,
     _place: Place,
+    /// While there is one, the node waits for its end.
+    _open: TaskTrackerToken,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -207,7 +213,7 @@ impl Events {
                 self.count.observer.revoked(revoked);
                 self.end(TokenRefused::Revoked)
             }
-            () = self.drain.cancelled() => return None,
+            _ = &mut self.farewell => return None,
             () = tokio::time::sleep_until(self.expires_at) => self.end(TokenRefused::Expired),
             answer = self.answers.next() => match answer {
                 Some(answer) => answer,
