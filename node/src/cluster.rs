@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{self, Backend, StoreStatus};
 use crate::clock;
 use crate::project::Projects;
+use crate::vigil::Part;
 
 /// The cluster as this node sees it. Cheap to clone.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ struct Inner {
     draining: AtomicBool,
     load: Box<dyn Fn() -> Load + Send + Sync>,
     renewed: Mutex<Instant>,
+    /// Why the last renewal failed, if it did.
+    failure: Mutex<Option<String>>,
     /// How long the last renewal took, in microseconds.
     latency_us: AtomicU64,
 }
@@ -163,6 +166,7 @@ impl Cluster {
             draining: AtomicBool::new(false),
             load: Box::new(load),
             renewed: Mutex::new(Instant::now()),
+            failure: Mutex::default(),
             latency_us: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -182,10 +186,13 @@ impl Cluster {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut census = Census::default();
+        let pulse = projects.metrics().vigil.pulse(Part::Heartbeat);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            pulse.beat();
             let silence = self.renewed_age();
             if let Err(error) = self.renew().await {
                 tracing::warn!(%error, "the lease was not renewed");
+                *self.inner.failure.lock() = Some(error.to_string());
                 continue;
             }
             if silence > 2 * interval {
@@ -235,6 +242,12 @@ impl Cluster {
         self.inner.renewed.lock().elapsed()
     }
 
+    /// Why the last renewal failed, if it did.
+    #[must_use]
+    pub fn renewal_failure(&self) -> Option<String> {
+        self.inner.failure.lock().clone()
+    }
+
     /// The cluster now.
     ///
     /// # Errors
@@ -274,6 +287,7 @@ impl Cluster {
         inner.backend.leases.renew(&inner.node, &record, inner.lease).await?;
         inner.latency_us.store(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         *inner.renewed.lock() = Instant::now();
+        *inner.failure.lock() = None;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 mod bounds;
 mod leaving;
+mod told;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -26,3 +26,4 @@ pub mod project;
 pub mod quota;
 pub mod shutdown;
 pub mod telemetry;
+pub mod vigil;

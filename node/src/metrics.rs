@@ -16,6 +16,7 @@ use mille_core::replica::{Cause, Readmission};
 
 use crate::backend::redis::Connection;
 use crate::pressure::{Pressure, Shed};
+use crate::vigil::Vigil;
 pub use limits::{ConnectionRefused, LeaseOutcome, LimitMetrics};
 
 /// Upper bounds of the buckets of every duration, in seconds.
@@ -124,6 +125,8 @@ pub struct Metrics {
     pub redis_latency_seconds: Gauge,
     /// What the node feels of its load, where it can be read back.
     pub pressure: Pressure,
+    /// Whether its parts go on.
+    pub vigil: Vigil,
     /// In the order of [`Shed::ALL`].
     shed: [Counter; Shed::ALL.len()],
     /// Who was refused, and by which limit.
@@ -274,6 +277,7 @@ impl Metrics {
                 "How long Redis took to answer lately, on average; infinite while it does not answer. Worry when it nears 0.05.",
             ),
             pressure: Pressure::default(),
+            vigil: Vigil::default(),
             shed: Shed::ALL.map(|what| {
                 let help = "What was refused, or told later, because the node is under pressure. Worry about all but 'presence'.";
                 declare.labelled("shed_total", ("what", what.as_str()), help)

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mille_shared::facts::NodeFacts;
 use mille_shared::{NodeId, UserId, limits};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use crate::cluster::{Cluster, Load};
 use crate::config::Config;
 use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, KeyError, Revoker, RevokerSettings};
+use crate::gateway::facts::{self, FactsDoor};
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
 use crate::gateway::router::{self, Doors, DrainDoor};
@@ -34,6 +36,7 @@ use crate::project::presence::PresenceSettings;
 use crate::project::{OpenError, Projects, ProjectsConfig};
 use crate::quota::UserQuotas;
 use crate::shutdown::Shutdown;
+use crate::vigil::{Findings, STUCK_LOOKS, Vigil};
 
 /// A running node.
 pub struct Node {
@@ -92,6 +95,9 @@ impl StartError {
 /// How long Redis may be silent before the node wants no new connections: blips pass.
 const READY_GRACE: Duration = Duration::from_secs(10);
 
+/// How late the event loop may be. Overload passes; this does not.
+const LIFE_GRACE: Duration = Duration::from_secs(60);
+
 impl Node {
     /// Starts a node. When it returns, the node serves.
     ///
@@ -142,10 +148,11 @@ impl Node {
             move || load(&metrics, &bridge)
         };
         let address = config.advertise.clone().unwrap_or_else(|| listen.to_string());
-        let cluster = Cluster::new(backend.clone(), id.clone(), address, config.node_lease, load);
+        let cluster = Cluster::new(backend.clone(), id.clone(), address.clone(), config.node_lease, load);
         cluster.join().await?;
 
-        let readiness = readiness(&id, &backend, &cluster, &bridge, &authenticator, &metrics.pressure, &shutdown);
+        let readiness = readiness(&id, &backend, &cluster, &bridge, &authenticator, &metrics, &shutdown);
+        shutdown.tasks.spawn(metrics.vigil.clone().keep(shutdown.stop.clone()));
         let sampler = Sampler {
             thresholds: config.pressure,
             has_store: config.redis_url.is_some(),
@@ -175,7 +182,7 @@ impl Node {
             transport,
             readiness: readiness.clone(),
             presence: presence::door(presence::PresenceDoor {
-                authenticator,
+                authenticator: authenticator.clone(),
                 projects: projects.clone(),
                 shedding,
                 metrics: Arc::clone(&metrics),
@@ -187,8 +194,30 @@ impl Node {
             dev: config.dev,
         });
         let drain_asked = CancellationToken::new();
+        let facts = facts::door(FactsDoor {
+            node: NodeFacts {
+                id: id.as_str().to_owned(),
+                name: config.node_name.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                listen: listen.to_string(),
+                admin_listen: admin_listen.to_string(),
+                advertise: address,
+                is_dev: config.dev,
+                tls: None,
+            },
+            keys: facts::of_keys(&config.auth.keys),
+            settings: config.told(),
+            connections_max: config.connections_max,
+            authenticator: authenticator.clone(),
+            tls: tls.clone(),
+            readiness: readiness.clone(),
+            backend: backend.clone(),
+            projects: projects.clone(),
+            pressure: metrics.pressure.clone(),
+        });
         let admin = router::admin(
             readiness,
+            facts,
             {
                 let metrics = Arc::clone(&metrics);
                 move || metrics.render()
@@ -321,22 +350,83 @@ fn readiness(
     cluster: &Cluster,
     bridge: &Bridge,
     authenticator: &Authenticator,
-    pressure: &Pressure,
+    metrics: &Metrics,
     shutdown: &Shutdown,
 ) -> Readiness {
     let (cluster, bridge, authenticator) = (cluster.clone(), bridge.clone(), authenticator.clone());
-    let (drain, leases, pressure) = (shutdown.drain.clone(), Arc::clone(&backend.leases), pressure.clone());
+    let (drain, leases) = (shutdown.drain.clone(), Arc::clone(&backend.leases));
+    let (pressure, vigil) = (metrics.pressure.clone(), metrics.vigil.clone());
+    let life = {
+        let (pressure, vigil) = (pressure.clone(), vigil.clone());
+        move || life(&pressure, &vigil)
+    };
     Readiness::new(id.clone(), move || {
         let (lease, delivery, store) = (cluster.renewed_age(), bridge.delivery_age(), leases.health());
         let grace = READY_GRACE + limits::HEARTBEAT_INTERVAL;
+        let failure = cluster.renewal_failure().map(|why| format!("; {why}")).unwrap_or_default();
         vec![
             Check::needed("serving", drain.phase() == Phase::Serving, drain.phase().as_str()),
-            Check::needed("lease", lease < grace, format!("renewed {} ms ago", lease.as_millis())),
+            Check::needed("lease", lease < grace, format!("renewed {} ms ago{failure}", lease.as_millis())),
             Check::needed("delivery", delivery < grace, format!("proved {} ms ago", delivery.as_millis())),
+            Check::needed("role", store.replica_for.is_none_or(|since| since < grace), store.role),
             Check::needed("pressure", pressure.level() < Level::RefuseConnections, pressure.to_string()),
             Check::needed("keys", authenticator.has_keys(), "false while no token can be judged"),
-            // Only told: what it means for clients is judged by the lease and the delivery, with their grace.
-            Check { is_needed: false, ..Check::needed("store", store.answers, store.detail) },
+            answering(vigil.findings()),
+            // What it means for clients is judged by the lease and the delivery, with their grace.
+            Check::told("breaker", store.answers, store.breaker),
         ]
     })
+    .with_life(life)
+}
+
+/// Whether the actors answer. One of many that hangs is a reason to look, not to send everybody elsewhere, where it may hang as
+/// well; so it takes half of them.
+fn answering(Findings { actors, slow_actors, .. }: Findings) -> Check {
+    let is_needed = slow_actors > 0 && 2 * slow_actors >= actors;
+    Check { is_needed, ..Check::told("actors", slow_actors == 0, format!("{slow_actors} of {actors} do not answer")) }
+}
+
+/// What must hold for the process to make progress, and what nothing but a restart brings back.
+fn life(pressure: &Pressure, vigil: &Vigil) -> Vec<Check> {
+    let (lag, Findings { actors, stuck_actors, stuck_tasks, .. }) = (pressure.event_loop_lag(), vigil.findings());
+    let stuck = format!("{stuck_actors} of {actors} have stood still for {STUCK_LOOKS} s");
+    vec![
+        Check::needed("event_loop", lag < LIFE_GRACE, format!("{} ms late", lag.as_millis())),
+        Check::needed("actors", stuck_actors == 0, stuck),
+        Check::needed("tasks", stuck_tasks == 0, format!("{stuck_tasks} that the node needs stand still or ended")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vigil::Part;
+
+    #[test]
+    fn it_takes_half_of_the_actors_to_take_a_node_out() {
+        let of = |slow_actors, actors| {
+            let check = answering(Findings { actors, slow_actors, ..Findings::default() });
+            (check.ok, check.is_needed)
+        };
+        assert_eq!(of(0, 0), (true, false));
+        assert_eq!(of(1, 3), (false, false), "told, and nobody is sent elsewhere for it");
+        assert_eq!(of(2, 4), (false, true));
+        assert_eq!(of(1, 1), (false, true));
+    }
+
+    #[test]
+    fn a_task_that_ended_and_an_actor_that_hangs_are_what_a_restart_mends() {
+        let failing = |vigil: &Vigil| {
+            let checks = life(&Pressure::default(), vigil);
+            checks.into_iter().filter(|check| !check.ok && check.is_needed).map(|check| check.name).collect::<Vec<_>>()
+        };
+        let vigil = Vigil::default();
+        assert!(failing(&vigil).is_empty());
+        drop(vigil.pulse(Part::Heartbeat));
+        (0..STUCK_LOOKS).for_each(|_| vigil.look());
+        assert_eq!(failing(&vigil), ["tasks"]);
+        let _actor = vigil.pulse(Part::Actor);
+        (0..STUCK_LOOKS).for_each(|_| vigil.look());
+        assert_eq!(failing(&vigil), ["actors", "tasks"]);
+    }
 }

@@ -105,7 +105,8 @@ pub(crate) fn http(local: bool, timeout: Duration) -> Result<reqwest::Client> {
     builder.build().context("can't make an HTTP client")
 }
 
-fn is_loopback(url: &str) -> bool {
+/// Whether an address leads to this machine and can't lead elsewhere.
+pub(crate) fn is_loopback(url: &str) -> bool {
     url.parse::<http::Uri>().is_ok_and(|uri| {
         let host = uri.host().unwrap_or_default();
         host == "localhost" || host == "[::1]" || host.starts_with("127.")

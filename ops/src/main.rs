@@ -5,9 +5,12 @@
 //! Exit codes: 0 done, 1 tried and failed, 2 refused before anything was touched (a wrong argument, a
 //! missing program, a busy port).
 
+mod admin;
 mod bench;
 mod client;
+mod doctor;
 mod down;
+mod drain;
 mod import;
 mod output;
 mod ports;
@@ -53,6 +56,10 @@ enum Command {
     Revoke(revoke::RevokeArgs),
     /// Shows the cluster's nodes and its Redis.
     Status(status::StatusArgs),
+    /// Says what is wrong with the cluster, and what to do.
+    Doctor(doctor::DoctorArgs),
+    /// Takes a node out: its clients go to other nodes, then it ends.
+    Drain(drain::DrainArgs),
     /// Follows a plan's changes, one line each.
     Tail(tail::TailArgs),
     /// Builds a plan from two CSV files.
@@ -88,6 +95,8 @@ fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
             Command::Token(args) => token::run(&args, output),
             Command::Revoke(args) => revoke::run(&args, output).await,
             Command::Status(args) => status::run(&args, output).await,
+            Command::Doctor(args) => doctor::run(&args, output).await,
+            Command::Drain(args) => drain::run(&args, output).await,
             Command::Tail(args) => tail::run(&args, output).await,
             Command::Import(args) => import::run(&args, output).await,
             Command::Bench(args) => bench::run(&args, output).await,

@@ -87,7 +87,7 @@ pub(crate) struct Subscription {
 }
 
 impl Link {
-    /// Connects to `url` (http://…) at this path, with one header more than every handshake has.
+    /// Connects to `url` (http://… or https://…) at this path, with one header more than every handshake has.
     ///
     /// # Errors
     /// [`Ended::Lost`] with what kept us from it.
@@ -95,7 +95,7 @@ impl Link {
         connect(url, path, header).await.map_err(|error| Ended::Lost(format!("{error:#}")))
     }
 
-    /// Connects to `url` (http://…) for GraphQL, and shows no token yet.
+    /// Connects to `url` (http://… or https://…) for GraphQL, and shows no token yet.
     ///
     /// # Errors
     /// [`Ended::Lost`] with what kept us from it.
@@ -172,7 +172,7 @@ impl Link {
 }
 
 impl Subscription {
-    /// Opens a socket to `url` (http://…), shows `token` and subscribes.
+    /// Opens a socket to `url` (http://… or https://…), shows `token` and subscribes.
     ///
     /// # Errors
     /// [`Ended`] says whether trying again may help.
@@ -259,10 +259,8 @@ fn read_event<T: DeserializeOwned>(payload: &str) -> Result<T, Ended> {
 }
 
 async fn connect(url: &str, path: &str, (name, value): (HeaderName, HeaderValue)) -> Result<Link> {
-    let Some(rest) = url.strip_prefix("http://") else {
-        anyhow::bail!("following needs a plain http:// address; {url} has none (reach it through a tunnel)");
-    };
-    let uri: Uri = format!("ws://{rest}{path}").parse().with_context(|| format!("{url} is no address"))?;
+    let rest = url.strip_prefix("http").with_context(|| format!("{url} is no address of HTTP"))?;
+    let uri: Uri = format!("ws{rest}{path}").parse().with_context(|| format!("{url} is no address"))?;
     let builder = ClientBuilder::from_uri(uri).add_header(name, value)?;
     let (stream, response) = timeout(STEP_TIMEOUT, builder.connect())
         .await

@@ -1,14 +1,18 @@
 //! `mille status`: who is in the cluster and how they are.
 //!
 //! One node answers for all of them from what it hears of the others; a node that nobody hears of is missing
-//! from the table rather than shown as well.
+//! from the table rather than shown as well. What waits in each, only its own admin listener tells: where that is not known or
+//! does not answer, the table says so with a dash.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use futures_util::future::join_all;
+use mille_shared::facts::Facts;
 use serde_json::{Value, json};
 
+use crate::admin::AdminArgs;
 use crate::client::Client;
 use crate::output::Output;
 use crate::target::TargetArgs;
@@ -23,12 +27,16 @@ const QUERY: &str = "query Status { cluster {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     target: TargetArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 /// Prints the cluster's state; a given token needs the scope `admin`.
 pub(crate) async fn run(args: &StatusArgs, output: &Output) -> Result<ExitCode> {
     let client = Client::new(args.target.resolve(Some("admin"))?, "mille-status")?;
-    let cluster = client.ask(QUERY, json!({})).await?["cluster"].take();
+    let (answer, facts) = tokio::join!(client.ask(QUERY, json!({})), facts(args));
+    let mut cluster = answer?["cluster"].take();
+    add_queues(&mut cluster, &facts?);
     if output.is_json() {
         output.value(&cluster);
     } else {
@@ -37,21 +45,48 @@ pub(crate) async fn run(args: &StatusArgs, output: &Output) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
+/// What each node tells of itself; those that do not answer are left out.
+async fn facts(args: &StatusArgs) -> Result<Vec<Facts>> {
+    let doors = args.admin.doors(args.target.cluster())?;
+    let answers = join_all(doors.iter().map(|door| door.facts(None))).await;
+    Ok(answers.into_iter().filter_map(Result::ok).collect())
+}
+
+/// What waits in a node, beside what others know of it.
+fn add_queues(cluster: &mut Value, facts: &[Facts]) {
+    for node in cluster["nodes"].as_array_mut().into_iter().flatten() {
+        let told = facts.iter().find(|facts| node["id"] == facts.node.id);
+        node["ready"] = json!(told.map(|facts| facts.ready));
+        node["queues"] = json!(told.map(|facts| &facts.queues));
+    }
+}
+
+/// A title, and what stands below it for a node.
+type Column = (&'static str, fn(&Value) -> String);
+
 fn text(cluster: &Value) -> String {
-    let columns = [
-        ("NODE", "id"),
-        ("STATE", "state"),
-        ("ADDRESS", "address"),
-        ("VERSION", "version"),
-        ("CONNECTIONS", "connections"),
-        ("SUBSCRIPTIONS", "subscriptions"),
-        ("PLANS", "plans"),
-        ("LAG ms", "lagMs"),
-        ("STARTED", "startedAt"),
+    let columns: [Column; 12] = [
+        ("NODE", |node| cell(&node["id"])),
+        ("STATE", |node| cell(&node["state"])),
+        (
+            "READY",
+            |node| if node["ready"] == false { "NO".to_owned() } else { cell(&node["ready"]).replace("true", "yes") },
+        ),
+        ("ADDRESS", |node| cell(&node["address"])),
+        ("VERSION", |node| cell(&node["version"])),
+        ("CONNECTIONS", |node| cell(&node["connections"])),
+        ("SUBSCRIPTIONS", |node| cell(&node["subscriptions"])),
+        ("PLANS", |node| cell(&node["plans"])),
+        ("LAG ms", |node| cell(&node["lagMs"])),
+        ("SEND kB", |node| {
+            node["queues"]["sendBytes"].as_u64().map_or("-".to_owned(), |bytes| (bytes / 1000).to_string())
+        }),
+        ("MAILBOX", |node| cell(&node["queues"]["mailboxCommands"])),
+        ("STARTED", |node| cell(&node["startedAt"])),
     ];
-    let mut rows = vec![columns.map(|(title, _)| title.to_owned()).to_vec()];
+    let mut rows = vec![columns.iter().map(|(title, _)| (*title).to_owned()).collect::<Vec<_>>()];
     let nodes = cluster["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    rows.extend(nodes.iter().map(|node| columns.map(|(_, field)| cell(&node[field])).to_vec()));
+    rows.extend(nodes.iter().map(|node| columns.iter().map(|(_, show)| show(node)).collect()));
     let redis = &cluster["redis"];
     let connected = if redis["connected"].as_bool() == Some(true) { "connected" } else { "NOT CONNECTED" };
     format!(
@@ -100,6 +135,18 @@ mod tests {
     fn columns_line_up() {
         let rows = [vec!["NODE".to_owned(), "STATE".to_owned()], vec!["node1-abc".to_owned(), "UP".to_owned()]];
         assert_eq!(table(&rows), "NODE       STATE\nnode1-abc  UP");
+    }
+
+    #[test]
+    fn what_waits_in_a_node_is_shown_where_the_node_tells_it() {
+        let mut cluster = json!({ "nodes": [{"id": "a.1"}, {"id": "b.1"}], "redis": {} });
+        let mut facts = Facts::default();
+        (facts.node.id, facts.queues.send_bytes, facts.queues.mailbox_commands) = ("b.1".to_owned(), 12_345, 3);
+        add_queues(&mut cluster, &[facts]);
+        let told = text(&cluster);
+        let words = |line: usize| told.lines().nth(line).unwrap_or_default().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(words(1)[1..], ["-"; 11]);
+        assert_eq!((words(2)[2], &words(2)[9..11]), ("NO", &["12", "3"][..]));
     }
 
     #[test]

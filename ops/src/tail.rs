@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::client::Client;
-use crate::output::{Output, refused};
+use crate::output::Output;
 use crate::socket::{Ended, Subscription};
 use crate::target::{Target, TargetArgs};
 
@@ -28,6 +28,9 @@ const WAIT_LONGEST: Duration = Duration::from_secs(5);
 
 /// Operations of a delta that fit on its line.
 const OPERATIONS_SHOWN: usize = 3;
+
+/// Letters of a text that fit on its line.
+const TEXT_SHOWN: usize = 60;
 
 const UPDATES: &str = "subscription Tail($planId: String!, $after: String) {
   event: planDagUpdated(planId: $planId, after: $after) {
@@ -68,9 +71,6 @@ pub(crate) struct TailArgs {
 /// Prints one line for each event until Ctrl-C, or until `--count` is reached.
 pub(crate) async fn run(args: &TailArgs, output: &Output) -> Result<ExitCode> {
     let target = args.target.resolve(None)?;
-    if target.urls.iter().any(|url| url.starts_with("https://")) {
-        return Err(refused("tail can't follow through https:// yet; name the node's or the tunnel's http:// address"));
-    }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -115,7 +115,7 @@ async fn follow(args: &TailArgs, target: &Target, output: Output) -> Result<Exit
         if attempts > ATTEMPTS_MAX {
             bail!("gave up after {ATTEMPTS_MAX} attempts: {why}");
         }
-        output.note(format_args!("mille: {why}; going on after {}", place.resume_after()));
+        output.note(format_args!("mille: {why}; going on after {}", place.revision));
         sleep(backoff(attempts)).await;
     }
     Ok(ExitCode::SUCCESS)
@@ -180,6 +180,7 @@ fn reason_to_go_on(ended: Ended, signs_itself: bool) -> Result<String> {
         Ended::Closed { code: code @ (4400 | 4401 | 4406 | 4409 | 4429), reason } => {
             bail!("the cluster does not understand us: {reason} ({code})")
         }
+        Ended::Closed { code: 1012, .. } => Ok("the node leaves".to_owned()),
         Ended::Closed { code, reason } => Ok(format!("the connection was closed: {reason} ({code})")),
         Ended::Lost(why) => Ok(why),
     }
@@ -287,10 +288,26 @@ fn describe_update(event: &Value) -> String {
     } else if edge.is_object() {
         format!("{kind}: {} from {} to {}", text(&edge["id"]), text(&edge["source"]), text(&edge["target"]))
     } else if metadata.is_object() {
-        format!("{kind}: \"{}\"", metadata["name"].as_str().unwrap_or_default())
+        let name = metadata["name"].as_str().unwrap_or_default();
+        let description = metadata["description"].as_str().map(shortened).unwrap_or_default();
+        if description.is_empty() {
+            format!("{kind}: \"{name}\"")
+        } else {
+            format!("{kind}: \"{name}\", \"{description}\"")
+        }
     } else {
         kind
     }
+}
+
+/// As much of a text as fits on a line, on one line.
+fn shortened(text: &str) -> String {
+    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = line.char_indices().nth(TEXT_SHOWN) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
 }
 
 #[cfg(test)]
@@ -357,6 +374,15 @@ mod tests {
         reason_to_go_on(closed(4403), true).expect("we sign a new one");
         reason_to_go_on(closed(1012), false).expect("another node takes us");
         reason_to_go_on(closed(4400), true).expect_err("repeating a mistake is no use");
+    }
+
+    #[test]
+    fn a_text_keeps_to_its_line() {
+        let long = "x ".repeat(100);
+        let event =
+            json!({ "updateType": "METADATA_UPDATED", "data": {"metadata": {"name": "n", "description": long}} });
+        let line = describe_update(&event);
+        assert_eq!(line, format!("metadata updated: \"n\", \"{}…\"", "x ".repeat(TEXT_SHOWN / 2)));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::output::refused;
@@ -49,6 +49,41 @@ impl From<&ClusterArgs> for TargetArgs {
     }
 }
 
+impl ClusterArgs {
+    /// The local cluster that is meant; none if another one is.
+    ///
+    /// # Errors
+    /// A sentence when no cluster is there.
+    pub(crate) fn local(&self) -> Result<Option<State>> {
+        if self.url.is_some() {
+            return Ok(None);
+        }
+        let dir = find_dir(self.state.as_deref());
+        match State::load(&dir)? {
+            Some(state) => Ok(Some(state)),
+            None => Err(refused(format!(
+                "no cluster in {}; start one with `mille up`, or name another with --state, or with --url and --token",
+                dir.display()
+            ))),
+        }
+    }
+
+    /// A token to show to nodes: the one given, else for a local cluster one of our own. None for nodes `elsewhere` unless a
+    /// state directory is named: what lies about here need not be theirs.
+    ///
+    /// # Errors
+    /// When it can't be signed, or no cluster is there.
+    pub(crate) fn own_token(&self, elsewhere: bool) -> Result<Option<String>> {
+        if let Some(token) = &self.token {
+            return Ok(Some(token.clone()));
+        }
+        if elsewhere && self.state.is_none() {
+            return Ok(None);
+        }
+        self.local()?.map(|state| Target::local(&state, LOCAL_USER, None).token()).transpose()
+    }
+}
+
 /// A cluster, and how to prove who we are.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -64,22 +99,21 @@ enum Credentials {
 }
 
 impl TargetArgs {
+    /// Which cluster, whoever asks it.
+    pub(crate) fn cluster(&self) -> &ClusterArgs {
+        &self.cluster
+    }
+
     /// Finds the cluster; a token we sign ourselves gets `scope`.
     ///
     /// # Errors
     /// A sentence when no cluster is there.
     pub(crate) fn resolve(&self, scope: Option<&str>) -> Result<Target> {
-        let ClusterArgs { state, url, token } = &self.cluster;
+        let ClusterArgs { url, token, .. } = &self.cluster;
         if let (Some(url), Some(token)) = (url, token) {
             return Target::remote(url, token);
         }
-        let dir = find_dir(state.as_deref());
-        let Some(state) = State::load(&dir)? else {
-            return Err(refused(format!(
-                "no cluster in {}; start one with `mille up`, or name another with --state, or with --url and --token",
-                dir.display()
-            )));
-        };
+        let Some(state) = self.cluster.local()? else { bail!("an address without a token") };
         let mut target = Target::local(&state, self.user.as_deref().unwrap_or(LOCAL_USER), scope);
         if let Some(token) = token {
             target.credentials = Credentials::Given(token.clone());

@@ -19,6 +19,7 @@ pub mod codes;
 pub mod delta;
 pub mod directory;
 pub mod execution;
+pub mod facts;
 pub mod ids;
 pub mod limit_name;
 pub mod limits;

@@ -474,19 +474,28 @@ impl Drop for Cluster {
 /// # Errors
 /// When there is none; the message says how to build it.
 pub fn node_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("MILLE_NODE_BIN") {
+    binary("MILLE_NODE_BIN", "mille-node", "mille-node")
+}
+
+/// The operator's command line: `MILLE_BIN`, else the one built beside the test.
+///
+/// # Errors
+/// When there is none; the message says how to build it.
+pub fn mille_binary() -> Result<PathBuf> {
+    binary("MILLE_BIN", "mille", "mille-ops")
+}
+
+fn binary(variable: &str, name: &str, package: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
-        ensure!(path.is_file(), "MILLE_NODE_BIN names {}, which is no file", path.display());
+        ensure!(path.is_file(), "{variable} names {}, which is no file", path.display());
         return Ok(path);
     }
     let this = std::env::current_exe()?;
     // A test lies in target/debug/deps, a binary in target/debug.
-    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("mille-node"));
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     beside.into_iter().find(|path| path.is_file()).with_context(|| {
-        format!(
-            "no mille-node beside {}: run `cargo build -p mille-node`, or name one in MILLE_NODE_BIN",
-            this.display()
-        )
+        format!("no {name} beside {}: run `cargo build -p {package}`, or name one in {variable}", this.display())
     })
 }
 

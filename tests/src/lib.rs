@@ -30,6 +30,7 @@ mod client;
 mod cluster;
 pub mod documents;
 mod load_balancer;
+mod mille;
 mod patience;
 mod people;
 mod plan_rules;
@@ -47,8 +48,9 @@ mod token;
 mod wire;
 
 pub use client::{Answer, Client, Failure, Refusal, refused};
-pub use cluster::{Builder, Cluster, clean_command, last_words, node_binary};
+pub use cluster::{Builder, Cluster, clean_command, last_words, mille_binary, node_binary};
 pub use load_balancer::LoadBalancer;
+pub use mille::{Said, mille, mille_ok};
 pub use patience::{eventually, patience, seed, soon, within};
 pub use people::{Project, edge_input, node_input};
 pub use plan_rules::{broken_rules, same_value};

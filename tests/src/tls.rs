@@ -5,9 +5,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -61,9 +64,24 @@ impl Authority {
     /// # Errors
     /// When a name is none, or the files can't be written.
     pub fn issue(&self, label: &str, names: &[&str]) -> Result<Pair> {
+        self.issue_with(label, names, |_| ())
+    }
+
+    /// The same, for so long from now on.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`].
+    pub fn issue_for(&self, label: &str, names: &[&str], life: Duration) -> Result<Pair> {
+        let end = date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(UNIX_EPOCH)? + life;
+        self.issue_with(label, names, |params| params.not_after = end)
+    }
+
+    fn issue_with(&self, label: &str, names: &[&str], adapt: impl FnOnce(&mut CertificateParams)) -> Result<Pair> {
         let key = KeyPair::generate()?;
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
+        let mut params = CertificateParams::new(names)?;
+        adapt(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer)?;
         let file = |kind: &str| self.home.path().join(format!("{label}.{kind}.pem"));
         let pair = Pair { certificate: file("cert"), key: file("key") };
         std::fs::write(&pair.certificate, certificate.pem())?;

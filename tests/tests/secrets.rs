@@ -54,6 +54,7 @@ async fn what_is_shown_at_the_doors_is_written_down_nowhere() -> Result<()> {
         kept.push((format!("the log of node {node}"), log));
         let admin = Client::new(&cluster.admin_url(node));
         kept.push((format!("the metrics of node {node}"), text_of(&admin, "/metrics").await?));
+        kept.push((format!("the facts of node {node}"), text_of(&admin, "/admin/facts").await?));
         kept.push((format!("the readiness of node {node}"), text_of(&admin, "/readyz?verbose").await?));
     }
     kept.push(("the store".to_owned(), everything_in(cluster).await?));

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use mille_shared::directory::{Member, Plan, Project, Role};
+use mille_shared::facts::RedisFacts;
 use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
@@ -318,6 +319,11 @@ pub trait Leases: Send + Sync + 'static {
 
     /// The same as far as it is known without asking: never waits.
     fn health(&self) -> StoreHealth;
+
+    /// All that can be learned of the server by asking it, for operators. `None`: there is no server.
+    async fn facts(&self) -> Option<RedisFacts> {
+        None
+    }
 }
 
 /// Tokens that count no more: per token or user one record, which is forgotten at its end.
@@ -376,8 +382,12 @@ pub trait Quotas: Send + Sync + 'static {
 pub struct StoreHealth {
     /// False: whatever is asked is refused at once, until the store answers again.
     pub answers: bool,
-    /// What is known, in words.
-    pub detail: String,
+    /// Whether that is so, and why, in words.
+    pub breaker: String,
+    /// The server's role, and how long ago it was told, in words.
+    pub role: String,
+    /// For how long the server has been a replica, which takes no writes.
+    pub replica_for: Option<Duration>,
 }
 
 /// How the store is.

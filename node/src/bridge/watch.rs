@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::deafness::Deafness;
 use super::{Bridge, FeedSender};
 use crate::backend::Channel;
+use crate::vigil::Part;
 
 /// Heads per call: Redis serves nobody else meanwhile.
 const HEADS_PER_CALL_MAX: usize = 500;
@@ -41,7 +42,9 @@ impl Bridge {
         let mut ticks = tokio::time::interval(limits::HEAD_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut outage, mut deafness) = (Outage::default(), Deafness::default());
+        let pulse = self.inner.metrics.vigil.pulse(Part::Watch);
         loop {
+            pulse.beat();
             let is_tick = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,

@@ -2,7 +2,9 @@
 //! out is framed and flushed. Nothing here knows how a plan or a roster works.
 
 pub mod auth;
+mod certificate;
 pub mod errors;
+pub mod facts;
 pub mod graphql;
 mod intake;
 pub mod listener;

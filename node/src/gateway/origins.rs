@@ -9,6 +9,7 @@
 //! number or `localhost`. A *name* must be in the settings, although the page came from there: names can be led to our address
 //! by whoever owns them (DNS rebinding).
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -39,6 +40,17 @@ struct Origin {
     scheme: String,
     host: String,
     port: Option<u16>,
+}
+
+/// As it would stand in the settings.
+impl fmt::Display for AllowedOrigins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = self.listed.iter().map(|Origin { scheme, host, port }| {
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{scheme}://{host}{port}")
+        });
+        f.write_str(&self.any.then(|| "*".to_owned()).into_iter().chain(listed).collect::<Vec<_>>().join(","))
+    }
 }
 
 impl Origin {

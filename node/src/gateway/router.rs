@@ -108,15 +108,17 @@ impl DrainDoor {
     }
 }
 
-/// The admin listener: probes, metrics and the drain. For operators, not for the internet.
+/// The admin listener: probes, metrics, facts and the drain. For operators, not for the internet.
 pub fn admin(
     readiness: Readiness,
+    facts: MethodRouter<()>,
     metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
     drain: DrainDoor,
 ) -> Router {
     let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     let router = Router::new()
         .route("/metrics", get(move || async move { (text, metrics()) }))
+        .route("/admin/facts", facts)
         .route("/admin/drain", get(DrainDoor::look).post(DrainDoor::begin).with_state(drain))
         .merge(probes::router(readiness))
         .layer(middleware::from_fn(origins::refuse_pages));

@@ -124,7 +124,7 @@ async fn node(dev: bool) -> Node {
     let asked = drain.clone();
     let readiness = Readiness::new(NodeId::of("n", "1"), move || {
         let ok = asked.phase() == Phase::Serving;
-        let told = Check { is_needed: false, ..Check::needed("store", false, "does not answer") };
+        let told = Check::told("breaker", false, "does not answer");
         vec![Check::needed("drain", ok, "the operator's wish"), told]
     });
     let allowed_origins = AllowedOrigins::parse(&["https://app.example/".to_owned()]).expect("an origin");
@@ -463,11 +463,32 @@ async fn probes_and_pages_say_what_they_should() {
 }
 
 #[tokio::test]
+async fn who_makes_no_progress_says_so_and_may_be_ready_all_the_same() {
+    let stuck = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = Arc::clone(&stuck);
+    let readiness = Readiness::new(NodeId::of("n", "1"), Vec::new).with_life(move || {
+        let is_stuck = seen.load(std::sync::atomic::Ordering::Relaxed);
+        vec![Check::needed("actors", !is_stuck, "1 of 2"), Check::needed("tasks", true, "none")]
+    });
+    let probes = Node { router: probes::router(readiness), ..node(false).await };
+    let page = |path: &str| to(Method::GET, path, &[], "");
+    assert_eq!(probes.text(page("/livez")).await, (200, "ok\n".to_owned()));
+    stuck.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(probes.text(page("/livez")).await, (503, "not alive: actors\n".to_owned()));
+    let (status, verbose) = probes.json(page("/livez?verbose")).await;
+    let told = json!({"alive": false, "checks": [
+        {"name": "actors", "ok": false, "detail": "1 of 2"}, {"name": "tasks", "ok": true, "detail": "none"},
+    ]});
+    assert_eq!((status, verbose), (503, told));
+    assert_eq!(probes.text(page("/readyz")).await.0, 200);
+}
+
+#[tokio::test]
 async fn the_admin_listener_shows_metrics_and_starts_the_drain() {
     let (asked, drain) = (CancellationToken::new(), Drain::default());
     let readiness = Readiness::new(NodeId::of("n", "1"), Vec::new);
     let door = DrainDoor { drain: drain.clone(), asked: asked.clone(), sockets: TaskTracker::new() };
-    let router = admin(readiness, || "up 1\n".to_owned(), door);
+    let router = admin(readiness, get(|| async { "facts" }), || "up 1\n".to_owned(), door);
     let admin = Node { router, ..node(false).await };
     assert_eq!(admin.text(to(Method::GET, "/metrics", &[], "")).await, (200, "up 1\n".to_owned()));
     let (status, told) = admin.json(to(Method::GET, "/admin/drain", &[], "")).await;
@@ -475,7 +496,9 @@ async fn the_admin_listener_shows_metrics_and_starts_the_drain() {
         (status, told),
         (200, json!({"phase": "serving", "connections": 0, "elapsedMs": 0, "deadlineMs": 30_000}))
     );
+    assert_eq!(admin.text(to(Method::GET, "/admin/facts", &[], "")).await, (200, "facts".to_owned()));
     for origin in ["https://evil.example", "http://node:4000", "null"] {
+        assert_eq!(admin.text(to(Method::GET, "/admin/facts", &[("origin", origin)], "")).await.0, 403, "{origin}");
         assert_eq!(admin.text(to(Method::POST, "/admin/drain", &[("origin", origin)], "")).await.0, 403, "{origin}");
     }
     assert!(!asked.is_cancelled(), "no page can drain the node of the one who looks at it");

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use mille_shared::Timestamp;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -21,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::certificate;
 use crate::metrics::Metrics;
 
 /// How long a handshake may take, from the first byte to the last. Then the connection is closed.
@@ -101,6 +103,14 @@ impl Tls {
     pub fn read(files: TlsFiles, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
         let loaded = Loaded::of(&files, Texts::read(&files)?)?;
         Ok(Self { inner: Arc::new(Inner { files, current: ArcSwap::from_pointee(loaded), metrics }) })
+    }
+
+    /// When the certificate in use expires: the first of its chain to do so. `None` if that can't be read.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        let current = self.inner.current.load();
+        let chain = CertificateDer::pem_slice_iter(&current.texts.certificate);
+        chain.map(|certificate| certificate::not_after(&certificate.ok()?)).min().flatten()
     }
 
     /// Reads the files again when they have changed, until `stop`. A pair that can't be used leaves the present one.

@@ -69,6 +69,12 @@ impl Pressure {
         Level::at(self.0.level.load(Ordering::Relaxed).into())
     }
 
+    /// How late the event loop was when it was last looked at, or is so far.
+    #[must_use]
+    pub fn event_loop_lag(&self) -> Duration {
+        Duration::from_micros(self.0.lag_us.load(Ordering::Relaxed))
+    }
+
     /// A count for one queue, empty.
     #[must_use]
     pub fn backlog(&self) -> Backlog {

@@ -31,6 +31,7 @@ use crate::backend::{self, Backend, Channel, Interruption};
 use crate::bridge::{Bridge, Feed, FeedSender, Heard};
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::vigil::Pulse;
 
 /// How often unused plans are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -56,6 +57,8 @@ pub(super) struct Actor {
     pub(super) lifetime: Duration,
     pub(super) refresh: Refresh,
     pub(super) failures: Failures,
+    /// Counts the rounds of the loop.
+    pub(super) pulse: Pulse,
 }
 
 /// When lives failed lately.
@@ -183,6 +186,7 @@ impl Actor {
         let born = Instant::now();
         let (mut used, mut is_old) = (born, false);
         loop {
+            self.pulse.beat();
             self.present.store(self.presence.connections(), Ordering::Relaxed);
             let (wake, refresh_due) = (self.presence.next_deadline(), self.refresh.due);
             let next = tokio::select! {

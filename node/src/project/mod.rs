@@ -22,7 +22,7 @@ pub use command::{Accepted, DeltaPage, PlanEvent, Progress, Rejection};
 pub use follow::{Ended, Following, Start};
 pub use handle::ProjectHandle;
 pub use plans::PlanSettings;
-pub use registry::{OpenError, Projects, ProjectsConfig};
+pub use registry::{Mailboxes, OpenError, Projects, ProjectsConfig};
 
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,7 @@ use crate::backend::{self, Backend, Channel, MemberChange};
 use crate::bridge::{Bridge, Control, ControlMessage, Controls, FeedSender};
 use crate::clock;
 use crate::metrics::Metrics;
+use crate::vigil::Part;
 
 /// The projects of this node. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +70,17 @@ struct Inner {
     slots: Mutex<HashMap<ProjectId, Arc<OnceCell<ProjectHandle>>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// What waits for the actors of a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mailboxes {
+    /// Actors that run.
+    pub actors: usize,
+    /// Commands that wait for them, in all.
+    pub commands: usize,
+    /// Commands in the fullest mailbox.
+    pub fullest: usize,
 }
 
 /// Numbers that are tried for a new plan. More are not forgotten by one failover.
@@ -251,6 +263,19 @@ impl Projects {
         &self.inner.config.metrics
     }
 
+    /// The actors' mailboxes.
+    #[must_use]
+    pub fn mailboxes(&self) -> Mailboxes {
+        let mut mailboxes = Mailboxes::default();
+        for handle in self.running() {
+            let waiting = handle.commands.max_capacity() - handle.commands.capacity();
+            mailboxes.actors += 1;
+            mailboxes.commands += waiting;
+            mailboxes.fullest = mailboxes.fullest.max(waiting);
+        }
+        mailboxes
+    }
+
     /// Tells every project that nodes are gone from the cluster.
     pub fn nodes_gone(&self, nodes: &[NodeId]) {
         for handle in self.running() {
@@ -412,6 +437,7 @@ impl Projects {
             lifetime: lifetime.mul_f64(rand::rng().random_range(0.9..=1.0)),
             refresh: Refresh::every(*sweep),
             failures: Failures::default(),
+            pulse: metrics.vigil.pulse(Part::Actor),
         };
         metrics.actors.increment(1.0);
         let (stop, projects) = (self.inner.stop.child_token(), self.clone());

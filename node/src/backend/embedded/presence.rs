@@ -110,7 +110,8 @@ impl Leases for Store {
     }
 
     fn health(&self) -> StoreHealth {
-        StoreHealth { answers: true, detail: "in this node's own memory".to_owned() }
+        let here = "in this node's own memory".to_owned();
+        StoreHealth { answers: true, breaker: here.clone(), role: here, replica_for: None }
     }
 
     async fn status(&self) -> StoreStatus {

@@ -13,6 +13,8 @@ use super::{Redis, timed};
 use crate::backend::{Error, Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
+/// Its name there, which carries its version.
+pub(super) const LIBRARY_NAME: &str = "mille_v3";
 /// What a server says that does not have the library. The client library gives it no kind of its own.
 const MISSING: &str = "Function not found";
 
@@ -178,6 +180,11 @@ mod tests {
     #[test]
     fn the_library_publishes_in_the_form_that_nodes_read() {
         assert!(LIBRARY.contains(&format!("local ENVELOPE = '{}'", crate::backend::envelope::TAG)));
+    }
+
+    #[test]
+    fn the_library_has_the_name_that_is_told() {
+        assert!(LIBRARY.starts_with(&format!("#!lua name={LIBRARY_NAME}\n")));
     }
 
     #[test]

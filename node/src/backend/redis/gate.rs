@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Why};
-use super::is_answer;
 use super::observer::{Connection, RedisObserver};
 use super::watchdog::Watched;
+use super::{REPLICA, is_answer};
 use crate::backend::{Error, Result, StoreHealth};
 
 /// The door. Everyone who asks Redis passes here.
@@ -23,8 +23,16 @@ pub(super) struct Gate {
     breaker: Mutex<Breaker>,
     is_open: watch::Sender<bool>,
     observer: Arc<dyn RedisObserver>,
-    /// `master` or `replica`, and when the server said so.
-    role: Mutex<Option<(String, Instant)>>,
+    role: Mutex<Option<Role>>,
+}
+
+/// What the server last said of its role.
+struct Role {
+    /// `master` or `replica`.
+    name: String,
+    said_at: Instant,
+    /// Since when it has said this.
+    since: Instant,
 }
 
 impl Gate {
@@ -70,20 +78,25 @@ impl Gate {
         }
     }
 
-    /// Remembers the server's role.
+    /// Remembers the server's role, and since when it has it.
     pub(super) fn learn_role(&self, role: &str) {
-        *self.role.lock() = Some((role.to_owned(), Instant::now()));
+        let (now, mut known) = (Instant::now(), self.role.lock());
+        let since = known.as_ref().filter(|known| known.name == role).map_or(now, |known| known.since);
+        *known = Some(Role { name: role.to_owned(), said_at: now, since });
     }
 
     /// How Redis is, as far as we know without asking.
     pub(super) fn health(&self) -> StoreHealth {
         let why = self.breaker.lock().refuses();
         let breaker = why.map_or_else(|| "closed".to_owned(), |why| format!("open ({why:?})"));
-        let role = match &*self.role.lock() {
-            Some((role, since)) => format!("{role}, said {} ms ago", since.elapsed().as_millis()),
-            None => "not asked yet".to_owned(),
+        let (role, replica_for) = match &*self.role.lock() {
+            Some(Role { name, said_at, since }) => {
+                let replica_for = (name == REPLICA).then(|| since.elapsed());
+                (format!("{name}, said {} ms ago", said_at.elapsed().as_millis()), replica_for)
+            }
+            None => ("not asked yet".to_owned(), None),
         };
-        StoreHealth { answers: why.is_none(), detail: format!("breaker: {breaker}; role: {role}") }
+        StoreHealth { answers: why.is_none(), breaker, role, replica_for }
     }
 
     fn alive(&self) {

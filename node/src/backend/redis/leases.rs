@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use fred::interfaces::{ClientLike, KeysInterface, SortedSetsInterface};
 use fred::types::Value;
 use mille_shared::NodeId;
+use mille_shared::facts::RedisFacts;
 use tokio::time::Instant;
 
 use super::functions::LEASE_RENEW;
@@ -61,5 +62,9 @@ impl Leases for Redis {
 
     fn health(&self) -> StoreHealth {
         self.gate.health()
+    }
+
+    async fn facts(&self) -> Option<RedisFacts> {
+        Some(self.ask_facts().await)
     }
 }

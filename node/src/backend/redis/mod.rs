@@ -9,6 +9,7 @@
 
 mod breaker;
 mod directory;
+mod facts;
 mod functions;
 mod gate;
 mod keys;
@@ -63,6 +64,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages of the subscription between the client library and our queue. Small ones lose messages in bursts.
 const BROADCAST_MESSAGES_MAX: usize = 65_536;
+/// The role of a server that takes no writes.
+const REPLICA: &str = "replica";
 /// The first major version with what we use: functions, and streams that number entries within an epoch.
 const SERVER_MAJOR_MIN: u32 = 7;
 
@@ -242,7 +245,7 @@ impl Redis {
     async fn role(&self) -> Result<String> {
         let info: String = self.send("info", self.client.info(Some(InfoKind::Replication))).await?;
         Ok(match values::info_field(&info, "role") {
-            Some("slave") => "replica",
+            Some("slave") => REPLICA,
             Some(role) => role,
             None => "unknown",
         }

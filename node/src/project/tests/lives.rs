@@ -8,6 +8,7 @@ use super::*;
 use crate::pressure::Pressure;
 use crate::project::command::Command;
 use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
+use crate::vigil::{Findings, STUCK_LOOKS};
 
 /// Somebody who is present, and what they were told.
 struct Person {
@@ -320,4 +321,16 @@ async fn whoever_reads_while_a_project_begins_anew_is_answered() {
     }
     one.stop().await;
     two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_has_nothing_to_do_is_not_taken_for_one_that_hangs() {
+    let node = TestNode::start(&Embedded::new(), "a").await;
+    let (metrics, looking) = (node.projects.metrics(), CancellationToken::new());
+    tokio::spawn(metrics.vigil.clone().keep(looking.clone()));
+    node.projects.create_project("harbour", None, &ada()).await.expect("a project");
+    sleep(Duration::from_secs(3 * u64::from(STUCK_LOOKS))).await;
+    assert_eq!(metrics.vigil.findings(), Findings { actors: 1, ..Findings::default() });
+    looking.cancel();
+    node.stop().await;
 }
