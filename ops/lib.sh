@@ -1,4 +1,5 @@
 # What ops/up and ops/test have in common. Sourced by bash, never run.
+# shellcheck shell=bash
 
 # Says why and ends.
 fail() {

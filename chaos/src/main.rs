@@ -1,12 +1,14 @@
-//! `mille-chaos`: runs one scenario against a cluster of its own and tells what came out.
+//! `mille-chaos`: runs one scenario against a cluster of its own, or lets people work on one that is there, and tells what
+//! came out.
 //!
-//! Exit codes: 0 every promise was kept, 1 one was broken, 2 the scenario could not be carried out.
+//! Exit codes: 0 every promise was kept, 1 one was broken, 2 the run could not be carried out.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use mille_chaos::given::Given;
 use mille_chaos::report::Report;
 use mille_chaos::scenario::Scenario;
 use mille_chaos::stage::Order;
@@ -15,16 +17,22 @@ use mille_chaos::stage::Order;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// What is broken.
-    #[arg(value_enum)]
-    scenario: Scenario,
-    /// How long people edit; longer where a scenario needs it.
+    /// What is broken, in a cluster that is started for it.
+    #[arg(value_enum, required_unless_present = "nodes_given")]
+    scenario: Option<Scenario>,
+    /// Instead of a scenario: addresses of the nodes of a running cluster, separated by commas, which you break yourself.
+    #[arg(long = "at", env = "MILLE_CHAOS_NODES", value_delimiter = ',', requires = "jwt_secret")]
+    nodes_given: Vec<String>,
+    /// The secret of that cluster's tokens.
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    jwt_secret: Option<String>,
+    /// How long people edit; longer where a scenario needs it. At most 300 at a running cluster.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(4..=3_600))]
     seconds: u64,
     /// Repeats a run.
     #[arg(long)]
     seed: Option<u64>,
-    /// Nodes of the cluster.
+    /// Nodes of a scenario's cluster.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
     nodes: u8,
     /// The report as JSON; after a failure with the whole history.
@@ -38,11 +46,17 @@ async fn main() -> ExitCode {
     let seed = arguments.seed.unwrap_or_else(rand::random);
     eprintln!("seed {seed}");
     let length = Duration::from_secs(arguments.seconds);
-    let order = Order { length, seed, nodes: usize::from(arguments.nodes) };
-    match arguments.scenario.run(order).await {
+    let outcome = match arguments.scenario {
+        Some(scenario) => scenario.run(Order { length, seed, nodes: usize::from(arguments.nodes) }).await,
+        None => {
+            let secret = arguments.jwt_secret.unwrap_or_default();
+            Given { nodes: arguments.nodes_given, secret }.run(length, seed).await
+        }
+    };
+    match outcome {
         Ok(report) => tell(&report, arguments.json),
         Err(error) => {
-            eprintln!("the scenario could not be carried out: {error:#}");
+            eprintln!("the run could not be carried out: {error:#}");
             ExitCode::from(2)
         }
     }

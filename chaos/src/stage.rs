@@ -394,7 +394,8 @@ fn guests_who_know(entries: &[Entry], people: usize) -> usize {
     known.values().filter(|known| **known == people).count()
 }
 
-fn writer_name(index: usize) -> String {
+/// The name of a writer.
+pub(crate) fn writer_name(index: usize) -> String {
     format!("writer-{index}")
 }
 
@@ -402,6 +403,7 @@ fn guest_name(index: usize) -> String {
     format!("guest-{index}")
 }
 
-fn watcher_name(index: usize) -> String {
+/// The name of a watcher.
+pub(crate) fn watcher_name(index: usize) -> String {
     format!("watcher-{index}")
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use mille_tests::{Client, Cluster, documents::CODES};
+use mille_shared::limits;
+use mille_tests::{Client, Cluster, clean_command, documents::CODES, node_binary};
 use serde_json::Value;
 
 /// Words with an underscore in PromQL that are no metric.
@@ -112,6 +113,46 @@ fn nodes_may_do_in_redis_what_their_library_does() -> Result<()> {
     let forbidden: Vec<_> = called.iter().filter(|command| !allowed.contains(command.as_str())).collect();
     ensure!(forbidden.is_empty(), "ops/redis-users.acl does not allow {forbidden:?}");
     Ok(())
+}
+
+/// Whoever stops a container must not kill what would have left in order.
+#[test]
+fn containers_get_the_time_that_a_node_takes_to_leave() -> Result<()> {
+    let deadline = limits::SHUTDOWN_DEADLINE.as_secs();
+    let compose = read("docker-compose.cluster.yml")?;
+    let node = compose.split("x-node:").nth(1).context("the nodes")?;
+    let grace = number_after(node, "stop_grace_period: ")?;
+    ensure!(grace > deadline, "compose gives {grace} s, a node takes {deadline}");
+    let pod = read("ops/kubernetes/nodes.yaml")?;
+    let grace = number_after(&pod, "terminationGracePeriodSeconds: ")?;
+    ensure!(grace > deadline, "Kubernetes gives {grace} s, a node takes {deadline}");
+    Ok(())
+}
+
+/// A node that is told a setting it does not know ends at the start.
+#[test]
+fn kubernetes_sets_only_what_a_node_knows() -> Result<()> {
+    let (pod, settings) = (read("ops/kubernetes/nodes.yaml")?, read("ops/kubernetes/settings.yaml")?);
+    let help = clean_command(&node_binary()?).arg("--help").output()?;
+    let known = String::from_utf8(help.stdout)?;
+    let of_pod =
+        pod.split("env:").nth(1).context("env")?.lines().filter_map(|line| line.trim().strip_prefix("- name: "));
+    let data = settings.split("\ndata:").nth(1).context("data")?.lines();
+    let of_settings = data.filter_map(|line| line.trim().split_once(": ")).map(|(name, _)| name);
+    let set: Vec<&str> = of_pod.chain(of_settings).filter(|name| !name.starts_with('#') && *name != "POD_IP").collect();
+    ensure!(set.len() >= 6, "few settings: {set:?}");
+    let unknown: Vec<_> =
+        set.iter().filter(|name| !["=", "]"].iter().any(|end| known.contains(&format!("[env: {name}{end}")))).collect();
+    ensure!(unknown.is_empty(), "no node knows {unknown:?}");
+    ensure!(pod.contains("enableServiceLinks: false"), "a Service's variables would be taken for settings");
+    Ok(())
+}
+
+/// The first number after `words`.
+fn number_after(text: &str, words: &str) -> Result<u64> {
+    let rest = text.split_once(words).with_context(|| format!("no {words}"))?.1;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().with_context(|| format!("no number after {words}"))
 }
 
 fn metrics_of(expression: &str) -> Vec<String> {
