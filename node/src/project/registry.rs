@@ -415,7 +415,8 @@ impl Projects {
         };
         metrics.actors.increment(1.0);
         let (stop, projects) = (self.inner.stop.child_token(), self.clone());
-        let span = tracing::info_span!("project", project.id = %id);
+        // It outlives whoever asked first, and is no part of what they do.
+        let span = tracing::info_span!(parent: None, "project", project.id = %id);
         let running = async move {
             let gauge = ActorGauge(Arc::clone(&projects.inner.config.metrics));
             let retired = actor.run(stop).await;
