@@ -25,3 +25,4 @@ pub mod project;
 pub mod quota;
 pub mod shutdown;
 pub mod telemetry;
+pub mod traces;

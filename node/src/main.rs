@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use mille_node::config::Config;
 use mille_node::node::Node;
+use mille_node::traces::Unstarted;
 use mille_node::{shutdown, telemetry};
+use mille_shared::limits;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    telemetry::start(format, &filter);
+    let traces = telemetry::start(format, &filter, config.traces.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -28,10 +30,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run(config))
+    runtime.block_on(run(config, traces))
 }
 
-async fn run(config: Config) -> ExitCode {
+async fn run(config: Config, traces: Option<Unstarted>) -> ExitCode {
     let deadline = config.shutdown;
     let node = match Node::start(config).await {
         Ok(node) => node,
@@ -41,6 +43,7 @@ async fn run(config: Config) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
+    let traces = traces.and_then(|traces| traces.start(node.id(), node.metrics()));
     if let Some(welcome) = node.welcome() {
         eprintln!("{welcome}");
     }
@@ -51,11 +54,15 @@ async fn run(config: Config) -> ExitCode {
         },
         () = node.drained() => tracing::info!("drained; stopping"),
     }
-    if node.stop(deadline).await {
+    let exit = if node.stop(deadline).await {
         tracing::info!("stopped");
         ExitCode::SUCCESS
     } else {
         tracing::error!("not everything ended in time");
         ExitCode::FAILURE
+    };
+    if let Some(traces) = traces {
+        traces.finish(limits::TRACE_FAREWELL).await;
     }
+    exit
 }

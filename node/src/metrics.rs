@@ -132,6 +132,12 @@ pub struct Metrics {
     pub tls_handshakes_failed: Counter,
     /// Looks at a changed certificate that could not be used. Worry: the present one will expire.
     pub tls_certificates_refused: Counter,
+    /// Spans that the collector took.
+    pub trace_spans_exported: Counter,
+    /// Spans dropped because more ended than the queue to the collector holds.
+    pub trace_spans_overflown: Counter,
+    /// Spans dropped because the collector did not take them.
+    pub trace_spans_refused: Counter,
     redis_reconnects: Vec<(Connection, Counter)>,
     connections: AtomicI32,
     subscriptions: AtomicI32,
@@ -283,6 +289,9 @@ impl Metrics {
                 "tls_certificates_refused_total",
                 "Looks at a changed certificate that could not be used. Worry: the present one will expire.",
             ),
+            trace_spans_exported: declare.counter("trace_spans_exported_total", "Spans that the collector took."),
+            trace_spans_overflown: declare.labelled("trace_spans_dropped_total", ("cause", "queue_full"), TRACES_DROPPED),
+            trace_spans_refused: declare.labelled("trace_spans_dropped_total", ("cause", "refused"), TRACES_DROPPED),
             redis_reconnects: Connection::ALL
                 .iter()
                 .map(|connection| {
@@ -432,6 +441,9 @@ impl Default for Metrics {
     }
 }
 
+const TRACES_DROPPED: &str =
+    "Spans that no collector got. Worry when it goes on: traces have holes; nothing else suffers.";
+
 /// Registers metrics with their help.
 struct Declare<'a> {
     recorder: &'a PrometheusRecorder,
@@ -490,6 +502,7 @@ mod tests {
             "rate_limited_total{limit=\"user_operations\"} 0",
             "connections_refused_total{reason=\"unauthenticated\"} 0",
             "quota_leases_total{outcome=\"unanswered\"} 0",
+            "trace_spans_dropped_total{cause=\"queue_full\"} 0",
         ];
         for name in names {
             assert!(text.contains(name), "{name} is missing in\n{text}");

@@ -28,6 +28,7 @@
 
 mod client;
 mod cluster;
+mod collector;
 pub mod documents;
 mod patience;
 mod people;
@@ -47,6 +48,7 @@ mod wire;
 
 pub use client::{Answer, Client, Failure, Refusal, refused};
 pub use cluster::{Builder, Cluster, clean_command, last_words, node_binary};
+pub use collector::{Collector, Mood, SpanTold};
 pub use patience::{eventually, patience, seed, soon, within};
 pub use people::{Project, edge_input, node_input};
 pub use plan_rules::{broken_rules, same_value};

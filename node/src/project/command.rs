@@ -14,6 +14,7 @@ use super::follow::Start;
 use super::past::Past;
 use super::presence::PresenceCommand;
 use crate::pressure::{self, Pressure};
+use crate::traces::Traced;
 
 /// Something happened to a plan: what a listener is told.
 #[derive(Debug, Clone)]
@@ -48,18 +49,20 @@ impl PlanEvent {
 pub(super) struct Queued {
     /// What it is.
     pub event: PlanEvent,
+    /// The fan-out that this is a part of, if it is traced: it ends with its last part.
+    pub fan_out: Option<Arc<Traced>>,
     _waits: pressure::Backlog,
 }
 
 impl Queued {
-    pub(super) fn new(event: PlanEvent, pressure: &Pressure) -> Self {
+    pub(super) fn new(event: PlanEvent, fan_out: Option<Arc<Traced>>, pressure: &Pressure) -> Self {
         let mut waits = pressure.backlog();
         waits.set(match &event {
             PlanEvent::Changed(applied) => applied.payload.len(),
             // What else it is, is held by others too.
             PlanEvent::Snapshot { .. } | PlanEvent::Progress(_) => size_of::<Self>(),
         });
-        Self { event, _waits: waits }
+        Self { event, fan_out, _waits: waits }
     }
 }
 
@@ -141,7 +144,7 @@ pub(super) type SubmitReply = oneshot::Sender<Result<Accepted, Rejection>>;
 /// What is asked of a plan.
 pub(super) enum PlanCommand {
     /// Bring an operation into the plan's log.
-    Submit { operation: Box<Operation>, repeatable: bool, reply: SubmitReply },
+    Submit { operation: Box<Operation>, repeatable: bool, trace: Option<Traced>, reply: SubmitReply },
     /// The plan as it is now.
     Read { reply: oneshot::Sender<Result<Arc<Plan>, Rejection>> },
     /// Register a listener.

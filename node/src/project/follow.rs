@@ -16,6 +16,7 @@ use super::handle::ProjectHandle;
 use super::past::Past;
 use super::registry::OpenError;
 use super::replay::LogReplay;
+use crate::traces::Traced;
 
 /// Where a listener begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Following {
     backlog: VecDeque<PlanEvent>,
     replay: Option<LogReplay>,
     live: mpsc::Receiver<Queued>,
+    /// What was told last, if that is traced. Who asks for the next has taken it.
+    telling: Option<Arc<Traced>>,
 }
 
 impl Following {
@@ -97,6 +100,7 @@ impl Following {
             backlog: VecDeque::new(),
             replay: None,
             live: nothing,
+            telling: None,
         };
         following.take(attached);
         Ok(following)
@@ -107,6 +111,7 @@ impl Following {
     /// # Errors
     /// [`Ended`], once; the stream is over then.
     pub async fn next(&mut self) -> Result<PlanEvent, Ended> {
+        self.telling = None;
         loop {
             // A long past takes its time, and the actor can't stop it. Nor can it take back what it told a slow listener; it
             // lets go of one that may not listen.
@@ -135,6 +140,7 @@ impl Following {
                     Err(why) => self.attach(Start::Snapshot { reason: why.reason() }).await?,
                 }
             } else if let Some(queued) = self.live.recv().await {
+                self.telling = queued.fan_out;
                 self.backlog.push_back(queued.event);
             } else {
                 let start = self.position.map_or(self.start, Start::After);

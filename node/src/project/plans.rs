@@ -128,6 +128,9 @@ impl Plans {
     /// A message on a plan's channel.
     pub(super) fn heard(&mut self, plan: PlanId, payload: &[u8]) {
         if let Ok(entries) = envelope::decode(payload) {
+            if let Some(Slot::Open(open)) = self.slots.get_mut(&plan) {
+                open.expect(&entries, &envelope::traces(payload));
+            }
             self.input(plan, Input::Heard(entries));
         } else if let Ok(progress) = serde_json::from_slice::<Progress>(payload) {
             if let Some(Slot::Open(open)) = self.slots.get_mut(&plan) {

@@ -460,7 +460,7 @@ impl Projects {
         let key = OperationKey::of(&change.user_id, &change.client_id, &change.operation_id);
         let epoch = u64::try_from(at.unix_ms).unwrap_or_default();
         let hash = chain::link(ChainHash::ROOT, Revision { epoch, seq: 0 }, &payload);
-        let first = Proposal { key, hash, payload };
+        let first = Proposal { key, hash, payload, trace: None };
         for _ in 0..PLAN_NUMBERS_MAX {
             let id = directory.reserve_plan().await?;
             if self.backend().log.create(id, epoch, first.clone()).await?.hash != hash {

@@ -31,7 +31,7 @@ fn check_batch(bytes: &[u8]) {
     let Ok(entries) = envelope::decode(bytes) else { return };
     let held: usize = entries.iter().map(|entry| entry.payload.len()).sum();
     assert!(held <= bytes.len(), "{held} bytes from {}", bytes.len());
-    assert_eq!(envelope::decode(&envelope::encode(&entries)), Ok(entries));
+    assert_eq!(envelope::decode(&envelope::encode(&entries, "")), Ok(entries));
 }
 
 /// A node hears it twice, and then time passes.

@@ -88,7 +88,8 @@ impl EventLog for Store {
             published.push(log.append(place, proposal));
         }
         // Still under the logs' lock: the order of publishing is the order of the log.
-        lock(&self.hub).publish(Channel::Plan(plan), &envelope::encode(&published));
+        let beside = envelope::beside(batch.iter().map(|proposal| proposal.trace));
+        lock(&self.hub).publish(Channel::Plan(plan), &envelope::encode(&published, &beside));
         Ok(CommitOutcome::Committed { life: life() })
     }
 

@@ -20,24 +20,24 @@ const MISSING: &str = "Function not found";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Function(pub(super) &'static str);
 
-pub(super) const CREATE: Function = Function("mille_v3_create");
-pub(super) const HEADS: Function = Function("mille_v3_heads");
-pub(super) const COMMIT: Function = Function("mille_v3_commit");
-pub(super) const REVIVE: Function = Function("mille_v3_revive");
-pub(super) const SNAPSHOT_STORE: Function = Function("mille_v3_snapshot_store");
-pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v3_snapshot_load");
-pub(super) const PROJECT_CREATE: Function = Function("mille_v3_project_create");
-pub(super) const PROJECT_DELETE: Function = Function("mille_v3_project_delete");
-pub(super) const PLAN_ADD: Function = Function("mille_v3_plan_add");
-pub(super) const MEMBER_SET: Function = Function("mille_v3_member_set");
-pub(super) const MEMBER_REMOVE: Function = Function("mille_v3_member_remove");
-pub(super) const PRESENCE_PUT: Function = Function("mille_v3_presence_put");
-pub(super) const PRESENCE_RENEW: Function = Function("mille_v3_presence_renew");
-pub(super) const LEASE_RENEW: Function = Function("mille_v3_lease_renew");
-pub(super) const REVOKE: Function = Function("mille_v3_revoke");
-pub(super) const REVOKED: Function = Function("mille_v3_revoked");
-pub(super) const QUOTA_TAKE: Function = Function("mille_v3_quota_take");
-pub(super) const PLACES_HOLD: Function = Function("mille_v3_places_hold");
+pub(super) const CREATE: Function = Function("mille_v4_create");
+pub(super) const HEADS: Function = Function("mille_v4_heads");
+pub(super) const COMMIT: Function = Function("mille_v4_commit");
+pub(super) const REVIVE: Function = Function("mille_v4_revive");
+pub(super) const SNAPSHOT_STORE: Function = Function("mille_v4_snapshot_store");
+pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v4_snapshot_load");
+pub(super) const PROJECT_CREATE: Function = Function("mille_v4_project_create");
+pub(super) const PROJECT_DELETE: Function = Function("mille_v4_project_delete");
+pub(super) const PLAN_ADD: Function = Function("mille_v4_plan_add");
+pub(super) const MEMBER_SET: Function = Function("mille_v4_member_set");
+pub(super) const MEMBER_REMOVE: Function = Function("mille_v4_member_remove");
+pub(super) const PRESENCE_PUT: Function = Function("mille_v4_presence_put");
+pub(super) const PRESENCE_RENEW: Function = Function("mille_v4_presence_renew");
+pub(super) const LEASE_RENEW: Function = Function("mille_v4_lease_renew");
+pub(super) const REVOKE: Function = Function("mille_v4_revoke");
+pub(super) const REVOKED: Function = Function("mille_v4_revoked");
+pub(super) const QUOTA_TAKE: Function = Function("mille_v4_quota_take");
+pub(super) const PLACES_HOLD: Function = Function("mille_v4_places_hold");
 
 /// Gives the server our library, in place of the same version of it that it may have.
 pub(super) async fn load(client: &Client) -> FredResult<()> {
@@ -183,6 +183,6 @@ mod tests {
     #[test]
     fn a_missing_function_is_recognised() {
         let error = FredError::new(ErrorKind::Unknown, "ERR Function not found");
-        assert!(is_missing(&Err(translate("mille_v3_commit", &error))));
+        assert!(is_missing(&Err(translate("mille_v4_commit", &error))));
     }
 }

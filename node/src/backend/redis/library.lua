@@ -1,4 +1,4 @@
-#!lua name=mille_v3
+#!lua name=mille_v4
 --[[
 What must happen in one step, on the side of the data. Redis runs each function alone, from beginning to end.
 
@@ -146,10 +146,10 @@ end
 -- keys: log, operations, written
 -- args: channel, expected revision, expected hash, what ('add' | 'restore'), epoch of the batch or '' for the head's, and
 --       for 'add': the life the writer has waited in, the lives it followed the log in, an epoch with losses or '';
---       then per entry: operation key, hash, change
+--       what is told beside the entries and kept nowhere, or ''; then per entry: operation key, hash, change
 -- answers: 'committed', life | 'repeated', (index from 0, revision)... | 'moved' [, revision, hash] | 'reborn', life |
 --          'new_epoch', epoch
-local COMMIT_ENTRIES_FROM = 9
+local COMMIT_ENTRIES_FROM = 10
 local function commit(keys, args)
   local log, operations, written = keys[1], keys[2], keys[3]
   local channel, expected_revision, expected_hash, what = args[1], args[2], args[3], args[4]
@@ -184,7 +184,7 @@ local function commit(keys, args)
   if terms.epoch ~= '' then epoch = terms.epoch end
   -- The first one says where; from there on the server counts.
   local id = epoch .. '-' .. whole(tonumber(seq) + 1)
-  local lines, remembered = { ENVELOPE }, {}
+  local lines, remembered = { args[9] == '' and ENVELOPE or ENVELOPE .. ' ' .. args[9] }, {}
   for i = COMMIT_ENTRIES_FROM, #args, 3 do
     local key, hash, change = args[i], args[i + 1], args[i + 2]
     local revision = append(log, id, key, hash, change)
@@ -478,21 +478,21 @@ local function places_hold(keys, args)
   return held
 end
 
-redis.register_function('mille_v3_create', create)
-redis.register_function { function_name = 'mille_v3_heads', callback = heads, flags = { 'no-writes' } }
-redis.register_function('mille_v3_commit', commit)
-redis.register_function('mille_v3_revive', revive)
-redis.register_function('mille_v3_snapshot_store', snapshot_store)
-redis.register_function { function_name = 'mille_v3_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
-redis.register_function('mille_v3_project_create', project_create)
-redis.register_function('mille_v3_project_delete', project_delete)
-redis.register_function('mille_v3_plan_add', plan_add)
-redis.register_function('mille_v3_member_set', member_set)
-redis.register_function('mille_v3_member_remove', member_remove)
-redis.register_function('mille_v3_presence_put', presence_put)
-redis.register_function('mille_v3_presence_renew', presence_renew)
-redis.register_function('mille_v3_lease_renew', lease_renew)
-redis.register_function('mille_v3_revoke', revoke)
-redis.register_function { function_name = 'mille_v3_revoked', callback = revoked, flags = { 'no-writes' } }
-redis.register_function('mille_v3_quota_take', quota_take)
-redis.register_function('mille_v3_places_hold', places_hold)
+redis.register_function('mille_v4_create', create)
+redis.register_function { function_name = 'mille_v4_heads', callback = heads, flags = { 'no-writes' } }
+redis.register_function('mille_v4_commit', commit)
+redis.register_function('mille_v4_revive', revive)
+redis.register_function('mille_v4_snapshot_store', snapshot_store)
+redis.register_function { function_name = 'mille_v4_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
+redis.register_function('mille_v4_project_create', project_create)
+redis.register_function('mille_v4_project_delete', project_delete)
+redis.register_function('mille_v4_plan_add', plan_add)
+redis.register_function('mille_v4_member_set', member_set)
+redis.register_function('mille_v4_member_remove', member_remove)
+redis.register_function('mille_v4_presence_put', presence_put)
+redis.register_function('mille_v4_presence_renew', presence_renew)
+redis.register_function('mille_v4_lease_renew', lease_renew)
+redis.register_function('mille_v4_revoke', revoke)
+redis.register_function { function_name = 'mille_v4_revoked', callback = revoked, flags = { 'no-writes' } }
+redis.register_function('mille_v4_quota_take', quota_take)
+redis.register_function('mille_v4_places_hold', places_hold)

@@ -19,6 +19,7 @@ use mille_shared::{ErrorCode, limits};
 use super::TransportObserver;
 use super::request::Operation;
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
+use crate::traces;
 
 /// Queries and mutations of one socket at a time. At this number the socket is not read until one is done.
 const SINGLES_MAX: usize = 100;
@@ -122,6 +123,7 @@ impl Operations {
                 Some(abort)
             }
             OperationType::Query | OperationType::Mutation => {
+                let (kind, trace) = (operation.kind_name(), operation.trace);
                 let (executor, key) = (executor.clone(), key.clone());
                 let result = async move {
                     let result = AssertUnwindSafe(executor.execute(operation.request)).catch_unwind().await;
@@ -129,7 +131,7 @@ impl Operations {
                     Single { key, response, bytes, is_query: operation.kind == OperationType::Query }
                 };
                 self.singles_bytes += bytes;
-                self.singles.push(result.boxed());
+                self.singles.push(traces::on_socket(kind, trace, result).boxed());
                 None
             }
         };
