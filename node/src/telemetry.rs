@@ -4,11 +4,12 @@
 //! content is ever written: our own lines name neither, and libraries are not heard below `debug`, where they write down
 //! whole frames. What is logged and what is traced are chosen apart from each other.
 
-use tracing::{Level, Metadata};
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{Layer as _, Registry};
 
 use crate::traces::{self, ExportSettings, Unstarted};
 
@@ -28,18 +29,27 @@ pub const DEFAULT_FILTER: &str = "info,fred=error,hyper=warn,rustls=warn";
 /// call of a process counts.
 pub fn start(format: LogFormat, filter: &str, traces: Option<ExportSettings>) -> Option<Unstarted> {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let registry = tracing_subscriber::registry();
+    // A second call is a test's second node: the first one's settings stand.
+    let Some(traces) = traces else {
+        // One filter for all: a layer with a filter of its own looks at each span that is entered, and one is per socket.
+        let _ = registry.with(filter).with(filter_fn(is_discreet)).with(lines(format)).try_init();
+        return None;
+    };
+    let (spans, exporter) = traces::layer(traces);
+    let lines = lines(format).with_filter(filter.and(filter_fn(is_discreet)));
+    registry.with(spans).with(lines).try_init().ok().map(|()| exporter)
+}
+
+fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = match format {
+    match format {
         LogFormat::Pretty => lines.with_ansi(false).boxed(),
         LogFormat::Json => lines.json().boxed(),
-    };
-    let (spans, exporter) = traces.map(traces::layer::<Registry>).unzip();
-    // A second call is a test's second node: the first one's settings stand.
-    let started = tracing_subscriber::registry()
-        .with(spans)
-        .with(lines.with_filter(filter.and(filter_fn(is_discreet))))
-        .try_init();
-    exporter.filter(|_| started.is_ok())
+    }
 }
 
 /// Whether a line can be one that holds no frame, whoever writes it. The spans of traces are nobody's log.
