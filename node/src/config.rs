@@ -6,6 +6,7 @@
 mod bounds;
 mod leaving;
 mod told;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,8 +27,10 @@ use crate::pressure::Thresholds;
 use crate::pressure::settings::PressureArguments;
 use crate::project::PlanSettings;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat};
+use crate::traces::ExportSettings;
 pub use bounds::{LimitArguments, Limits};
 pub use leaving::LeavingArguments;
+pub use traces::TraceArguments;
 
 /// One node of a Mille cluster.
 #[derive(Debug, Parser)]
@@ -149,6 +152,9 @@ pub struct Arguments {
     /// What is logged, in the words of tracing's `EnvFilter`. Libraries are not heard below `debug`.
     #[arg(long, env = "RUST_LOG", default_value = DEFAULT_FILTER)]
     pub log_filter: String,
+    /// Where traces go.
+    #[command(flatten)]
+    pub traces: TraceArguments,
     /// For development: makes its own secret if none is given, shows GraphiQL and the schema, prints ready links.
     #[arg(long, env = "MILLE_DEV")]
     pub dev: bool,
@@ -203,6 +209,8 @@ pub struct Config {
     pub pressure: Thresholds,
     /// How the node is taken out.
     pub drain: DrainSettings,
+    /// How traces are sent; absent: nothing is traced.
+    pub traces: Option<ExportSettings>,
     /// Whether this is for development.
     pub dev: bool,
 }
@@ -331,6 +339,7 @@ impl Config {
             revocation_kept: Duration::from_secs(arguments.revocation_seconds),
             pressure,
             drain: arguments.leaving.settings()?,
+            traces: arguments.traces.settings()?,
             dev: arguments.dev,
         })
     }
@@ -390,17 +399,17 @@ fn end_with_usage(error: &clap::Error) -> ! {
     error.exit()
 }
 
-/// Every variable that begins with `MILLE_` must be ours.
+/// Every variable that begins with `MILLE_` must be ours, and those for traces ones that we know.
 fn check_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
     let command = Arguments::command();
     let known: Vec<String> = command
         .get_arguments()
         .filter_map(|argument| argument.get_env().map(|name| name.to_string_lossy().into_owned()))
         .collect();
-    for name in names.filter(|name| name.starts_with("MILLE_")) {
+    for name in names.filter(|name| name.starts_with("MILLE_") || traces::is_ours(name)) {
         if !known.contains(&name) {
             let looks_like = |other: &&String| other.starts_with(&name) || name.starts_with(other.as_str());
-            let meant = known.iter().filter(|other| other.starts_with("MILLE_")).find(looks_like).cloned();
+            let meant = known.iter().find(looks_like).cloned();
             return Err(ConfigError::UnknownVariable { name, meant });
         }
     }
@@ -460,6 +469,8 @@ mod tests {
         let check = |name: &str| check_variables(std::iter::once(name.to_owned()));
         assert!(check("MILLE_LISTEN").is_ok());
         assert!(check("HOME").is_ok());
+        assert!(check("OTEL_TRACES_SAMPLER").is_ok() && check("OTEL_METRICS_EXPORTER").is_ok());
+        assert!(matches!(check("OTEL_BSP_SCHEDULE"), Err(ConfigError::UnknownVariable { meant: Some(_), .. })));
         assert!(matches!(check("MILLE_LISTE"), Err(ConfigError::UnknownVariable { meant: Some(_), .. })));
     }
 }

@@ -26,4 +26,5 @@ pub mod project;
 pub mod quota;
 pub mod shutdown;
 pub mod telemetry;
+pub mod traces;
 pub mod vigil;

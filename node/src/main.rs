@@ -6,6 +6,8 @@ use mille_node::config::Config;
 use mille_node::node::Node;
 use mille_node::shutdown::{Asked, Signals};
 use mille_node::telemetry;
+use mille_node::traces::Unstarted;
+use mille_shared::limits;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,7 +23,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    telemetry::start(format, &filter);
+    let traces = telemetry::start(format, &filter, config.traces.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -29,10 +31,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run(config))
+    runtime.block_on(run(config, traces))
 }
 
-async fn run(config: Config) -> ExitCode {
+async fn run(config: Config, traces: Option<Unstarted>) -> ExitCode {
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => {
@@ -48,6 +50,7 @@ async fn run(config: Config) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
+    let traces = traces.and_then(|traces| traces.start(node.id(), node.metrics()));
     if let Some(welcome) = node.welcome() {
         eprintln!("{welcome}");
     }
@@ -68,11 +71,15 @@ async fn run(config: Config) -> ExitCode {
         ended = node.stop() => ended,
         never = hurry_when_asked_again => never,
     };
-    if ended {
+    let exit = if ended {
         tracing::info!("stopped");
         ExitCode::SUCCESS
     } else {
         tracing::error!("not everything ended in time");
         ExitCode::FAILURE
+    };
+    if let Some(traces) = traces {
+        traces.finish(limits::TRACE_FAREWELL).await;
     }
+    exit
 }

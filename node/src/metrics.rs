@@ -14,6 +14,7 @@ mod presence;
 mod redis;
 mod registry;
 mod rights;
+mod traces;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use plans::{EditResult, PlanMetrics, Resume};
 pub use presence::PresenceMetrics;
 pub use redis::RedisMetrics;
 pub use rights::{NotAllowed, RightsMetrics};
+pub use traces::TraceMetrics;
 
 /// How often histograms are condensed; without it they would grow with every sample.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -60,6 +62,8 @@ pub struct Metrics {
     pub redis: RedisMetrics,
     /// TLS at the node's own door.
     pub tls: TlsMetrics,
+    /// Spans on their way to a collector.
+    pub traces: TraceMetrics,
     /// What the node feels of its load, where it can be read back.
     pub pressure: Pressure,
     /// Whether the node's parts go on.
@@ -82,6 +86,7 @@ impl Metrics {
             load: LoadMetrics::declare(&mut registry),
             redis: RedisMetrics::declare(&mut registry),
             tls: TlsMetrics::declare(&mut registry),
+            traces: TraceMetrics::declare(&mut registry),
             pressure: Pressure::default(),
             vigil: Vigil::default(),
             exporter: registry.handle(),
@@ -134,6 +139,7 @@ mod tests {
             "quota_leases_total{outcome=\"unanswered\"} 0",
             "edit_seconds_bucket{result=\"conflict\",le=\"0.25\"} 0",
             "resumes_total{outcome=\"fresh\"} 0",
+            "trace_spans_dropped_total{cause=\"queue_full\"} 0",
         ];
         for name in names {
             assert!(text.contains(&format!("\n{name}\n")), "{name} is missing in\n{text}");

@@ -44,6 +44,7 @@ pub struct Node {
     listen: SocketAddr,
     admin_listen: SocketAddr,
     welcome: Option<String>,
+    metrics: Arc<Metrics>,
     cluster: Cluster,
     shutdown: Shutdown,
     drain_asked: CancellationToken,
@@ -260,7 +261,13 @@ impl Node {
         });
         let store = if config.redis_url.is_some() { "redis" } else { "embedded" };
         tracing::info!(node.id = %id, %listen, %admin_listen, store, "serving");
-        Ok(Self { id, listen, admin_listen, welcome, cluster, shutdown, drain_asked })
+        Ok(Self { id, listen, admin_listen, welcome, metrics, cluster, shutdown, drain_asked })
+    }
+
+    /// Where to count.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// This life of the node.

@@ -68,6 +68,7 @@ contract! {
     }
     channels {
         commits_are_heard_in_the_order_of_the_log
+        a_trace_is_told_beside_its_entry_and_kept_nowhere
         a_message_reaches_whoever_listens
         a_probe_is_heard_by_its_own_node
         what_does_not_fit_is_told

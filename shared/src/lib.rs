@@ -30,6 +30,7 @@ pub mod presence;
 pub mod revision;
 pub mod revocation;
 pub mod timestamp;
+pub mod trace;
 
 pub use codes::{CloseCode, ErrorCode};
 pub use ids::{
@@ -38,3 +39,4 @@ pub use ids::{
 pub use limit_name::LimitName;
 pub use revision::Revision;
 pub use timestamp::Timestamp;
+pub use trace::TraceParent;

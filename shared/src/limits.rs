@@ -223,6 +223,17 @@ pub const DRAIN_WINDOW: Duration = Duration::from_secs(10);
 /// How long a node may take to stop in order. Then it ends anyway.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 
+// ---- traces ------------------------------------------------------------------------------------------------------
+
+/// Spans that wait for the collector. More are dropped and counted. OpenTelemetry's own default.
+pub const TRACE_QUEUE_SPANS_MAX: u32 = 2_048;
+/// Spans in one message to the collector. OpenTelemetry's own default.
+pub const TRACE_BATCH_SPANS_MAX: u32 = 512;
+/// How often a log line may say that traces are lost.
+pub const TRACE_TROUBLE_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// How long a node that has stopped may still wait for the collector to take the last spans.
+pub const TRACE_FAREWELL: Duration = Duration::from_secs(2);
+
 const _: () = assert!(
     NODE_LEASE.as_millis() >= 3 * HEARTBEAT_INTERVAL.as_millis(),
     "two lost heartbeats must not look like a crash"

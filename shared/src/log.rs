@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ClientId, OperationId, Revision, UserId};
+use crate::{ClientId, OperationId, Revision, TraceParent, UserId};
 
 /// What ties an entry to everything before it. 64 bits: long enough that two histories do not meet by chance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -118,6 +118,8 @@ pub struct Proposal {
     pub hash: ChainHash,
     /// The change, as text.
     pub payload: Arc<str>,
+    /// The trace it is a part of, if that is recorded: told together with the entry, and kept nowhere.
+    pub trace: Option<TraceParent>,
 }
 
 /// What makes an operation recognisable in one plan: user, client and operation id.

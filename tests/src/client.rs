@@ -60,6 +60,7 @@ pub struct Client {
     pub(crate) user: String,
     pub(crate) token: Option<String>,
     pub(crate) client_id: Option<String>,
+    pub(crate) traceparent: Option<String>,
 }
 
 impl Client {
@@ -76,7 +77,7 @@ impl Client {
             .no_proxy()
             .build()
             .expect("an HTTP client needs nothing from outside");
-        Self { http, base: base.to_owned(), user: String::new(), token: None, client_id: None }
+        Self { http, base: base.to_owned(), user: String::new(), token: None, client_id: None, traceparent: None }
     }
 
     /// A client of the node at `base` (`https://host:port`), which trusts only what `authority` vouches for.
@@ -102,6 +103,13 @@ impl Client {
     #[must_use]
     pub fn named(mut self, client_id: &str) -> Self {
         self.client_id = Some(client_id.to_owned());
+        self
+    }
+
+    /// The same, as a part of a trace: over HTTP and over sockets that it opens.
+    #[must_use]
+    pub fn traced(mut self, traceparent: &str) -> Self {
+        self.traceparent = Some(traceparent.to_owned());
         self
     }
 
@@ -217,6 +225,11 @@ impl Client {
             && let Ok(value) = HeaderValue::from_str(id)
         {
             headers.insert(HeaderName::from_static("x-client-id"), value);
+        }
+        if let Some(trace) = &self.traceparent
+            && let Ok(value) = HeaderValue::from_str(trace)
+        {
+            headers.insert(HeaderName::from_static("traceparent"), value);
         }
         headers
     }

@@ -20,8 +20,8 @@ use crate::token::{SECRET, Token};
 
 /// Seconds until a node must be ready.
 const READY_SECONDS: f64 = 20.0;
-/// Variables a node reads beside its own `MILLE_*`.
-const FOREIGN: [&str; 10] = [
+/// Variables a node reads beside its own `MILLE_*` and OpenTelemetry's.
+const FOREIGN: [&str; 9] = [
     "REDIS_URL",
     "JWT_SECRET",
     "JWT_PUBLIC_KEY_FILE",
@@ -31,7 +31,6 @@ const FOREIGN: [&str; 10] = [
     "JWT_ISSUER",
     "JWT_AUDIENCE",
     "RUST_LOG",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
 ];
 
 /// Describes a cluster before it starts.
@@ -531,7 +530,7 @@ pub fn clean_command(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("MILLE_") || FOREIGN.contains(&text.as_ref()) {
+        if text.starts_with("MILLE_") || text.starts_with("OTEL_") || FOREIGN.contains(&text.as_ref()) {
             command.env_remove(&name);
         }
     }

@@ -28,6 +28,7 @@
 
 mod client;
 mod cluster;
+mod collector;
 pub mod documents;
 mod load_balancer;
 mod mille;
@@ -49,6 +50,7 @@ mod wire;
 
 pub use client::{Answer, Client, Failure, Refusal, refused};
 pub use cluster::{Builder, Cluster, clean_command, last_words, mille_binary, node_binary};
+pub use collector::{Collector, Mood, SpanTold};
 pub use load_balancer::LoadBalancer;
 pub use mille::{Said, mille, mille_ok};
 pub use patience::{eventually, patience, seed, soon, within};

@@ -46,6 +46,8 @@ pub struct Socket {
     closed: watch::Receiver<Option<Closing>>,
     pings: watch::Receiver<Vec<Value>>,
     next_id: AtomicU64,
+    /// Sent along with each operation.
+    extensions: Option<Value>,
 }
 
 /// One running operation. Dropping it tells the node to stop.
@@ -77,7 +79,10 @@ impl Socket {
             payload["clientId"] = json!(id);
         }
         match Self::init(&client.base, payload).await? {
-            Ok(socket) => Ok(socket),
+            Ok(socket) => {
+                let extensions = client.traceparent.as_ref().map(|trace| json!({"traceparent": trace}));
+                Ok(Self { extensions, ..socket })
+            }
             Err(closing) => bail!("the socket was closed at connection_init: {closing:?}"),
         }
     }
@@ -115,7 +120,10 @@ impl Socket {
     pub async fn start(&self, document: &str, variables: Value) -> Result<Subscription> {
         let id = format!("op-{}", self.next_id.fetch_add(1, Ordering::Relaxed));
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let payload = json!({"query": document, "variables": variables});
+        let mut payload = json!({"query": document, "variables": variables});
+        if let Some(extensions) = &self.extensions {
+            payload["extensions"] = extensions.clone();
+        }
         let command = Command::Start { id: id.clone(), payload, events: sender };
         if self.commands.send(command).await.is_err() {
             bail!("the socket is closed: {:?}", *self.closed.borrow());
@@ -198,7 +206,7 @@ impl Socket {
             // Nobody may be waiting for the end.
             let _ = closed_sender.send(Some(closing));
         });
-        Self { commands, closed, pings, next_id: AtomicU64::new(1) }
+        Self { commands, closed, pings, next_id: AtomicU64::new(1), extensions: None }
     }
 }
 

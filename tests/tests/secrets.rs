@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use mille_tests::{
-    Client, Cluster, Knock, PresenceSocket, Project, RawSocket, SECRET, Socket, Token, Upgrade, documents as d, soon,
+    Client, Cluster, Collector, Knock, PresenceSocket, Project, RawSocket, SECRET, Socket, Token, Upgrade,
+    documents as d, eventually, soon,
 };
 use serde_json::{Value, json};
 
@@ -20,15 +21,24 @@ struct Shown {
     answers: String,
 }
 
+/// What the nodes show the collector of traces.
+const COLLECTORS_SECRET: &str = "what-only-the-collector-knows-0123456789";
 /// Bytes of the end of a secret that give it away.
 const TELLING_BYTES: usize = 16;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_shown_at_the_doors_is_written_down_nowhere() -> Result<()> {
-    let cluster =
-        Cluster::of(2).with("RUST_LOG", "trace").with("MILLE_JWT_LEEWAY_SECONDS", "0").quiet().start().await?;
+    let collector = Collector::start().await?;
+    let cluster = Cluster::of(2)
+        .with("RUST_LOG", "trace")
+        .with("MILLE_JWT_LEEWAY_SECONDS", "0")
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+        .with("OTEL_EXPORTER_OTLP_HEADERS", &format!("authorization=Bearer%20{COLLECTORS_SECRET}"))
+        .with("OTEL_BSP_SCHEDULE_DELAY", "50");
+    let cluster = cluster.quiet().start().await?;
     let project = cluster.user(0, "ada").create_project("harbour").await?;
-    let mut shown = Shown { cluster, project, secrets: BTreeSet::from([SECRET.to_owned()]), answers: String::new() };
+    let secrets = BTreeSet::from([SECRET.to_owned(), COLLECTORS_SECRET.to_owned()]);
+    let mut shown = Shown { cluster, project, secrets, answers: String::new() };
     let bad = |token: Token| token.sign_with("some other secret of a decent length, 0123456789");
     let tokens = [
         Token::of("ada").sign(),
@@ -46,7 +56,18 @@ async fn what_is_shown_at_the_doors_is_written_down_nowhere() -> Result<()> {
     }
     shown.something_happens().await?;
 
-    let (mut kept, cluster) = (Vec::new(), &mut shown.cluster);
+    eventually(soon(), async || {
+        let spans = collector.spans()?;
+        let told = |name: &str| spans.iter().any(|span| span.name == name);
+        ensure!(
+            ["POST /graphql", "POST /graphql/stream", "query", "apply"].into_iter().all(told),
+            "{} spans",
+            spans.len()
+        );
+        Ok(())
+    })
+    .await?;
+    let (mut kept, cluster) = (vec![("the traces".to_owned(), collector.everything())], &mut shown.cluster);
     for node in 0..cluster.size() {
         let log = cluster.log(node);
         ensure!(log.lines().count() > 200, "a log of {} lines shows little", log.lines().count());

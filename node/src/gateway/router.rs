@@ -16,13 +16,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use mille_shared::ErrorCode;
+use mille_shared::{ErrorCode, TraceParent};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::CorsLayer;
 use tower_http::trace::TraceLayer;
+use tracing::{Instrument as _, Span};
 
 use super::errors::ApiError;
 use super::listener::BytesTaken;
@@ -32,6 +33,7 @@ use super::shedding;
 use super::strangers::Introduction;
 use super::transport::{self, Transport};
 use crate::drain::{Drain, Phase};
+use crate::traces;
 
 /// What the main listener's doors are made of.
 pub struct Doors<E> {
@@ -173,6 +175,27 @@ fn cors(allowed: AllowedOrigins) -> CorsLayer {
         .max_age(Duration::from_secs(600))
 }
 
+/// The doors behind which something is done that may be traced. What is done on a socket is traced by itself: its handshake
+/// would last as long as the socket.
+const TRACED: [&str; 2] = ["/graphql", "/graphql/stream"];
+
+/// Puts a request into its trace, if anything is traced.
+async fn follow(request: Request, next: Next) -> Response {
+    let is_post = request.method() == Method::POST;
+    let route = TRACED.into_iter().find(|route| is_post && *route == request.uri().path());
+    let span = route.map_or_else(Span::none, |route| {
+        traces::request(request.method().as_str(), route, || traceparent(request.headers()))
+    });
+    let response = next.run(request).instrument(span.clone()).await;
+    traces::request_answered(&span, response.status().as_u16());
+    response
+}
+
+/// The trace that a client says its request is a part of.
+fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
+    headers.get("traceparent")?.to_str().ok()?.parse().ok()
+}
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of a request id that is repeated. A longer one is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -182,12 +205,13 @@ fn with_common_layers(router: Router) -> Router {
         .make_span_with(|request: &Request| {
             let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
             // The path only: tokens travel in query strings.
-            tracing::info_span!("request", method = %request.method(), path = request.uri().path(), request.id = id)
+            let (method, path, trace_id) = (request.method(), request.uri().path(), tracing::field::Empty);
+            tracing::info_span!("request", %method, path, request.id = id, trace_id)
         })
         .on_request(())
         .on_failure(());
     // The last is the outermost.
-    let router = router.layer(CatchPanicLayer::custom(panicked)).layer(trace);
+    let router = router.layer(CatchPanicLayer::custom(panicked)).layer(middleware::from_fn(follow)).layer(trace);
     router.layer(middleware::from_fn(guard_answer)).layer(middleware::from_fn(name_request))
 }
 

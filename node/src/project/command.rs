@@ -15,6 +15,7 @@ use super::follow::Start;
 use super::past::Past;
 use super::presence::PresenceCommand;
 use crate::pressure::{self, Pressure};
+use crate::traces::Traced;
 
 /// Something happened to a plan: what a listener is told.
 #[derive(Debug, Clone)]
@@ -51,18 +52,20 @@ pub(super) struct Queued {
     pub event: PlanEvent,
     /// When this node learnt of it.
     pub learnt: Instant,
+    /// The fan-out that this is a part of, if it is traced: it ends with its last part.
+    pub fan_out: Option<Arc<Traced>>,
     _waits: pressure::Backlog,
 }
 
 impl Queued {
-    pub(super) fn new(event: PlanEvent, learnt: Instant, pressure: &Pressure) -> Self {
+    pub(super) fn new(event: PlanEvent, learnt: Instant, fan_out: Option<Arc<Traced>>, pressure: &Pressure) -> Self {
         let mut waits = pressure.backlog();
         waits.add(match &event {
             PlanEvent::Changed(applied) => applied.payload.len(),
             // What else it is, is held by others too.
             PlanEvent::Snapshot { .. } | PlanEvent::Progress(_) => size_of::<Self>(),
         });
-        Self { event, learnt, _waits: waits }
+        Self { event, learnt, fan_out, _waits: waits }
     }
 }
 
@@ -144,7 +147,7 @@ pub(super) type SubmitReply = oneshot::Sender<Result<Accepted, Rejection>>;
 /// What is asked of a plan.
 pub(super) enum PlanCommand {
     /// Bring an operation into the plan's log.
-    Submit { operation: Box<Operation>, repeatable: bool, reply: SubmitReply },
+    Submit { operation: Box<Operation>, repeatable: bool, trace: Option<Traced>, reply: SubmitReply },
     /// The plan as it is now.
     Read { reply: oneshot::Sender<Result<Arc<Plan>, Rejection>> },
     /// Register a listener.

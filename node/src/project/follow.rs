@@ -18,6 +18,7 @@ use super::past::Past;
 use super::registry::OpenError;
 use super::replay::LogReplay;
 use crate::metrics::LearntAt;
+use crate::traces::Traced;
 
 /// Where a listener begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub struct Following {
     learnt: LearntAt,
     replay: Option<LogReplay>,
     live: mpsc::Receiver<Queued>,
+    /// What was told last, if that is traced. Who asks for the next has taken it.
+    telling: Option<Arc<Traced>>,
 }
 
 impl Following {
@@ -105,6 +108,7 @@ impl Following {
             learnt: LearntAt::default(),
             replay: None,
             live: nothing,
+            telling: None,
         };
         following.take(attached);
         Ok(following)
@@ -121,6 +125,7 @@ impl Following {
     /// # Errors
     /// [`Ended`], once; the stream is over then.
     pub async fn next(&mut self) -> Result<PlanEvent, Ended> {
+        self.telling = None;
         loop {
             // A long past takes its time, and the actor can't stop it. Nor can it take back what it told a slow listener; it
             // lets go of one that may not listen.
@@ -155,6 +160,7 @@ impl Following {
                 }
             } else if let Some(queued) = self.live.recv().await {
                 self.fresh = Some(queued.learnt);
+                self.telling = queued.fan_out;
                 self.backlog.push_back(queued.event);
             } else {
                 let start = self.position.map_or(self.start, Start::After);

@@ -17,6 +17,7 @@ use super::presence::PresenceCommand;
 use super::registry::Projects;
 use super::replay;
 use crate::metrics::Metrics;
+use crate::traces;
 
 /// A project on this node. Cheap to clone; outlives its actor, and says so ([`Rejection::Stopping`]).
 #[derive(Clone)]
@@ -103,8 +104,8 @@ impl ProjectHandle {
     /// # Errors
     /// [`Rejection`]; on [`Rejection::Unavailable`] and [`Rejection::Stopping`] it may have happened.
     pub async fn submit(&self, plan: PlanId, operation: Operation, repeatable: bool) -> Result<Accepted, Rejection> {
-        let operation = Box::new(operation);
-        self.ask_plan(plan, |reply| PlanCommand::Submit { operation, repeatable, reply }).await?
+        let (operation, trace) = (Box::new(operation), traces::edit(self.id, plan));
+        self.ask_plan(plan, |reply| PlanCommand::Submit { operation, repeatable, trace, reply }).await?
     }
 
     /// The plan as it is now: not older than the log's head when it was asked for, unless the store does not answer.

@@ -129,7 +129,10 @@ impl Plans {
     pub(super) fn heard(&mut self, plan: PlanId, payload: &[u8], received: Instant) {
         if let Ok(entries) = envelope::decode(payload) {
             match self.slots.get_mut(&plan) {
-                Some(Slot::Open(open)) => open.learn(Input::Heard(entries), received, &mut self.jobs),
+                Some(Slot::Open(open)) => {
+                    open.expect(&entries, &envelope::traces(payload));
+                    open.learn(Input::Heard(entries), received, &mut self.jobs);
+                }
                 _ => self.input(plan, Input::Heard(entries)),
             }
         } else if let Ok(progress) = serde_json::from_slice::<Progress>(payload) {

@@ -445,7 +445,8 @@ impl Projects {
         };
         metrics.actors.active.increment(1.0);
         let (stop, projects) = (self.inner.stop.child_token(), self.clone());
-        let span = tracing::info_span!("project", project.id = %id);
+        // It outlives whoever asked first, and is no part of what they do.
+        let span = tracing::info_span!(parent: None, "project", project.id = %id);
         let running = async move {
             let gauge = ActorGauge(Arc::clone(&projects.inner.config.metrics));
             let retired = actor.run(stop).await;
@@ -489,7 +490,7 @@ impl Projects {
         let key = OperationKey::of(&change.user_id, &change.client_id, &change.operation_id);
         let epoch = u64::try_from(at.unix_ms).unwrap_or_default();
         let hash = chain::link(ChainHash::ROOT, Revision { epoch, seq: 0 }, &payload);
-        let first = Proposal { key, hash, payload };
+        let first = Proposal { key, hash, payload, trace: None };
         for _ in 0..PLAN_NUMBERS_MAX {
             let id = directory.reserve_plan().await?;
             if self.backend().log.create(id, epoch, first.clone()).await?.hash != hash {

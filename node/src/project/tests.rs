@@ -230,7 +230,7 @@ async fn lose_all_but_the_beginning(node: &TestNode, plan: PlanId) -> LogEntry {
     let first = log.range(plan, None, 1, Lane::Replay).await.expect("the log").entries.remove(0);
     log.delete(plan).await.expect("delete");
     let key = OperationKey::from_text("create");
-    let again = Proposal { key, hash: first.hash, payload: Arc::clone(&first.payload) };
+    let again = Proposal { key, hash: first.hash, payload: Arc::clone(&first.payload), trace: None };
     log.create(plan, first.revision.epoch, again).await.expect("create");
     first
 }

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use mille_node::backend::{Backend, Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, envelope};
-use mille_shared::log::LogEntry;
-use mille_shared::{PlanId, ProjectId};
+use mille_node::backend::{Backend, Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, Lane, envelope};
+use mille_shared::log::{Head, LogEntry};
+use mille_shared::{PlanId, ProjectId, TraceParent};
 use tokio::sync::mpsc;
 
 use crate::kit::{Store, Writer, assert_chained, eventually, new_changes, next};
@@ -39,6 +39,31 @@ pub(crate) async fn commits_are_heard_in_the_order_of_the_log(store: Store) {
         assert_chained(&heard);
         assert_eq!(heard, log[1..]);
     }
+}
+
+pub(crate) async fn a_trace_is_told_beside_its_entry_and_kept_nowhere(store: Store) {
+    let (here, there) = (store.connect().await, store.connect().await);
+    there.pubsub.subscribe(Channel::Plan(PLAN)).await.expect("subscribed");
+    let mut incoming = queue(&there);
+    let writer = Writer::begin(&here, PLAN).await;
+    let place = TraceParent { trace_id: [7; 16], span_id: [8; 8], is_sampled: true };
+    let mut batch = crate::kit::batch(writer.head.hash, &["a", "b", "c"]);
+    batch[1].trace = Some(place);
+    here.log.commit(PLAN, writer.head, &batch, &new_changes()).await.expect("a commit");
+
+    let (_, payload) = message(next(&mut incoming).await);
+    assert_eq!(envelope::traces(&payload), [None, Some(place), None]);
+    let told = envelope::decode(&payload).expect("a batch");
+    let kept = here.log.range(PLAN, Some(writer.head.revision), 10, Lane::Repair).await.expect("the log").entries;
+    assert_eq!((told.len(), &told), (3, &kept));
+    assert_chained(&kept);
+
+    // Of a batch that nobody traces, nothing is told but the entries.
+    let head = Head { revision: kept[2].revision, hash: kept[2].hash };
+    here.log.commit(PLAN, head, &crate::kit::batch(head.hash, &["d"]), &new_changes()).await.expect("a commit");
+    let (_, payload) = message(next(&mut incoming).await);
+    let first = payload.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    assert!(!first.windows(7).any(|word| word == b"traces="), "{payload:?}");
 }
 
 pub(crate) async fn a_message_reaches_whoever_listens(store: Store) {

@@ -348,7 +348,7 @@ pub(crate) fn batch(hash: ChainHash, keys: &[&str]) -> Vec<Proposal> {
 
 /// A proposal whose hash depends on the one before it and its payload: FNV-1a, which is enough to tell them apart.
 pub(crate) fn proposal(before: ChainHash, key: &str, payload: &str) -> Proposal {
-    Proposal { key: OperationKey::from_text(key), hash: chained(before, payload), payload: payload.into() }
+    Proposal { key: OperationKey::from_text(key), hash: chained(before, payload), payload: payload.into(), trace: None }
 }
 
 pub(crate) fn chained(before: ChainHash, payload: &str) -> ChainHash {

@@ -33,7 +33,7 @@ fn check_batch(bytes: &[u8]) {
     assert!(held <= bytes.len(), "{held} bytes from {}", bytes.len());
     // A version before says no time.
     let appended = envelope::appended_at(bytes).unwrap_or_default();
-    let message = envelope::encode(&entries, appended);
+    let message = envelope::encode(&entries, appended, "");
     assert_eq!(envelope::appended_at(&message), Some(appended));
     assert_eq!(envelope::decode(&message), Ok(entries));
 }

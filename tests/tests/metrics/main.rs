@@ -20,7 +20,7 @@ use mille_tests::Cluster;
 use scenes::Moved;
 
 /// What is moved by other tests: the family, the file and the test, and why not here.
-const MOVED_ELSEWHERE: [(&str, &str, &str, &str); 8] = [
+const MOVED_ELSEWHERE: [(&str, &str, &str, &str); 10] = [
     (
         "bridge_messages_dropped_total",
         "node/src/bridge/feed.rs",
@@ -68,6 +68,18 @@ const MOVED_ELSEWHERE: [(&str, &str, &str, &str); 8] = [
         "node/src/gateway/tls_tests.rs",
         "tls_certificates_refused_total",
         "takes a minute in which files change",
+    ),
+    (
+        "trace_spans_exported_total",
+        "tests/tests/traces.rs",
+        "an_edit_over_http_is_one_trace_over_all_nodes",
+        "takes a collector",
+    ),
+    (
+        "trace_spans_dropped_total",
+        "tests/tests/traces.rs",
+        "a_collector_that_refuses_costs_nothing_but_the_traces",
+        "takes a collector that refuses",
     ),
 ];
 

@@ -350,7 +350,7 @@ impl Flight {
         #[expect(clippy::expect_used, reason = "the change was accepted on this very draft")]
         let applied = self.draft.apply_change(change, Arc::clone(&payload), head).expect("an accepted change applies");
         self.applied.push(Arc::new(applied));
-        Proposal { key, hash, payload }
+        Proposal { key, hash, payload, trace: None }
     }
 }
 

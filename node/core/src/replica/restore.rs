@@ -60,7 +60,7 @@ impl Replica {
             }
             bytes += applied.payload.len();
             let (hash, payload) = (applied.head.hash, applied.payload.clone());
-            batch.push(Proposal { key: applied.operation_key(), hash, payload });
+            batch.push(Proposal { key: applied.operation_key(), hash, payload, trace: None });
             until = applied.head;
         }
         self.ask(Ask::Restore { until, offered: batch.len() as u64, changes }, effects);

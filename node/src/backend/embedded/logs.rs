@@ -89,7 +89,9 @@ impl EventLog for Store {
             published.push(log.append(place, proposal));
         }
         // Still under the logs' lock: the order of publishing is the order of the log.
-        lock(&self.hub).publish(Channel::Plan(plan), &envelope::encode(&published, clock::since_epoch()));
+        let beside = envelope::beside(batch.iter().map(|proposal| proposal.trace));
+        let message = envelope::encode(&published, clock::since_epoch(), &beside);
+        lock(&self.hub).publish(Channel::Plan(plan), &message);
         Ok(CommitOutcome::Committed { life: life() })
     }
 

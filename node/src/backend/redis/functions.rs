@@ -14,7 +14,7 @@ use crate::backend::{Error, Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
 /// Its name there, which carries its version.
-pub(super) const LIBRARY_NAME: &str = "mille_v3";
+pub(super) const LIBRARY_NAME: &str = "mille_v4";
 /// What a server says that does not have the library. The client library gives it no kind of its own.
 const MISSING: &str = "Function not found";
 

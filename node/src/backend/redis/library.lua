@@ -23,8 +23,8 @@ Keys and channels come from the caller, all of one slot; nothing here makes a na
   places      hash with an expiry; node -> "<places it holds for a user> <until when, ms>"
 ]]
 
--- The first line of what a commit publishes, before the time; the nodes' decoder knows the same.
-local ENVELOPE = 'mille-log/2'
+-- The first word of what a commit publishes; the nodes' decoder knows the same.
+local ENVELOPE = 'mille-log/1'
 -- Entries looked at in one go while trimming: what unpack takes is limited.
 local TRIM_PAGE = 500
 
@@ -146,10 +146,10 @@ end
 -- keys: log, operations, written
 -- args: channel, expected revision, expected hash, what ('add' | 'restore'), epoch of the batch or '' for the head's, and
 --       for 'add': the life the writer has waited in, the lives it followed the log in, an epoch with losses or '';
---       then per entry: operation key, hash, change
+--       what is told beside the entries and kept nowhere, or ''; then per entry: operation key, hash, change
 -- answers: 'committed', life | 'repeated', (index from 0, revision)... | 'moved' [, revision, hash] | 'reborn', life |
 --          'new_epoch', epoch
-local COMMIT_ENTRIES_FROM = 9
+local COMMIT_ENTRIES_FROM = 10
 local function commit(keys, args)
   local log, operations, written = keys[1], keys[2], keys[3]
   local channel, expected_revision, expected_hash, what = args[1], args[2], args[3], args[4]
@@ -184,7 +184,9 @@ local function commit(keys, args)
   if terms.epoch ~= '' then epoch = terms.epoch end
   -- The first one says where; from there on the server counts.
   local id = epoch .. '-' .. whole(tonumber(seq) + 1)
-  local lines, remembered = { ENVELOPE .. ' ' .. whole(now_us()) }, {}
+  local first = ENVELOPE .. ' at=' .. whole(now_us())
+  if args[9] ~= '' then first = first .. ' ' .. args[9] end
+  local lines, remembered = { first }, {}
   for i = COMMIT_ENTRIES_FROM, #args, 3 do
     local key, hash, change = args[i], args[i + 1], args[i + 2]
     local revision = append(log, id, key, hash, change)

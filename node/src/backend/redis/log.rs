@@ -13,7 +13,8 @@ use mille_shared::{PlanId, Revision};
 use super::functions::{COMMIT, CREATE, HEADS, REVIVE};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
 use super::{Redis, fan_out, keys};
-use crate::backend::{Channel, EventLog, Lane, Result};
+use crate::backend::{Channel, EventLog, Lane, Result, envelope};
+use crate::traces::{self, Traced};
 
 /// Logs in one question for their heads. Redis serves nobody else meanwhile.
 const HEADS_PER_CALL_MAX: usize = 500;
@@ -32,13 +33,21 @@ impl EventLog for Redis {
         debug_assert!(!batch.is_empty(), "a commit adds something");
         debug_assert!(batch.iter().all(|proposal| !proposal.payload.contains('\n')), "a payload must be one line");
         let keys = vec![keys::log(plan), keys::operations(plan), keys::written(plan)];
-        let mut args: Vec<Value> = Vec::with_capacity(8 + 3 * batch.len());
+        let traced = traces::commits(plan, batch, COMMIT.0);
+        let mut args: Vec<Value> = Vec::with_capacity(9 + 3 * batch.len());
         args.push(self.channels.name(Channel::Plan(plan)).into());
         args.push(expected.revision.to_string().into());
         args.push(expected.hash.to_string().into());
         args.extend(terms_arguments(terms).map(Value::from));
+        // Whoever hears of an entry goes on where its commit is.
+        let place = |(commit, proposal): (&Option<Traced>, &Proposal)| {
+            commit.as_ref().map_or(proposal.trace, |commit| Some(commit.place()))
+        };
+        args.push(envelope::beside(traced.iter().zip(batch).map(place)).into());
         args.extend(batch.iter().flat_map(arguments));
-        outcome(&self.call(COMMIT, keys, args).await?.into_array())
+        let answer = self.call(COMMIT, keys, args).await.and_then(|answer| outcome(&answer.into_array()));
+        traces::committed(&traced, &answer);
+        answer
     }
 
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage> {

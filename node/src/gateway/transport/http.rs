@@ -14,6 +14,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use mille_shared::{ClientId, ErrorCode, LimitName, UserId};
+use tracing::Instrument as _;
 
 use super::bodies::{NoBody, too_large};
 use super::request::OperationRequest;
@@ -22,6 +23,7 @@ use super::{Transport, sse};
 use crate::gateway::auth::BearerToken;
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
 use crate::gateway::strangers::Introduction;
+use crate::traces;
 
 /// The header in which a client names itself.
 pub(super) const CLIENT_ID: &str = "x-client-id";
@@ -70,8 +72,9 @@ async fn answer_as<E: Executor>(
         return Err(ApiError::new(ErrorCode::ValidationFailed, message));
     }
     let ended = session.ended().clone().drop_guard();
+    let span = traces::operation(operation.kind_name());
     let request = operation.request.data(Arc::clone(&session)).data(ResumeAfter::default());
-    let mut answer = transport.executor.execute(request).await;
+    let mut answer = transport.executor.execute(request).instrument(span).await;
     drop(ended);
     if operation.kind == OperationType::Query {
         // What was read is not for a token that was revoked meanwhile. Whether something was done is.

@@ -21,6 +21,7 @@ use super::TransportObserver;
 use super::request::Operation;
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
 use crate::metrics::LearntAt;
+use crate::traces;
 
 /// Queries and mutations of one socket at a time. At this number the socket is not read until one is done.
 const SINGLES_MAX: usize = 100;
@@ -141,6 +142,7 @@ impl Operations {
                 Some(abort)
             }
             OperationType::Query | OperationType::Mutation => {
+                let (kind, trace) = (operation.kind_name(), operation.trace);
                 let (executor, key) = (executor.clone(), key.clone());
                 let result = async move {
                     let result = AssertUnwindSafe(executor.execute(operation.request)).catch_unwind().await;
@@ -148,7 +150,7 @@ impl Operations {
                     Single { key, response, bytes, is_query: operation.kind == OperationType::Query }
                 };
                 self.singles_bytes += bytes;
-                self.singles.push(result.boxed());
+                self.singles.push(traces::on_socket(kind, trace, result).boxed());
                 None
             }
         };

@@ -5,12 +5,14 @@
 //! and its depth check expands every fragment wherever it is spread: a few kilobytes could end the process or occupy
 //! a core for hours. Whether the fields exist is the schema's affair.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType, Selection, SelectionSet};
 use async_graphql::{Request, ServerError, Variables};
-use mille_shared::{ErrorCode, LimitName};
+use mille_shared::{ErrorCode, LimitName, TraceParent};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::gateway::errors::ApiError;
 
@@ -31,6 +33,16 @@ pub(super) struct OperationRequest {
     pub(super) operation_name: Option<String>,
     #[serde(default)]
     pub(super) variables: Option<Variables>,
+    /// Nothing in them is asked for but what may be wrong without anyone's loss, so they are taken as they are.
+    #[serde(default)]
+    pub(super) extensions: Option<Box<RawValue>>,
+}
+
+/// What a client may say beside a request.
+#[derive(Deserialize)]
+struct Extensions<'a> {
+    #[serde(borrow)]
+    traceparent: Cow<'a, str>,
 }
 
 /// A request that is worth running.
@@ -38,6 +50,19 @@ pub(super) struct OperationRequest {
 pub struct Operation {
     pub(in crate::gateway) request: Request,
     pub(in crate::gateway) kind: OperationType,
+    /// The trace that the client says it is a part of, in its `extensions`.
+    pub(super) trace: Option<TraceParent>,
+}
+
+impl Operation {
+    /// What it is, in traces.
+    pub(super) fn kind_name(&self) -> &'static str {
+        match self.kind {
+            OperationType::Query => "query",
+            OperationType::Mutation => "mutation",
+            OperationType::Subscription => "subscription",
+        }
+    }
 }
 
 impl OperationRequest {
@@ -47,6 +72,7 @@ impl OperationRequest {
             return Err(ApiError::new(ErrorCode::ValidationFailed, "a request needs a `query`"));
         };
         check_nesting(&query)?;
+        let trace = self.extensions.as_deref().and_then(traceparent);
         let mut request = Request::new(query).variables(self.variables.unwrap_or_default());
         request.operation_name = self.operation_name.filter(|name| !name.is_empty());
         let name = request.operation_name.clone();
@@ -57,8 +83,13 @@ impl OperationRequest {
             let message = format!("Unknown operation named \"{name}\"");
             return Err(ApiError::new(ErrorCode::ValidationFailed, message));
         }
-        Ok(Operation { request, kind })
+        Ok(Operation { request, kind, trace })
     }
+}
+
+/// The `traceparent` in a request's extensions. One that is malformed is none, and so are extensions of another shape.
+fn traceparent(extensions: &RawValue) -> Option<TraceParent> {
+    serde_json::from_str::<Extensions<'_>>(extensions.get()).ok()?.traceparent.parse().ok()
 }
 
 /// What an operation is. An unknown name counts as a query: running it says what is wrong.
@@ -226,6 +257,21 @@ mod tests {
         }
         assert_eq!(refusal(""), ErrorCode::ValidationFailed);
         assert_eq!(refusal("{ a"), ErrorCode::ValidationFailed);
+    }
+
+    #[test]
+    fn a_traceparent_that_can_not_be_read_is_none_and_no_error() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = |extensions: &str| {
+            let body = format!(r#"{{"query": "{{ a }}", "extensions": {extensions}}}"#);
+            let request: OperationRequest = serde_json::from_str(&body).expect("a request");
+            request.prepare().expect("a good request").trace.map(|trace| trace.to_string())
+        };
+        assert_eq!(trace(&format!(r#"{{"x": [1], "traceparent": "{good}"}}"#)).as_deref(), Some(good));
+        let deep = "[".repeat(1_000) + &"]".repeat(1_000);
+        for wrong in ["null", "[]", "1", r#""a""#, "{}", r#"{"traceparent": 1}"#, r#"{"traceparent": "00-1"}"#, &deep] {
+            assert_eq!(trace(wrong), None, "{wrong:.40}");
+        }
     }
 
     #[test]

@@ -104,7 +104,12 @@ pub async fn stream_by_query<E: Executor>(State(transport): State<Transport<E>>,
         None => None,
         Some(Err(_)) => return malformed("`variables` must be a JSON object"),
     };
-    let operation = OperationRequest { query: parameters.query, operation_name: parameters.operation_name, variables };
+    let operation = OperationRequest {
+        query: parameters.query,
+        operation_name: parameters.operation_name,
+        variables,
+        extensions: None,
+    };
     streamed(&transport, caller, operation, request.headers(), false)
 }
 

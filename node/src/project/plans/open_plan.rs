@@ -1,6 +1,7 @@
 //! One open plan: its replica, its listeners, and who waits for what.
 
 mod newcomers;
+mod traced;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use std::time::Duration;
 use mille_core::replica::{Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
 use mille_core::{Applied, Opened, Refusal};
 use mille_shared::directory::Role;
-use mille_shared::log::{CommitOutcome, LogPage, LogState, Terms};
+use mille_shared::log::{CommitOutcome, LogEntry, LogPage, LogState, Terms};
 use mille_shared::operation::Operation;
-use mille_shared::{PlanId, PlanNodeId, Revision, UserId, limits};
+use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -22,7 +23,9 @@ use crate::project::command::{Accepted, PlanCommand, PlanEvent, Progress, Queued
 use crate::project::past::{self, Past};
 use crate::project::replay::{self, ReplayError};
 use crate::project::store::{self, OpenFailure};
+use crate::traces::Traced;
 use newcomers::{AfterSync, SharedPast};
+use traced::TracedChanges;
 
 /// Two reports of a plan node's progress are at least so far apart; what comes between is left out.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -52,6 +55,7 @@ pub(super) struct OpenPlan {
     progress_told: HashMap<PlanNodeId, Instant>,
     /// When what is told now was learnt.
     learnt: Instant,
+    traced: TracedChanges,
     used: Instant,
     /// When the log was last seen to hold what we hold.
     confirmed: Instant,
@@ -115,6 +119,7 @@ impl OpenPlan {
             past: SharedPast::default(),
             progress_told: HashMap::new(),
             learnt: Instant::now(),
+            traced: TracedChanges::default(),
             used: Instant::now(),
             confirmed: Instant::now(),
         }
@@ -127,7 +132,9 @@ impl OpenPlan {
     pub(super) fn command(&mut self, command: PlanCommand, jobs: &mut Jobs) {
         self.used = Instant::now();
         match command {
-            PlanCommand::Submit { operation, repeatable, reply } => self.submit(*operation, repeatable, reply, jobs),
+            PlanCommand::Submit { operation, repeatable, trace, reply } => {
+                self.submit(*operation, repeatable, trace, reply, jobs);
+            }
             PlanCommand::Read { reply } => self.sync(AfterSync::Read(reply), jobs),
             PlanCommand::Attach { request, reply } if self.was_told_by_us(&request) => {
                 self.serve(AfterSync::Attach(request, reply), jobs);
@@ -151,7 +158,18 @@ impl OpenPlan {
         if is_check && self.replica.is_confirmed() {
             self.confirmed = Instant::now();
         }
+        self.traced.applied();
         self.answer_behind(jobs);
+    }
+
+    /// Notes the traces of entries that come in next.
+    pub(super) fn expect(&mut self, entries: &[LogEntry], traces: &[Option<TraceParent>]) {
+        let ours = self.replica.plan().revision();
+        for (LogEntry { revision, .. }, trace) in entries.iter().zip(traces) {
+            if let Some(place) = trace.filter(|_| *revision > ours) {
+                self.traced.expect(place, self.id, *revision);
+            }
+        }
     }
 
     /// Takes what a job came to. `false`: the plan is gone and must be closed.
@@ -230,8 +248,8 @@ impl OpenPlan {
     pub(super) fn tell_progress(&mut self, event: &PlanEvent) {
         // Full: the listener does without. What matters is numbered and comes by the log.
         for listener in self.listeners.iter().filter(|listener| listener.wants_progress) {
-            let _ =
-                listener.events.try_send(Queued::new(event.clone(), Instant::now(), &self.context.metrics.pressure));
+            let queued = Queued::new(event.clone(), Instant::now(), None, &self.context.metrics.pressure);
+            let _ = listener.events.try_send(queued);
         }
     }
 
@@ -258,9 +276,19 @@ impl OpenPlan {
         now.duration_since(self.confirmed) < CONFIRMED_FOR
     }
 
-    fn submit(&mut self, operation: Operation, repeatable: bool, reply: SubmitReply, jobs: &mut Jobs) {
+    fn submit(
+        &mut self,
+        operation: Operation,
+        repeatable: bool,
+        trace: Option<Traced>,
+        reply: SubmitReply,
+        jobs: &mut Jobs,
+    ) {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
+        if let Some(trace) = trace {
+            self.traced.begin(ticket, &operation, trace);
+        }
         self.tickets.insert(ticket, Waiting { since: Instant::now(), reply });
         self.input(Input::Submit { ticket, operation, repeatable }, jobs);
     }
@@ -269,7 +297,8 @@ impl OpenPlan {
         let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
         let owner = store::Owner { project: self.context.project, plan };
         match effect {
-            Effect::Commit { expected, batch, terms, attempt } => {
+            Effect::Commit { expected, mut batch, terms, attempt } => {
+                self.traced.mark(&mut batch);
                 if attempt > 0 {
                     self.context.metrics.plans.commit_retries.increment(1);
                 }
@@ -305,11 +334,14 @@ impl OpenPlan {
                 jobs.spawn(async move { (opening, Done::Reloaded(store::reload(backend, owner).await)) });
             }
             Effect::Rollback(rollback) => self.note_rollback(rollback, jobs),
-            Effect::Deliver(applied) => self.deliver(&PlanEvent::Changed(applied)),
+            Effect::Deliver(applied) => {
+                let fan_out = self.traced.fan_out(plan, &applied, self.listeners.len());
+                self.deliver(&PlanEvent::Changed(applied), fan_out);
+            }
             Effect::Reset(cause) => {
                 tracing::info!(plan.id = %plan, cause = cause.as_str(), "the history is another one; listeners get a snapshot");
                 let snapshot = Arc::clone(self.replica.plan());
-                self.deliver(&PlanEvent::Snapshot { plan: snapshot, reason: reset_reason(cause) });
+                self.deliver(&PlanEvent::Snapshot { plan: snapshot, reason: reset_reason(cause) }, None);
             }
             Effect::Answer { ticket, verdict } => self.judge(ticket, verdict, jobs),
             Effect::StoreSnapshot(snapshot) => {
@@ -369,8 +401,9 @@ impl OpenPlan {
     }
 
     /// Tells every listener without waiting. One that can't take it is let go, and attaches again when it can.
-    fn deliver(&mut self, event: &PlanEvent) {
-        let queued = || Queued::new(event.clone(), self.learnt, &self.context.metrics.pressure);
+    fn deliver(&mut self, event: &PlanEvent, fan_out: Option<Arc<Traced>>) {
+        let pressure = &self.context.metrics.pressure;
+        let queued = || Queued::new(event.clone(), self.learnt, fan_out.clone(), pressure);
         self.listeners.retain(|listener| match listener.events.try_send(queued()) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -421,6 +454,7 @@ impl OpenPlan {
     }
 
     fn answer_as(&mut self, result: EditResult, ticket: Ticket, answer: Result<Accepted, Rejection>) {
+        self.traced.answered(ticket, Some(&answer));
         if let Some(Waiting { since, reply }) = self.tickets.remove(&ticket) {
             self.context.metrics.plans.edit_seconds(result).record(since.elapsed().as_secs_f64());
             // Whoever asked may have hung up; the change stands all the same.
