@@ -51,15 +51,20 @@ async fn whole_trace(
 ) -> Result<Vec<SpanTold>> {
     let expected: BTreeSet<(&str, &str)> =
         expected.iter().flat_map(|(node, names)| names.iter().map(|name| (node.as_str(), *name))).collect();
-    let spans = eventually(soon(), async || {
+    eventually(soon(), async || {
         let spans = collector.trace(trace)?;
         let told: BTreeSet<_> = spans.iter().map(|span| (span.instance.as_str(), span.name.as_str())).collect();
         ensure!(told.is_superset(&expected), "{expected:#?} is not yet in {told:#?}");
+        // What ends later is sent later.
+        hang_together(&spans, root)?;
         Ok(spans)
     })
-    .await?;
+    .await
+}
+
+fn hang_together(spans: &[SpanTold], root: &str) -> Result<()> {
     let parents: BTreeMap<_, _> = spans.iter().map(|span| (span.id.as_str(), span.parent.as_str())).collect();
-    for span in &spans {
+    for span in spans {
         let mut above = span.parent.as_str();
         let mut steps = 0;
         while above != root {
@@ -68,7 +73,7 @@ async fn whole_trace(
             ensure!(steps <= spans.len(), "a circle: {spans:#?}");
         }
     }
-    Ok(spans)
+    Ok(())
 }
 
 fn the<'a>(spans: &'a [SpanTold], node: &str, name: &str) -> Result<&'a SpanTold> {
