@@ -7,7 +7,9 @@
 //!
 //! The generator runs beside the cluster and takes its share of the machine; `usage` shows how much.
 
+mod bare;
 mod cursors;
+mod fanout;
 mod flood;
 mod ground;
 mod load;
@@ -47,6 +49,11 @@ enum Bench {
     Resume(resume::ResumeArgs),
     /// Moves many cursors before many eyes: how old is what they see, and what does it cost?
     Cursors(cursors::CursorsArgs),
+    /// Tells many of many edits: what does a delivery cost, and how much of it is the system call that nobody can spare?
+    Fanout(fanout::FanoutArgs),
+    /// The yardstick of `fanout`, as a process of its own.
+    #[command(hide = true)]
+    Bare(bare::BareArgs),
     /// Floods the nodes in several ways, one after the other: how do the others fare meanwhile?
     Flood(flood::FloodArgs),
 }
@@ -60,6 +67,8 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
             Bench::Storm(args) => storm::run(args, *output).await,
             Bench::Resume(args) => resume::run(args, *output).await,
             Bench::Cursors(args) => cursors::run(args, *output).await,
+            Bench::Fanout(args) => fanout::run(args, *output).await,
+            Bench::Bare(args) => bare::run(args).await,
             Bench::Flood(args) => flood::run(args, *output).await,
         }
     };

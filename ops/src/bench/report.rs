@@ -98,6 +98,11 @@ impl Bill {
         Self { deliveries, costs, nodes_cpu_seconds_per_million }
     }
 
+    /// The figure: none without deliveries.
+    pub(crate) fn price_per_million(&self) -> Option<f64> {
+        self.nodes_cpu_seconds_per_million
+    }
+
     /// The figure on a line.
     pub(crate) fn price(&self) -> String {
         let price = match self.nodes_cpu_seconds_per_million {

@@ -17,7 +17,7 @@ use super::count_up_to;
 use super::ground::Ground;
 use super::load::Load;
 use super::report::{Bill, Faults, Promise, Quantiles, conclude};
-use super::subscribers::{Crowd, Progress, faults};
+use super::subscribers::{Crowd, DELTAS, Progress, faults};
 use super::usage::{Meter, counters, growth};
 use crate::output::Output;
 use crate::status::table;
@@ -96,7 +96,7 @@ async fn measure(args: &ResumeArgs, ground: &Ground, output: Output) -> Result<F
     let from = (to + 1) % nodes.len();
     let progress = Arc::new(Progress::new(ground.start.seq));
     let count = args.clients as usize;
-    let crowd = Crowd::open(ground, &progress, count, &[from]).await?;
+    let crowd = Crowd::open(ground, &progress, count, &[from], DELTAS).await?;
     let load = Load::new(ground, &progress, &[from])?;
     let first = load.edit(FIRST_EDIT, Instant::now()).await?;
     ensure!(first.latency.is_some(), "the first edit was not answered");

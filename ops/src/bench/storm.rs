@@ -16,9 +16,9 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
 use super::ground::{Ground, start_again};
-use super::load::{Load, Sample, Schedule};
+use super::load::{Load, Rhythm, Sample, Schedule};
 use super::report::{Bill, Faults, Promise, Quantiles, conclude, show};
-use super::subscribers::{Crowd, Progress, Subscriber, faults};
+use super::subscribers::{Crowd, DELTAS, Progress, Subscriber, faults};
 use super::usage::Meter;
 use super::{count_up_to, wait_until};
 use crate::output::Output;
@@ -106,7 +106,7 @@ impl<'a> Storm<'a> {
         let progress = Arc::new(Progress::new(ground.start.seq));
         let count = args.subscribers as usize;
         output.note(format_args!("mille: opening {count} subscriptions"));
-        let crowd = Crowd::open(ground, &progress, count, &everywhere).await?;
+        let crowd = Crowd::open(ground, &progress, count, &everywhere, DELTAS).await?;
         let load = Load::new(ground, &progress, &everywhere)?;
         let first = load.edit(FIRST_EDIT, Instant::now()).await?;
         ensure!(first.latency.is_some(), "the first edit was not answered");
@@ -118,7 +118,7 @@ impl<'a> Storm<'a> {
         let deliveries_before = progress.deliveries();
         let bill = |costs| Bill::new(costs, &ground.state.nodes, progress.deliveries() - deliveries_before);
         let started = Instant::now();
-        let schedule = Schedule { start: started, rate: args.edits_per_second };
+        let schedule = Schedule { start: started, rhythm: Rhythm::even(args.edits_per_second) };
         let running = tokio::spawn(Arc::clone(&load).run(schedule, args.edits_per_second * args.seconds));
         sleep_until(started + Duration::from_secs(args.seconds.into()) / 3).await;
         let until_the_kill = bill(meter.read());

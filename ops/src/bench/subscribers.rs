@@ -37,9 +37,18 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(200);
 /// Returns of one subscriber that are kept; one that is closed more often is given up.
 const RETURNS_MAX: usize = 16;
 
-const DELTAS: &str = "subscription Bench($projectId: Int!, $planId: Int, $after: String) {
+/// What a client asks for that keeps the document and knows its own operations.
+pub(crate) const DELTAS: &str = "subscription Bench($projectId: Int!, $planId: Int, $after: String) {
   event: planDagDeltaChanged(projectId: $projectId, planId: $planId, after: $after) {
     kind revision previousRevision operationId operations { op path value }
+  }
+}";
+
+/// Everything there is.
+pub(crate) const DELTAS_WHOLE: &str = "subscription Bench($projectId: Int!, $planId: Int, $after: String) {
+  event: planDagDeltaChanged(projectId: $projectId, planId: $planId, after: $after) {
+    projectId planId kind version revision previousRevision userId clientId operationId timestamp
+    operations { op path value from } reason
   }
 }";
 
@@ -132,6 +141,7 @@ struct Course {
     urls: Vec<String>,
     project: i32,
     plan: i32,
+    query: &'static str,
     progress: Arc<Progress>,
 }
 
@@ -147,12 +157,19 @@ impl Crowd {
     ///
     /// # Errors
     /// When one can't be opened: a bench with fewer would measure something else.
-    pub(crate) async fn open(ground: &Ground, progress: &Arc<Progress>, count: usize, nodes: &[usize]) -> Result<Self> {
+    pub(crate) async fn open(
+        ground: &Ground,
+        progress: &Arc<Progress>,
+        count: usize,
+        nodes: &[usize],
+        query: &'static str,
+    ) -> Result<Self> {
         let mut crowd = Self { tasks: JoinSet::new(), goal: watch::channel(Goal::Open).0 };
         let course = Arc::new(Course {
             urls: ground.urls(),
             project: ground.project,
             plan: ground.plan,
+            query,
             progress: Arc::clone(progress),
         });
         let opened = (0..count).map(|number| {
@@ -286,7 +303,7 @@ impl Subscriber {
         let course = &self.course;
         let after = self.sequence.last.to_string();
         let variables = json!({ "projectId": course.project, "planId": course.plan, "after": after });
-        Subscription::open(&course.urls[self.node], &self.token, DELTAS, variables).await
+        Subscription::open(&course.urls[self.node], &self.token, course.query, variables).await
     }
 
     fn note(&mut self, event: &Event) {

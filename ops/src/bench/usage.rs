@@ -58,11 +58,12 @@ impl Meter {
         let nodes = state.nodes.iter().map(|node| (node.name.clone(), node.pid));
         let redis = state.redis.pid.map(|pid| ("redis".to_owned(), pid));
         let ourselves = ("generator".to_owned(), std::process::id());
-        let processes = nodes.chain(redis).chain([ourselves]).map(|(name, pid)| {
-            let usage = of(pid).unwrap_or_default();
-            Metered { name, pid, before: usage, last: usage }
-        });
-        Self { processes: processes.collect() }
+        Self { processes: nodes.chain(redis).chain([ourselves]).map(|(name, pid)| Metered::new(name, pid)).collect() }
+    }
+
+    /// Begins now, with one process.
+    pub(crate) fn of(name: &str, pid: u32) -> Self {
+        Self { processes: vec![Metered::new(name.to_owned(), pid)] }
     }
 
     /// What each cost until now; a process that is gone, until it was read last.
@@ -73,6 +74,13 @@ impl Meter {
             Cost { name: process.name.clone(), cpu_seconds: cpu.as_secs_f64(), rss_bytes: process.last.rss_bytes }
         });
         costs.collect()
+    }
+}
+
+impl Metered {
+    fn new(name: String, pid: u32) -> Self {
+        let usage = of(pid).unwrap_or_default();
+        Self { name, pid, before: usage, last: usage }
     }
 }
 

@@ -1,0 +1,138 @@
+//! The yardstick of `fanout`: a process that writes one ready frame to many sockets, and does nothing else.
+//!
+//! No plan, no log, no right to see, no WebSocket: only the system call that any server must make for every frame of every
+//! client. It runs as a process of its own, so that its cost is read as a node's is.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::load::{Rhythm, Schedule};
+use super::usage::Meter;
+
+/// Until the yardstick has begun, and until it has ended after its last frame.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// From the last client's arrival to the first frame.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// What the yardstick writes.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct BareArgs {
+    /// Sockets that each frame goes to.
+    #[arg(long, value_name = "N")]
+    sockets: u32,
+    /// Bytes of a frame.
+    #[arg(long, value_name = "N")]
+    frame_bytes: u32,
+    /// Frames per second for each socket.
+    #[arg(long, value_name = "N")]
+    rate: u32,
+    /// Frames that come in a row, 1 ms apart.
+    #[arg(long, value_name = "N")]
+    burst: u32,
+    /// How long.
+    #[arg(long, value_name = "S")]
+    seconds: u32,
+}
+
+/// The process itself: says its port, waits for its clients, writes, and ends.
+pub(crate) async fn run(args: &BareArgs) -> Result<ExitCode> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
+    let mut sockets = Vec::with_capacity(args.sockets as usize);
+    for _ in 0..args.sockets {
+        let (socket, _) = timeout(PATIENCE, listener.accept()).await.context("a client is missing")??;
+        socket.set_nodelay(true)?;
+        let socket = socket.into_std()?;
+        // The barest there is: no runtime between the loop and the system call.
+        socket.set_nonblocking(false)?;
+        sockets.push(socket);
+    }
+    let frame = vec![b'x'; args.frame_bytes as usize];
+    let rhythm = Rhythm { rate: args.rate, burst: args.burst };
+    let schedule = Schedule { start: Instant::now() + SETTLE, rhythm };
+    for number in 0..args.rate * args.seconds {
+        sleep_until(schedule.at(number)).await;
+        for socket in &mut sockets {
+            socket.write_all(&frame)?;
+        }
+    }
+    drop(sockets);
+    // What it used can be read as long as it is there: until nobody holds the other end. Nothing else runs here.
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a frame costs at the least.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Yardstick {
+    /// Frames that clients read.
+    pub(crate) deliveries: u64,
+    /// Processor time of the process.
+    pub(crate) cpu: Duration,
+}
+
+impl Yardstick {
+    /// Starts the process, reads what it writes and measures it.
+    ///
+    /// # Errors
+    /// When it does not start, or its clients do not get all of it.
+    pub(crate) async fn measure(sockets: u32, frame_bytes: u32, rhythm: Rhythm, seconds: u32) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench", "bare", "--sockets", &sockets.to_string(), "--frame-bytes", &frame_bytes.to_string()]);
+        command.args(["--rate", &rhythm.rate.to_string(), "--burst", &rhythm.burst.to_string()]);
+        command
+            .args(["--seconds", &seconds.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut process = command.spawn().context("the yardstick does not start")?;
+        let pid = process.id().context("a fresh process has a pid")?;
+        let mut lines = BufReader::new(process.stdout.take().context("its output is ours")?).lines();
+        let port: u16 = timeout(PATIENCE, lines.next_line()).await??.context("the yardstick says no port")?.parse()?;
+
+        let mut meter = Meter::of("yardstick", pid);
+        let mut readers = JoinSet::new();
+        for _ in 0..sockets {
+            readers.spawn(read_to_end(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        }
+        let mut bytes = 0;
+        let reading = async {
+            while let Some(read) = readers.join_next().await {
+                bytes += read??;
+            }
+            anyhow::Ok(())
+        };
+        let patience = PATIENCE + Duration::from_secs(seconds.into());
+        timeout(patience, reading).await.context("the yardstick goes on")??;
+        let cost = meter.read();
+        drop(process.stdin.take());
+        timeout(PATIENCE, process.wait()).await.context("the yardstick does not end")??;
+        let frames = u64::from(rhythm.rate) * u64::from(seconds) * u64::from(sockets);
+        ensure!(bytes == frames * u64::from(frame_bytes), "the yardstick wrote {bytes} bytes");
+        let cpu = cost.first().map_or(0.0, |cost| cost.cpu_seconds);
+        Ok(Self { deliveries: frames, cpu: Duration::from_secs_f64(cpu) })
+    }
+}
+
+async fn read_to_end(address: SocketAddr) -> Result<u64> {
+    let mut socket = TcpStream::connect(address).await?;
+    let mut buffer = vec![0; 16 * 1024];
+    let mut bytes = 0;
+    loop {
+        match socket.read(&mut buffer).await? {
+            0 => return Ok(bytes),
+            read => bytes += read as u64,
+        }
+    }
+}
