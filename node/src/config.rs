@@ -460,7 +460,7 @@ mod tests {
         assert!(origin.is_some_and(|text| text.contains("MILLE_ALLOWED_ORIGINS") && text.contains("null")));
         let short = ["--dev", "--log-retention-changes", "100"];
         assert!(matches!(config(&short), Err(ConfigError::Contradiction(_))));
-        let hasty = config(&["--dev", "--shutdown-seconds", "14"]).err().map(|error| error.to_string());
+        let hasty = config(&["--dev", "--shutdown-seconds", "25"]).err().map(|error| error.to_string());
         assert!(hasty.is_some_and(|text| text.contains("MILLE_SHUTDOWN_SECONDS") && text.contains("WINDOW")));
     }
 

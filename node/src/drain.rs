@@ -73,6 +73,8 @@ pub enum Reason {
     Drain,
     /// The socket has grown old.
     Rotate,
+    /// Its project has ended on this node.
+    Moved,
 }
 
 impl Reason {
@@ -82,6 +84,7 @@ impl Reason {
         match self {
             Self::Drain => "drain",
             Self::Rotate => "rotate",
+            Self::Moved => "moved",
         }
     }
 }
@@ -91,6 +94,7 @@ impl From<Reason> for CloseReason {
         match reason {
             Reason::Drain => Self::Drain,
             Reason::Rotate => Self::Rotate,
+            Reason::Moved => Self::ProjectMoved,
         }
     }
 }
@@ -118,8 +122,8 @@ const WIDE_WINDOW: Duration = Duration::from_secs(5);
 impl Farewell {
     /// A farewell to one of many who all go at this moment.
     #[must_use]
-    pub fn at_once() -> Self {
-        Self::new(Reason::Drain, RETURN_WITHIN_AT_ONCE)
+    pub fn at_once(reason: Reason) -> Self {
+        Self::new(reason, RETURN_WITHIN_AT_ONCE)
     }
 
     /// Both ends by chance: no two clients are told the same.
@@ -242,7 +246,7 @@ impl Drain {
             let waits = !turn.is_zero();
             let is_hurried = waits && hurry.run_until_cancelled(Box::pin(tokio::time::sleep(turn))).await.is_none();
             match is_hurried || window < WIDE_WINDOW {
-                true => Farewell::at_once(),
+                true => Farewell::at_once(Reason::Drain),
                 false => Farewell::new(Reason::Drain, RETURN_WITHIN),
             }
         }

@@ -1,8 +1,11 @@
 //! The process: settings, logs, the node, and its end.
 
+use std::convert::Infallible;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use mille_node::config::Config;
+use mille_node::drain::Drain;
 use mille_node::node::Node;
 use mille_node::shutdown::{Asked, Signals};
 use mille_node::telemetry;
@@ -11,6 +14,9 @@ use mille_shared::limits;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long threads may take to end that are busy when everything else has.
+const THREADS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Settings that can't be used; nothing was begun.
 const EXIT_USAGE: u8 = 2;
@@ -31,7 +37,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(run(config, traces))
+    let exit = runtime.block_on(run(config, traces));
+    // Whatever still runs has had its time: a thread that hangs must not keep the process.
+    runtime.shutdown_timeout(THREADS_PATIENCE);
+    exit
 }
 
 async fn run(config: Config, traces: Option<Unstarted>) -> ExitCode {
@@ -55,21 +64,16 @@ async fn run(config: Config, traces: Option<Unstarted>) -> ExitCode {
         eprintln!("{welcome}");
     }
     let drain = node.drain().clone();
-    let asked = tokio::select! {
-        asked = signals.next() => asked,
-        () = node.asked_to_drain() => Asked::Drain,
+    let (asked, by_signal) = tokio::select! {
+        asked = signals.next() => (asked, true),
+        () = node.asked_to_drain() => (Asked::Drain, false),
     };
     if asked == Asked::Hurry {
         drain.hurry();
     }
-    let hurry_when_asked_again = async {
-        signals.next().await;
-        drain.hurry();
-        std::future::pending().await
-    };
     let ended = tokio::select! {
         ended = node.stop() => ended,
-        never = hurry_when_asked_again => never,
+        never = hurry_when_asked_again(&mut signals, &drain, by_signal) => match never {},
     };
     let exit = if ended {
         tracing::info!("stopped");
@@ -82,4 +86,17 @@ async fn run(config: Config, traces: Option<Unstarted>) -> ExitCode {
         traces.finish(limits::TRACE_FAREWELL).await;
     }
     exit
+}
+
+/// Whoever asks again by a signal is in a hurry. If an operator asked first, at the admin listener, the signal of who stops
+/// processes follows: that is no second wish.
+async fn hurry_when_asked_again(signals: &mut Signals, drain: &Drain, mut is_second_wish: bool) -> Infallible {
+    loop {
+        let is_hurry = signals.next().await == Asked::Hurry || is_second_wish;
+        tracing::info!(is_hurry, "asked to leave by a signal");
+        if is_hurry {
+            drain.hurry();
+        }
+        is_second_wish = true;
+    }
 }

@@ -35,7 +35,10 @@ pub struct Shutdown {
 }
 
 /// How long a socket may take to go once it was told. Longer than its own patience with operations and with the peer.
-const SOCKET_PATIENCE: Duration = Duration::from_secs(6);
+pub(crate) const SOCKET_PATIENCE: Duration = Duration::from_secs(6);
+
+/// What is kept of the deadline for the lease and the connections to the store: longer than one command may take.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Shutdown {
     /// For a node that leaves as `drain` says.
@@ -45,7 +48,7 @@ impl Shutdown {
     }
 
     /// Leaves in order; `farewell` comes when nothing of the node's is left but its connections to the store. `false`:
-    /// something did not end in time.
+    /// something did not end in time; the farewell is said all the same.
     pub async fn leave(&self, farewell: impl Future<Output = ()>) -> bool {
         let settings = self.drain.settings();
         let steps = async {
@@ -60,12 +63,17 @@ impl Shutdown {
             self.stop.cancel();
             self.tasks.close();
             self.tasks.wait().await;
+        };
+        let in_time = tokio::time::timeout(settings.deadline.saturating_sub(FAREWELL_PATIENCE), steps).await.is_ok();
+        // For whoever has not come to it.
+        self.stop.cancel();
+        let last = async {
             farewell.await;
             self.close.cancel();
             self.connections.close();
             self.connections.wait().await;
         };
-        tokio::time::timeout(settings.deadline, steps).await.is_ok()
+        tokio::time::timeout(FAREWELL_PATIENCE, last).await.is_ok() && in_time
     }
 }
 

@@ -58,9 +58,9 @@ pub(crate) async fn run(args: DownArgs, output: &Output) -> Result<ExitCode> {
 /// When the state file can't be removed.
 pub(crate) async fn stop(state: &State, dir: &Path) -> Result<Vec<(String, Departure)>> {
     let mut departures = Vec::new();
-    for step in state.stop_order() {
-        // SIGINT: of these three only a node knows SIGTERM as something that takes longer.
-        departures.extend(stop_all(&step, "INT", PATIENCE).await);
+    // To a node SIGTERM is something that takes longer.
+    for (step, signal) in state.stop_order().into_iter().zip(["TERM", "INT", "TERM"]) {
+        departures.extend(stop_all(&step, signal, PATIENCE).await);
     }
     State::remove(dir)?;
     Ok(departures)

@@ -99,7 +99,7 @@ async fn who_is_in_a_hurry_asks_twice() -> Result<()> {
     let mut cluster = Cluster::of(2)
         .with("MILLE_DRAIN_NOTICE_SECONDS", long)
         .with("MILLE_DRAIN_WINDOW_SECONDS", long)
-        .with("MILLE_SHUTDOWN_SECONDS", "125")
+        .with("MILLE_SHUTDOWN_SECONDS", "135")
         .start()
         .await?;
     let (polite, keyboard) = (cluster.user(0, "ada"), cluster.user(1, "ada"));
@@ -122,6 +122,36 @@ async fn who_is_in_a_hurry_asks_twice() -> Result<()> {
     ensure!(at_first.waiting().is_none(), "a polite stop waits for load balancers");
     cluster.signal(0, "TERM")?;
     ensure!(was_sent_away(&at_first.next().await?, "drain"));
+    ensure!(cluster.exit(0, patience(20.0)).await?.code() == Some(0));
+    Ok(())
+}
+
+/// Whoever stops processes does not know that an operator has asked already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_signal_that_follows_an_operators_wish_is_no_hurry() -> Result<()> {
+    let mut cluster = Cluster::of(1)
+        .embedded()
+        .with("MILLE_DRAIN_NOTICE_SECONDS", "60")
+        .with("MILLE_SHUTDOWN_SECONDS", "90")
+        .start()
+        .await?;
+    let ada = cluster.user(0, "ada");
+    let mut deltas = following(&ada, &ada.create_project("harbour").await?).await?;
+    let admin = Client::new(&cluster.admin_url(0));
+    admin.post_text("/admin/drain", "application/json", String::new()).await?;
+    let heard = async |times: usize| {
+        eventually(soon(), async || {
+            let log = cluster.log(0);
+            ensure!(log.matches("asked to leave by a signal").count() == times, "{log}");
+            Ok(())
+        })
+        .await
+    };
+    cluster.signal(0, "TERM")?;
+    heard(1).await?;
+    ensure!(phase(&admin).await? == "unready" && deltas.waiting().is_none(), "the first one changes nothing");
+    cluster.signal(0, "TERM")?;
+    ensure!(was_sent_away(&deltas.next().await?, "drain"), "the second one does");
     ensure!(cluster.exit(0, patience(20.0)).await?.code() == Some(0));
     Ok(())
 }

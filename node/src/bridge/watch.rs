@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::deafness::Deafness;
 use super::{Bridge, FeedSender};
 use crate::backend::Channel;
-use crate::vigil::Part;
+use crate::vigil::{Part, Pulse};
 
 /// Heads per call: Redis serves nobody else meanwhile.
 const HEADS_PER_CALL_MAX: usize = 500;
@@ -60,7 +60,7 @@ impl Bridge {
                     self.probe(&mut deafness, is_down).await;
                 }
             };
-            tokio::join!(probed, self.check_heads(&mut outage));
+            tokio::join!(probed, self.check_heads(&mut outage, &pulse));
         }
     }
 
@@ -82,7 +82,7 @@ impl Bridge {
         }
     }
 
-    async fn check_heads(&self, outage: &mut Outage) {
+    async fn check_heads(&self, outage: &mut Outage, pulse: &Pulse) {
         let plans = self.plans();
         if plans.is_empty() {
             // So that a plan that opens later need not wait for this life to settle.
@@ -91,6 +91,8 @@ impl Bridge {
             }
         }
         for part in plans.chunks(HEADS_PER_CALL_MAX) {
+            // With very many plans, and a Redis that takes its time, a round may be long.
+            pulse.beat();
             if self.holds_heads(outage) {
                 return;
             }

@@ -7,6 +7,7 @@ use mille_shared::limits;
 
 use super::ConfigError;
 use crate::drain::DrainSettings;
+use crate::shutdown::SOCKET_PATIENCE;
 
 /// The flags.
 #[derive(Debug, Clone, Args)]
@@ -29,8 +30,9 @@ pub struct LeavingArguments {
     pub connection_age_max_seconds: u64,
 }
 
-/// What is left of the deadline for projects and the store, when notice and window are over.
-const REST_SECONDS: u64 = 5;
+/// What is left of the deadline when notice and window are over: for sockets that are slow to go, then for projects and the
+/// store.
+const REST_SECONDS: u64 = SOCKET_PATIENCE.as_secs() + 5;
 
 impl LeavingArguments {
     pub(super) fn settings(&self) -> Result<DrainSettings, ConfigError> {

@@ -166,6 +166,9 @@ struct Known {
     places: Arc<Semaphore>,
 }
 
+/// How long the last answer of a connection may take once the node stops.
+const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// From here on a connection is not kept for a next request, which may never come: one place of so many is left. Nor is that
 /// of a stranger who has sent much: a load balancer would send the next user's request over it.
 const FEW_PLACES_ARE_ONE_IN: usize = 10;
@@ -204,7 +207,11 @@ async fn serve_http(
         served = serving.as_mut() => served,
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            // Whoever takes nothing must not keep the node.
+            match tokio::time::timeout(LAST_ANSWER_TIMEOUT, serving).await {
+                Ok(served) => served,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = served {

@@ -40,6 +40,22 @@ async fn a_stranger_who_asks_and_takes_no_answer_makes_room_too() {
 }
 
 #[tokio::test]
+async fn who_asks_and_takes_no_answer_does_not_keep_a_node_that_stops() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let router = Router::new().route("/", get(|| async { "x".repeat(64 << 20) }));
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let serving = serve(listener, router, ListenerSettings::default(), tasks.clone(), stop.clone());
+    let serving = tokio::spawn(serving);
+    let mut greedy = TcpStream::connect(address).await.expect("a connection");
+    assert!(ask(&mut greedy).await.starts_with("HTTP/1.1 200"), "its beginning is taken");
+    stop.cancel();
+    serving.await.expect("no panic");
+    tasks.close();
+    timeout(LAST_ANSWER_TIMEOUT * 3, tasks.wait()).await.expect("it is given up");
+}
+
+#[tokio::test]
 async fn who_asks_and_stays_does_not_keep_the_last_places() {
     let settings = ListenerSettings { connections_max: 3, ..ListenerSettings::default() };
     let address = listening(settings, "here".to_owned()).await;

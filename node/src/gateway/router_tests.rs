@@ -322,7 +322,10 @@ async fn a_stream_carries_single_answers_and_refusals_too() {
     let edit_by_get = format!("/graphql/stream?query=mutation%7Bedit%7D&token={}", token());
     assert!(node.text(to(Method::GET, &edit_by_get, &[], "")).await.1.contains("VALIDATION_FAILED"));
     node.drain.enter(Phase::Closing);
-    let refused = node.ask(post_json("/graphql/stream", &[], &json!({"query": "{ me }"}))).await;
+    let (_, text) = node.text(post_json("/graphql/stream", &[], &json!({"query": "mutation { edit }"}))).await;
+    assert!(text.contains("{\"edit\":1}"), "what is over with its answer is answered: {text}");
+    let listening = json!({"query": "subscription { endless { n } }"});
+    let refused = node.ask(post_json("/graphql/stream", &[], &listening)).await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.headers().contains_key(header::RETRY_AFTER));
 }

@@ -21,6 +21,7 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, Span, SpanData, SpanP
 use prost::Message as _;
 use reqwest::Url;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -137,7 +138,9 @@ impl Unstarted {
     #[must_use]
     pub fn start(self, node: &NodeId, metrics: Arc<Metrics>) -> Option<Exporter> {
         let Self { settings, spans, gauge } = self;
-        let client = reqwest::Client::builder().timeout(settings.timeout).default_headers(settings.headers).build();
+        // What the collector knows us by goes nowhere else.
+        let client = reqwest::Client::builder().redirect(Policy::none()).timeout(settings.timeout);
+        let client = client.default_headers(settings.headers).build();
         let client = client.inspect_err(|error| tracing::error!(%error, "no traces: there is no HTTP client")).ok()?;
         let resource = Resource::builder_empty()
             .with_detector(Box::new(TelemetryResourceDetector))

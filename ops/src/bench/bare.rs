@@ -4,13 +4,13 @@
 //! client. It runs as a process of its own, so that its cost is read as a node's is.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -24,6 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// From the last client's arrival to the first frame.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// What a client is told first. Only then comes the next: a crowd that knocks at once could overflow the system's queue, and
+/// who is dropped there is never told.
+const READY: u8 = b'!';
 
 /// What the yardstick writes.
 #[derive(Debug, Clone, Copy, Args)]
@@ -51,8 +55,9 @@ pub(crate) async fn run(args: &BareArgs) -> Result<ExitCode> {
     writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
     let mut sockets = Vec::with_capacity(args.sockets as usize);
     for _ in 0..args.sockets {
-        let (socket, _) = timeout(PATIENCE, listener.accept()).await.context("a client is missing")??;
+        let (mut socket, _) = timeout(PATIENCE, listener.accept()).await.context("a client is missing")??;
         socket.set_nodelay(true)?;
+        socket.write_all(&[READY]).await?;
         let socket = socket.into_std()?;
         // The barest there is: no runtime between the loop and the system call.
         socket.set_nonblocking(false)?;
@@ -64,7 +69,7 @@ pub(crate) async fn run(args: &BareArgs) -> Result<ExitCode> {
     for number in 0..args.rate * args.seconds {
         sleep_until(schedule.at(number)).await;
         for socket in &mut sockets {
-            socket.write_all(&frame)?;
+            std::io::Write::write_all(socket, &frame)?;
         }
     }
     drop(sockets);
@@ -104,7 +109,10 @@ impl Yardstick {
         let mut meter = Meter::of("yardstick", pid);
         let mut readers = JoinSet::new();
         for _ in 0..sockets {
-            readers.spawn(read_to_end(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+            let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+            let ready = timeout(PATIENCE, socket.read_u8()).await.context("the yardstick takes nobody")??;
+            ensure!(ready == READY, "somebody else is at the yardstick's port");
+            readers.spawn(read_to_end(socket));
         }
         let mut bytes = 0;
         let reading = async {
@@ -125,8 +133,7 @@ impl Yardstick {
     }
 }
 
-async fn read_to_end(address: SocketAddr) -> Result<u64> {
-    let mut socket = TcpStream::connect(address).await?;
+async fn read_to_end(mut socket: TcpStream) -> Result<u64> {
     let mut buffer = vec![0; 16 * 1024];
     let mut bytes = 0;
     loop {

@@ -37,11 +37,18 @@ pub(crate) fn judge(seen: &Seen) -> Vec<Finding> {
     checks.into_iter().flatten().map(|finding| finding.on(&seen.label)).collect()
 }
 
+/// The node's check that fails while it is taken out.
+const SERVING: &str = "serving";
+
 fn readiness(seen: &Seen) -> Option<Finding> {
     let failing: Vec<String> =
         seen.facts.checks.iter().filter(|check| !check.ok).map(|c| format!("{} ({})", c.name, c.detail)).collect();
     let failing = failing.join("; ");
-    Some(if !seen.facts.ready {
+    let is_leaving = seen.facts.checks.iter().any(|check| check.name == SERVING && !check.ok);
+    Some(if is_leaving {
+        Finding::warning("ready", "it is being taken out")
+            .advise("nothing, if somebody meant to; else find out who stops it")
+    } else if !seen.facts.ready {
         Finding::error("ready", format!("it wants no new connections: {failing}")).advise(
             "the other findings may say why; else ops/runbook.md: MilleRedisDown, MillePressure, MilleActorsFail",
         )

@@ -15,7 +15,7 @@ use mille_shared::presence::server::Reconnect;
 use mille_shared::{CloseCode, limits};
 use tokio::time::Instant;
 
-use crate::drain::Farewell;
+use crate::drain::{Farewell, Reason};
 use crate::metrics::Metrics;
 use crate::pressure::Backlog;
 
@@ -88,9 +88,12 @@ impl Writer {
         farewell: Option<Farewell>,
     ) {
         if code == CloseCode::ServiceRestart {
-            let farewell = farewell.unwrap_or_else(Farewell::at_once);
+            let why = if reason == Reason::Drain.as_str() { Reason::Drain } else { Reason::Moved };
+            let farewell = farewell.unwrap_or_else(|| Farewell::at_once(why));
             let (reason, min_ms, max_ms) = (farewell.reason.as_str(), farewell.min_ms(), farewell.max_ms());
-            self.frame(&ServerFrame::Reconnect { data: Reconnect { reason, min_ms, max_ms } });
+            let hint = ServerFrame::Reconnect { data: Reconnect { reason, min_ms, max_ms } };
+            // Without asking for room, as the close: it always comes before it.
+            self.queue.push_back(Message::Text(hint.encode().as_ref().into()));
         }
         let frame = CloseFrame { code: code.as_u16(), reason: reason.into() };
         self.queue.push_back(Message::Close(Some(frame)));

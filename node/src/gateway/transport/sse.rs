@@ -120,19 +120,21 @@ fn streamed<E: Executor>(
     headers: &HeaderMap,
     may_change: bool,
 ) -> Response {
-    if transport.drain.phase() >= Phase::Closing {
-        return ApiError::new(ErrorCode::Draining, "the node is being taken out").into_response();
-    }
     // Watched first, asked then, so that no revocation falls in between.
     let revocations = transport.authenticator.revoked().watch();
     if let Err(refused) = transport.authenticator.still_counts(&session.identity()) {
         return ApiError::from(refused).into_response();
     }
     let (revision, learnt) = (EventRevision::default(), LearntAt::default());
+    // A query or mutation is answered, and over with that.
+    let mut farewell = std::future::pending().boxed();
     let answers = match request.prepare() {
         Ok(operation) if operation.kind == OperationType::Mutation && !may_change => {
             let refusal = ApiError::new(ErrorCode::ValidationFailed, "a mutation must be sent with POST");
             one(refusal.to_response())
+        }
+        Ok(operation) if operation.kind == OperationType::Subscription && transport.drain.phase() >= Phase::Closing => {
+            return ApiError::new(ErrorCode::Draining, "the node is being taken out").into_response();
         }
         Ok(operation) => {
             let request = operation
@@ -143,7 +145,12 @@ fn streamed<E: Executor>(
                 .data(learnt.clone());
             let is_subscription = operation.kind == OperationType::Subscription;
             let answers = transport.executor.execute_stream(request, None);
-            if is_subscription { answers } else { answers.take(1).boxed() }
+            if is_subscription {
+                farewell = transport.drain.farewell().boxed();
+                answers
+            } else {
+                answers.take(1).boxed()
+            }
         }
         Err(refusal) => one(refusal.to_response()),
     };
@@ -155,7 +162,7 @@ fn streamed<E: Executor>(
         answers,
         revision,
         learnt,
-        farewell: transport.drain.farewell().boxed(),
+        farewell,
         expires_at: Instant::now() + lifetime,
         next: Next::Answer,
         count: Count::begin(Arc::clone(&transport.observer)),
