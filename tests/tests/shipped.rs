@@ -148,9 +148,11 @@ fn number_after(text: &str, words: &str) -> Result<u64> {
 }
 
 fn metrics_of(expression: &str) -> Vec<String> {
-    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    // What is quoted is a label's value.
+    let unquoted = expression.split('"').step_by(2);
+    let words = unquoted.flat_map(|part| part.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
     let is_metric = |word: &&str| word.contains('_') && !PROMQL.contains(word);
-    words.filter(is_metric).filter(|word| *word != "node_gone").map(str::to_owned).collect()
+    words.filter(is_metric).map(str::to_owned).collect()
 }
 
 fn read(path: &str) -> Result<String> {
