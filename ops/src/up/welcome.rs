@@ -132,6 +132,9 @@ impl Welcome<'_> {
                 sample.project
             ));
         }
+        if let Some(node) = self.state.nodes.last() {
+            line(format!("  {mille} drain {}{flag}   # {0} leaves; nobody notices", node.name));
+        }
         if let Some(node) = self.state.nodes.first() {
             line(format!("  kill -9 {}   # {} dies; the others go on", node.pid, node.name));
         }
