@@ -42,6 +42,9 @@ impl TracedChanges {
 
     /// Ends an edit. Without an answer, the plan stops here.
     pub(super) fn answered(&mut self, ticket: Ticket, answer: Option<&Result<Accepted, Rejection>>) {
+        if self.edits.is_empty() {
+            return;
+        }
         for (_, (_, edit)) in self.edits.extract_if(|_, (of, _)| *of == ticket) {
             match answer {
                 Some(Ok(accepted)) => edit.at(accepted.revision),
