@@ -16,6 +16,12 @@ pub fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// A duration in whole milliseconds, as it is told to others.
+#[must_use]
+pub fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The pause before something is read again that must not be known for older than `bound`: shorter, since reading takes its
 /// time, and by chance, so that those who began together do not read together for ever.
 #[must_use]

@@ -19,6 +19,7 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
+use crate::clock::whole_ms;
 use crate::drain::DrainSettings;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
 use crate::gateway::origins::AllowedOrigins;
@@ -61,7 +62,7 @@ pub struct Arguments {
     #[arg(long, env = "MILLE_REDIS_CA_FILE")]
     pub redis_ca_file: Option<PathBuf>,
     /// How long one Redis command may take.
-    #[arg(long, env = "MILLE_REDIS_COMMAND_TIMEOUT_MS", default_value_t = default_ms(limits::REDIS_COMMAND_TIMEOUT))]
+    #[arg(long, env = "MILLE_REDIS_COMMAND_TIMEOUT_MS", default_value_t = whole_ms(limits::REDIS_COMMAND_TIMEOUT))]
     pub redis_command_timeout_ms: u64,
     /// The secret of HS256 tokens, at least 16 bytes.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
@@ -414,10 +415,6 @@ fn check_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigErro
         }
     }
     Ok(())
-}
-
-fn default_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

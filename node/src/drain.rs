@@ -14,6 +14,7 @@ use rand::Rng as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::whole_ms;
 use crate::metrics::CloseReason;
 
 /// How far a node is out.
@@ -251,10 +252,6 @@ impl Drain {
             }
         }
     }
-}
-
-fn whole_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

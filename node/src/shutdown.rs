@@ -109,3 +109,36 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::drain::DrainSettings;
+
+    /// How long a node takes that leaves, whether all ended in time, and whether it said farewell.
+    async fn left(hold_up: impl FnOnce(&Shutdown)) -> (Duration, bool, bool) {
+        let settings = DrainSettings { notice: Duration::from_secs(5), ..DrainSettings::default() };
+        let shutdown = Shutdown::of(Drain::new(settings, metrics::Gauge::noop(), metrics::Counter::noop()));
+        hold_up(&shutdown);
+        let (began, is_said) = (Instant::now(), AtomicBool::new(false));
+        let in_time = shutdown.leave(async { is_said.store(true, Ordering::Relaxed) }).await;
+        assert!(shutdown.stop.is_cancelled() && shutdown.close.is_cancelled(), "everybody is told");
+        (began.elapsed(), in_time, is_said.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_or_a_task_that_never_ends_keeps_neither_the_node_nor_its_lease() {
+        let deadline = DrainSettings::default().deadline;
+        let (took, in_time, is_said) = left(|_| {}).await;
+        assert!(took.as_secs() == 5 && in_time && is_said, "only load balancers are waited for: {took:?}");
+        let (took, in_time, is_said) =
+            left(|shutdown| drop(shutdown.sockets.spawn(std::future::pending::<()>()))).await;
+        assert!(took.as_secs() == 5 + SOCKET_PATIENCE.as_secs() && in_time && is_said, "{took:?}");
+        let (took, in_time, is_said) = left(|shutdown| drop(shutdown.tasks.spawn(std::future::pending::<()>()))).await;
+        assert!(took <= deadline && !in_time && is_said, "{took:?}");
+    }
+}

@@ -73,6 +73,9 @@ async fn a_drain_is_noticed_before_anything_is_closed_and_then_goes_step_by_step
         "{refused:?}"
     );
 
+    let told = cluster.metrics(0).await?;
+    ensure!(told.contains("\ndrain_phase 2\n"), "the metric says where it is: {told}");
+
     // Each in its turn: told when to come back, and for streams without an end that would be final.
     let hint = grace.next_where("reconnect", patience(WINDOW_SECONDS as f64 + 5.0), |_| true).await?;
     ensure!(hint["reason"] == "drain" && hint["minMs"].as_u64() < hint["maxMs"].as_u64(), "{hint}");

@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::{self, Backend, Channel, Incoming, Interruption, envelope};
 use crate::clock;
+use crate::clock::whole_ms;
 use crate::metrics::Metrics;
 
 pub use control::{Control, ControlMessage, Controls};
@@ -224,7 +225,7 @@ impl Bridge {
     fn dispatch(&self, channel: Channel, payload: bytes::Bytes) {
         match channel {
             Channel::Probe => {
-                let age = u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let age = whole_ms(self.inner.started.elapsed());
                 self.inner.delivered_ms.store(age, Ordering::Relaxed);
                 self.inner.probes_heard.fetch_add(1, Ordering::Relaxed);
             }

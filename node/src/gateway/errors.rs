@@ -13,6 +13,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use mille_shared::{ErrorCode, LimitName, Revision, limits};
 
+use crate::clock::whole_ms;
 use crate::quota::Excess;
 
 /// A refusal or failure as a client sees it.
@@ -53,7 +54,7 @@ impl ApiError {
     /// The same, at least a millisecond.
     #[must_use]
     pub fn retry_after(self, wait: Duration) -> Self {
-        self.retry_after_ms(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1))
+        self.retry_after_ms(whole_ms(wait).max(1))
     }
 
     /// The same, with the bound that was met.

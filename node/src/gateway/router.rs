@@ -32,6 +32,7 @@ use super::probes::{self, Readiness};
 use super::shedding;
 use super::strangers::Introduction;
 use super::transport::{self, Transport};
+use crate::clock::whole_ms;
 use crate::drain::{Drain, Phase};
 use crate::traces;
 
@@ -100,12 +101,11 @@ impl DrainDoor {
     }
 
     fn show(&self) -> Json<Value> {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Json(json!({
             "phase": self.drain.phase().as_str(),
             "connections": self.sockets.len(),
-            "elapsedMs": ms(self.drain.elapsed()),
-            "deadlineMs": ms(self.drain.settings().deadline),
+            "elapsedMs": whole_ms(self.drain.elapsed()),
+            "deadlineMs": whole_ms(self.drain.settings().deadline),
         }))
     }
 }

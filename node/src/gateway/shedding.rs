@@ -19,6 +19,7 @@ use super::auth::{Authenticator, BearerToken};
 use super::errors::ApiError;
 use super::router::is_upgrade;
 use super::transport::Operation;
+use crate::clock::whole_ms;
 use crate::metrics::Metrics;
 use crate::pressure::{Backlog, Level, Shed};
 
@@ -117,7 +118,7 @@ fn overloaded() -> ApiError {
     let (min, max) = RETRY_AFTER;
     let after = rand::rng().random_range(min..=max);
     ApiError::new(ErrorCode::Overloaded, "this node has more to do than it can; try again later or elsewhere")
-        .retry_after_ms(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
+        .retry_after_ms(whole_ms(after))
 }
 
 /// Whether an operation is made of nothing but what is always taken.

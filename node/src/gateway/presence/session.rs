@@ -21,6 +21,7 @@ use super::PresenceDoor;
 use super::limiter::{FrameLimiter, Verdict};
 use super::token::{TokenClock, TokenState};
 use super::writer::{Incoming, Writer};
+use crate::clock::whole_ms;
 use crate::drain::{Drain, Farewell};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, RevocationWatch, RevokedToken};
 use crate::gateway::intake::Intake;
@@ -222,7 +223,7 @@ impl Session {
         match self.token.look(now) {
             TokenState::Good => {}
             TokenState::Expiring(left) => {
-                let in_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                let in_ms = whole_ms(left);
                 self.writer.frame(&ServerFrame::TokenExpiring { data: TokenExpiring { in_ms } });
             }
             TokenState::Over => return close(CloseReason::TokenExpired, CloseCode::Forbidden, "the token is over"),
