@@ -21,13 +21,14 @@ use crate::config::Config;
 use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, KeyError, Revoker, RevokerSettings};
 use crate::gateway::facts::{self, FactsDoor};
+use crate::gateway::fanout::Groups;
 use crate::gateway::listener::{self, ListenerSettings};
 use crate::gateway::probes::{Check, Readiness};
 use crate::gateway::router::{self, Doors, DrainDoor};
 use crate::gateway::shedding::Shedding;
 use crate::gateway::strangers::Strangers;
 use crate::gateway::tls::{Tls, TlsError};
-use crate::gateway::transport::{BodyRoom, Transport};
+use crate::gateway::transport::{BodyRoom, Transport, TransportObserver};
 use crate::gateway::{graphql, presence, welcome};
 use crate::metrics::Metrics;
 use crate::pressure::sampler::Sampler;
@@ -169,14 +170,17 @@ impl Node {
             Arc::clone(&metrics),
             shutdown.tasks.clone(),
         );
+        let observer: Arc<dyn TransportObserver> = Arc::clone(&metrics) as _;
+        let moment_max = config.limits.transport.fan_out_moment_max;
         let transport = Transport {
+            groups: Groups::new(authenticator.revoked().clone(), Arc::clone(&observer), moment_max),
             executor: graphql::schema(projects.clone(), cluster.clone(), revoker.clone(), config.dev),
             authenticator: authenticator.clone(),
             shedding: shedding.clone(),
             limits: config.limits.transport.clone(),
             drain: drain.clone(),
             tasks: shutdown.sockets.clone(),
-            observer: Arc::clone(&metrics) as _,
+            observer,
             quotas: quotas.clone(),
             bodies: BodyRoom::new(config.limits.request_bytes_in_flight_max),
         };

@@ -8,6 +8,7 @@ use mille_core::allowance::Rate;
 use mille_shared::limits;
 
 use super::ConfigError;
+use crate::clock::whole_ms;
 use crate::gateway::transport::TransportLimits;
 use crate::quota::QuotaSettings;
 
@@ -46,6 +47,11 @@ pub struct LimitArguments {
     /// Bytes of request bodies that this node reads at a time.
     #[arg(long, env = "MILLE_REQUEST_BYTES_IN_FLIGHT_MAX", default_value_t = limits::REQUEST_BYTES_IN_FLIGHT_MAX)]
     pub request_bytes_in_flight_max: usize,
+    /// The longest that subscribers of one plan wait for more changes after they were told some, so that a burst shares
+    /// system calls. Nobody waits while changes are further apart, or few listen. 0: never.
+    #[arg(long, env = "MILLE_FAN_OUT_MOMENT_MS", default_value_t = whole_ms(limits::FAN_OUT_MOMENT),
+          value_parser = value_parser!(u64).range(0..=100))]
+    pub fan_out_moment_ms: u64,
 }
 
 /// The bounds they mean.
@@ -89,6 +95,7 @@ impl Limits {
             operations_per_second: arguments.connection_operations_per_second,
             operations_burst: arguments.connection_operations_burst,
             subscriptions_max: arguments.connection_subscriptions_max,
+            fan_out_moment_max: Duration::from_millis(arguments.fan_out_moment_ms),
             ..TransportLimits::default()
         };
         if arguments.request_bytes_in_flight_max < transport.request_bytes_max {

@@ -32,6 +32,7 @@ impl Config {
             ("MILLE_USER_OPERATIONS_BURST", user.operations.burst.to_string()),
             ("MILLE_CONNECTION_OPERATIONS_PER_SECOND", transport.operations_per_second.to_string()),
             ("MILLE_CONNECTION_SUBSCRIPTIONS_MAX", transport.subscriptions_max.to_string()),
+            ("MILLE_FAN_OUT_MOMENT_MS", transport.fan_out_moment_max.as_millis().to_string()),
             ("MILLE_REQUEST_BYTES_IN_FLIGHT_MAX", self.limits.request_bytes_in_flight_max.to_string()),
             ("MILLE_SWEEP_SECONDS", self.sweep.as_secs().to_string()),
             ("MILLE_REVOCATION_SECONDS", self.revocation_kept.as_secs().to_string()),

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mille_shared::{ErrorCode, LimitName, limits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
@@ -30,9 +31,12 @@ use tower::util::ServiceExt;
 
 use super::errors::ApiError;
 use super::strangers::{Introduction, Strangers};
-
 use super::tls::Tls;
 use crate::drain::{Drain, Phase};
+
+mod wire;
+
+pub use wire::{Sent, Wire};
 
 /// The bounds of a listener, and how it is spoken to.
 #[derive(Clone)]
@@ -105,7 +109,8 @@ pub async fn serve(
                         if let Some(introduction) = introduced(&stream, &settings).await {
                             let connection = Connection::new(stream, place, introduction, &settings);
                             let (taken, introduction) = (connection.taken.clone(), connection.introduction.clone());
-                            let known = Known { taken, introduction, peer, places };
+                            let wire = settings.tls.is_none().then(|| connection.wire.clone());
+                            let known = Known { taken, wire, introduction, peer, places };
                             serve_connection(connection, known, router, settings, stop).await;
                         }
                     });
@@ -160,6 +165,8 @@ async fn serve_connection(
 /// What is known of a connection: every request is told most of it.
 struct Known {
     taken: BytesTaken,
+    /// Past TLS nobody can write.
+    wire: Option<Wire>,
     introduction: Introduction,
     peer: SocketAddr,
     /// Those of the listener.
@@ -186,6 +193,9 @@ async fn serve_http(
         known.introduction.asked();
         request.extensions_mut().insert(known.introduction.clone());
         request.extensions_mut().insert(known.taken.clone());
+        if let Some(wire) = &known.wire {
+            request.extensions_mut().insert(wire.clone());
+        }
         request.extensions_mut().insert(axum::extract::ConnectInfo(known.peer));
         let answered = router.clone().oneshot(request.map(Body::new));
         let (places, introduction, drain) = (Arc::clone(&known.places), known.introduction.clone(), drain.clone());
@@ -223,18 +233,18 @@ async fn serve_http(
 /// that there is no place.
 fn turn_away(stream: &TcpStream, settings: &ListenerSettings, name: LimitName, limit: usize) {
     if settings.tls.is_none() {
-        say_no_place(stream, ApiError::met(ErrorCode::Overloaded, name, limit));
+        // To who hears at once: nobody waits for it.
+        let _ = stream.try_write(no_place(ApiError::met(ErrorCode::Overloaded, name, limit)).as_bytes());
     }
 }
 
-/// Says so to who hears at once. Never waits.
-fn say_no_place(stream: &TcpStream, error: ApiError) {
+/// The answer to somebody for whom there is no place.
+fn no_place(error: ApiError) -> String {
     let error = error.retry_after(TURNED_AWAY_FOR);
     let body = serde_json::json!({"errors": [error.to_server_error()]}).to_string();
     let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close";
     let (seconds, bytes) = (TURNED_AWAY_FOR.as_secs(), body.len());
-    let text = format!("{head}\r\nretry-after: {seconds}\r\ncontent-length: {bytes}\r\n\r\n{body}");
-    let _ = stream.try_write(text.as_bytes());
+    format!("{head}\r\nretry-after: {seconds}\r\ncontent-length: {bytes}\r\n\r\n{body}")
 }
 
 /// When somebody who was turned away may come again.
@@ -242,7 +252,8 @@ const TURNED_AWAY_FOR: Duration = Duration::from_secs(5);
 
 /// A TCP connection that counts what is taken, gives up on a peer that takes nothing, and frees its place at its end.
 struct Connection {
-    stream: TcpStream,
+    read: OwnedReadHalf,
+    wire: Wire,
     taken: BytesTaken,
     write_timeout: Duration,
     /// Runs while something can't be written.
@@ -269,9 +280,12 @@ impl Connection {
             true => limits::FIRST_HEAD_TIMEOUT.min(settings.header_read_timeout),
             false => settings.header_read_timeout,
         };
+        let (read, write) = stream.into_split();
+        let taken = BytesTaken::default();
         Self {
-            stream,
-            taken: BytesTaken::default(),
+            read,
+            wire: Wire::new(write, taken.clone()),
+            taken,
             write_timeout: settings.write_timeout,
             patience: None,
             silence: Some(Box::pin(tokio::time::sleep(first_head))),
@@ -290,35 +304,29 @@ impl Connection {
         }
         let is_superseded = self.superseded.as_mut().is_some_and(|superseded| superseded.as_mut().poll(cx).is_ready());
         if is_superseded && self.is_plain && self.introduction.is_to_ask() {
-            say_no_place(&self.stream, self.introduction.too_many());
+            let _ = self.wire.send(no_place(self.introduction.too_many()).as_bytes());
         }
         is_superseded
     }
 
-    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Ready(done) => {
-                self.patience = None;
-                if let Ok(bytes) = done {
-                    self.taken.0.fetch_add(bytes as u64, Ordering::Relaxed);
-                }
-                Poll::Ready(done)
-            }
-            Poll::Pending => {
-                if self.is_superseded(cx) {
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-                }
-                let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.write_timeout)));
-                patience.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
-            }
+    /// Gives up on a peer that takes nothing for too long.
+    fn wrote<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.patience = None;
+            return written;
         }
+        if self.is_superseded(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.write_timeout)));
+        patience.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = Pin::new(&mut self.read).poll_read(cx, buf);
         if read.is_ready() {
             if !self.introduction.may_send(buf.filled().len() - before) {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -343,14 +351,14 @@ impl AsyncRead for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.wire.close();
         self.introduction.gone();
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(cx, written)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -358,20 +366,21 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = self.wire.poll_write(cx, bufs);
         self.wrote(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = self.wire.poll_flush(cx);
+        self.wrote(cx, flushed)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_shutdown(cx)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod auth;
 mod certificate;
 pub mod errors;
 pub mod facts;
+pub mod fanout;
 pub mod graphql;
 mod intake;
 pub mod listener;

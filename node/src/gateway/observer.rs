@@ -21,8 +21,8 @@ impl TransportObserver for Metrics {
         self.connections.messages_sent.increment(messages);
     }
 
-    fn told(&self, age: Duration) {
-        self.plans.fan_out_seconds.record(age.as_secs_f64());
+    fn told(&self, age: Duration, times: usize) {
+        self.plans.fan_out_seconds.record_many(age.as_secs_f64(), times);
     }
 
     fn subscribed(&self) {

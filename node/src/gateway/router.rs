@@ -26,7 +26,7 @@ use tower_http::trace::TraceLayer;
 use tracing::{Instrument as _, Span};
 
 use super::errors::ApiError;
-use super::listener::BytesTaken;
+use super::listener::{BytesTaken, Wire};
 use super::origins::{self, AllowedOrigins};
 use super::probes::{self, Readiness};
 use super::shedding;
@@ -140,9 +140,10 @@ async fn get_graphql<E: Executor>(
         return match attempt {
             Ok(upgrade) => {
                 let taken = request.extensions().get::<BytesTaken>().cloned().map(axum::Extension);
+                let wire = request.extensions().get::<Wire>().cloned().map(axum::Extension);
                 let introduction = Some(axum::Extension(Introduction::of(&request)));
                 let (headers, uri) = (request.headers().clone(), request.uri().clone());
-                transport::upgrade(state, taken, introduction, headers, uri, upgrade).await
+                transport::upgrade(state, taken, wire, introduction, headers, uri, upgrade).await
             }
             Err(rejection) => rejection.into_response(),
         };

@@ -18,6 +18,7 @@ use super::super::probes::Check;
 use super::super::transport::{BodyRoom, EventRevision, ResumeAfter, Session, TransportLimits};
 use super::*;
 use crate::drain::{Drain, Phase};
+use crate::gateway::fanout::Groups;
 use crate::metrics::Metrics;
 use crate::pressure::Level;
 use crate::quota::UserQuotas;
@@ -110,7 +111,9 @@ async fn node(dev: bool) -> Node {
     let drain = Drain::default();
     let authenticator = Authenticator::new(&settings).await.expect("usable settings");
     let metrics = Arc::new(Metrics::new());
+    let moment_max = TransportLimits::default().fan_out_moment_max;
     let transport = Transport {
+        groups: Groups::new(authenticator.revoked().clone(), Arc::new(()), moment_max),
         executor: Schema::build(Query, Mutation, Events).data(authenticator.clone()).finish(),
         authenticator: authenticator.clone(),
         shedding: super::super::shedding::Shedding::new(Arc::clone(&metrics)),

@@ -287,7 +287,7 @@ impl Actor {
     fn command(&mut self, command: Command) {
         match command {
             Command::Plan(plan, command) => self.plan_command(plan, command),
-            Command::Presence(PresenceCommand::Join { join, outbox }) if !self.is_member(&join.user) => {
+            Command::Presence(PresenceCommand::Join { join, outbox }) if self.role_of(&join.user).is_none() => {
                 // The right ended between the socket's look and here; nobody would look again before the next sweep.
                 self.metrics.rights.refused(NotAllowed::NotAMember);
                 outbox.close(CloseCode::Forbidden, NO_MEMBER);
@@ -311,11 +311,11 @@ impl Actor {
 
     fn plan_command(&mut self, plan: PlanId, command: PlanCommand) {
         match command {
-            PlanCommand::Attach { request, reply } if !self.is_member(&request.user_id) => {
+            PlanCommand::Attach { request, reply } if !request.audience.may_listen(|user| self.role_of(user)) => {
                 self.metrics.rights.refused(NotAllowed::NotAMember);
                 let _ = reply.send(Err(Rejection::Forbidden));
             }
-            PlanCommand::Submit { operation, reply, .. } if !self.is_member(&operation.user_id) => {
+            PlanCommand::Submit { operation, reply, .. } if self.role_of(&operation.user_id).is_none() => {
                 self.metrics.rights.refused(NotAllowed::NotAMember);
                 let _ = reply.send(Err(Rejection::Forbidden));
             }
@@ -328,8 +328,8 @@ impl Actor {
         }
     }
 
-    fn is_member(&self, user: &UserId) -> bool {
-        self.members.load().role_of(user).is_some()
+    fn role_of(&self, user: &UserId) -> Option<Role> {
+        self.members.load().role_of(user)
     }
 
     fn start_refresh(&mut self) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mille_core::{Applied, Plan, Refusal};
+use mille_shared::directory::Role;
 use mille_shared::execution::ExecutionState;
 use mille_shared::log::{ChainHash, Head};
 use mille_shared::operation::Operation;
@@ -31,6 +32,8 @@ pub enum PlanEvent {
     },
     /// An execution went on. Not numbered, thinned, and lost when a listener is slow.
     Progress(Arc<Progress>),
+    /// The project's members may have changed. Only who listens for many is told: they look who may still be told.
+    MembersChanged,
 }
 
 impl PlanEvent {
@@ -40,7 +43,7 @@ impl PlanEvent {
         match self {
             Self::Changed(applied) => Some(applied.revision()),
             Self::Snapshot { plan, .. } => Some(plan.revision()),
-            Self::Progress(_) => None,
+            Self::Progress(_) | Self::MembersChanged => None,
         }
     }
 }
@@ -63,7 +66,7 @@ impl Queued {
         waits.add(match &event {
             PlanEvent::Changed(applied) => applied.payload.len(),
             // What else it is, is held by others too.
-            PlanEvent::Snapshot { .. } | PlanEvent::Progress(_) => size_of::<Self>(),
+            PlanEvent::Snapshot { .. } | PlanEvent::Progress(_) | PlanEvent::MembersChanged => size_of::<Self>(),
         });
         Self { event, learnt, fan_out, _waits: waits }
     }
@@ -175,11 +178,30 @@ pub(super) enum Command {
     Fail,
 }
 
+/// Whom a listener listens for.
+#[derive(Debug, Clone)]
+pub(super) enum Audience {
+    /// A user: access is checked again whenever members change.
+    User(UserId),
+    /// Many users, whose access the listener checks itself: it is told when members change.
+    Many,
+}
+
+impl Audience {
+    /// Whether it may listen, where members have these roles.
+    pub(super) fn may_listen(&self, role_of: impl Fn(&UserId) -> Option<Role>) -> bool {
+        match self {
+            Self::User(user) => role_of(user).is_some(),
+            Self::Many => true,
+        }
+    }
+}
+
 /// What a listener wants.
 #[derive(Debug, Clone)]
 pub(super) struct AttachRequest {
-    /// Who listens: access is checked again whenever members change.
-    pub user_id: UserId,
+    /// Who listens.
+    pub audience: Audience,
     /// From where.
     pub start: Start,
     /// Whether it comes for the first time, and was not let go of.

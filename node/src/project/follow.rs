@@ -12,7 +12,7 @@ use mille_shared::{PlanId, Revision, UserId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::command::{AttachRequest, Attached, Backlog, PlanEvent, Queued, Rejection};
+use super::command::{AttachRequest, Attached, Audience, Backlog, PlanEvent, Queued, Rejection};
 use super::handle::ProjectHandle;
 use super::past::Past;
 use super::registry::OpenError;
@@ -44,6 +44,32 @@ impl Start {
     }
 }
 
+/// How far a listener is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The last revision that it was told.
+    pub revision: Revision,
+    /// The hash of the history up to there. `None`: we have only the client's word.
+    pub known: Option<ChainHash>,
+}
+
+impl From<Head> for Place {
+    fn from(head: Head) -> Self {
+        Self { revision: head.revision, known: Some(head.hash) }
+    }
+}
+
+/// A plan's event, and what is known of its way here.
+#[derive(Debug)]
+pub struct Telling {
+    /// The event.
+    pub event: PlanEvent,
+    /// When this node learnt of it. `None`: it is of the past.
+    pub learnt: Option<Instant>,
+    /// The fan-out that it is a part of, if that is traced: to be kept until it was told.
+    pub fan_out: Option<Arc<Traced>>,
+}
+
 /// Why a listener is told nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
@@ -62,18 +88,14 @@ pub enum Ended {
 pub struct Following {
     project: ProjectHandle,
     plan: PlanId,
-    user_id: UserId,
+    audience: Audience,
     wants_progress: bool,
-    /// The last revision that was told. `None` until something was: then the start still counts.
-    position: Option<Revision>,
+    /// How far it is. `None` until something was told: then the start still counts.
+    place: Option<Place>,
     start: Start,
-    /// The hash of the history up to there. `None`: we have only the client's word.
-    known: Option<ChainHash>,
     /// What is told first, from a past that is shared with others.
     past: Option<(Arc<Past>, usize)>,
     backlog: VecDeque<PlanEvent>,
-    /// When the one event of the backlog was learnt, if it is new.
-    fresh: Option<Instant>,
     /// Told of what is given out, for whoever writes it.
     learnt: LearntAt,
     replay: Option<LogReplay>,
@@ -90,28 +112,61 @@ impl Following {
         start: Start,
         wants_progress: bool,
     ) -> Result<Self, Rejection> {
-        let request = AttachRequest { user_id: user_id.clone(), start, is_first: true, known: None, wants_progress };
+        let audience = Audience::User(user_id);
+        let request = AttachRequest { audience: audience.clone(), start, is_first: true, known: None, wants_progress };
         let attached = project.attach(plan, request).await?;
+        let place = start.place().map(|revision| Place { revision, known: None });
+        let mut following = Self { start, wants_progress, ..Self::detached(project, plan, audience, place) };
+        following.take(attached);
+        Ok(following)
+    }
+
+    /// One that goes on from a place, for a user who listened before.
+    #[must_use]
+    pub fn resumed(project: ProjectHandle, plan: PlanId, user: &UserId, place: Place) -> Self {
+        Self::detached(project, plan, Audience::User(user.clone()), Some(place))
+    }
+
+    /// One that goes on from a place for many users: it is told when members change, and checks nobody's right to listen.
+    #[must_use]
+    pub fn for_many(project: ProjectHandle, plan: PlanId, place: Place) -> Self {
+        Self::detached(project, plan, Audience::Many, Some(place))
+    }
+
+    /// Attaches when it is asked for the next event.
+    fn detached(project: ProjectHandle, plan: PlanId, audience: Audience, place: Option<Place>) -> Self {
         let (_, nothing) = mpsc::channel(1);
-        let position = start.place();
-        let mut following = Self {
+        Self {
             project,
             plan,
-            user_id,
-            wants_progress,
-            position,
-            start,
-            known: None,
+            audience,
+            wants_progress: false,
+            place,
+            start: Start::Next,
             past: None,
             backlog: VecDeque::new(),
-            fresh: None,
             learnt: LearntAt::default(),
             replay: None,
             live: nothing,
             telling: None,
-        };
-        following.take(attached);
-        Ok(following)
+        }
+    }
+
+    /// The project as it is served now.
+    #[must_use]
+    pub fn project(&self) -> &ProjectHandle {
+        &self.project
+    }
+
+    /// How far it is, if nothing waits that it could tell at once: what comes next is new.
+    #[must_use]
+    pub fn caught_up(&self) -> Option<Place> {
+        let lacks_nothing = self.past.is_none()
+            && self.backlog.is_empty()
+            && self.replay.is_none()
+            && self.live.is_empty()
+            && !self.live.is_closed();
+        self.place.filter(|_| lacks_nothing)
     }
 
     /// Notes when each new event was learnt, as it is given out.
@@ -126,29 +181,48 @@ impl Following {
     /// [`Ended`], once; the stream is over then.
     pub async fn next(&mut self) -> Result<PlanEvent, Ended> {
         self.telling = None;
+        let Telling { event, learnt, fan_out } = self.tell().await?;
+        learnt.into_iter().for_each(|learnt| self.learnt.set(learnt));
+        self.telling = fan_out;
+        Ok(event)
+    }
+
+    /// Attaches, unless it is attached or has something to tell first. Then [`Self::caught_up`] is an answer.
+    ///
+    /// # Errors
+    /// [`Ended`], once; the stream is over then.
+    pub async fn attached(&mut self) -> Result<(), Ended> {
+        while self.past.is_none() && self.backlog.is_empty() && self.replay.is_none() && self.is_let_go() {
+            self.attach_where_it_is().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the actor has let go of us, and nothing that it told us waits.
+    fn is_let_go(&self) -> bool {
+        self.live.is_closed() && self.live.is_empty()
+    }
+
+    /// The next event, and what is known of its way here. Waits until there is one; can be cancelled without loss.
+    ///
+    /// # Errors
+    /// [`Ended`], once; the stream is over then.
+    pub async fn tell(&mut self) -> Result<Telling, Ended> {
         loop {
             // A long past takes its time, and the actor can't stop it. Nor can it take back what it told a slow listener; it
             // lets go of one that may not listen.
-            let may_be_out = self.past.is_some() || self.replay.is_some() || self.live.is_closed();
-            if may_be_out && self.project.members().role_of(&self.user_id).is_none() {
-                return Err(Ended::Forbidden);
+            if self.past.is_some() || self.replay.is_some() || self.live.is_closed() {
+                self.check_audience()?;
             }
-            if let Some((past, index)) = &mut self.past {
+            let (event, learnt, fan_out) = if let Some((past, index)) = &mut self.past {
                 let Some(applied) = past.get(*index).cloned() else {
                     self.past = None;
                     continue;
                 };
                 *index += 1;
-                let event = PlanEvent::Changed(applied);
-                if self.is_new(&event) {
-                    return Ok(event);
-                }
+                (PlanEvent::Changed(applied), None, None)
             } else if let Some(event) = self.backlog.pop_front() {
-                let fresh = self.fresh.take();
-                if self.is_new(&event) {
-                    fresh.into_iter().for_each(|learnt| self.learnt.set(learnt));
-                    return Ok(event);
-                }
+                (event, None, None)
             } else if let Some(replay) = &mut self.replay {
                 match replay.next_page().await {
                     Ok(changes) if changes.is_empty() => self.replay = None,
@@ -158,24 +232,36 @@ impl Following {
                     }
                     Err(why) => self.attach(Start::Snapshot { reason: why.reason() }).await?,
                 }
+                continue;
             } else if let Some(queued) = self.live.recv().await {
-                self.fresh = Some(queued.learnt);
-                self.telling = queued.fan_out;
-                self.backlog.push_back(queued.event);
+                (queued.event, Some(queued.learnt), queued.fan_out)
             } else {
-                let start = self.position.map_or(self.start, Start::After);
-                self.attach(start).await?;
+                self.attach_where_it_is().await?;
+                continue;
+            };
+            if self.is_new(&event) {
+                return Ok(Telling { event, learnt, fan_out });
             }
         }
+    }
+
+    fn check_audience(&self) -> Result<(), Ended> {
+        let members = self.project.members();
+        if self.audience.may_listen(|user| members.role_of(user)) { Ok(()) } else { Err(Ended::Forbidden) }
+    }
+
+    async fn attach_where_it_is(&mut self) -> Result<(), Ended> {
+        self.check_audience()?;
+        self.attach(self.place.map_or(self.start, |place| Start::After(place.revision))).await
     }
 
     /// Attaches again: because the actor let go of us, or because the log could not be read.
     async fn attach(&mut self, start: Start) -> Result<(), Ended> {
         let request = AttachRequest {
-            user_id: self.user_id.clone(),
+            audience: self.audience.clone(),
             start,
             is_first: false,
-            known: self.known,
+            known: self.place.and_then(|place| place.known),
             wants_progress: self.wants_progress,
         };
         let attached = match self.project.attach(self.plan, request.clone()).await {
@@ -202,7 +288,7 @@ impl Following {
     }
 
     fn take(&mut self, attached: Attached) {
-        if self.start == Start::Next && self.position.is_none() {
+        if self.start == Start::Next && self.place.is_none() {
             self.reach(attached.head);
         }
         self.live = attached.live;
@@ -215,8 +301,9 @@ impl Following {
             }
             Backlog::FromLog { until } => {
                 let backend = self.project.projects.backend().clone();
-                self.replay =
-                    self.position.map(|after| LogReplay::new(backend, self.plan, after, until).behind(self.known));
+                self.replay = self
+                    .place
+                    .map(|after| LogReplay::new(backend, self.plan, after.revision, until).behind(after.known));
             }
         }
     }
@@ -224,13 +311,13 @@ impl Following {
     /// Notes where an event brings us; false for one that was told before.
     fn is_new(&mut self, event: &PlanEvent) -> bool {
         match event {
-            PlanEvent::Progress(_) => true,
+            PlanEvent::Progress(_) | PlanEvent::MembersChanged => true,
             PlanEvent::Snapshot { plan, .. } => {
                 self.reach(plan.head());
                 true
             }
             PlanEvent::Changed(applied) => {
-                let seen = self.position.is_some_and(|position| position >= applied.revision());
+                let seen = self.place.is_some_and(|place| place.revision >= applied.revision());
                 if !seen {
                     self.reach(applied.head);
                 }
@@ -240,6 +327,6 @@ impl Following {
     }
 
     fn reach(&mut self, head: Head) {
-        (self.position, self.known) = (Some(head.revision), Some(head.hash));
+        self.place = Some(head.into());
     }
 }

@@ -19,7 +19,7 @@ mod store;
 
 pub use access::{Access, Members};
 pub use command::{Accepted, DeltaPage, PlanEvent, Progress, Rejection};
-pub use follow::{Ended, Following, Start};
+pub use follow::{Ended, Following, Place, Start, Telling};
 pub use handle::ProjectHandle;
 pub use plans::PlanSettings;
 pub use registry::{Mailboxes, OpenError, Projects, ProjectsConfig};

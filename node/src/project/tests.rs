@@ -356,7 +356,7 @@ async fn a_listener_hears_that_histories_parted_and_lost_changes_come_back() {
                 is_told = true;
                 plan.revision()
             }
-            PlanEvent::Progress(_) => continue,
+            PlanEvent::Progress(_) | PlanEvent::MembersChanged => continue,
         };
         if !is_told {
             last_of_old = revision.seq;

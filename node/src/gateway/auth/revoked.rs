@@ -8,6 +8,7 @@ use std::future::{pending, poll_fn};
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ struct Inner {
     records: RwLock<Records>,
     /// Told of each revocation that is new here.
     news: watch::Sender<()>,
+    /// How often it was.
+    times: AtomicU64,
     /// A record's end was moved: the store must learn of it.
     moved: Notify,
 }
@@ -80,7 +83,13 @@ impl RevokedTokens {
     /// None yet. `leeway`: how long after its expiry a token still counts.
     #[must_use]
     pub fn new(leeway: Duration) -> Self {
-        let inner = Inner { leeway, records: RwLock::default(), news: watch::Sender::new(()), moved: Notify::new() };
+        let inner = Inner {
+            leeway,
+            records: RwLock::default(),
+            news: watch::Sender::new(()),
+            times: AtomicU64::new(0),
+            moved: Notify::new(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -106,6 +115,12 @@ impl RevokedTokens {
         RevocationWatch { revoked: self.clone(), next: next_news(self.inner.news.subscribe()) }
     }
 
+    /// How often there were new ones. Who has looked since the last of them knows them all.
+    #[must_use]
+    pub fn times(&self) -> u64 {
+        self.inner.times.load(Ordering::Acquire)
+    }
+
     /// The moment from which a token that expires then counts nowhere.
     #[must_use]
     pub(super) fn with_leeway(&self, expires_at: Timestamp) -> Timestamp {
@@ -122,6 +137,8 @@ impl RevokedTokens {
         drop(records);
         if are_news {
             self.inner.news.send_replace(());
+            // Behind it, so that whoever sees the number and looks then sees the news.
+            self.inner.times.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -37,7 +37,7 @@ impl PlanDagDeltaEvent {
         let told = match event {
             PlanEvent::Changed(applied) => Told::Change(applied),
             PlanEvent::Snapshot { plan, reason } => Told::Snapshot { plan, reason },
-            PlanEvent::Progress(_) => return None,
+            PlanEvent::Progress(_) | PlanEvent::MembersChanged => return None,
         };
         Some(Self { project, plan, told })
     }
@@ -278,7 +278,7 @@ impl PlanDagUpdateEvent {
                 touches.map(|index| Self { plan, told: Typed::Touch(Arc::clone(&applied), index) }).collect()
             }
             PlanEvent::Snapshot { plan: whole, .. } => vec![Self { plan, told: Typed::Snapshot(whole) }],
-            PlanEvent::Progress(_) => Vec::new(),
+            PlanEvent::Progress(_) | PlanEvent::MembersChanged => Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! the node is.
 
 use async_graphql::{Context, Subscription};
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, future, stream};
 use mille_shared::directory::Role;
 use mille_shared::{PlanId, Revision};
@@ -15,6 +16,7 @@ use super::execution::{NodeExecutionStatusEvent, StatusTeller};
 use super::weights::READ;
 use super::{codes, guard, presence};
 use crate::gateway::errors::ApiError;
+use crate::gateway::fanout::{Deposit, RenderFeed, Sharing};
 use crate::gateway::transport::{EventRevision, ResumeAfter};
 use crate::metrics::LearntAt;
 use crate::project::presence::PresenceCommand;
@@ -40,14 +42,17 @@ impl Subscription {
         #[graphql(desc = "The plan; left out: the project's first.")] plan_id: Option<i32>,
         #[graphql(desc = "The last revision the client has. Beats `snapshot`.")] after: Option<String>,
         #[graphql(desc = "Begin with the whole document.", default_with = "Some(false)")] snapshot: Option<bool>,
-    ) -> Result<impl Stream<Item = Result<PlanDagDeltaEvent, ApiError>> + use<>, ApiError> {
+    ) -> Result<BoxStream<'static, Result<PlanDagDeltaEvent, ApiError>>, ApiError> {
+        if let Some(feed) = ctx.data_opt::<RenderFeed>() {
+            let (project, plan) = (feed.project, feed.plan);
+            return Ok(rendered(feed, move |event| PlanDagDeltaEvent::of(project, plan, event)));
+        }
         let (access, plan) = guard::plan(ctx, project_id, plan_id, Role::Viewer).await?;
         let otherwise = if snapshot == Some(true) { Start::Snapshot { reason: REQUESTED } } else { Start::Next };
         let start = start(ctx, after, otherwise)?;
         let project = access.project.id();
-        let events = follow(ctx, &access, plan, start, false).await?;
-        let events = tell(events, move |event| PlanDagDeltaEvent::of(project, plan, event));
-        Ok(mark(ctx, events))
+        let following = access.project.follow(plan, &access.user_id, start, false).await?;
+        Ok(shared(ctx, plan, following, move |event| PlanDagDeltaEvent::of(project, plan, event)))
     }
 
     /// The same changes as typed events, one per element.
@@ -57,11 +62,15 @@ impl Subscription {
         ctx: &Context<'_>,
         #[graphql(desc = "The plan.")] plan_id: String,
         #[graphql(desc = "The last revision the client has.")] after: Option<String>,
-    ) -> Result<impl Stream<Item = Result<PlanDagUpdateEvent, ApiError>> + use<>, ApiError> {
+    ) -> Result<BoxStream<'static, Result<PlanDagUpdateEvent, ApiError>>, ApiError> {
+        if let Some(feed) = ctx.data_opt::<RenderFeed>() {
+            let plan = feed.plan;
+            return Ok(rendered(feed, move |event| PlanDagUpdateEvent::of(plan, event)));
+        }
         let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
-        let events = follow(ctx, &access, plan, start(ctx, after, Start::Next)?, false).await?;
-        let events = tell(events, move |event| PlanDagUpdateEvent::of(plan, event));
-        Ok(mark(ctx, events))
+        let start = start(ctx, after, Start::Next)?;
+        let following = access.project.follow(plan, &access.user_id, start, false).await?;
+        Ok(shared(ctx, plan, following, move |event| PlanDagUpdateEvent::of(plan, event)))
     }
 
     /// How far the executions of a plan's nodes are. States are never dropped; progress between them is thinned.
@@ -106,7 +115,7 @@ fn start(ctx: &Context<'_>, after: Option<String>, otherwise: Start) -> Result<S
     }
 }
 
-type PlanEvents = stream::BoxStream<'static, Result<PlanEvent, ApiError>>;
+type PlanEvents = BoxStream<'static, Result<PlanEvent, ApiError>>;
 
 /// A plan's events, until the error that ends them.
 async fn follow(
@@ -116,7 +125,10 @@ async fn follow(
     start: Start,
     wants_progress: bool,
 ) -> Result<PlanEvents, ApiError> {
-    let following = access.project.follow(plan, &access.user_id, start, wants_progress).await?;
+    Ok(events(ctx, access.project.follow(plan, &access.user_id, start, wants_progress).await?))
+}
+
+fn events(ctx: &Context<'_>, following: Following) -> PlanEvents {
     let following = following.noting(ctx.data_opt::<LearntAt>().cloned().unwrap_or_default());
     let next = |following: Option<Following>| async move {
         let mut following = following?;
@@ -125,7 +137,29 @@ async fn follow(
             Err(ended) => (Err(ended.into()), None),
         })
     };
-    Ok(stream::unfold(Some(following), next).boxed())
+    stream::unfold(Some(following), next).boxed()
+}
+
+/// A plan's events in a stream's own words: left to those who tell many the same, where there are such.
+fn shared<T: Send + 'static, I: IntoIterator<Item = T, IntoIter: Send> + 'static>(
+    ctx: &Context<'_>,
+    plan: PlanId,
+    following: Following,
+    words: impl Fn(PlanEvent) -> I + Send + 'static,
+) -> BoxStream<'static, Result<T, ApiError>> {
+    if let Some(sharing) = ctx.data_opt::<Sharing>() {
+        sharing.leave(Deposit { plan, following });
+        return stream::empty().boxed();
+    }
+    mark(ctx, tell(events(ctx, following), words)).boxed()
+}
+
+/// The events of an execution for many, in a stream's own words.
+fn rendered<T: Send + 'static, I: IntoIterator<Item = T, IntoIter: Send> + 'static>(
+    feed: &RenderFeed,
+    words: impl Fn(PlanEvent) -> I + Send + 'static,
+) -> BoxStream<'static, Result<T, ApiError>> {
+    feed.events().flat_map(move |event| stream::iter(words(event)).map(Ok)).boxed()
 }
 
 /// One of a stream's events, and the revision up to which whoever has it has everything. None: it is not the last of its
@@ -174,6 +208,7 @@ fn statuses(access: Access, plan: PlanId, events: PlanEvents) -> impl Stream<Ite
                 }
                 told(teller.progressed(&progress), None)
             }
+            Ok(PlanEvent::MembersChanged) => Vec::new(),
             Err(error) => vec![Err(error)],
         };
         Some((stream::iter(batch), (events, teller, access)))

@@ -35,7 +35,9 @@ use super::timers::{Expiry, Stall};
 use crate::drain::Farewell;
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::errors::ApiError;
+use crate::gateway::fanout::Outlet;
 use crate::gateway::intake::Intake;
+use crate::gateway::listener::Wire;
 use crate::gateway::strangers::Introduction;
 use crate::metrics::CloseReason;
 use crate::pressure::Backlog;
@@ -88,6 +90,8 @@ pub(super) struct Conversation<S, E> {
     /// Absent until `connection_init` was accepted.
     session: Option<Arc<Session>>,
     operations: Operations,
+    /// Where groups tell subscriptions of this socket.
+    outlet: Arc<Outlet>,
     operation_rate: DefaultDirectRateLimiter,
     /// The user's place; held as long as the session.
     place: Option<Place>,
@@ -117,17 +121,21 @@ pub(super) struct Conversation<S, E> {
 }
 
 impl<S: Socket, E: Executor> Conversation<S, E> {
-    /// A conversation that begins now. `written` counts the bytes the peer's side has taken, if anybody counts;
-    /// `introduction` is told when a good token was shown.
+    /// A conversation that begins now. `written` counts the bytes the peer's side has taken, if anybody counts; over `wire`
+    /// others may write to the socket, if they may; `introduction` is told when a good token was shown.
     pub(super) fn new(
         socket: S,
         dialect: Dialect,
         handshake_token: Option<BearerToken>,
         written: Arc<AtomicU64>,
+        wire: Option<Wire>,
         introduction: Introduction,
         transport: Transport<E>,
     ) -> Self {
         let now = Instant::now();
+        let outlet = Outlet::new(wire, transport.shedding.backlog());
+        let operations =
+            Operations::new(Arc::clone(&transport.observer), transport.groups.clone(), Arc::clone(&outlet), dialect);
         let at_least_one = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(at_least_one(transport.limits.operations_per_second))
             .allow_burst(at_least_one(transport.limits.operations_burst));
@@ -136,7 +144,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             dialect,
             handshake_token,
             session: None,
-            operations: Operations::new(Arc::clone(&transport.observer)),
+            operations,
+            outlet,
             operation_rate: RateLimiter::direct(quota),
             place: None,
             superseded: introduction.superseded().map(Box::pin),
@@ -209,9 +218,13 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     /// Hands over what is ready, then flushes. Leaves a waker wherever something is still to come.
     fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Result<(), axum::Error> {
+        self.outlet.register(cx.waker());
         while let Poll::Ready(outcome) = self.operations.poll_single(cx) {
             self.tell(&outcome);
         }
+        // Of what groups write past us, the system may not have taken all.
+        let was_begun = self.outlet.must_flush();
+        self.unflushed |= was_begun;
         let mut sent = 0;
         let mut blocked = false;
         while sent < MESSAGES_PER_TURN {
@@ -247,13 +260,17 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                     self.unflushed = false;
                     self.backlog.set(self.replies.len(), self.replies.iter().map(bytes_of).sum());
                     if let Some(learnt) = self.learnt.take() {
-                        self.transport.observer.told(learnt.elapsed());
+                        self.transport.observer.told(learnt.elapsed(), 1);
                     }
                     blocked = false;
                     self.stall.progressed();
                 }
                 Poll::Pending => blocked = true,
             }
+        }
+        if !blocked && !self.unflushed && self.replies.is_empty() {
+            self.outlet.flushed(was_begun);
+            self.operations.join_caught_up();
         }
         if blocked && self.stall.begins() {
             self.transport.observer.stalled();
@@ -267,6 +284,12 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 // Of what one flush takes, the oldest counts.
                 self.learnt = self.learnt.into_iter().chain(*learnt).min();
                 self.say(&ServerFrame::Next { id, response });
+            }
+            Outcome::Told { id, delivery } => {
+                self.learnt = self.learnt.into_iter().chain(delivery.learnt).min();
+                for payload in &delivery.rendered.payloads {
+                    self.say(&ServerFrame::Written { id, payload });
+                }
             }
             Outcome::Last { id, is_query: true, .. }
                 if self.backlog.bytes() >= limits::ANSWER_BYTES_PER_CONNECTION_MAX =>
@@ -489,7 +512,12 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<RevokedToken> {
         let identity = self.session.as_ref().map(|session| session.identity());
-        self.revocations.poll(cx, identity.as_deref())
+        let times = self.transport.authenticator.revoked().times();
+        let revoked = self.revocations.poll(cx, identity.as_deref());
+        if revoked.is_pending() {
+            self.outlet.looked_at(times);
+        }
+        revoked
     }
 
     /// Whatever waits is not for this client any more.
@@ -527,7 +555,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
 
     async fn finish(&mut self, ending: &Ending) {
         // Nothing of this session may run on while the close takes its time.
-        self.operations = Operations::new(Arc::clone(&self.transport.observer));
+        self.operations.end_all();
         (self.admission, self.place) = (None, None);
         if let Some(session) = self.session.take() {
             session.ended().cancel();

@@ -16,6 +16,7 @@ use super::super::{TransportLimits, TransportObserver};
 use super::*;
 use crate::drain::Drain;
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
+use crate::gateway::fanout::Groups;
 use crate::gateway::shedding::Shedding;
 use crate::metrics::Metrics;
 use crate::pressure::Pressure;
@@ -213,7 +214,9 @@ impl Client {
         let authenticator = Authenticator::new(&settings).await.expect("usable settings");
         let metrics = Arc::new(Metrics::new());
         let pressure = metrics.pressure.clone();
+        let groups = Groups::new(authenticator.revoked().clone(), Arc::clone(&observer), limits.fan_out_moment_max);
         let transport = Transport {
+            groups,
             executor: Schema::build(Query, Mutation, Events).data(world.clone()).finish(),
             authenticator: authenticator.clone(),
             shedding: Shedding::new(metrics),
@@ -227,7 +230,7 @@ impl Client {
         let pipe = Pipe { inbound, outbound: PollSender::new(outbound) };
         let written = Arc::new(AtomicU64::new(0));
         let conversation =
-            Conversation::new(pipe, dialect, None, Arc::clone(&written), Introduction::default(), transport);
+            Conversation::new(pipe, dialect, None, Arc::clone(&written), None, Introduction::default(), transport);
         let task = tokio::spawn(conversation.run());
         Self { to, from, task, world, drain, authenticator, counted, written, pressure }
     }

@@ -47,6 +47,11 @@ pub(super) enum ServerFrame<'a> {
         id: &'a str,
         response: &'a Response,
     },
+    /// A result that is JSON already.
+    Written {
+        id: &'a str,
+        payload: &'a [u8],
+    },
     /// The operation failed as a whole and is over.
     Error {
         id: &'a str,
@@ -99,6 +104,14 @@ impl Dialect {
         match self {
             Self::TransportWs => "graphql-transport-ws",
             Self::Legacy => "graphql-ws",
+        }
+    }
+
+    /// What stands before the payload of an operation's result in its frame. Behind it stands a brace.
+    pub(super) fn opening(self, id: &str) -> String {
+        match self {
+            Self::TransportWs => opening(graphql_ws::NEXT, id),
+            Self::Legacy => opening(legacy::NEXT, id),
         }
     }
 
@@ -155,6 +168,23 @@ impl Envelope<'_> {
         }
         Ok(ClientFrame::Subscribe { id, request })
     }
+}
+
+/// What stands before a payload in its frame. Behind it stands a brace.
+pub(super) fn opening(kind: &str, id: &str) -> String {
+    // A text always has a JSON form.
+    let id = serde_json::to_string(id).unwrap_or_default();
+    format!(r#"{{"type":"{kind}","id":{id},"payload":"#)
+}
+
+/// Writes `{"type":…,"id":…,"payload":…}` around a payload that is JSON already.
+pub(super) fn around(kind: &str, id: &str, payload: &[u8]) -> Utf8Bytes {
+    let mut frame = opening(kind, id).into_bytes();
+    frame.reserve_exact(payload.len() + 1);
+    frame.extend_from_slice(payload);
+    frame.push(b'}');
+    // JSON is text.
+    Utf8Bytes::try_from(frame).unwrap_or_default()
 }
 
 /// Writes `{"type":…,"id":…,"payload":…}`.

@@ -3,7 +3,10 @@
 use axum::extract::ws::Utf8Bytes;
 use serde_json::Value;
 
-use super::frames::{ClientFrame, Envelope, FrameError, ServerFrame, written};
+use super::frames::{ClientFrame, Envelope, FrameError, ServerFrame, around, written};
+
+/// The type of a result.
+pub(super) const NEXT: &str = "next";
 
 pub(super) fn decode(frame: Envelope<'_>) -> Result<ClientFrame, FrameError> {
     match &*frame.kind {
@@ -24,7 +27,8 @@ pub(super) fn encode(frame: &ServerFrame<'_>) -> Option<Utf8Bytes> {
         ServerFrame::InitRefused { .. } => return None,
         ServerFrame::Ping(payload) => written("ping", None, *payload),
         ServerFrame::Pong(payload) => written("pong", None, *payload),
-        ServerFrame::Next { id, response } => written("next", Some(id), Some(response)),
+        ServerFrame::Next { id, response } => written(NEXT, Some(id), Some(response)),
+        ServerFrame::Written { id, payload } => around(NEXT, id, payload),
         ServerFrame::Error { id, errors } => written("error", Some(id), Some(errors)),
         ServerFrame::Complete { id } => written("complete", Some(id), NOTHING),
     })

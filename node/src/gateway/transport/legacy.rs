@@ -6,7 +6,10 @@
 use axum::extract::ws::Utf8Bytes;
 use serde_json::{Value, json};
 
-use super::frames::{ClientFrame, Envelope, FrameError, ServerFrame, written};
+use super::frames::{ClientFrame, Envelope, FrameError, ServerFrame, around, written};
+
+/// The type of a result.
+pub(super) const NEXT: &str = "data";
 
 pub(super) fn decode(frame: Envelope<'_>) -> Result<ClientFrame, FrameError> {
     match &*frame.kind {
@@ -25,7 +28,8 @@ pub(super) fn encode(frame: &ServerFrame<'_>) -> Option<Utf8Bytes> {
         ServerFrame::InitRefused { message } => written("connection_error", None, Some(&json!({"message": message}))),
         ServerFrame::Ping(payload) => written("ka", None, *payload),
         ServerFrame::Pong(_) => return None,
-        ServerFrame::Next { id, response } => written("data", Some(id), Some(response)),
+        ServerFrame::Next { id, response } => written(NEXT, Some(id), Some(response)),
+        ServerFrame::Written { id, payload } => around(NEXT, id, payload),
         ServerFrame::Error { id, errors } => written("error", Some(id), errors.first().as_ref()),
         ServerFrame::Complete { id } => written("complete", Some(id), NOTHING),
     })

@@ -36,6 +36,7 @@ pub use sse::{stream, stream_by_query};
 use tokio_util::task::TaskTracker;
 
 use super::auth::{Authenticator, RevokedToken};
+use super::fanout::Groups;
 use super::shedding::Shedding;
 use crate::drain::Drain;
 use crate::metrics::CloseReason;
@@ -62,6 +63,8 @@ pub struct Transport<E> {
     pub quotas: UserQuotas,
     /// Room for the bodies of requests.
     pub bodies: BodyRoom,
+    /// Who is told the same together.
+    pub groups: Groups,
 }
 
 /// The bounds of one caller.
@@ -83,6 +86,8 @@ pub struct TransportLimits {
     pub idle_timeout: Duration,
     /// How long a socket may take nothing while something waits for it. Then close 1013.
     pub stall_timeout: Duration,
+    /// How long those who are told the same wait at most for more, after they were told something.
+    pub fan_out_moment_max: Duration,
 }
 
 impl Default for TransportLimits {
@@ -96,6 +101,7 @@ impl Default for TransportLimits {
             ping_interval: limits::PING_INTERVAL,
             idle_timeout: limits::IDLE_TIMEOUT,
             stall_timeout: limits::STALL_TIMEOUT,
+            fan_out_moment_max: limits::FAN_OUT_MOMENT,
         }
     }
 }
@@ -118,9 +124,9 @@ pub trait TransportObserver: Send + Sync + 'static {
         let _ = (via, messages);
     }
 
-    /// A socket or event stream took changes; the oldest of them was learnt so long ago.
-    fn told(&self, age: Duration) {
-        let _ = age;
+    /// So many sockets or event streams took changes; the oldest of them was learnt so long ago.
+    fn told(&self, age: Duration, times: usize) {
+        let _ = (age, times);
     }
 
     /// A subscription begins.

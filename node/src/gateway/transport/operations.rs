@@ -1,5 +1,8 @@
 //! The operations in flight on one socket.
 //!
+//! A subscription that others may have asked for too is executed with theirs: it is told alone what it lacks, and joins its
+//! group as soon as the socket has taken that. From then on it costs nothing here, unless the group lets go of it.
+//!
 //! Queries and mutations are polled whenever the socket's task runs, so that a slow reader never holds an edit.
 //! Subscriptions are polled one message at a time and only when the socket can take it: their sources are bounded and
 //! repair themselves, so nothing piles up here. Nothing is spawned: when the socket ends, so does all of this.
@@ -10,17 +13,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_graphql::parser::types::OperationType;
-use async_graphql::{Executor, Response, Value};
+use async_graphql::{Executor, Request, Response, Value, Variables};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{AbortHandle, Abortable, BoxStream, FuturesUnordered, SelectAll};
 use futures_util::{FutureExt, StreamExt, stream};
 use mille_shared::{ErrorCode, limits};
 use tokio::time::Instant;
 
-use super::TransportObserver;
 use super::request::Operation;
+use super::{Dialect, Session, TransportObserver};
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
+use crate::gateway::fanout::{
+    Alone, Delivery, Deposit, Execution, Group, Groups, Member, Outlet, Selection, Sharing, Waiting, alone,
+};
 use crate::metrics::LearntAt;
+use crate::project::{Ended, Following, Place};
 use crate::traces;
 
 /// Queries and mutations of one socket at a time. At this number the socket is not read until one is done.
@@ -36,6 +43,8 @@ pub(super) enum Outcome {
         /// When what it tells was learnt, if it is new.
         learnt: Option<Instant>,
     },
+    /// Results that are written already. More may follow.
+    Told { id: Arc<str>, delivery: Arc<Delivery> },
     /// The result of a query or mutation, and its end. A query's may be asked for again.
     Last { id: Arc<str>, response: Response, is_query: bool },
     /// The operation failed as a whole and is over.
@@ -52,8 +61,13 @@ pub(super) struct Operations {
     singles_bytes: usize,
     subscriptions: SelectAll<Abortable<Events>>,
     subscriptions_count: usize,
+    /// Subscriptions that may join their group when the socket has taken everything.
+    caught_up: Vec<(Key, Place)>,
     next_serial: u64,
     observer: Arc<dyn TransportObserver>,
+    groups: Groups,
+    outlet: Arc<Outlet>,
+    dialect: Dialect,
 }
 
 /// A query or mutation that is done.
@@ -68,11 +82,28 @@ struct Single {
 /// The events of one subscription.
 type Events = BoxStream<'static, Event>;
 
-/// What a subscription says; without a response it ends.
+/// What a subscription says.
 struct Event {
     key: Key,
-    response: Option<Response>,
-    learnt: Option<Instant>,
+    what: What,
+}
+
+enum What {
+    Response {
+        response: Response,
+        learnt: Option<Instant>,
+    },
+    /// From here on its events come from a group.
+    Left(Box<Shared>),
+    Alone(Alone),
+    Over,
+}
+
+/// A subscription that others may have asked for too.
+struct Shared {
+    deposit: Deposit,
+    selection: Selection,
+    execution: Execution,
 }
 
 /// An id may be used again after its operation; the serial tells the two apart.
@@ -84,20 +115,32 @@ struct Key {
 
 struct Running {
     serial: u64,
-    /// Of a subscription. A mutation that nobody waits for any more still runs to its end.
+    /// Of a subscription, while it has a stream of its own. A mutation that nobody waits for any more still runs to its end.
     abort: Option<AbortHandle>,
+    /// Of a subscription.
+    session: Option<Arc<Session>>,
+    group: Option<Arc<Group>>,
 }
 
 impl Operations {
-    pub(super) fn new(observer: Arc<dyn TransportObserver>) -> Self {
+    pub(super) fn new(
+        observer: Arc<dyn TransportObserver>,
+        groups: Groups,
+        outlet: Arc<Outlet>,
+        dialect: Dialect,
+    ) -> Self {
         Self {
             running: HashMap::new(),
             singles: FuturesUnordered::new(),
             singles_bytes: 0,
             subscriptions: SelectAll::new(),
             subscriptions_count: 0,
+            caught_up: Vec::new(),
             next_serial: 0,
             observer,
+            groups,
+            outlet,
+            dialect,
         }
     }
 
@@ -119,27 +162,23 @@ impl Operations {
     }
 
     /// Starts an operation that came in so many bytes. The caller has made sure that the id is free and that there is room.
-    pub(super) fn start(&mut self, id: String, mut operation: Operation, bytes: usize, executor: &impl Executor) {
+    pub(super) fn start(
+        &mut self,
+        id: String,
+        operation: Operation,
+        bytes: usize,
+        session: Arc<Session>,
+        executor: &impl Executor,
+    ) {
         let key = Key { id: id.into(), serial: self.next_serial };
         self.next_serial += 1;
-        let abort = match operation.kind {
+        let mut running = Running { serial: key.serial, abort: None, session: None, group: None };
+        match operation.kind {
             OperationType::Subscription => {
-                let (responses, ended) = (key.clone(), key.clone());
-                let learnt = LearntAt::default();
-                operation.request = operation.request.data(learnt.clone());
-                let events = AssertUnwindSafe(executor.execute_stream(operation.request, None)).catch_unwind();
-                let stream = events
-                    .map(move |event| {
-                        let response = Some(event.unwrap_or_else(|_| panicked()));
-                        Event { key: responses.clone(), response, learnt: learnt.take() }
-                    })
-                    .chain(stream::once(async move { Event { key: ended, response: None, learnt: None } }))
-                    .boxed();
-                let (abort, registration) = AbortHandle::new_pair();
-                self.subscriptions.push(Abortable::new(stream, registration));
+                running.abort = Some(self.listen(first_events(key.clone(), operation, executor)));
+                running.session = Some(session);
                 self.subscriptions_count += 1;
                 self.observer.subscribed();
-                Some(abort)
             }
             OperationType::Query | OperationType::Mutation => {
                 let (kind, trace) = (operation.kind_name(), operation.trace);
@@ -151,10 +190,15 @@ impl Operations {
                 };
                 self.singles_bytes += bytes;
                 self.singles.push(traces::on_socket(kind, trace, result).boxed());
-                None
             }
-        };
-        self.running.insert(key.id, Running { serial: key.serial, abort });
+        }
+        self.running.insert(key.id, running);
+    }
+
+    fn listen(&mut self, events: Events) -> AbortHandle {
+        let (abort, registration) = AbortHandle::new_pair();
+        self.subscriptions.push(Abortable::new(events, registration));
+        abort
     }
 
     /// Ends an operation because the client asked. Whether there was one.
@@ -162,12 +206,30 @@ impl Operations {
         let Some(running) = self.running.remove(id) else {
             return false;
         };
-        if let Some(abort) = running.abort {
-            abort.abort();
+        if running.session.is_some() {
             self.subscriptions_count -= 1;
             self.observer.unsubscribed();
         }
+        if let Some(abort) = running.abort {
+            abort.abort();
+        } else if let Some(group) = running.group {
+            self.outlet.leave(running.serial);
+            group.left();
+        }
         true
+    }
+
+    /// Ends all of them. Nothing more is told.
+    pub(super) fn end_all(&mut self) {
+        self.outlet.close();
+        for group in self.running.drain().filter_map(|(_, running)| running.group) {
+            group.left();
+        }
+        for _ in 0..std::mem::take(&mut self.subscriptions_count) {
+            self.observer.unsubscribed();
+        }
+        (self.singles, self.singles_bytes) = (FuturesUnordered::new(), 0);
+        (self.subscriptions, self.caught_up) = (SelectAll::new(), Vec::new());
     }
 
     /// The next result of a query or mutation. Never waits for the socket.
@@ -184,24 +246,122 @@ impl Operations {
 
     /// The next event of a subscription. To be called only when the socket can take it.
     pub(super) fn poll_subscription(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        while let Poll::Ready(Some(Event { key, response, learnt })) = self.subscriptions.poll_next_unpin(cx) {
+        while let Some(waiting) = self.outlet.next() {
+            if let Some(outcome) = self.on_waiting(waiting) {
+                return Poll::Ready(outcome);
+            }
+        }
+        while let Poll::Ready(Some(Event { key, what })) = self.subscriptions.poll_next_unpin(cx) {
+            if self.is_current(&key)
+                && let Some(outcome) = self.on_event(key, what)
+            {
+                return Poll::Ready(outcome);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The same, for who holds nothing back that was told: there a subscription may join its group at once.
+    pub(super) fn poll_alone(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.outlet.register(cx.waker());
+        let told = self.poll_subscription(cx);
+        if told.is_pending() {
+            self.join_caught_up();
+        }
+        told
+    }
+
+    /// What a group has for a subscription.
+    fn on_waiting(&mut self, waiting: Waiting) -> Option<Outcome> {
+        let (Waiting::Delivery(of, _) | Waiting::Behind(of, _) | Waiting::Ended(of, _)) = waiting;
+        let (id, running) = self.running.iter_mut().find(|(_, running)| running.serial == of)?;
+        let id = Arc::clone(id);
+        match waiting {
+            Waiting::Delivery(_, delivery) => Some(self.tell(id, delivery)),
+            Waiting::Ended(_, ended) => Some(self.end(id, ended)),
+            Waiting::Behind(_, place) => {
+                let (group, session) = (running.group.clone()?, running.session.as_ref()?);
+                let following = group.resumed(&session.identity().user_id, place);
+                self.catch_up(Key { id, serial: of }, group, following);
+                None
+            }
+        }
+    }
+
+    fn on_event(&mut self, key: Key, what: What) -> Option<Outcome> {
+        match what {
+            What::Response { mut response, learnt } => {
+                complete_errors(&mut response);
+                // Without data there is no event: the error is the subscription's end.
+                if response.data == Value::Null && response.is_err() {
+                    self.stop(&key.id);
+                    return Some(Outcome::Failed { id: key.id, response });
+                }
+                Some(Outcome::Next { id: key.id, response, learnt })
+            }
+            What::Left(shared) => {
+                let Shared { deposit, selection, execution } = *shared;
+                let group = self.groups.of(&selection, &deposit, execution);
+                self.catch_up(key, group, deposit.following);
+                None
+            }
+            What::Alone(Alone::Told(delivery)) => Some(self.tell(key.id, delivery)),
+            What::Alone(Alone::CaughtUp(place)) => {
+                self.caught_up.push((key, place));
+                None
+            }
+            What::Alone(Alone::Ended(ended)) => Some(self.end(key.id, ended)),
+            What::Over => {
+                self.stop(&key.id);
+                Some(Outcome::Complete { id: key.id })
+            }
+        }
+    }
+
+    /// Has a subscription told what it lacks, until it may join its group.
+    fn catch_up(&mut self, key: Key, group: Arc<Group>, following: Following) {
+        let of = key.clone();
+        let events = alone(Arc::clone(&group), following);
+        let abort = self.listen(events.map(move |alone| Event { key: of.clone(), what: What::Alone(alone) }).boxed());
+        if let Some(running) = self.running.get_mut(&key.id) {
+            (running.abort, running.group) = (Some(abort), Some(group));
+        }
+    }
+
+    /// Lets subscriptions join their groups. To be called when the socket has taken everything: who is told by a group may be
+    /// told past what waits here.
+    pub(super) fn join_caught_up(&mut self) {
+        for (key, place) in std::mem::take(&mut self.caught_up) {
             if !self.is_current(&key) {
                 continue;
             }
-            let Some(mut response) = response else {
-                self.stop(&key.id);
-                return Poll::Ready(Outcome::Complete { id: key.id });
-            };
-            complete_errors(&mut response);
-            // Without data there is no event: the error is the subscription's end.
-            return Poll::Ready(if response.data == Value::Null && response.is_err() {
-                self.stop(&key.id);
-                Outcome::Failed { id: key.id, response }
-            } else {
-                Outcome::Next { id: key.id, response, learnt }
+            let Some(running) = self.running.get_mut(&key.id) else { continue };
+            let (Some(group), Some(session)) = (&running.group, &running.session) else { continue };
+            running.abort = None;
+            group.join(Member {
+                outlet: Arc::clone(&self.outlet),
+                serial: key.serial,
+                session: Arc::clone(session),
+                opening: self.dialect.opening(&key.id).into_bytes().into(),
+                place,
             });
         }
-        Poll::Pending
+    }
+
+    fn tell(&mut self, id: Arc<str>, delivery: Arc<Delivery>) -> Outcome {
+        match &delivery.rendered.failure {
+            None => Outcome::Told { id, delivery },
+            Some(failure) => {
+                let response = Response::from_errors(failure.errors.clone());
+                self.stop(&id);
+                Outcome::Failed { id, response }
+            }
+        }
+    }
+
+    fn end(&mut self, id: Arc<str>, ended: Ended) -> Outcome {
+        self.stop(&id);
+        Outcome::Failed { id, response: ApiError::from(ended).to_response() }
     }
 
     fn is_current(&self, key: &Key) -> bool {
@@ -211,10 +371,43 @@ impl Operations {
 
 impl Drop for Operations {
     fn drop(&mut self) {
-        for _ in 0..self.subscriptions_count {
-            self.observer.unsubscribed();
-        }
+        self.end_all();
     }
+}
+
+/// The events of a subscription, until it is known whether a group has them.
+fn first_events(key: Key, operation: Operation, executor: &impl Executor) -> Events {
+    let (learnt, sharing) = (LearntAt::default(), Sharing::default());
+    let mut request = operation.request.data(learnt.clone());
+    let selection = Selection::of(&mut request);
+    if selection.is_some() {
+        request = request.data(sharing.clone());
+    }
+    let twin = selection.map(|selection| (selection, request.variables.clone(), executor.clone()));
+    let ended = key.clone();
+    let events = AssertUnwindSafe(executor.execute_stream(request, None)).catch_unwind();
+    let responses = events.map(move |event| {
+        let response = event.unwrap_or_else(|_| panicked());
+        Event { key: key.clone(), what: What::Response { response, learnt: learnt.take() } }
+    });
+    let end = stream::once(async move {
+        let what = match (sharing.take(), twin) {
+            (Some(deposit), Some((selection, variables, executor))) => {
+                let execution = execution(&selection, variables, executor);
+                What::Left(Box::new(Shared { deposit, selection, execution }))
+            }
+            _ => What::Over,
+        };
+        Event { key: ended, what }
+    });
+    responses.chain(end).boxed()
+}
+
+/// The same selection, over the events of a group.
+fn execution(selection: &Selection, variables: Variables, executor: impl Executor) -> Execution {
+    let mut request = Request::new(selection.query()).variables(variables);
+    request.operation_name = selection.operation_name().map(str::to_owned);
+    Box::new(move |feed| executor.execute_stream(request.data(feed), None))
 }
 
 /// The answer of an operation that panicked: the others on the socket go on. The panic hook has told the cause.

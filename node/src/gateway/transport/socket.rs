@@ -22,7 +22,7 @@ use super::conversation::Conversation;
 use super::frames::Dialect;
 use super::{Transport, TransportObserver, Via};
 use crate::gateway::auth::{BearerToken, offered_subprotocols};
-use crate::gateway::listener::BytesTaken;
+use crate::gateway::listener::{BytesTaken, Wire};
 use crate::gateway::shedding;
 use crate::gateway::strangers::Introduction;
 use crate::metrics::CloseReason;
@@ -36,6 +36,7 @@ const WRITE_BUFFER_BYTES_MAX: usize = 512 * 1024 * 1024;
 pub async fn upgrade<E: Executor>(
     State(transport): State<Transport<E>>,
     taken: Option<Extension<BytesTaken>>,
+    wire: Option<Extension<Wire>>,
     introduction: Option<Extension<Introduction>>,
     headers: HeaderMap,
     uri: Uri,
@@ -67,6 +68,7 @@ pub async fn upgrade<E: Executor>(
     }
     let span = tracing::info_span!("socket", connection.id = tracing::field::Empty, dialect = dialect.subprotocol());
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
+    let wire = wire.map(|Extension(wire)| wire);
     let introduction = introduction.map(|Extension(introduction)| introduction).unwrap_or_default();
     upgrade.protocols([dialect.subprotocol()]).on_upgrade(move |socket| {
         tasks.clone().track_future(
@@ -74,7 +76,8 @@ pub async fn upgrade<E: Executor>(
                 let opened_at = Instant::now();
                 let observer = Arc::clone(&transport.observer);
                 observer.opened(Via::WebSocket);
-                let conversation = Conversation::new(socket, dialect, token, taken.counter(), introduction, transport);
+                let conversation =
+                    Conversation::new(socket, dialect, token, taken.counter(), wire, introduction, transport);
                 let ending = conversation.run().await;
                 observer.closed(Via::WebSocket, ending.why(), ending.code(), opened_at.elapsed());
                 tracing::debug!(?ending, "socket closed");

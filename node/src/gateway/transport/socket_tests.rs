@@ -13,6 +13,7 @@ use super::super::{BodyRoom, TransportLimits};
 use super::*;
 use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
+use crate::gateway::fanout::Groups;
 use crate::gateway::listener::{ListenerSettings, serve};
 use crate::gateway::shedding::Shedding;
 use crate::quota::UserQuotas;
@@ -36,9 +37,12 @@ struct Node {
 async fn node(settings: ListenerSettings) -> Node {
     let auth = AuthSettings::new(KeySettings::Secret { secret: "a secret for tests".to_owned(), next: None });
     let (drain, stop, tasks) = (Drain::default(), CancellationToken::new(), TaskTracker::new());
+    let authenticator = Authenticator::new(&auth).await.expect("usable settings");
+    let moment_max = TransportLimits::default().fan_out_moment_max;
     let transport = Transport {
+        groups: Groups::new(authenticator.revoked().clone(), Arc::new(()), moment_max),
         executor: Schema::new(Query, EmptyMutation, EmptySubscription),
-        authenticator: Authenticator::new(&auth).await.expect("usable settings"),
+        authenticator,
         shedding: Shedding::default(),
         limits: TransportLimits { request_bytes_max: 10_000, ..TransportLimits::default() },
         drain: drain.clone(),

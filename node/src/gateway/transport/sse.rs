@@ -6,6 +6,7 @@
 //! [`EventRevision`]. What is wrong with the operation is told in the stream; who may not ask gets an HTTP error.
 //! Who is sent away, since the node is taken out or the stream has grown old, gets no `complete`: the client comes back.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt};
@@ -26,14 +28,16 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::http::{received, recognised};
-use super::request::OperationRequest;
+use super::operations::{Operations, Outcome};
+use super::request::{Operation, OperationRequest};
 use super::session::{EventRevision, ResumeAfter, Session, Via};
-use super::{Transport, TransportObserver};
+use super::{Dialect, Transport, TransportObserver};
 use crate::drain::{Farewell, Phase};
 use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused, unix_seconds};
 use crate::gateway::errors::{ApiError, complete_errors};
+use crate::gateway::fanout::Outlet;
 use crate::gateway::strangers::Introduction;
-use crate::metrics::{CloseReason, LearntAt};
+use crate::metrics::CloseReason;
 use crate::quota::Place;
 
 /// How often a quiet stream says that it lives.
@@ -125,43 +129,37 @@ fn streamed<E: Executor>(
     if let Err(refused) = transport.authenticator.still_counts(&session.identity()) {
         return ApiError::from(refused).into_response();
     }
-    let (revision, learnt) = (EventRevision::default(), LearntAt::default());
+    let revision = EventRevision::default();
     // A query or mutation is answered, and over with that.
     let mut farewell = std::future::pending().boxed();
-    let answers = match request.prepare() {
+    let source = match request.prepare() {
         Ok(operation) if operation.kind == OperationType::Mutation && !may_change => {
             let refusal = ApiError::new(ErrorCode::ValidationFailed, "a mutation must be sent with POST");
-            one(refusal.to_response())
+            Source::One(one(refusal.to_response()))
         }
         Ok(operation) if operation.kind == OperationType::Subscription && transport.drain.phase() >= Phase::Closing => {
             return ApiError::new(ErrorCode::Draining, "the node is being taken out").into_response();
         }
-        Ok(operation) => {
-            let request = operation
-                .request
-                .data(Arc::clone(&session))
-                .data(resume_after(headers))
-                .data(revision.clone())
-                .data(learnt.clone());
-            let is_subscription = operation.kind == OperationType::Subscription;
-            let answers = transport.executor.execute_stream(request, None);
-            if is_subscription {
+        Ok(mut operation) => {
+            operation.request =
+                operation.request.data(Arc::clone(&session)).data(resume_after(headers)).data(revision.clone());
+            if operation.kind == OperationType::Subscription {
                 farewell = transport.drain.farewell().boxed();
-                answers
+                Source::Many(subscribed(transport, operation, Arc::clone(&session)))
             } else {
-                answers.take(1).boxed()
+                Source::One(transport.executor.execute_stream(operation.request, None).take(1).boxed())
             }
         }
-        Err(refusal) => one(refusal.to_response()),
+        Err(refusal) => Source::One(one(refusal.to_response())),
     };
     let left = Duration::from_secs(session.identity().expires_at.saturating_sub(unix_seconds()));
     let lifetime = left.saturating_add(transport.authenticator.leeway()).min(FOREVER);
     let events = Events {
         revocations,
         session: Arc::clone(&session),
-        answers,
+        source,
+        written: VecDeque::new(),
         revision,
-        learnt,
         farewell,
         expires_at: Instant::now() + lifetime,
         next: Next::Answer,
@@ -184,6 +182,15 @@ fn one(answer: Answer) -> BoxStream<'static, Answer> {
     stream::once(std::future::ready(answer)).boxed()
 }
 
+/// A subscription, which tells when it is asked.
+fn subscribed<E: Executor>(transport: &Transport<E>, operation: Operation, session: Arc<Session>) -> Operations {
+    let outlet = Outlet::new(None, transport.shedding.backlog());
+    let (observer, groups) = (Arc::clone(&transport.observer), transport.groups.clone());
+    let mut operations = Operations::new(observer, groups, outlet, Dialect::TransportWs);
+    operations.start(String::new(), operation, 0, session, &transport.executor);
+    operations
+}
+
 fn resume_after(headers: &HeaderMap) -> ResumeAfter {
     let shown = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     ResumeAfter(shown.filter(|text| !text.is_empty()).map(str::to_owned))
@@ -193,9 +200,10 @@ fn resume_after(headers: &HeaderMap) -> ResumeAfter {
 struct Events {
     revocations: RevocationWatch,
     session: Arc<Session>,
-    answers: BoxStream<'static, Answer>,
+    source: Source,
+    /// Of one change, what is written already and not told yet, and the change's revision. Bounded by its parts.
+    written: VecDeque<(Bytes, Option<Revision>)>,
     revision: EventRevision,
-    learnt: LearntAt,
     farewell: BoxFuture<'static, Farewell>,
     expires_at: Instant,
     next: Next,
@@ -204,6 +212,12 @@ struct Events {
     _place: Place,
     /// While there is one, the node waits for its end.
     _open: TaskTrackerToken,
+}
+
+/// Where answers come from.
+enum Source {
+    One(BoxStream<'static, Answer>),
+    Many(Operations),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -221,20 +235,17 @@ impl Events {
             Next::Nothing => return None,
         };
         self.count.observer.sent(Via::EventStream, 1);
-        if let Some(learnt) = self.learnt.take() {
-            self.count.observer.told(learnt.elapsed());
-        }
         Some(event)
     }
 
     async fn answer(&mut self) -> Option<Event> {
         let identity = self.session.identity();
-        let mut answer = tokio::select! {
+        let outcome = tokio::select! {
             biased;
             revoked = self.revocations.revoked(&identity) => {
                 self.count.observer.revoked(revoked);
                 self.count.why = CloseReason::TokenRevoked;
-                self.end(TokenRefused::Revoked)
+                return self.end(TokenRefused::Revoked);
             }
             farewell = &mut self.farewell => {
                 self.count.why = farewell.reason.into();
@@ -242,30 +253,46 @@ impl Events {
             }
             () = tokio::time::sleep_until(self.expires_at) => {
                 self.count.why = CloseReason::TokenExpired;
-                self.end(TokenRefused::Expired)
+                return self.end(TokenRefused::Expired);
             }
-            answer = self.answers.next() => match answer {
-                Some(answer) => answer,
-                None => return Some(self.complete()),
-            }
+            () = std::future::ready(()), if !self.written.is_empty() => return self.told(),
+            outcome = self.source.next() => outcome,
         };
-        complete_errors(&mut answer);
-        if answer.data == Value::Null && answer.is_err() {
-            self.next = Next::Complete;
+        match outcome {
+            Outcome::Next { response, learnt, .. } => {
+                learnt.into_iter().for_each(|learnt| self.count.observer.told(learnt.elapsed(), 1));
+                let id = self.revision.take().unwrap_or_else(|| revision_in(&response.data));
+                Some(said(&serde_json::to_string(&response).ok()?, id))
+            }
+            Outcome::Told { delivery, .. } => {
+                delivery.learnt.into_iter().for_each(|learnt| self.count.observer.told(learnt.elapsed(), 1));
+                self.written.extend(delivery.rendered.payloads.iter().map(|payload| (payload.clone(), None)));
+                if let Some((_, reached)) = self.written.back_mut() {
+                    *reached = Some(delivery.rendered.head.revision);
+                }
+                self.told()
+            }
+            Outcome::Last { response, .. } | Outcome::Failed { response, .. } => self.last(&response),
+            Outcome::Complete { .. } => Some(self.complete()),
         }
-        let id = self.revision.take().unwrap_or_else(|| revision_in(&answer.data));
-        let event = Event::default().event("next").data(serde_json::to_string(&answer).ok()?);
-        Some(match id {
-            Some(revision) => event.id(revision.to_string()),
-            None => event,
-        })
+    }
+
+    /// What is written already.
+    fn told(&mut self) -> Option<Event> {
+        let (payload, reached) = self.written.pop_front()?;
+        // JSON is text.
+        Some(said(std::str::from_utf8(&payload).ok()?, reached))
     }
 
     /// The last answer, and nothing after it.
-    fn end(&mut self, refused: TokenRefused) -> Answer {
+    fn last(&mut self, answer: &Answer) -> Option<Event> {
         self.next = Next::Complete;
-        self.answers = stream::empty().boxed();
-        ApiError::from(refused).to_response()
+        self.source = Source::One(stream::empty().boxed());
+        Some(said(&serde_json::to_string(answer).ok()?, None))
+    }
+
+    fn end(&mut self, refused: TokenRefused) -> Option<Event> {
+        self.last(&ApiError::from(refused).to_response())
     }
 
     fn complete(&mut self) -> Event {
@@ -275,6 +302,36 @@ impl Events {
         }
         // An `EventSource` drops an event without data.
         Event::default().event("complete").data("{}")
+    }
+}
+
+impl Source {
+    /// What comes next. Can be cancelled without loss.
+    async fn next(&mut self) -> Outcome {
+        let id = || Arc::from("");
+        match self {
+            Self::One(answers) => match answers.next().await {
+                Some(mut response) => {
+                    complete_errors(&mut response);
+                    if response.data == Value::Null && response.is_err() {
+                        Outcome::Failed { id: id(), response }
+                    } else {
+                        Outcome::Next { id: id(), response, learnt: None }
+                    }
+                }
+                None => Outcome::Complete { id: id() },
+            },
+            Self::Many(operations) => std::future::poll_fn(|cx| operations.poll_alone(cx)).await,
+        }
+    }
+}
+
+/// An event that tells an answer, which leads up to a revision.
+fn said(answer: &str, reached: Option<Revision>) -> Event {
+    let event = Event::default().event("next").data(answer);
+    match reached {
+        Some(revision) => event.id(revision.to_string()),
+        None => event,
     }
 }
 

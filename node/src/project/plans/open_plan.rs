@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
 use crate::metrics::EditResult;
-use crate::project::command::{Accepted, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
+use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
 use crate::project::replay::{self, ReplayError};
 use crate::project::store::{self, OpenFailure};
@@ -68,7 +68,7 @@ struct Waiting {
 }
 
 struct Listener {
-    user_id: UserId,
+    audience: Audience,
     wants_progress: bool,
     events: mpsc::Sender<Queued>,
 }
@@ -224,8 +224,13 @@ impl OpenPlan {
     }
 
     pub(super) fn check_access(&mut self, role_of: impl Fn(&UserId) -> Option<Role>) {
-        // A listener that is let go attaches again, and is refused there.
-        self.listeners.retain(|listener| role_of(&listener.user_id).is_some());
+        // A listener that is let go attaches again, and is refused there; or looks for itself who may still be told.
+        let pressure = &self.context.metrics.pressure;
+        let changed = || Queued::new(PlanEvent::MembersChanged, Instant::now(), None, pressure);
+        self.listeners.retain(|listener| match &listener.audience {
+            Audience::User(user) => role_of(user).is_some(),
+            Audience::Many => listener.events.try_send(changed()).is_ok(),
+        });
     }
 
     /// Answers everyone who waits. What they asked for may have happened all the same.

@@ -5,6 +5,7 @@
 //! in which they came), and only then the query.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::Executor;
@@ -94,8 +95,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             self.transport.observer.limited(name);
             return self.refuse(&id, &ApiError::met(ErrorCode::LimitExceeded, name, subscriptions_max));
         }
-        operation.request = operation.request.data(session).data(ResumeAfter::default());
-        self.operations.start(id, operation, bytes, &self.transport.executor);
+        operation.request = operation.request.data(Arc::clone(&session)).data(ResumeAfter::default());
+        self.operations.start(id, operation, bytes, session, &self.transport.executor);
     }
 
     /// Refuses an operation of which there are too many. Of too many refusals, and under pressure of each, the socket is not

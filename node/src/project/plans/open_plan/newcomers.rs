@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Done, Listener, OpenPlan, reset_reason};
 use crate::backend;
 use crate::metrics::Resume;
-use crate::project::command::{AttachRequest, Attached, Backlog, PlanEvent, Rejection};
+use crate::project::command::{AttachRequest, Attached, Audience, Backlog, PlanEvent, Rejection};
 use crate::project::follow::Start;
 use crate::project::past::Past;
 use crate::project::plans::Jobs;
@@ -110,15 +110,18 @@ impl OpenPlan {
 
     fn attach(&mut self, request: AttachRequest, reply: AttachReply, backlog: Backlog) {
         // Asked again here, where the listener is registered: the right may have ended while it waited.
-        if self.context.members.load().role_of(&request.user_id).is_none() {
+        let members = self.context.members.load();
+        if !request.audience.may_listen(|user| members.role_of(user)) {
             return drop(reply.send(Err(Rejection::Forbidden)));
         }
-        self.count(&request, &backlog);
+        if matches!(request.audience, Audience::User(_)) {
+            self.count(&request, &backlog);
+        }
         let (events, live) = mpsc::channel(limits::SUBSCRIPTION_QUEUE_EVENTS_MAX);
         let attached = Attached { head: self.replica.plan().head(), backlog, live };
-        let AttachRequest { user_id, wants_progress, .. } = request;
+        let AttachRequest { audience, wants_progress, .. } = request;
         if reply.send(Ok(attached)).is_ok() {
-            self.listeners.push(Listener { user_id, wants_progress, events });
+            self.listeners.push(Listener { audience, wants_progress, events });
         }
     }
 

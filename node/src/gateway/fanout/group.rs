@@ -1,0 +1,232 @@
+//! Everybody who asked the same of a plan: one follower of the plan, one execution per event, one walk over the sockets.
+//!
+//! A subscription begins alone, with what it lacks. Caught up, it joins its group at the exact place where it is, and from
+//! then on is an entry in the group's list. A group's task runs while it has members. It alone knows how far the group is,
+//! so that joining needs no lock: who joins waits in line until the task comes by, between two walks.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::{FutureExt as _, Stream, stream};
+use mille_shared::log::Head;
+use mille_shared::{PlanId, UserId};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::outlet::{Delivery, Outlet};
+use super::render::{Execution, Rendered, Renderer};
+use super::walk::Walker;
+use super::{Common, Deposit};
+use crate::gateway::transport::Session;
+use crate::project::{Ended, Following, Place, PlanEvent, ProjectHandle};
+
+/// Answers that are kept for those who catch up, and their bytes. Beyond it the oldest go, and are made again.
+const MADE_MAX: usize = 16_384;
+const MADE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Everybody who asked the same of a plan.
+pub struct Group {
+    pub(super) project: ProjectHandle,
+    pub(super) plan: PlanId,
+    pub(super) common: Arc<Common>,
+    press: Mutex<Press>,
+    /// Subscriptions that catch up alone.
+    alone: AtomicUsize,
+    line: Mutex<Line>,
+    /// Members that left since the task last looked.
+    pub(super) left: AtomicUsize,
+    /// For the task: somebody joined, or many left.
+    pub(super) news: Notify,
+}
+
+/// The execution, and what it made for those who catch up.
+struct Press {
+    renderer: Renderer,
+    made: HashMap<Made, Arc<Rendered>>,
+    order: VecDeque<Made>,
+    bytes: usize,
+}
+
+/// An event, as far as what it comes to goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Made {
+    Change(Head),
+    Snapshot(Head, &'static str),
+}
+
+#[derive(Default)]
+struct Line {
+    is_running: bool,
+    /// Bounded by the subscriptions of the node's connections.
+    joining: Vec<Member>,
+}
+
+/// A subscription that a group tells.
+pub struct Member {
+    /// The end of its connection.
+    pub outlet: Arc<Outlet>,
+    /// Its number there.
+    pub serial: u64,
+    /// Who it is for.
+    pub session: Arc<Session>,
+    /// What stands before each answer in its frame. Behind it stands a brace.
+    pub opening: Box<[u8]>,
+    /// How far it is.
+    pub place: Place,
+}
+
+impl Member {
+    pub(super) fn is_allowed(&self, role_of: impl Fn(&UserId) -> bool) -> bool {
+        role_of(&self.session.identity().user_id)
+    }
+}
+
+impl Group {
+    pub(super) fn new(deposit: &Deposit, execution: Execution, common: Arc<Common>) -> Arc<Self> {
+        let (project, plan) = (deposit.following.project().clone(), deposit.plan);
+        let renderer = Renderer::new(project.id(), plan, execution);
+        let press = Press { renderer, made: HashMap::new(), order: VecDeque::new(), bytes: 0 };
+        Arc::new(Self {
+            project,
+            plan,
+            common,
+            press: Mutex::new(press),
+            alone: AtomicUsize::new(0),
+            line: Mutex::default(),
+            left: AtomicUsize::new(0),
+            news: Notify::new(),
+        })
+    }
+
+    /// A subscription that left goes on from where it is, alone.
+    #[must_use]
+    pub fn resumed(&self, user: &UserId, place: Place) -> Following {
+        Following::resumed(self.project.clone(), self.plan, user, place)
+    }
+
+    /// Lets a subscription join. Its connection is told what comes behind its place, or that it must catch up once more.
+    pub fn join(self: &Arc<Self>, member: Member) {
+        member.outlet.join(member.serial);
+        let place = member.place;
+        let mut line = self.line.lock();
+        line.joining.push(member);
+        if std::mem::replace(&mut line.is_running, true) {
+            drop(line);
+            return self.news.notify_one();
+        }
+        drop(line);
+        let mut walker = Walker::new(Arc::clone(self), place);
+        tokio::spawn(async move {
+            if AssertUnwindSafe(walker.run()).catch_unwind().await.is_err() {
+                // A mistake of ours, which the panic hook has told. Who comes back finds a new task.
+                walker.end(Ended::Stopping);
+            }
+        });
+    }
+
+    /// A member has left.
+    pub fn left(&self) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+        self.news.notify_one();
+    }
+
+    /// Who joined since the last call.
+    pub(super) fn joining(&self) -> Vec<Member> {
+        std::mem::take(&mut self.line.lock().joining)
+    }
+
+    /// Ends the task, unless somebody has joined.
+    pub(super) fn stop(&self) -> bool {
+        let mut line = self.line.lock();
+        line.is_running = !line.joining.is_empty();
+        !line.is_running
+    }
+
+    /// What an event comes to. `None`: nothing that is shown.
+    pub(super) fn render(&self, event: &PlanEvent) -> Option<Arc<Rendered>> {
+        let made = match event {
+            PlanEvent::Changed(applied) => Made::Change(applied.head),
+            PlanEvent::Snapshot { plan, reason } => Made::Snapshot(plan.head(), reason),
+            PlanEvent::Progress(_) | PlanEvent::MembersChanged => return None,
+        };
+        let (Made::Change(head) | Made::Snapshot(head, _)) = made;
+        let mut press = self.press.lock();
+        if let Some(rendered) = press.made.get(&made) {
+            return Some(Arc::clone(rendered));
+        }
+        let rendered = Arc::new(press.renderer.render(event.clone(), head));
+        self.project.metrics().plans.fan_out_executions.increment(1);
+        if self.alone.load(Ordering::Relaxed) > 0 {
+            press.keep(made, Arc::clone(&rendered));
+        }
+        Some(rendered)
+    }
+}
+
+impl Press {
+    fn keep(&mut self, made: Made, rendered: Arc<Rendered>) {
+        self.bytes += rendered.bytes();
+        self.made.insert(made, rendered);
+        self.order.push_back(made);
+        while self.order.len() > MADE_MAX || self.bytes > MADE_BYTES_MAX {
+            let oldest = self.order.pop_front().and_then(|oldest| self.made.remove(&oldest));
+            self.bytes -= oldest.map_or(0, |oldest| oldest.bytes());
+        }
+    }
+}
+
+/// What a subscription is told while it catches up.
+#[derive(Debug)]
+pub enum Alone {
+    /// An event.
+    Told(Arc<Delivery>),
+    /// It has everything up to here, and may join its group. Nothing follows.
+    CaughtUp(Place),
+    /// It is over. Nothing follows.
+    Ended(Ended),
+}
+
+/// What a subscription lacks, until it may join its group.
+pub fn alone(group: Arc<Group>, following: Following) -> impl Stream<Item = Alone> + Send {
+    let company = Company::begin(group);
+    stream::unfold(Some((following, company)), |state| async move {
+        let (mut following, company) = state?;
+        loop {
+            if let Err(ended) = following.attached().await {
+                return Some((Alone::Ended(ended), None));
+            }
+            if let Some(place) = following.caught_up() {
+                return Some((Alone::CaughtUp(place), None));
+            }
+            let telling = match following.tell().await {
+                Ok(telling) => telling,
+                Err(ended) => return Some((Alone::Ended(ended), None)),
+            };
+            if let Some(rendered) = company.0.render(&telling.event) {
+                let delivery = Delivery { rendered, learnt: telling.learnt, _fan_out: telling.fan_out };
+                return Some((Alone::Told(Arc::new(delivery)), Some((following, company))));
+            }
+        }
+    })
+}
+
+/// Counts one who catches up: what is made meanwhile is kept for the others who do.
+struct Company(Arc<Group>);
+
+impl Company {
+    fn begin(group: Arc<Group>) -> Self {
+        group.alone.fetch_add(1, Ordering::Relaxed);
+        Self(group)
+    }
+}
+
+impl Drop for Company {
+    fn drop(&mut self) {
+        if self.0.alone.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let mut press = self.0.press.lock();
+            (press.made, press.order, press.bytes) = (HashMap::new(), VecDeque::new(), 0);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What a connection is told by groups: straight to its socket, or by way of a queue that its own task empties.
+//!
+//! Straight is for a socket that keeps up: nothing of a group waits for it and the system takes what is written. From the
+//! first event that does not go out so, all go to the queue, until the task has flushed the last of them. The queue is
+//! bounded; a subscription that does not fit any more is let go by its group, and its task brings it up to date.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use mille_shared::limits;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::render::Rendered;
+use crate::gateway::listener::{Sent, Wire};
+use crate::pressure::Backlog;
+use crate::project::{Ended, Place};
+use crate::traces::Traced;
+
+/// An event on its way to a group's subscribers.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What they are sent.
+    pub rendered: Arc<Rendered>,
+    /// When it was learnt. `None`: it is of the past.
+    pub learnt: Option<Instant>,
+    /// The fan-out it is a part of, if that is traced. It ends with the last of its deliveries.
+    pub(super) _fan_out: Option<Arc<Traced>>,
+}
+
+/// What waits for a connection's task.
+#[derive(Debug)]
+pub enum Waiting {
+    /// Tell a subscription this.
+    Delivery(u64, Arc<Delivery>),
+    /// The group has let go of a subscription, which was told everything up to this place.
+    Behind(u64, Place),
+    /// A subscription is over.
+    Ended(u64, Ended),
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// The system has it.
+    Sent,
+    /// It waits for the connection's task.
+    Queued,
+    /// The subscription is none of the group's any more.
+    Gone,
+}
+
+/// The end of a connection that groups know.
+pub struct Outlet {
+    state: Mutex<State>,
+    /// Absent where only the task may write.
+    wire: Option<Wire>,
+    /// Of the task.
+    waker: AtomicWaker,
+    /// How many revocations there had been when the task last looked whether one is meant for it.
+    looked: AtomicU64,
+}
+
+struct State {
+    /// The subscriptions that groups may tell something.
+    joined: Vec<u64>,
+    queue: VecDeque<(Waiting, Place)>,
+    backlog: Backlog,
+    is_direct: bool,
+    must_flush: bool,
+}
+
+impl Outlet {
+    /// The outlet of a connection, over its wire if others than its task may write there. `backlog` counts the queue.
+    #[must_use]
+    pub fn new(wire: Option<Wire>, backlog: Backlog) -> Arc<Self> {
+        let state =
+            State { joined: Vec::new(), queue: VecDeque::new(), backlog, is_direct: wire.is_some(), must_flush: false };
+        Arc::new(Self { state: Mutex::new(state), wire, waker: AtomicWaker::new(), looked: AtomicU64::new(0) })
+    }
+
+    // ---- for the connection's task -----------------------------------------------------------------------------------
+
+    /// To be woken when something waits.
+    pub fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// The task has looked at so many revocations, and none is meant for it.
+    pub fn looked_at(&self, revocations: u64) {
+        self.looked.store(revocations, Ordering::Release);
+    }
+
+    /// What waits longest. `None`: nothing does.
+    pub fn next(&self) -> Option<Waiting> {
+        let mut state = self.state.lock();
+        let (waiting, _) = state.queue.pop_front()?;
+        if let Waiting::Delivery(_, delivery) = &waiting {
+            state.backlog.remove(delivery.rendered.bytes());
+        }
+        if state.queue.is_empty() {
+            // Most sockets never need it.
+            state.queue.shrink_to_fit();
+        }
+        Some(waiting)
+    }
+
+    /// Whether the socket holds a part of what was written straight to it.
+    pub fn must_flush(&self) -> bool {
+        self.state.lock().must_flush
+    }
+
+    /// The socket has taken everything that the task had, and what was written straight to it if the task knew of it. If
+    /// nothing waits, what comes next goes straight to it.
+    pub fn flushed(&self, knew_of_it: bool) {
+        let mut state = self.state.lock();
+        if state.must_flush && !knew_of_it {
+            return; // The task was woken.
+        }
+        state.must_flush = false;
+        state.is_direct = self.wire.is_some() && state.queue.is_empty();
+    }
+
+    /// A subscription may be told something by a group.
+    pub fn join(&self, serial: u64) {
+        self.state.lock().joined.push(serial);
+    }
+
+    /// A subscription is told nothing more.
+    pub fn leave(&self, serial: u64) {
+        self.state.lock().leave(serial);
+    }
+
+    /// Nobody is told anything more.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        (state.joined, state.queue, state.is_direct) = (Vec::new(), VecDeque::new(), false);
+        state.backlog.set(0, 0);
+    }
+
+    // ---- for groups --------------------------------------------------------------------------------------------------
+
+    /// Whether a subscription is still to be told something.
+    pub(super) fn has(&self, serial: u64) -> bool {
+        self.state.lock().joined.contains(&serial)
+    }
+
+    /// Hands over deliveries to a subscription that was told everything up to `place`. `frames` are all of them as they go
+    /// over a wire. `revocations`: how many there have been; who has not looked at the last one is told nothing past its task.
+    pub(super) fn hand_over(
+        &self,
+        serial: u64,
+        place: Place,
+        deliveries: &[Arc<Delivery>],
+        frames: &[u8],
+        revocations: u64,
+    ) -> Handed {
+        let mut state = self.state.lock();
+        if !state.joined.contains(&serial) {
+            return Handed::Gone;
+        }
+        if state.is_direct && self.looked.load(Ordering::Acquire) == revocations {
+            match self.wire.as_ref().map_or(Sent::Not, |wire| wire.send(frames)) {
+                Sent::Whole => return Handed::Sent,
+                Sent::Begun => {
+                    (state.must_flush, state.is_direct) = (true, false);
+                    drop(state);
+                    self.waker.wake();
+                    return Handed::Sent;
+                }
+                Sent::Not => {}
+            }
+        }
+        state.is_direct = false;
+        let handed = state.queue(serial, place, deliveries);
+        drop(state);
+        self.waker.wake();
+        handed
+    }
+
+    /// Lets go of a subscription that was told everything up to `place`.
+    pub(super) fn let_go(&self, serial: u64, place: Place) {
+        self.note(serial, |state| state.let_go(serial, place));
+    }
+
+    /// Ends a subscription, after what waits for it.
+    pub(super) fn end(&self, serial: u64, ended: Ended, place: Place) {
+        self.note(serial, |state| state.queue.push_back((Waiting::Ended(serial, ended), place)));
+    }
+
+    fn note(&self, serial: u64, note: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        if state.joined.contains(&serial) {
+            note(&mut state);
+            state.joined.retain(|joined| *joined != serial);
+            state.is_direct = false;
+            drop(state);
+            self.waker.wake();
+        }
+    }
+}
+
+impl State {
+    fn queue(&mut self, serial: u64, mut place: Place, deliveries: &[Arc<Delivery>]) -> Handed {
+        for delivery in deliveries {
+            let bytes = delivery.rendered.bytes();
+            let has_room = self.queue.is_empty()
+                || self.queue.len() < limits::OUTBOX_MESSAGES_MAX
+                    && self.backlog.bytes().saturating_add(bytes) <= limits::OUTBOX_BYTES_MAX;
+            if !has_room {
+                self.let_go(serial, place);
+                return Handed::Gone;
+            }
+            self.backlog.add(bytes);
+            self.queue.push_back((Waiting::Delivery(serial, Arc::clone(delivery)), place));
+            place = delivery.rendered.head.into();
+        }
+        Handed::Queued
+    }
+
+    /// Frees what waits for a subscription: its task goes on from where the first of it begins.
+    fn let_go(&mut self, serial: u64, place: Place) {
+        let is_its = |waiting: &Waiting| matches!(waiting, Waiting::Delivery(of, _) if *of == serial);
+        let first = self.queue.iter().find(|(waiting, _)| is_its(waiting));
+        let place = first.map_or(place, |(_, before)| *before);
+        self.leave(serial);
+        self.queue.push_back((Waiting::Behind(serial, place), place));
+    }
+
+    fn leave(&mut self, serial: u64) {
+        self.joined.retain(|joined| *joined != serial);
+        let Self { queue, backlog, .. } = self;
+        queue.retain(|(waiting, _)| match waiting {
+            Waiting::Delivery(of, delivery) if *of == serial => {
+                backlog.remove(delivery.rendered.bytes());
+                false
+            }
+            Waiting::Delivery(..) => true,
+            Waiting::Behind(of, _) | Waiting::Ended(of, _) => *of != serial,
+        });
+    }
+}
