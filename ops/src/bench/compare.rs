@@ -29,7 +29,7 @@ const JUDGED: [&str; 5] = [
 const MORE_IS_BETTER: [&str; 3] = ["stockTimesOurs", "PerSecond", "per_second"];
 
 /// Parts of reports that are no single figure.
-const LISTS: [&str; 4] = ["promises", "costs", "climbs", "parts"];
+const LISTS: [&str; 5] = ["promises", "costs", "beside", "climbs", "parts"];
 
 /// `mille bench compare`
 #[derive(Debug, Args)]

@@ -114,7 +114,7 @@ async fn take_turns(
     output: Output,
 ) -> Result<Findings> {
     let rhythm = Rhythm { rate: args.edits_per_second, burst: args.burst };
-    let redis = &ground.state.redis.url;
+    let redis = &ground.state.redis;
     let mut nodes = Side::open(nodes, redis).await?;
     let mut stock = match stock {
         Some(stage) => Some(Side::open(stage, redis).await?),
@@ -156,7 +156,7 @@ async fn climb(
     stock: Option<Stage>,
     output: Output,
 ) -> Result<Findings> {
-    let redis = &ground.state.redis.url;
+    let redis = &ground.state.redis;
     let mut sides: Vec<(Option<Stage>, Saturation)> =
         [Some(nodes), stock].into_iter().map(|stage| (stage, Saturation::default())).collect();
     for _ in 0..args.rounds {

@@ -96,6 +96,8 @@ pub(super) struct SideFindings {
     rss_bytes_per_connection: f64,
     /// In the last round.
     costs: Vec<Cost>,
+    /// Redis and the generator, in the same time.
+    beside: Vec<Cost>,
     /// The first of those that were refused.
     refusal: Option<String>,
 }
@@ -130,6 +132,7 @@ impl SideFindings {
             redis_calls_per_edit: rounds.last().map(|round| round.redis_calls_per_edit.clone()).unwrap_or_default(),
             rss_bytes_per_connection: side.rss_bytes_per_connection.round(),
             costs: rounds.last().map(|round| round.costs.clone()).unwrap_or_default(),
+            beside: rounds.last().map(|round| round.beside.clone()).unwrap_or_default(),
             refusal: side.refusal().map(str::to_owned),
         })
     }
@@ -247,7 +250,10 @@ impl Findings {
         for (name, side) in &sides {
             let calls: Vec<String> =
                 side.redis_calls_per_edit.iter().map(|(name, n)| format!("{name} {n:.2}")).collect();
-            writeln!(text, "{name}: {}; Redis per edit: {}", side.faults, calls.join(", "))?;
+            let beside: Vec<String> =
+                side.beside.iter().map(|cost| format!("{} {:.2} s", cost.name, cost.cpu_seconds)).collect();
+            writeln!(text, "{name}: {}; beside them {}", side.faults, beside.join(", "))?;
+            writeln!(text, "{name}: calls of Redis per edit: {}", calls.join(", "))?;
         }
         if let Some(refusal) = &ours.refusal {
             writeln!(text, "refused: {refusal:.300}")?;

@@ -14,7 +14,9 @@ use super::load::Rhythm;
 use super::report::Quantiles;
 use super::side::{Round, Side};
 use super::stage::Stage;
+use super::usage::Cost;
 use crate::output::Output;
+use crate::state::Redis;
 
 /// What the p99 must not exceed.
 const LATE: Duration = Duration::from_millis(250);
@@ -31,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// No rate beyond this: editors could not send it.
 const RATE_MAX: u32 = 12_000;
 
+/// Nor below this: nothing is kept then.
+const RATE_MIN: u32 = 5;
+
 /// One rate that was tried.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,6 +49,8 @@ pub(super) struct Step {
     pub(super) why: Option<String>,
     #[serde(rename = "cpu_seconds_per_million_deliveries")]
     pub(super) price: Option<f64>,
+    /// Redis and the generator, in the same time.
+    beside: Vec<Cost>,
 }
 
 /// All rates that were tried, in the order of trying.
@@ -52,7 +59,7 @@ pub(super) struct Step {
 /// When nobody can connect any more.
 pub(super) async fn climb(
     mut stage: Stage,
-    redis: &str,
+    redis: &Redis,
     first_rate: u32,
     seconds: u32,
     output: Output,
@@ -93,6 +100,7 @@ impl Step {
                     kept: false,
                     why: Some(format!("{error:#}")),
                     price: None,
+                    beside: Vec::new(),
                 };
             }
         };
@@ -112,6 +120,7 @@ impl Step {
             kept: why.is_none(),
             why,
             price: round.price(),
+            beside: round.beside,
         }
     }
 }
@@ -145,8 +154,10 @@ impl Search {
             None => Some(((f64::from(rate) * STEP) as u32).clamp(rate + 1, RATE_MAX)),
             Some(broken) => {
                 let between = u32::midpoint(self.kept, broken);
-                let goes_on = self.refinements > 0 && between > self.kept;
-                self.refinements = self.refinements.saturating_sub(1);
+                // Until one was kept it only goes down.
+                let goes_on =
+                    if self.kept == 0 { between >= RATE_MIN } else { self.refinements > 0 && between > self.kept };
+                self.refinements = self.refinements.saturating_sub(u32::from(self.kept > 0));
                 goes_on.then_some(between)
             }
         };
@@ -180,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_first_rate_that_is_too_high_is_halved_and_a_rate_that_nobody_can_send_is_not_tried() {
-        assert_eq!(tried(30), (vec![100, 50, 25, 37], 25));
+        assert_eq!(tried(30), (vec![100, 50, 25, 37, 31, 28], 28));
+        assert_eq!(tried(0), (vec![100, 50, 25, 12, 6], 0));
         let (rates, kept) = tried(u32::MAX);
         assert!(rates.last() == Some(&RATE_MAX) && kept == RATE_MAX, "{rates:?}");
     }

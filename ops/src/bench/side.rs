@@ -17,6 +17,7 @@ use super::report::Faults;
 use super::stage::Stage;
 use super::usage::{Cost, Meter};
 use super::wait_until;
+use crate::state::Redis;
 
 /// Until every listener has heard something.
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
@@ -38,7 +39,7 @@ pub(super) struct Side {
     editors: Editors,
     course: watch::Sender<Course>,
     meter: Meter,
-    redis: String,
+    redis: Redis,
     /// What a listener's connection takes of the processes' memory, subscribed and told a few events.
     pub(super) rss_bytes_per_connection: f64,
 }
@@ -58,6 +59,8 @@ pub(super) struct Round {
     /// From when edits were due to their answers.
     pub(super) edit_times: Histogram<u64>,
     pub(super) costs: Vec<Cost>,
+    /// What Redis and the generator used meanwhile.
+    pub(super) beside: Vec<Cost>,
     pub(super) redis_calls_per_edit: BTreeMap<String, f64>,
 }
 
@@ -82,14 +85,14 @@ impl Side {
     ///
     /// # Errors
     /// When somebody can't connect or hears nothing.
-    pub(super) async fn open(stage: Stage, redis: &str) -> Result<Self> {
+    pub(super) async fn open(stage: Stage, redis: &Redis) -> Result<Self> {
         let nothing = Course { first: stage.next_number, count: 0, schedule: schedule(Rhythm::even(1)) };
         let course = watch::channel(nothing).0;
         let editors = Editors::open(&stage, &course.subscribe()).await?;
         let mut meter = Meter::of_all(&stage.processes);
         let before = rss(&meter.read());
         let listeners = Listeners::open(&stage, &course.subscribe()).await?;
-        let redis = redis.to_owned();
+        let redis = redis.clone();
         let mut side = Self { stage, listeners, editors, course, meter, redis, rss_bytes_per_connection: 0.0 };
         side.warm_up().await?;
         let grown = rss(&side.meter.read()).saturating_sub(before);
@@ -107,17 +110,20 @@ impl Side {
     /// # Errors
     /// When somebody has lost the connection.
     pub(super) async fn round(&mut self, rhythm: Rhythm, seconds: u32, patience: Duration) -> Result<Round> {
-        let before = redis_stats::calls(&self.redis).await?;
+        let before = redis_stats::calls(&self.redis.url).await?;
         let deliveries = self.listeners.deliveries();
         self.meter = Meter::of_all(&self.stage.processes);
+        let ourselves = ("generator".to_owned(), std::process::id());
+        let redis = self.redis.pid.map(|pid| ("redis".to_owned(), pid));
+        let mut beside = Meter::of_all(&redis.into_iter().chain([ourselves]).collect::<Vec<_>>());
         let (made, start) = self.edit(rhythm, rhythm.rate * seconds, patience).await?;
         let due: u64 = (0..self.stage.listeners()).map(|listener| self.due(&made, listener)).sum();
         let told = || self.listeners.deliveries() >= deliveries + due || self.listeners.ended().is_some();
         wait_until(patience, told).await;
         let elapsed = start.elapsed();
-        let costs = self.meter.read();
+        let (costs, beside) = (self.meter.read(), beside.read());
         let deliveries = self.listeners.deliveries() - deliveries;
-        let after = redis_stats::calls(&self.redis).await?;
+        let after = redis_stats::calls(&self.redis.url).await?;
         if let Some(why) = self.listeners.ended() {
             bail!("a subscriber of {} lost its connection: {why}", self.stage.name());
         }
@@ -135,6 +141,7 @@ impl Side {
             delivery_times,
             edit_times: made.times,
             costs,
+            beside,
             redis_calls_per_edit: redis_stats::per_edit(&before, &after, u64::from(rhythm.rate) * u64::from(seconds)),
         })
     }
