@@ -1,7 +1,7 @@
 //! `mille`, the operator's command line.
 //!
 //! Starts and stops a local cluster, and looks at or fills any cluster through its public surface: what
-//! this program can do, a client can do. It never reads Redis and never imports a node's code.
+//! this program can do, a client can do. It never reads what is in Redis and never imports a node's code.
 //! Exit codes: 0 done, 1 tried and failed, 2 refused before anything was touched (a wrong argument, a
 //! missing program, a busy port).
 

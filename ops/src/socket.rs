@@ -228,19 +228,6 @@ impl Subscription {
         }
     }
 
-    /// The size of the next event's message.
-    ///
-    /// # Errors
-    /// [`Ended`]; there will be no more events.
-    pub(crate) async fn next_bytes(&mut self) -> Result<usize, Ended> {
-        loop {
-            let message = self.link.receive().await?;
-            if parse(&message)?.r#type == "next" {
-                return Ok(message.as_payload().len());
-            }
-        }
-    }
-
     /// Says goodbye; a server that does not answer is not waited for.
     pub(crate) async fn close(mut self) {
         let complete = json!({ "id": OPERATION_ID, "type": "complete" });

@@ -1,7 +1,10 @@
 //! The yardstick of `fanout`: a process that writes one ready frame to many sockets, and does nothing else.
 //!
-//! No plan, no log, no right to see, no WebSocket: only the system call that any server must make for every frame of every
-//! client. It runs as a process of its own, so that its cost is read as a node's is.
+//! No plan, no log, no right to see, no WebSocket: only the system call that any server must make for a frame of a client
+//! that it sends by itself. Each frame goes to each socket in one call, also in a burst: a server that sends several frames
+//! with one call may be cheaper than this. All sockets are in one process and one thread, where a cluster has several, and
+//! frames are of the size of the nodes', not of their content. With several plans each frame goes to the sockets of one of
+//! them, in turn. It runs as a process of its own, so that its cost is read as a node's is.
 
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
@@ -35,10 +38,13 @@ pub(crate) struct BareArgs {
     /// Sockets that each frame goes to.
     #[arg(long, value_name = "N")]
     sockets: u32,
+    /// Groups of so many sockets, which get the frames in turn.
+    #[arg(long, value_name = "N")]
+    groups: u32,
     /// Bytes of a frame.
     #[arg(long, value_name = "N")]
     frame_bytes: u32,
-    /// Frames per second for each socket.
+    /// Frames per second, all groups together.
     #[arg(long, value_name = "N")]
     rate: u32,
     /// Frames that come in a row, 1 ms apart.
@@ -53,8 +59,9 @@ pub(crate) struct BareArgs {
 pub(crate) async fn run(args: &BareArgs) -> Result<ExitCode> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
-    let mut sockets = Vec::with_capacity(args.sockets as usize);
-    for _ in 0..args.sockets {
+    let all = args.sockets * args.groups;
+    let mut sockets = Vec::with_capacity(all as usize);
+    for _ in 0..all {
         let (mut socket, _) = timeout(PATIENCE, listener.accept()).await.context("a client is missing")??;
         socket.set_nodelay(true)?;
         socket.write_all(&[READY]).await?;
@@ -68,7 +75,8 @@ pub(crate) async fn run(args: &BareArgs) -> Result<ExitCode> {
     let schedule = Schedule { start: Instant::now() + SETTLE, rhythm };
     for number in 0..args.rate * args.seconds {
         sleep_until(schedule.at(number)).await;
-        for socket in &mut sockets {
+        let first = (number % args.groups * args.sockets) as usize;
+        for socket in &mut sockets[first..first + args.sockets as usize] {
             std::io::Write::write_all(socket, &frame)?;
         }
     }
@@ -88,14 +96,32 @@ pub(crate) struct Yardstick {
 }
 
 impl Yardstick {
+    /// Processor seconds per million deliveries.
+    pub(crate) fn price(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.deliveries as f64
+    }
+
     /// Starts the process, reads what it writes and measures it.
     ///
     /// # Errors
     /// When it does not start, or its clients do not get all of it.
-    pub(crate) async fn measure(sockets: u32, frame_bytes: u32, rhythm: Rhythm, seconds: u32) -> Result<Self> {
+    pub(crate) async fn measure(
+        sockets: u32,
+        groups: u32,
+        frame_bytes: u32,
+        rhythm: Rhythm,
+        seconds: u32,
+    ) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bench", "bare", "--sockets", &sockets.to_string(), "--frame-bytes", &frame_bytes.to_string()]);
-        command.args(["--rate", &rhythm.rate.to_string(), "--burst", &rhythm.burst.to_string()]);
+        command.args([
+            "--groups",
+            &groups.to_string(),
+            "--rate",
+            &rhythm.rate.to_string(),
+            "--burst",
+            &rhythm.burst.to_string(),
+        ]);
         command
             .args(["--seconds", &seconds.to_string()])
             .stdin(Stdio::piped())
@@ -108,7 +134,7 @@ impl Yardstick {
 
         let mut meter = Meter::of("yardstick", pid);
         let mut readers = JoinSet::new();
-        for _ in 0..sockets {
+        for _ in 0..sockets * groups {
             let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
             let ready = timeout(PATIENCE, socket.read_u8()).await.context("the yardstick takes nobody")??;
             ensure!(ready == READY, "somebody else is at the yardstick's port");

@@ -1,41 +1,42 @@
-//! `mille bench fanout`: many subscribers of one plan, many edits, and what a delivery costs.
+//! `mille bench fanout`: many subscribers, many edits, and what a delivery costs.
 //!
-//! The figure alone says little, since machines differ. So in the same run a yardstick is taken before and after: a process
-//! that writes frames of the same size to as many sockets at the same times, and does nothing else. What the nodes use
-//! beyond it is what they add: reading an edit once and writing it to everyone is all that a fan-out has to do.
+//! The figure alone says little, since machines differ. So in the same run, by turns, the same is asked of two others: of a
+//! yardstick, a process that writes frames of the same size to as many sockets at the same times and does nothing else
+//! (`bare`), and of the stock example, which tells of edits in the way that the libraries' documentation shows
+//! (`examples/stock.rs`). What the nodes use beyond the yardstick is what they add; what the example uses beyond the nodes
+//! is what they save. With several rounds the medians of the rounds' ratios are told.
+//!
+//! With `--saturate` it is asked instead how many deliveries per second there can be (`saturate`).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use serde::Serialize;
-use serde_json::json;
-use tokio::time::{Instant, timeout};
 
 use super::bare::Yardstick;
+use super::count_up_to;
+use super::fanout_report::{Findings, Saturation, SideFindings, Targets, Turn};
 use super::ground::Ground;
-use super::load::{Load, Rhythm, Sample, Schedule};
-use super::report::{Bill, Faults, Promise, Quantiles, conclude, show};
-use super::subscribers::{Crowd, DELTAS_WHOLE, Progress, faults};
-use super::usage::Meter;
-use super::{count_up_to, wait_until};
-use crate::output::Output;
-use crate::socket::Subscription;
-use crate::status::table;
-
-/// Until every subscriber has seen the first edit.
-const BEGIN_WITHIN: Duration = Duration::from_secs(30);
+use super::load::Rhythm;
+use super::report::conclude;
+use super::saturate;
+use super::side::Side;
+use super::stage::{self, Stage};
+use crate::output::{Output, refused};
 
 /// What subscribers get after the last edit to see the end.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
-/// Edits beside the schedule's: one that shows that everyone listens, one that is looked at, and the last.
-const FIRST_EDIT: u32 = u32::MAX;
-const SAMPLE_EDIT: u32 = u32::MAX - 1;
-const LAST_EDIT: u32 = u32::MAX - 2;
+/// Edits per second that one editor's socket is asked for at the most: half of what a node takes of it.
+const EDITS_PER_EDITOR: u32 = 100;
+
+/// Editors, however few the edits: they are spread over all nodes.
+const EDITORS_MIN: u32 = 12;
+
+/// Editors where the rate is not known yet.
+const EDITORS_OF_A_CLIMB: u32 = 120;
 
 /// `mille bench fanout`
 #[derive(Debug, Args)]
@@ -43,141 +44,154 @@ pub(crate) struct FanoutArgs {
     /// State directory of the local cluster [default: the nearest .mille here or above].
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Subscribers, spread over all nodes, each on a socket of its own and with a full selection.
+    /// Subscribers of all plans together, spread over all nodes, each on a socket of its own and with a full selection.
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = count_up_to::<10_000>())]
     subscribers: u32,
-    /// Edits per second, all editors together. Each goes to every subscriber.
+    /// Plans, each in a project of its own, which share the subscribers and the edits.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count_up_to::<5_000>())]
+    plans: u32,
+    /// Edits per second, all plans together. Each goes to every subscriber of its plan.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = count_up_to::<5_000>())]
     edits_per_second: u32,
     /// Edits that come in a row, 1 ms apart, with a pause after them.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = count_up_to::<5_000>())]
     burst: u32,
-    /// How long edits are made.
+    /// How long edits are made in each turn.
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=600))]
     seconds: u32,
+    /// How often the yardstick, the nodes and the example take their turns.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count_up_to::<100>())]
+    rounds: u32,
+    /// The stock example [default: examples/stock beside this program, if it was built].
+    #[arg(long, value_name = "FILE")]
+    stock: Option<PathBuf>,
+    /// Measures no stock example.
+    #[arg(long, conflicts_with = "stock")]
+    no_stock: bool,
+    /// Raises the rate from --edits-per-second on, --seconds each, until deliveries are late, and tells the most there were.
+    #[arg(long, conflicts_with = "burst")]
+    saturate: bool,
+    #[command(flatten)]
+    targets: Targets,
 }
 
-/// Runs it; the exit code says whether everybody was told everything once.
+/// Runs it; the exit code says whether everybody was told everything once, and whether targets were met.
 pub(crate) async fn run(args: &FanoutArgs, output: Output) -> Result<ExitCode> {
-    let rhythm = Rhythm { rate: args.edits_per_second, burst: args.burst };
     ensure!(args.burst <= args.edits_per_second * args.seconds, "a burst longer than the bench");
-    let ground = Ground::prepare(args.state.as_deref(), args.subscribers as usize).await?;
-    let findings = measure(args, rhythm, &ground, output).await;
+    let editors = if args.saturate { EDITORS_OF_A_CLIMB } else { args.edits_per_second / EDITS_PER_EDITOR };
+    let cast = stage::cast(args.plans, args.subscribers, editors.max(EDITORS_MIN))?;
+    let program = if args.no_stock { None } else { stage::stock_program(args.stock.as_deref())? };
+    if program.is_none() && args.targets.stock_at_least.is_some() {
+        return Err(refused("no stock example: cargo build --release -p mille-ops --example stock"));
+    }
+    let ground = Ground::prepare_on(args.state.as_deref(), 0, 1).await?;
+    let mut made = Vec::new();
+    let findings = async {
+        output.note(format_args!("mille: making {} plans for {} subscribers", cast.plans, cast.listeners));
+        let nodes = Stage::nodes(&ground, cast, &mut made).await?;
+        let stock = match &program {
+            Some(program) => Some(Stage::stock(program, &ground, &nodes).await?),
+            None => None,
+        };
+        if args.saturate {
+            climb(args, &ground, nodes, stock, output).await
+        } else {
+            take_turns(args, &ground, nodes, stock, output).await
+        }
+    };
+    let findings = findings.await;
+    stage::clear(&ground, &made, output).await;
     ground.clear(output).await;
     let findings = findings?;
-    conclude(output, &findings, &findings.text(), &findings.promises())
+    conclude(output, &findings, &findings.text(), &findings.promises(&args.targets))
 }
 
-async fn measure(args: &FanoutArgs, rhythm: Rhythm, ground: &Ground, output: Output) -> Result<Findings> {
-    let everywhere: Vec<usize> = (0..ground.state.nodes.len()).collect();
-    let progress = Arc::new(Progress::new(ground.start.seq));
-    let load = Load::new(ground, &progress, &everywhere)?;
-    let frame_bytes = frame_bytes(ground, &load).await?;
-    let yardstick = || Yardstick::measure(args.subscribers, frame_bytes, rhythm, args.seconds);
-    output.note(format_args!("mille: the yardstick, frames of {frame_bytes} bytes"));
-    let before = yardstick().await?;
+async fn take_turns(
+    args: &FanoutArgs,
+    ground: &Ground,
+    nodes: Stage,
+    stock: Option<Stage>,
+    output: Output,
+) -> Result<Findings> {
+    let rhythm = Rhythm { rate: args.edits_per_second, burst: args.burst };
+    let redis = &ground.state.redis;
+    let mut nodes = Side::open(nodes, redis).await?;
+    let mut stock = match stock {
+        Some(stage) => Some(Side::open(stage, redis).await?),
+        None => None,
+    };
+    let frame_bytes = nodes.frame_bytes()?;
+    output.note(format_args!(
+        "mille: {} edits per second for {} s, {} times, by turns; frames of {frame_bytes} bytes",
+        rhythm.rate, args.seconds, args.rounds
+    ));
+    let mut turns = Vec::new();
+    for _ in 0..args.rounds {
+        // Of an edit, a yardstick's socket gets what one subscriber of one plan does.
+        let sockets = args.subscribers / args.plans;
+        let yardstick = Yardstick::measure(sockets, args.plans, frame_bytes, rhythm, args.seconds).await?;
+        let ours = nodes.round(rhythm, args.seconds, END_WITHIN).await?;
+        let stock = match &mut stock {
+            Some(stock) => Some(stock.round(rhythm, args.seconds, END_WITHIN).await?),
+            None => None,
+        };
+        turns.push(Turn { yardstick, ours, stock });
+    }
+    let stock_findings = match &stock {
+        Some(side) => Some(SideFindings::of(side, &turns, |turn| turn.stock.as_ref())?),
+        None => None,
+    };
+    let ours = SideFindings::of(&nodes, &turns, |turn| Some(&turn.ours))?;
+    nodes.close().await;
+    if let Some(stock) = stock {
+        stock.close().await;
+    }
+    Ok(Findings { ours: Some(ours), stock: stock_findings, ..findings(args, ground, &turns) })
+}
 
-    let count = args.subscribers as usize;
-    output.note(format_args!("mille: opening {count} subscriptions"));
-    let crowd = Crowd::open(ground, &progress, count, &everywhere, DELTAS_WHOLE).await?;
-    ensure!(load.edit(FIRST_EDIT, Instant::now()).await?.latency.is_some(), "the first edit was not answered");
-    let all_listen = wait_until(BEGIN_WITHIN, || progress.begun() == count).await;
-    ensure!(all_listen, "only {} of {count} subscribers saw the first edit", progress.begun());
-
-    output.note(format_args!("mille: {} edits per second for {} s", rhythm.rate, args.seconds));
-    let deliveries_before = progress.deliveries();
-    let mut meter = Meter::start(&ground.state);
-    let schedule = Schedule { start: Instant::now(), rhythm };
-    let samples = Arc::clone(&load).run(schedule, rhythm.rate * args.seconds).await?;
-    let last = load.edit(LAST_EDIT, Instant::now()).await?;
-    ensure!(last.latency.is_some(), "the last edit was not answered");
-    let head = progress.head();
-    let subscribers = crowd.finish(head, END_WITHIN).await?;
-    let bill = Bill::new(meter.read(), &ground.state.nodes, progress.deliveries() - deliveries_before);
-
-    output.note("mille: the yardstick once more");
-    let after = yardstick().await?;
-    let yardstick = (before.cpu + after.cpu).as_secs_f64() * 1e6 / (before.deliveries + after.deliveries) as f64;
+async fn climb(
+    args: &FanoutArgs,
+    ground: &Ground,
+    nodes: Stage,
+    stock: Option<Stage>,
+    output: Output,
+) -> Result<Findings> {
+    let redis = &ground.state.redis;
+    let mut sides: Vec<(Option<Stage>, Saturation)> =
+        [Some(nodes), stock].into_iter().map(|stage| (stage, Saturation::default())).collect();
+    for _ in 0..args.rounds {
+        for (stage, saturation) in &mut sides {
+            let Some(before) = stage.take() else { continue };
+            let (after, steps) = saturate::climb(before, redis, args.edits_per_second, args.seconds, output).await?;
+            saturation.note(steps);
+            *stage = Some(after);
+        }
+    }
+    let mut saturations = sides.into_iter().map(|(stage, saturation)| stage.map(|_| saturation));
     Ok(Findings {
-        bench: "fanout",
-        nodes: ground.state.nodes.len(),
-        subscribers: count,
-        edits_per_second: rhythm.rate,
-        burst: rhythm.burst,
-        seconds: args.seconds,
-        frame_bytes,
-        edits: Quantiles::of(samples.iter().filter_map(|sample| sample.latency))?,
-        unanswered: unanswered(&samples),
-        faults: faults(&subscribers, head),
-        times_the_yardstick: bill.price_per_million().map(|price| price / yardstick),
-        yardstick_cpu_seconds_per_million: yardstick,
-        bill,
+        saturation: saturations.next().flatten(),
+        stock_saturation: saturations.next().flatten(),
+        ..findings(args, ground, &[])
     })
 }
 
-fn unanswered(samples: &[Sample]) -> usize {
-    samples.iter().filter(|sample| sample.latency.is_none()).count()
-}
-
-/// The size of a frame that tells of one edit.
-async fn frame_bytes(ground: &Ground, load: &Load) -> Result<u32> {
-    let variables = json!({ "projectId": ground.project, "planId": ground.plan, "after": ground.start.to_string() });
-    let opened = Subscription::open(&ground.urls()[0], &ground.token(0), DELTAS_WHOLE, variables).await;
-    let mut subscription = opened.map_err(|ended| anyhow::anyhow!("nobody can subscribe: {ended:?}"))?;
-    load.edit(SAMPLE_EDIT, Instant::now()).await?;
-    let bytes = timeout(BEGIN_WITHIN, subscription.next_bytes()).await?;
-    let bytes = bytes.map_err(|ended| anyhow::anyhow!("no event came: {ended:?}"))?;
-    subscription.close().await;
-    // A frame of 126 to 65,535 bytes begins with four more.
-    Ok(u32::try_from(bytes)? + 4)
-}
-
-/// What can be said of it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Findings {
-    bench: &'static str,
-    nodes: usize,
-    subscribers: usize,
-    edits_per_second: u32,
-    burst: u32,
-    seconds: u32,
-    /// Of one frame with its head.
-    frame_bytes: u32,
-    edits: Quantiles,
-    unanswered: usize,
-    faults: Faults,
-    #[serde(rename = "yardstick_cpu_seconds_per_million_deliveries")]
-    yardstick_cpu_seconds_per_million: f64,
-    times_the_yardstick: Option<f64>,
-    #[serde(flatten)]
-    bill: Bill,
-}
-
-impl Findings {
-    fn promises(&self) -> Vec<Promise> {
-        vec![
-            Promise::new("0 lost", self.faults.lost == 0, self.faults.lost.to_string()),
-            Promise::new("0 duplicates", self.faults.duplicates == 0, self.faults.duplicates.to_string()),
-            Promise::new("every edit answered", self.unanswered == 0, format!("{} unanswered", self.unanswered)),
-        ]
-    }
-
-    fn text(&self) -> String {
-        let times = table(&[Quantiles::titles("TIME"), self.edits.row("edits, from when they were due")]);
-        format!(
-            "{} subscribers on {} nodes, {} edits per second for {} s, {} in a row; frames of {} bytes\n\n{times}\n\n{}\n\n{}\n\
-             the yardstick: {:.2}; the nodes use {} times as much",
-            self.subscribers,
-            self.nodes,
-            self.edits_per_second,
-            self.seconds,
-            self.burst,
-            self.frame_bytes,
-            self.faults,
-            self.bill,
-            self.yardstick_cpu_seconds_per_million,
-            show(self.times_the_yardstick)
-        )
+/// What was asked, and what only the turns together say.
+fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Findings {
+    Findings {
+        bench: "fanout",
+        nodes: ground.state.nodes.len(),
+        subscribers: args.subscribers,
+        plans: args.plans,
+        edits_per_second: args.edits_per_second,
+        burst: args.burst,
+        seconds: args.seconds,
+        rounds: args.rounds,
+        yardstick_price: Turn::yardstick_price(turns),
+        times_the_yardstick: Turn::times_the_yardstick(turns),
+        stock_times_ours: Turn::stock_times_ours(turns),
+        ours: None,
+        stock: None,
+        saturation: None,
+        stock_saturation: None,
     }
 }

@@ -21,7 +21,7 @@ use crate::token::Claims;
 
 /// Subscribers that share a user. A user may have 250 connections, and old ones of a node that died may
 /// still be counted when their successors come.
-const SUBSCRIBERS_PER_USER: usize = 120;
+pub(crate) const SUBSCRIBERS_PER_USER: usize = 120;
 
 /// Users being made members at once. Each is a write that Redis brings to disk.
 const ADMITTED_AT_ONCE: usize = 32;
@@ -60,21 +60,15 @@ impl Ground {
     /// # Errors
     /// A refusal when there is no local cluster of at least two living nodes; else what the cluster refused.
     pub(crate) async fn prepare(dir: Option<&Path>, subscribers: usize) -> Result<Self> {
-        let dir = find_dir(dir);
-        let Some(state) = State::load(&dir)? else {
-            return Err(refused(format!(
-                "no cluster in {}; start one with ops/up, or name another with --state",
-                dir.display()
-            )));
-        };
-        for node in &state.nodes {
-            if !node.identity().is_alive() {
-                return Err(refused(format!("{} does not run; {}", node.name, start_again(&dir))));
-            }
-        }
-        if state.nodes.len() < 2 {
-            return Err(refused("a bench needs at least two nodes; start the cluster with --nodes 3"));
-        }
+        Self::prepare_on(dir, subscribers, 2).await
+    }
+
+    /// As [`Self::prepare`], on a cluster of at least so many nodes.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn prepare_on(dir: Option<&Path>, subscribers: usize, nodes_min: usize) -> Result<Self> {
+        let (state, dir) = cluster(dir, nodes_min)?;
         let owner = Client::new(Target::local(&state, OWNER, None), "mille-bench")?;
         let (project, plan) = make_project(&owner).await?;
         let plan_nodes: Vec<String> = (0..PLAN_NODES).map(|number| format!("bench-{number}")).collect();
@@ -102,16 +96,37 @@ impl Ground {
         role: &'static str,
         users: impl IntoIterator<Item = String>,
     ) -> Result<Vec<Arc<str>>> {
+        self.admit_to(self.project, role, users).await
+    }
+
+    /// As [`Self::admit_as`], to a project that is not the first.
+    ///
+    /// # Errors
+    /// What the cluster refused.
+    pub(crate) async fn admit_to(
+        &self,
+        project: i32,
+        role: &'static str,
+        users: impl IntoIterator<Item = String>,
+    ) -> Result<Vec<Arc<str>>> {
         let mutation = "mutation Bench($projectId: Int!, $userId: String!, $role: ProjectRole!) {
             setCollaborator(projectId: $projectId, userId: $userId, role: $role) { userId }
         }";
         let admitted = users.into_iter().map(|user| async move {
-            let token = Claims::new(&user, TOKEN_TTL).sign(&self.state.jwt_secret)?.into();
-            let variables = json!({ "projectId": self.project, "userId": user, "role": role });
+            let token = self.sign(&user)?;
+            let variables = json!({ "projectId": project, "userId": user, "role": role });
             self.owner.ask(mutation, variables).await?;
             anyhow::Ok(token)
         });
         stream::iter(admitted).buffered(ADMITTED_AT_ONCE).try_collect().await
+    }
+
+    /// A token for somebody who is a member already, or will be.
+    ///
+    /// # Errors
+    /// When it can't be signed.
+    pub(crate) fn sign(&self, user: &str) -> Result<Arc<str>> {
+        Ok(Claims::new(user, TOKEN_TTL).sign(&self.state.jwt_secret)?.into())
     }
 
     /// The token of the subscriber with this number.
@@ -145,13 +160,52 @@ impl Ground {
         self.state.nodes.iter().map(|node| node.url.clone()).collect()
     }
 
+    /// Makes one more project, with a plan like the first's: their numbers, and the plan's revision. To be cleared by
+    /// [`Self::clear_of`].
+    ///
+    /// # Errors
+    /// What the cluster refused.
+    pub(crate) async fn another(&self) -> Result<(i32, i32, Revision)> {
+        let (project, plan) = make_project(&self.owner).await?;
+        let start = fill(&self.owner, project, plan, &self.plan_nodes).await?;
+        Ok((project, plan, start))
+    }
+
     /// Deletes the project. What can't be deleted stays, and is said.
     pub(crate) async fn clear(&self, output: Output) {
+        self.clear_of(self.project, output).await;
+    }
+
+    /// As [`Self::clear`], of another project.
+    pub(crate) async fn clear_of(&self, project: i32, output: Output) {
         let mutation = "mutation Bench($projectId: Int!) { deleteProject(projectId: $projectId) }";
-        if let Err(error) = self.owner.ask(mutation, json!({ "projectId": self.project })).await {
-            output.note(format_args!("mille: the bench's project {} could not be deleted: {error:#}", self.project));
+        if let Err(error) = self.owner.ask(mutation, json!({ "projectId": project })).await {
+            output.note(format_args!("mille: the bench's project {project} could not be deleted: {error:#}"));
         }
     }
+}
+
+/// The local cluster in this directory, whole, with at least so many nodes.
+///
+/// # Errors
+/// A refusal when there is none.
+pub(crate) fn cluster(dir: Option<&Path>, nodes_min: usize) -> Result<(State, PathBuf)> {
+    let dir = find_dir(dir);
+    let Some(state) = State::load(&dir)? else {
+        return Err(refused(format!(
+            "no cluster in {}; start one with ops/up, or name another with --state",
+            dir.display()
+        )));
+    };
+    for node in &state.nodes {
+        if !node.identity().is_alive() {
+            return Err(refused(format!("{} does not run; {}", node.name, start_again(&dir))));
+        }
+    }
+    if state.nodes.len() < nodes_min {
+        return Err(refused(format!("the bench needs at least {nodes_min} nodes; start the cluster with --nodes 3")));
+    }
+    Ok((state, dir))
 }
 
 /// How to get a whole cluster again.

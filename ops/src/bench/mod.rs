@@ -3,25 +3,38 @@
 //! A bench makes a project of its own, acts as its clients through the public surface, and checks what each of them
 //! sees: a figure about a stream with a hole in it is worth nothing. Everything a bench is made of stands in a file of
 //! its own, so that a new one only says what happens when: `ground` is where it takes place, `subscribers` listen to
-//! plans and `viewers` look at cursors, `load` edits, `usage` is what it cost, `report` is how it is told.
+//! plans and `viewers` look at cursors, `load` edits, `usage` is what it cost, `report` is how it is told. Where the price of
+//! a delivery is compared, `side` is one of those compared, with `listeners` and `editors` that cost next to nothing
+//! themselves (`wire`).
 //!
 //! The generator runs beside the cluster and takes its share of the machine; `usage` shows how much.
 
 mod bare;
+mod compare;
+mod course;
 mod cursors;
+mod editors;
 mod fanout;
+mod fanout_report;
 mod flood;
 mod ground;
+mod listeners;
 mod load;
 mod presence;
+mod redis_stats;
 mod report;
 mod resume;
+mod saturate;
 mod sequence;
+mod side;
+mod stage;
 mod staleness;
 mod storm;
 mod subscribers;
+mod summary;
 mod usage;
 mod viewers;
+mod wire;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,6 +67,10 @@ enum Bench {
     /// The yardstick of `fanout`, as a process of its own.
     #[command(hide = true)]
     Bare(bare::BareArgs),
+    /// Compares two reports of one bench: says by how much each figure differs, and fails where one is worse.
+    Compare(compare::CompareArgs),
+    /// Puts what many reports promised into one table (ops/measure makes them).
+    Summary(summary::SummaryArgs),
     /// Floods the nodes in several ways, one after the other: how do the others fare meanwhile?
     Flood(flood::FloodArgs),
 }
@@ -69,6 +86,8 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
             Bench::Cursors(args) => cursors::run(args, *output).await,
             Bench::Fanout(args) => fanout::run(args, *output).await,
             Bench::Bare(args) => bare::run(args).await,
+            Bench::Compare(args) => compare::run(args, *output),
+            Bench::Summary(args) => summary::run(args, *output),
             Bench::Flood(args) => flood::run(args, *output).await,
         }
     };

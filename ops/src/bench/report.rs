@@ -3,6 +3,7 @@
 //! The two forms come from the same values. A promise is told with its bound and what was measured, kept or
 //! not; everything else is a figure without a verdict, because what is good depends on the machine.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,23 +32,30 @@ pub(crate) struct Quantiles {
 }
 
 impl Quantiles {
+    /// Of nothing.
+    pub(crate) const NONE: Self = Self { count: 0, p50_ms: None, p99_ms: None, max_ms: None };
+
     /// Sums them up.
     ///
     /// # Errors
     /// Never in fact: the bounds of the histogram are constants.
     pub(crate) fn of(times: impl IntoIterator<Item = Duration>) -> Result<Self> {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let mut histogram = Histogram::<u64>::new_with_bounds(1, micros(LONGEST), 3)?;
+        let mut histogram = histogram()?;
         for time in times {
-            histogram.saturating_record(micros(time));
+            histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         }
+        Ok(Self::of_histogram(&histogram))
+    }
+
+    /// Of times that are in a [`histogram`] already.
+    pub(crate) fn of_histogram(histogram: &Histogram<u64>) -> Self {
         let ms = |micros: u64| (!histogram.is_empty()).then_some(micros as f64 / 1_000.0);
-        Ok(Self {
+        Self {
             count: histogram.len(),
             p50_ms: ms(histogram.value_at_quantile(0.5)),
             p99_ms: ms(histogram.value_at_quantile(0.99)),
             max_ms: ms(histogram.max()),
-        })
+        }
     }
 
     /// Cells of a row that begins with `title`.
@@ -61,6 +69,15 @@ impl Quantiles {
     pub(crate) fn titles(what: &str) -> Vec<String> {
         [what, "COUNT", "P50 ms", "P99 ms", "MAX ms"].map(str::to_owned).to_vec()
     }
+}
+
+/// For times in microseconds, to three digits.
+///
+/// # Errors
+/// Never in fact: its bounds are constants.
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
+    let longest = u64::try_from(LONGEST.as_micros()).unwrap_or(u64::MAX);
+    Ok(Histogram::new_with_bounds(1, longest, 3)?)
 }
 
 /// Faults that subscribers saw, all together.
@@ -98,11 +115,6 @@ impl Bill {
         Self { deliveries, costs, nodes_cpu_seconds_per_million }
     }
 
-    /// The figure: none without deliveries.
-    pub(crate) fn price_per_million(&self) -> Option<f64> {
-        self.nodes_cpu_seconds_per_million
-    }
-
     /// The figure on a line.
     pub(crate) fn price(&self) -> String {
         let price = match self.nodes_cpu_seconds_per_million {
@@ -133,14 +145,14 @@ pub(crate) fn show(figure: Option<f64>) -> String {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Promise {
-    pub(crate) promise: &'static str,
+    pub(crate) promise: Cow<'static, str>,
     pub(crate) kept: bool,
     pub(crate) measured: String,
 }
 
 impl Promise {
-    pub(crate) fn new(promise: &'static str, kept: bool, measured: impl Into<String>) -> Self {
-        Self { promise, kept, measured: measured.into() }
+    pub(crate) fn new(promise: impl Into<Cow<'static, str>>, kept: bool, measured: impl Into<String>) -> Self {
+        Self { promise: promise.into(), kept, measured: measured.into() }
     }
 }
 

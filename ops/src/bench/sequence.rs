@@ -22,6 +22,13 @@ enum Kind {
     Snapshot,
 }
 
+impl Event {
+    /// An event that was read by other means.
+    pub(crate) fn of(is_snapshot: bool, revision: Revision, previous_revision: Option<Revision>) -> Self {
+        Self { kind: if is_snapshot { Kind::Snapshot } else { Kind::Delta }, revision, previous_revision }
+    }
+}
+
 /// The place in a stream and the faults found up to it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sequence {

@@ -1,7 +1,8 @@
 //! What a bench cost: time and memory of processes, from `/proc`, and counts from the nodes' metrics.
 //!
-//! The kernel counts in hundredths of a second, so short windows are coarse. A process that is gone has no
-//! usage; what it used is what was read last.
+//! What a process used is counted in hundredths of a second, which is coarse; what each of its threads used, in
+//! nanoseconds, but without those that have ended. The larger of the two is told. A process that is gone has no usage; what
+//! it used is what was read last.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -66,6 +67,11 @@ impl Meter {
         Self { processes: vec![Metered::new(name.to_owned(), pid)] }
     }
 
+    /// Begins now, with these processes.
+    pub(crate) fn of_all(processes: &[(String, u32)]) -> Self {
+        Self { processes: processes.iter().map(|(name, pid)| Metered::new(name.clone(), *pid)).collect() }
+    }
+
     /// What each cost until now; a process that is gone, until it was read last.
     pub(crate) fn read(&mut self) -> Vec<Cost> {
         let costs = self.processes.iter_mut().map(|process| {
@@ -86,9 +92,19 @@ impl Metered {
 
 /// What `pid` has used; none when there is no such process.
 fn of(pid: u32) -> Option<Usage> {
-    let cpu = cpu_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+    let cpu = cpu_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?.max(cpu_of_threads(pid));
     let rss_bytes = rss_of(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)?;
     Some(Usage { cpu, rss_bytes })
+}
+
+/// What the threads that are there now have used; nothing where the kernel does not tell.
+fn cpu_of_threads(pid: u32) -> Duration {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
+    let nanoseconds = threads.flatten().filter_map(|thread| {
+        let told = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        told.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// The name in `stat` stands in brackets and may hold anything, so fields are counted from its end.
@@ -155,6 +171,7 @@ mod tests {
     fn we_ourselves_use_something_and_nobody_uses_nothing() {
         assert!(of(std::process::id()).is_some_and(|usage| usage.rss_bytes > 0));
         assert_eq!(of(u32::MAX), None);
+        assert_eq!(cpu_of_threads(u32::MAX), Duration::ZERO);
     }
 
     #[test]
