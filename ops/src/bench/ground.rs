@@ -27,7 +27,7 @@ const SUBSCRIBERS_PER_USER: usize = 120;
 const ADMITTED_AT_ONCE: usize = 32;
 
 /// Life of the tokens: longer than any bench.
-const TOKEN_TTL: Duration = Duration::from_secs(2 * 3600);
+pub(crate) const TOKEN_TTL: Duration = Duration::from_secs(2 * 3600);
 
 /// Plan nodes that are moved about.
 const PLAN_NODES: usize = 50;
@@ -60,21 +60,7 @@ impl Ground {
     /// # Errors
     /// A refusal when there is no local cluster of at least two living nodes; else what the cluster refused.
     pub(crate) async fn prepare(dir: Option<&Path>, subscribers: usize) -> Result<Self> {
-        let dir = find_dir(dir);
-        let Some(state) = State::load(&dir)? else {
-            return Err(refused(format!(
-                "no cluster in {}; start one with ops/up, or name another with --state",
-                dir.display()
-            )));
-        };
-        for node in &state.nodes {
-            if !node.identity().is_alive() {
-                return Err(refused(format!("{} does not run; {}", node.name, start_again(&dir))));
-            }
-        }
-        if state.nodes.len() < 2 {
-            return Err(refused("a bench needs at least two nodes; start the cluster with --nodes 3"));
-        }
+        let (state, dir) = cluster(dir, 2)?;
         let owner = Client::new(Target::local(&state, OWNER, None), "mille-bench")?;
         let (project, plan) = make_project(&owner).await?;
         let plan_nodes: Vec<String> = (0..PLAN_NODES).map(|number| format!("bench-{number}")).collect();
@@ -132,12 +118,7 @@ impl Ground {
     /// # Errors
     /// A refusal when there is none.
     pub(crate) fn node_index(&self, name: Option<&str>) -> Result<usize> {
-        let nodes = &self.state.nodes;
-        let Some(name) = name else { return Ok(nodes.len() - 1) };
-        nodes.iter().position(|node| node.name == name).ok_or_else(|| {
-            let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-            refused(format!("no node {name} in {}; there are {}", self.dir.display(), names.join(", ")))
-        })
+        node_index(&self.state, &self.dir, name)
     }
 
     /// Where each node listens.
@@ -147,11 +128,46 @@ impl Ground {
 
     /// Deletes the project. What can't be deleted stays, and is said.
     pub(crate) async fn clear(&self, output: Output) {
-        let mutation = "mutation Bench($projectId: Int!) { deleteProject(projectId: $projectId) }";
-        if let Err(error) = self.owner.ask(mutation, json!({ "projectId": self.project })).await {
+        if let Err(error) = delete_project(&self.owner, self.project).await {
             output.note(format_args!("mille: the bench's project {} could not be deleted: {error:#}", self.project));
         }
     }
+}
+
+/// The local cluster in this directory, whole, with at least so many nodes.
+///
+/// # Errors
+/// A refusal when there is none.
+pub(crate) fn cluster(dir: Option<&Path>, nodes_min: usize) -> Result<(State, PathBuf)> {
+    let dir = find_dir(dir);
+    let Some(state) = State::load(&dir)? else {
+        return Err(refused(format!(
+            "no cluster in {}; start one with ops/up, or name another with --state",
+            dir.display()
+        )));
+    };
+    for node in &state.nodes {
+        if !node.identity().is_alive() {
+            return Err(refused(format!("{} does not run; {}", node.name, start_again(&dir))));
+        }
+    }
+    if state.nodes.len() < nodes_min {
+        return Err(refused(format!("the bench needs at least {nodes_min} nodes; start the cluster with --nodes 3")));
+    }
+    Ok((state, dir))
+}
+
+/// The place of the node with this name; without a name the last one.
+///
+/// # Errors
+/// A refusal when there is none.
+pub(crate) fn node_index(state: &State, dir: &Path, name: Option<&str>) -> Result<usize> {
+    let nodes = &state.nodes;
+    let Some(name) = name else { return Ok(nodes.len() - 1) };
+    nodes.iter().position(|node| node.name == name).ok_or_else(|| {
+        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+        refused(format!("no node {name} in {}; there are {}", dir.display(), names.join(", ")))
+    })
 }
 
 /// How to get a whole cluster again.
@@ -162,12 +178,25 @@ pub(crate) fn start_again(dir: &Path) -> String {
     )
 }
 
-async fn make_project(owner: &Client) -> Result<(i32, i32)> {
+/// Makes a project with a plan: their numbers.
+///
+/// # Errors
+/// What the cluster refused.
+pub(crate) async fn make_project(owner: &Client) -> Result<(i32, i32)> {
     let mutation = "mutation Bench($name: String!) { createProject(name: $name) { id plans { id } } }";
     let data = owner.ask(mutation, json!({ "name": "Bench" })).await?;
     let project = &data["createProject"];
     let number = |value: &Value| value.as_i64().and_then(|number| i32::try_from(number).ok());
     number(&project["id"]).zip(number(&project["plans"][0]["id"])).context("the cluster made a project without a plan")
+}
+
+/// Deletes a project.
+///
+/// # Errors
+/// What the cluster refused.
+pub(crate) async fn delete_project(owner: &Client, project: i32) -> Result<()> {
+    let mutation = "mutation Bench($projectId: Int!) { deleteProject(projectId: $projectId) }";
+    owner.ask(mutation, json!({ "projectId": project })).await.map(drop)
 }
 
 async fn fill(owner: &Client, project: i32, plan: i32, ids: &[String]) -> Result<Revision> {

@@ -12,6 +12,7 @@ mod cursors;
 mod fanout;
 mod flood;
 mod ground;
+mod idle;
 mod load;
 mod presence;
 mod report;
@@ -56,6 +57,8 @@ enum Bench {
     Bare(bare::BareArgs),
     /// Floods the nodes in several ways, one after the other: how do the others fare meanwhile?
     Flood(flood::FloodArgs),
+    /// Opens many connections that do nothing: what does each cost?
+    Idle(idle::IdleArgs),
 }
 
 /// Runs one bench; the exit code says whether all its promises were kept.
@@ -70,6 +73,7 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
             Bench::Fanout(args) => fanout::run(args, *output).await,
             Bench::Bare(args) => bare::run(args).await,
             Bench::Flood(args) => flood::run(args, *output).await,
+            Bench::Idle(args) => idle::run(args, *output).await,
         }
     };
     tokio::select! {
