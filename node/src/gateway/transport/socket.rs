@@ -68,13 +68,17 @@ pub async fn upgrade<E: Executor>(
     let span = tracing::info_span!("socket", connection.id = tracing::field::Empty, dialect = dialect.subprotocol());
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
     let introduction = introduction.map(|Extension(introduction)| introduction).unwrap_or_default();
+    // In boxes: a task reserves all that it ever captures for as long as it runs.
+    let captured = Box::new((transport, token, introduction, span));
     upgrade.protocols([dialect.subprotocol()]).on_upgrade(move |socket| {
-        tasks.clone().track_future(
+        let (transport, token, introduction, span) = *captured;
+        let observer = Arc::clone(&transport.observer);
+        let opened_at = Instant::now();
+        observer.opened(Via::WebSocket);
+        let conversation =
+            Box::new(Conversation::new(socket, dialect, token, taken.counter(), introduction, transport));
+        tasks.track_future(
             async move {
-                let opened_at = Instant::now();
-                let observer = Arc::clone(&transport.observer);
-                observer.opened(Via::WebSocket);
-                let conversation = Conversation::new(socket, dialect, token, taken.counter(), introduction, transport);
                 let ending = conversation.run().await;
                 observer.closed(Via::WebSocket, ending.why(), ending.code(), opened_at.elapsed());
                 tracing::debug!(?ending, "socket closed");
