@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use metrics::{Counter, Gauge};
 use rand::Rng as _;
 use tokio::time::Instant;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::whole_ms;
 use crate::metrics::CloseReason;
+use crate::quiet::Quiet;
 
 /// How far a node is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -225,8 +228,8 @@ impl Drain {
     }
 
     /// Ready when a socket that opens now is to go: in its turn when the node is taken out, at once if that is under way,
-    /// or when it has grown old.
-    pub fn farewell(&self) -> impl Future<Output = Farewell> + Send + use<> {
+    /// or when it has grown old. To be asked in each of a socket's turns: that costs nothing while nothing has happened.
+    pub fn farewell(&self) -> Quiet<BoxFuture<'static, Farewell>> {
         let drain = self.clone();
         let DrainSettings { window, connection_age_max, .. } = drain.0.settings;
         let mut random = rand::rng();
@@ -235,7 +238,7 @@ impl Drain {
             Phase::Closing | Phase::Stopping => Duration::ZERO,
         };
         let age = connection_age_max.map(|max| max.mul_f64(random.random_range(0.8..1.0)));
-        async move {
+        let farewell = async move {
             let Inner { closing, hurry, .. } = &*drain.0;
             if let Some(age) = age
                 && closing.run_until_cancelled(Box::pin(tokio::time::sleep(age))).await.is_some()
@@ -250,14 +253,13 @@ impl Drain {
                 true => Farewell::at_once(Reason::Drain),
                 false => Farewell::new(Reason::Drain, RETURN_WITHIN),
             }
-        }
+        };
+        Quiet::new(farewell.boxed())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
-
     use super::*;
 
     fn drain(window_seconds: u64, age_max_seconds: Option<u64>) -> Drain {

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod node;
 pub mod pressure;
 pub mod project;
+pub mod quiet;
 pub mod quota;
 pub mod shutdown;
 pub mod telemetry;

@@ -11,6 +11,7 @@ use mille_node::shutdown::{Asked, Signals};
 use mille_node::telemetry;
 use mille_node::traces::Unstarted;
 use mille_shared::limits;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         }
     };
     let traces = telemetry::start(format, &filter, config.traces.clone());
+    raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -41,6 +43,20 @@ fn main() -> ExitCode {
     // Whatever still runs has had its time: a thread that hangs must not keep the process.
     runtime.shutdown_timeout(THREADS_PATIENCE);
     exit
+}
+
+/// Takes as many open files as the system gives: many start a process with a thousand and let it ask for more. What is
+/// then in force is among the node's facts.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => tracing::info!(before = limit.current, now = limit.maximum, "more files may be open"),
+        Err(error) => tracing::warn!(%error, "no more files may be open than were allowed at first"),
+    }
 }
 
 async fn run(config: Config, traces: Option<Unstarted>) -> ExitCode {

@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +19,15 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Lines of a log that are worth showing when its process failed.
 const TAIL_LINES: usize = 20;
+
+/// Raises the number of files that this process, and those it starts, may have open as far as the system lets it, and
+/// answers it: many systems allow a thousand unless a process asks for more.
+pub(crate) fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let now = if setrlimit(Resource::Nofile, wanted).is_ok() { limit.maximum } else { limit.current };
+    now.unwrap_or(u64::MAX)
+}
 
 /// How to know a process again: its program and words its command line must hold.
 #[derive(Debug, Clone)]

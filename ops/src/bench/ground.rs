@@ -27,7 +27,7 @@ pub(crate) const SUBSCRIBERS_PER_USER: usize = 120;
 const ADMITTED_AT_ONCE: usize = 32;
 
 /// Life of the tokens: longer than any bench.
-const TOKEN_TTL: Duration = Duration::from_secs(2 * 3600);
+pub(crate) const TOKEN_TTL: Duration = Duration::from_secs(2 * 3600);
 
 /// Plan nodes that are moved about.
 const PLAN_NODES: usize = 50;
@@ -147,12 +147,7 @@ impl Ground {
     /// # Errors
     /// A refusal when there is none.
     pub(crate) fn node_index(&self, name: Option<&str>) -> Result<usize> {
-        let nodes = &self.state.nodes;
-        let Some(name) = name else { return Ok(nodes.len() - 1) };
-        nodes.iter().position(|node| node.name == name).ok_or_else(|| {
-            let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
-            refused(format!("no node {name} in {}; there are {}", self.dir.display(), names.join(", ")))
-        })
+        node_index(&self.state, &self.dir, name)
     }
 
     /// Where each node listens.
@@ -178,8 +173,7 @@ impl Ground {
 
     /// As [`Self::clear`], of another project.
     pub(crate) async fn clear_of(&self, project: i32, output: Output) {
-        let mutation = "mutation Bench($projectId: Int!) { deleteProject(projectId: $projectId) }";
-        if let Err(error) = self.owner.ask(mutation, json!({ "projectId": project })).await {
+        if let Err(error) = delete_project(&self.owner, project).await {
             output.note(format_args!("mille: the bench's project {project} could not be deleted: {error:#}"));
         }
     }
@@ -208,6 +202,19 @@ pub(crate) fn cluster(dir: Option<&Path>, nodes_min: usize) -> Result<(State, Pa
     Ok((state, dir))
 }
 
+/// The place of the node with this name; without a name the last one.
+///
+/// # Errors
+/// A refusal when there is none.
+pub(crate) fn node_index(state: &State, dir: &Path, name: Option<&str>) -> Result<usize> {
+    let nodes = &state.nodes;
+    let Some(name) = name else { return Ok(nodes.len() - 1) };
+    nodes.iter().position(|node| node.name == name).ok_or_else(|| {
+        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+        refused(format!("no node {name} in {}; there are {}", dir.display(), names.join(", ")))
+    })
+}
+
 /// How to get a whole cluster again.
 pub(crate) fn start_again(dir: &Path) -> String {
     format!(
@@ -216,12 +223,25 @@ pub(crate) fn start_again(dir: &Path) -> String {
     )
 }
 
-async fn make_project(owner: &Client) -> Result<(i32, i32)> {
+/// Makes a project with a plan: their numbers.
+///
+/// # Errors
+/// What the cluster refused.
+pub(crate) async fn make_project(owner: &Client) -> Result<(i32, i32)> {
     let mutation = "mutation Bench($name: String!) { createProject(name: $name) { id plans { id } } }";
     let data = owner.ask(mutation, json!({ "name": "Bench" })).await?;
     let project = &data["createProject"];
     let number = |value: &Value| value.as_i64().and_then(|number| i32::try_from(number).ok());
     number(&project["id"]).zip(number(&project["plans"][0]["id"])).context("the cluster made a project without a plan")
+}
+
+/// Deletes a project.
+///
+/// # Errors
+/// What the cluster refused.
+pub(crate) async fn delete_project(owner: &Client, project: i32) -> Result<()> {
+    let mutation = "mutation Bench($projectId: Int!) { deleteProject(projectId: $projectId) }";
+    owner.ask(mutation, json!({ "projectId": project })).await.map(drop)
 }
 
 async fn fill(owner: &Client, project: i32, plan: i32, ids: &[String]) -> Result<Revision> {

@@ -18,6 +18,7 @@ mod fanout;
 mod fanout_report;
 mod flood;
 mod ground;
+mod idle;
 mod listeners;
 mod load;
 mod presence;
@@ -73,6 +74,8 @@ enum Bench {
     Summary(summary::SummaryArgs),
     /// Floods the nodes in several ways, one after the other: how do the others fare meanwhile?
     Flood(flood::FloodArgs),
+    /// Opens many connections that do nothing: what does each cost?
+    Idle(idle::IdleArgs),
 }
 
 /// Runs one bench; the exit code says whether all its promises were kept.
@@ -89,6 +92,7 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
             Bench::Compare(args) => compare::run(args, *output),
             Bench::Summary(args) => summary::run(args, *output),
             Bench::Flood(args) => flood::run(args, *output).await,
+            Bench::Idle(args) => idle::run(args, *output).await,
         }
     };
     tokio::select! {

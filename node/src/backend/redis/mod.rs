@@ -64,6 +64,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages of the subscription between the client library and our queue. Small ones lose messages in bursts.
 const BROADCAST_MESSAGES_MAX: usize = 65_536;
+/// The same of connections that are subscribed to nothing. The library makes seven such queues for each connection, with all
+/// their room at once: 47 MiB at the size above.
+const NO_BROADCAST_MESSAGES_MAX: usize = 64;
 /// The role of a server that takes no writes.
 const REPLICA: &str = "replica";
 /// The first major version with what we use: functions, and streams that number entries within an epoch.
@@ -344,7 +347,7 @@ fn builder(settings: &RedisSettings) -> std::result::Result<Builder, ConnectErro
     let mut builder = Builder::from_config(config);
     builder.with_performance_config(|performance| {
         performance.default_command_timeout = settings.command_timeout;
-        performance.broadcast_channel_capacity = BROADCAST_MESSAGES_MAX;
+        performance.broadcast_channel_capacity = NO_BROADCAST_MESSAGES_MAX;
     });
     builder.with_connection_config(|connection| {
         // Sending again what was perhaps executed is not the connection's to decide.

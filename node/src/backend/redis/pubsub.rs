@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::observer::{Connection, RedisObserver};
-use super::{Redis, leave_when_stopped, timed, watchdog};
+use super::{BROADCAST_MESSAGES_MAX, Redis, leave_when_stopped, timed, watchdog};
 use crate::backend::incoming::{Outlet, outlet};
 use crate::backend::{Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, PubSub, Result};
 
@@ -50,6 +50,8 @@ pub(super) async fn open(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> FredResult<Arc<Subscription>> {
+    let mut builder = builder.clone();
+    builder.with_performance_config(|performance| performance.broadcast_channel_capacity = BROADCAST_MESSAGES_MAX);
     let subscriber = builder.build_subscriber_client()?;
     let messages = subscriber.message_rx();
     let connection = subscriber.init().await?;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use mille_shared::revocation::{Revocation, Revoked};
 use mille_shared::{Timestamp, TokenId, UserId, limits};
 use parking_lot::RwLock;
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use super::identity::Identity;
 use crate::clock;
+use crate::quiet::Quiet;
 
 /// Records in memory: those of a full store, and as many that it lost. At this number those that end first are given up.
 const RECORDS_MAX: usize = 2 * limits::REVOCATIONS_MAX;
@@ -258,22 +260,22 @@ pub struct RevocationWatch {
     next: NextNews,
 }
 
-type NextNews = Pin<Box<dyn Future<Output = watch::Receiver<()>> + Send>>;
+type NextNews = Quiet<Pin<Box<dyn Future<Output = watch::Receiver<()>> + Send>>>;
 
 fn next_news(mut news: watch::Receiver<()>) -> NextNews {
-    Box::pin(async move {
+    Quiet::new(Box::pin(async move {
         if news.changed().await.is_err() {
             pending::<()>().await;
         }
         news
-    })
+    }))
 }
 
 impl RevocationWatch {
     /// Ready once there was news since the last look and the token is revoked by now. A session that has no identity yet is
     /// judged when it gets one.
     pub fn poll(&mut self, cx: &mut Context<'_>, identity: Option<&Identity>) -> Poll<RevokedToken> {
-        while let Poll::Ready(news) = self.next.as_mut().poll(cx) {
+        while let Poll::Ready(news) = self.next.poll_unpin(cx) {
             self.next = next_news(news);
             if let Some(found) = identity.and_then(|identity| self.revoked.find(identity)) {
                 return Poll::Ready(found);

@@ -13,10 +13,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::extract::ws::WebSocketUpgrade;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get};
+use futures_util::FutureExt as _;
 use mille_shared::directory::Role;
 use mille_shared::{CloseCode, ProjectId, limits};
 use tokio::time::Instant;
@@ -33,10 +34,12 @@ use crate::quota::{Excess, Place, UserQuotas};
 
 use session::Session;
 use token::TokenClock;
-use writer::Writer;
+use writer::{Incoming, Writer};
 
-/// Read and write buffers of a socket, in bytes. The library's own are thirty times as large, for every idle socket.
-const SOCKET_BUFFER_BYTES: usize = 4096;
+/// Bytes that are read at once: several frames of a client, which are moves for the most part. Every idle socket has that room.
+const READ_BUFFER_BYTES: usize = 1024;
+/// Bytes that are handed over at once. Room for them is made when there are any.
+const WRITE_BUFFER_BYTES: usize = 4096;
 /// Bytes that may wait in a socket beyond its buffer: a roster of a few thousand people.
 const WRITE_BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -87,42 +90,55 @@ fn enter(
     let subprotocol = offered_subprotocols(&headers).find(|entry| entry.starts_with("bearer.")).map(str::to_owned);
     let upgrade = upgrade
         .protocols(subprotocol)
-        .read_buffer_size(SOCKET_BUFFER_BYTES)
-        .write_buffer_size(SOCKET_BUFFER_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(limits::PRESENCE_FRAME_BYTES_MAX)
         .max_frame_size(limits::PRESENCE_FRAME_BYTES_MAX);
     let span = tracing::info_span!("presence", project.id = %project);
+    // In a box: a task reserves all that it ever captures for as long as it runs. The same goes for what happens once.
+    let captured = Box::new((door, introduction, token));
     upgrade.on_upgrade(move |socket| {
-        let tasks = door.tasks.clone();
-        tasks.track_future(serve(door, introduction, project, token, socket).instrument(span))
+        let (door, introduction, token) = *captured;
+        let opened_at = Instant::now();
+        let (tasks, metrics) = (door.tasks.clone(), Arc::clone(&door.metrics));
+        metrics.connections.opened(Kind::Presence);
+        let (writer, incoming) = Writer::split(socket, Arc::clone(&metrics));
+        let beginning = begin(door, introduction, project, token, writer, incoming).boxed();
+        let serving = async move {
+            let (why, code) = match beginning.await {
+                Ok((session, _place)) => session.run().await,
+                Err(refused) => refused,
+            };
+            metrics.connections.closed(Kind::Presence, why, code, opened_at.elapsed());
+            tracing::debug!(code, "presence socket closed");
+        };
+        tasks.track_future(serving.instrument(span))
     })
 }
 
-async fn serve(
+/// Lets somebody in, or closes the socket and says why and with which code.
+async fn begin(
     door: PresenceDoor,
     introduction: Introduction,
     project: ProjectId,
     token: Option<BearerToken>,
-    socket: WebSocket,
-) {
-    let opened_at = Instant::now();
-    door.metrics.connections.opened(Kind::Presence);
-    let (writer, incoming) = Writer::split(socket, Arc::clone(&door.metrics));
+    writer: Writer,
+    incoming: Incoming,
+) -> Result<(Box<Session>, Place), (CloseReason, u16)> {
     // Before the token is judged, so that no revocation falls in between.
     let revocations = door.authenticator.revoked().watch();
-    let (why, code) = match admit(&door, &introduction, project, token).await {
-        Ok((identity, handle, _place)) => {
+    match admit(&door, &introduction, project, token).await {
+        Ok((identity, handle, place)) => {
             let clock = TokenClock::new(&identity, door.authenticator.leeway());
-            Session::new(&door, handle, identity, clock, revocations, writer, incoming).run().await
+            let session = Session::new(&door, handle, identity, clock, revocations, writer, incoming);
+            Ok((Box::new(session), place))
         }
         Err((why, code, reason)) => {
             writer.close(incoming, code, &reason, None).await;
-            (why, code.as_u16())
+            Err((why, code.as_u16()))
         }
-    };
-    door.metrics.connections.closed(Kind::Presence, why, code, opened_at.elapsed());
-    tracing::debug!(code, "presence socket closed");
+    }
 }
 
 /// Lets in who has a good token and is a member. Every other reason is told alike.

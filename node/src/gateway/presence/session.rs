@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::Message;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use mille_core::presence::{self, Join, SeatId};
 use mille_shared::presence::client::{CursorUpdate, JoinSession};
 use mille_shared::presence::server::TokenExpiring;
@@ -136,20 +136,25 @@ impl Session {
     }
 
     /// Converses until somebody ends it. Answers why, and the close code.
-    pub(super) async fn run(mut self) -> (CloseReason, u16) {
+    pub(super) async fn run(mut self: Box<Self>) -> (CloseReason, u16) {
         let (connection, secret) = new_connection();
         let node = self.project.node();
         self.writer.frame(&presence::welcome(node, &connection, &secret, limits::CURSOR_INTERVAL));
         self.welcomed = Some((connection, secret));
-        let mut farewell = std::pin::pin!(self.drain.farewell());
+        let mut farewell = self.drain.farewell();
+        // Wound to what is due, and only when that is sooner than it rings: to wind it is dearer than to let it ring early.
+        let mut clock = std::pin::pin!(tokio::time::sleep_until(self.deadline()));
         let end = loop {
-            let deadline = self.deadline();
+            let due = self.deadline();
+            if due < clock.deadline() || clock.is_elapsed() {
+                clock.as_mut().reset(due);
+            }
             let event = tokio::select! {
                 biased;
                 revoked = self.revocations.revoked(&self.identity) => Event::Revoked(revoked),
                 farewell = &mut farewell => Event::Farewell(farewell),
                 written = self.writer.drive(), if self.writer.is_busy() => Event::Written(written),
-                () = tokio::time::sleep_until(deadline) => Event::Tick,
+                () = clock.as_mut() => Event::Tick,
                 outgoing = next(&mut self.outbox), if !self.writer.is_busy() => Event::Outgoing(outgoing),
                 message = self.incoming.next(), if self.intake.opens_at().is_none() => Event::Incoming(message),
             };
@@ -175,18 +180,19 @@ impl Session {
             // Without room for it, the project notices by the outbox that nobody reads any more.
             let _ = self.project.try_presence(PresenceCommand::Lost { seat: self.seat });
         }
+        let Self { writer, incoming, .. } = *self;
         match end {
             End::Close(why, code, reason) => {
-                self.writer.close(self.incoming, code, reason, None).await;
+                writer.close(incoming, code, reason, None).boxed().await;
                 (why, code.as_u16())
             }
             End::SentAway(farewell) => {
                 let code = CloseCode::ServiceRestart;
-                self.writer.close(self.incoming, code, farewell.reason.as_str(), Some(farewell)).await;
+                writer.close(incoming, code, farewell.reason.as_str(), Some(farewell)).boxed().await;
                 (farewell.reason.into(), code.as_u16())
             }
             End::Left(code) => {
-                self.writer.answer_close(self.incoming).await;
+                writer.answer_close(incoming).boxed().await;
                 (CloseReason::Client, code)
             }
             End::Gone => (CloseReason::Broken, ABNORMAL),
@@ -257,7 +263,7 @@ impl Session {
     fn pass_on(&mut self, outgoing: Outgoing) -> Step {
         let (why, code, reason) = match outgoing {
             Outgoing::Frame(frame) => {
-                self.writer.text(&frame);
+                self.writer.text(frame);
                 return Step::Continue(());
             }
             Outgoing::Behind => {
@@ -320,10 +326,10 @@ impl Session {
         let seat = self.seat;
         match frame {
             ClientFrame::Authenticate { token } => {
-                self.authenticate(token.reveal()).await;
+                self.authenticate(token.reveal()).boxed().await;
                 Step::Continue(())
             }
-            ClientFrame::JoinSession(join) => self.join(join).await,
+            ClientFrame::JoinSession(join) => self.join(join).boxed().await,
             ClientFrame::Ping if self.outbox.is_none() => {
                 self.writer.frame(&ServerFrame::Pong);
                 Step::Continue(())

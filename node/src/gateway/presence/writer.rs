@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use mille_shared::presence::ServerFrame;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::drain::{Farewell, Reason};
 use crate::metrics::Metrics;
 use crate::pressure::Backlog;
+use crate::project::presence::shared;
 
 /// The socket's reading half.
 pub(super) type Incoming = SplitStream<WebSocket>;
@@ -54,14 +56,15 @@ impl Writer {
     }
 
     /// Queues a frame. One too many for a socket that takes nothing is dropped; only replies can come to that.
-    pub(super) fn text(&mut self, frame: &Arc<str>) {
-        if self.push(Message::Text(frame.as_ref().into())) {
-            self.backlog.add(frame.len());
+    pub(super) fn text(&mut self, frame: Bytes) {
+        let bytes = frame.len();
+        if self.push(text_of(frame)) {
+            self.backlog.add(bytes);
         }
     }
 
     pub(super) fn frame(&mut self, frame: &ServerFrame) {
-        self.text(&frame.encode());
+        self.text(shared(frame.encode()));
     }
 
     /// Drops what waits and was not handed to the socket.
@@ -93,7 +96,7 @@ impl Writer {
             let (reason, min_ms, max_ms) = (farewell.reason.as_str(), farewell.min_ms(), farewell.max_ms());
             let hint = ServerFrame::Reconnect { data: Reconnect { reason, min_ms, max_ms } };
             // Without asking for room, as the close: it always comes before it.
-            self.queue.push_back(Message::Text(hint.encode().as_ref().into()));
+            self.queue.push_back(text_of(shared(hint.encode())));
         }
         let frame = CloseFrame { code: code.as_u16(), reason: reason.into() };
         self.queue.push_back(Message::Close(Some(frame)));
@@ -144,4 +147,9 @@ impl Writer {
         self.backlog.set(0, 0);
         Poll::Ready(Ok(()))
     }
+}
+
+/// A frame as a message: its bytes are shared and not copied.
+fn text_of(frame: Bytes) -> Message {
+    Message::Text(Utf8Bytes::try_from(frame).expect("frames are made of text"))
 }

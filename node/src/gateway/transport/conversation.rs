@@ -41,6 +41,7 @@ use crate::gateway::listener::Wire;
 use crate::gateway::strangers::Introduction;
 use crate::metrics::CloseReason;
 use crate::pressure::Backlog;
+use crate::quiet::Quiet;
 use crate::quota::{Excess, Place};
 
 mod asked;
@@ -111,7 +112,7 @@ pub(super) struct Conversation<S, E> {
     /// Bytes of the replies, and of what was handed over and is not flushed.
     backlog: Backlog,
     /// Ready when the node is taken out and it is this socket's turn, or when it has grown old.
-    farewell: BoxFuture<'static, Farewell>,
+    farewell: Quiet<BoxFuture<'static, Farewell>>,
     clock: Pin<Box<Sleep>>,
     init_by: Instant,
     ping_at: Instant,
@@ -158,7 +159,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             learnt: None,
             revocations: transport.authenticator.revoked().watch(),
             backlog: transport.shedding.backlog(),
-            farewell: transport.drain.farewell().boxed(),
+            farewell: transport.drain.farewell(),
             clock: Box::pin(tokio::time::sleep_until(now)),
             init_by: now + transport.limits.init_timeout,
             ping_at: now + transport.limits.ping_interval,
@@ -169,14 +170,15 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         }
     }
 
-    /// Talks until the end and closes the socket.
-    pub(super) async fn run(mut self) -> Ending {
+    /// Talks until the end and closes the socket. What happens once in a socket's life waits in a box of its own, and is not
+    /// reserved for as long as it lives.
+    pub(super) async fn run(mut self: Box<Self>) -> Ending {
         let ending = loop {
             let event = std::future::poll_fn(|cx| self.poll_event(cx)).await;
             let flow = match event {
                 Event::Revoked(revoked) => ControlFlow::Break(self.revoked(revoked)),
                 Event::Superseded => ControlFlow::Break(self.superseded()),
-                Event::Farewell(farewell) => ControlFlow::Break(self.sent_away(farewell).await),
+                Event::Farewell(farewell) => ControlFlow::Break(Box::pin(self.sent_away(farewell)).await),
                 Event::Clock => self.on_clock(),
                 Event::Broken => ControlFlow::Break(Ending::Broken),
                 Event::Admitted(admitted) => self.on_admitted(admitted),
@@ -186,7 +188,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 break ending;
             }
         };
-        self.finish(&ending).await;
+        Box::pin(self.finish(&ending)).await;
         ending
     }
 
@@ -361,7 +363,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             }
         };
         match frame {
-            ClientFrame::Init(payload) => return self.on_init(&payload).await,
+            ClientFrame::Init(payload) => return Box::pin(self.on_init(&payload)).await,
             ClientFrame::Subscribe { id, request } => {
                 return self.on_subscribe(Asked { id, request, bytes: text.len() });
             }

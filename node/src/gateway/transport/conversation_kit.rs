@@ -231,7 +231,7 @@ impl Client {
         let written = Arc::new(AtomicU64::new(0));
         let conversation =
             Conversation::new(pipe, dialect, None, Arc::clone(&written), None, Introduction::default(), transport);
-        let task = tokio::spawn(conversation.run());
+        let task = tokio::spawn(Box::new(conversation).run());
         Self { to, from, task, world, drain, authenticator, counted, written, pressure }
     }
 

@@ -70,14 +70,17 @@ pub async fn upgrade<E: Executor>(
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
     let wire = wire.map(|Extension(wire)| wire);
     let introduction = introduction.map(|Extension(introduction)| introduction).unwrap_or_default();
+    // In boxes: a task reserves all that it ever captures for as long as it runs.
+    let captured = Box::new((transport, token, wire, introduction, span));
     upgrade.protocols([dialect.subprotocol()]).on_upgrade(move |socket| {
-        tasks.clone().track_future(
+        let (transport, token, wire, introduction, span) = *captured;
+        let observer = Arc::clone(&transport.observer);
+        let opened_at = Instant::now();
+        observer.opened(Via::WebSocket);
+        let conversation =
+            Box::new(Conversation::new(socket, dialect, token, taken.counter(), wire, introduction, transport));
+        tasks.track_future(
             async move {
-                let opened_at = Instant::now();
-                let observer = Arc::clone(&transport.observer);
-                observer.opened(Via::WebSocket);
-                let conversation =
-                    Conversation::new(socket, dialect, token, taken.counter(), wire, introduction, transport);
                 let ending = conversation.run().await;
                 observer.closed(Via::WebSocket, ending.why(), ending.code(), opened_at.elapsed());
                 tracing::debug!(?ending, "socket closed");

@@ -22,10 +22,11 @@ use tokio::time::Instant;
 use tracing::debug;
 
 pub use command::PresenceCommand;
-pub use outbox::{OutboxReader, Outgoing, PresenceOutbox, outbox, silent_outbox};
+pub use outbox::{OutboxReader, Outgoing, PresenceOutbox, outbox, shared, silent_outbox};
 pub use watch::PresenceWatch;
 pub use worker::{StoreAnswer, Surroundings};
 
+use outbox::CursorBatch;
 use watch::Watchers;
 use worker::Workers;
 
@@ -329,7 +330,10 @@ impl PresencePart {
             }
             PresenceCommand::UpdateStatus { seat, status } => self.machine.update_status(now, seat, status),
             PresenceCommand::Ping { seat } => {
-                self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.reply(ServerFrame::Pong.encode()));
+                self.outboxes
+                    .get(&seat)
+                    .into_iter()
+                    .for_each(|outbox| outbox.reply(shared(ServerFrame::Pong.encode())));
                 Vec::new()
             }
             PresenceCommand::Refresh { seat } => {
@@ -375,14 +379,16 @@ impl PresencePart {
         for effect in effects {
             match effect {
                 Effect::Reply { seat, frame } => {
-                    self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.reply(Arc::clone(&frame)));
+                    self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.reply(shared(Arc::clone(&frame))));
                 }
                 Effect::Send { to, frame } => {
+                    let frame = shared(frame);
                     let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
-                    receivers.for_each(|outbox| outbox.frame(Arc::clone(&frame)));
+                    receivers.for_each(|outbox| outbox.frame(frame.clone()));
                 }
-                Effect::Cursors(batch) => {
-                    let to = To::Viewers(batch.document.clone());
+                Effect::Cursors(frame) => {
+                    let to = To::Viewers(frame.document.clone());
+                    let batch = CursorBatch::of(frame);
                     let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
                     receivers.for_each(|outbox| outbox.cursors(&batch));
                     let interval = self.machine.cursor_interval();

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use mille_core::presence::CursorFrame;
 use mille_shared::presence::{DocumentId, server};
 use mille_shared::{CloseCode, limits};
@@ -26,14 +27,44 @@ pub struct OutboxReader(Arc<Shared>);
 /// What a socket finds in its outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {
-    /// A frame to send.
-    Frame(Arc<str>),
+    /// A frame to send, which is text.
+    Frame(Bytes),
     /// The socket fell behind: ask the project for a refresh.
     Behind,
     /// Close the socket.
     Close(CloseCode, &'static str),
     /// The project stopped on this node without a word: close, and let the client come back.
     Ended,
+}
+
+/// Cursors as they are put into outboxes: written once, however many are shown them.
+#[derive(Debug)]
+pub struct CursorBatch {
+    frame: Arc<CursorFrame>,
+    text: Bytes,
+}
+
+impl CursorBatch {
+    /// One to share.
+    #[must_use]
+    pub fn of(frame: Arc<CursorFrame>) -> Arc<Self> {
+        let text = shared(Arc::clone(&frame.text));
+        Arc::new(Self { frame, text })
+    }
+}
+
+/// A frame in the form in which sockets take it: the same bytes for everyone.
+#[must_use]
+pub fn shared(frame: Arc<str>) -> Bytes {
+    struct Text(Arc<str>);
+
+    impl AsRef<[u8]> for Text {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+    }
+
+    Bytes::from_owner(Text(frame))
 }
 
 /// Makes the two ends of one socket's outbox.
@@ -80,7 +111,7 @@ enum Behind {
 /// A frame that waits.
 #[derive(Debug)]
 struct Waiting {
-    frame: Arc<str>,
+    frame: Bytes,
     /// Whether no picture has what it says.
     is_reply: bool,
 }
@@ -88,19 +119,19 @@ struct Waiting {
 /// Cursors of one document that wait: the shared frame while it is the only one, else the newest of each connection.
 #[derive(Debug)]
 enum WaitingCursors {
-    One(Arc<CursorFrame>),
+    One(Arc<CursorBatch>),
     Several(DocumentId, Newest),
 }
 
 impl PresenceOutbox {
     /// Puts a frame behind those that wait. It is a part of the picture: while the whole picture is still to come, it is
     /// dropped, and when there is no room, all parts are.
-    pub fn frame(&self, frame: Arc<str>) {
+    pub fn frame(&self, frame: Bytes) {
         self.push(Waiting { frame, is_reply: false });
     }
 
     /// As [`Self::frame`], for what no picture has. It stays also when all parts are dropped.
-    pub fn reply(&self, frame: Arc<str>) {
+    pub fn reply(&self, frame: Bytes) {
         self.push(Waiting { frame, is_reply: true });
     }
 
@@ -127,15 +158,16 @@ impl PresenceOutbox {
     }
 
     /// Puts cursors in. What waits of the same document is brought up to date, what waits of another is dropped.
-    pub fn cursors(&self, frame: &Arc<CursorFrame>) {
+    pub fn cursors(&self, batch: &Arc<CursorBatch>) {
+        let frame = &batch.frame;
         let mut inner = self.0.lock();
         if inner.silent || inner.gone || inner.close.is_some() {
             return;
         }
         inner.cursors = Some(match inner.cursors.take() {
-            Some(WaitingCursors::One(old)) if old.document == frame.document => {
+            Some(WaitingCursors::One(old)) if old.frame.document == frame.document => {
                 let mut newest = Newest::default();
-                newest.extend(&old.cursors);
+                newest.extend(&old.frame.cursors);
                 newest.extend(&frame.cursors);
                 WaitingCursors::Several(frame.document.clone(), newest)
             }
@@ -143,7 +175,7 @@ impl PresenceOutbox {
                 newest.extend(&frame.cursors);
                 WaitingCursors::Several(document, newest)
             }
-            _ => WaitingCursors::One(Arc::clone(frame)),
+            _ => WaitingCursors::One(Arc::clone(batch)),
         });
         drop(inner);
         self.0.changed.notify_one();
@@ -203,8 +235,8 @@ impl OutboxReader {
         }
         inner.cursors.take().map(|waiting| {
             Outgoing::Frame(match waiting {
-                WaitingCursors::One(frame) => Arc::clone(&frame.text),
-                WaitingCursors::Several(document, newest) => server::cursor_update(&document, newest.texts()),
+                WaitingCursors::One(batch) => batch.text.clone(),
+                WaitingCursors::Several(document, newest) => shared(server::cursor_update(&document, newest.texts())),
             })
         })
     }
@@ -289,12 +321,12 @@ mod tests {
         super::outbox(&Pressure::default())
     }
 
-    fn batch(cursors: &[(&str, &str)]) -> Arc<CursorFrame> {
+    fn batch(cursors: &[(&str, &str)]) -> Arc<CursorBatch> {
         let cursors: Vec<(ConnectionId, Arc<str>)> =
             cursors.iter().map(|(who, text)| (ConnectionId::new(*who), Arc::from(*text))).collect();
         let document = DocumentId::new("d");
         let text = server::cursor_update(&document, cursors.iter().map(|(_, text)| &**text));
-        Arc::new(CursorFrame { document, text, cursors })
+        CursorBatch::of(Arc::new(CursorFrame { document, text, cursors }))
     }
 
     #[test]
@@ -315,6 +347,19 @@ mod tests {
         outbox.rebuilt();
         outbox.frame("whole".into());
         assert_eq!(reader.try_next(), Some(Outgoing::Frame("whole".into())));
+    }
+
+    #[test]
+    fn viewers_who_keep_up_share_one_text() {
+        let (one, other) = (outbox(), outbox());
+        let cursors = batch(&[("a", "1")]);
+        [&one.0, &other.0].into_iter().for_each(|outbox| outbox.cursors(&cursors));
+        let told = [one.1, other.1].map(|mut reader| match reader.try_next() {
+            Some(Outgoing::Frame(frame)) => frame.as_ptr(),
+            told => panic!("{told:?}"),
+        });
+        assert_eq!(told[0], told[1]);
+        assert_eq!(told[0], cursors.frame.text.as_ptr(), "and it is the text that was written first");
     }
 
     #[test]
@@ -341,8 +386,8 @@ mod tests {
     #[test]
     fn large_frames_fill_it_sooner_and_one_always_fits() {
         let (outbox, mut reader) = outbox();
-        let large: Arc<str> = "x".repeat(limits::OUTBOX_BYTES_MAX / 4).into();
-        let huge: Arc<str> = "x".repeat(2 * limits::OUTBOX_BYTES_MAX).into();
+        let large: Bytes = "x".repeat(limits::OUTBOX_BYTES_MAX / 4).into();
+        let huge: Bytes = "x".repeat(2 * limits::OUTBOX_BYTES_MAX).into();
         (0..5).for_each(|_| outbox.frame(large.clone()));
         assert_eq!(reader.try_next(), Some(Outgoing::Behind), "the fifth did not fit");
         outbox.rebuilt();

@@ -75,7 +75,7 @@ async fn frame(reader: &mut OutboxReader, kind: &str) -> Value {
     loop {
         match reader.next().await {
             Outgoing::Frame(text) => {
-                let frame: Value = serde_json::from_str(&text).unwrap();
+                let frame: Value = serde_json::from_slice(&text).unwrap();
                 if frame["type"] == kind {
                     return frame["data"].clone();
                 }
@@ -105,6 +105,7 @@ async fn people_of_two_nodes_see_each_other_and_a_resume_on_the_other_node_is_se
     let quiet = Duration::from_secs(30);
     tokio::join!(here.run(tokio::time::sleep(quiet)), there.run(tokio::time::sleep(quiet)));
     while let Some(Outgoing::Frame(text)) = dos.try_next() {
+        let text = str::from_utf8(&text).unwrap();
         assert!(!text.contains("user_presence") || text.contains("idle"), "{text}");
     }
     assert_eq!((here.part.connections(), there.part.connections()), (0, 2));

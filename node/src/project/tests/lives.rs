@@ -45,7 +45,7 @@ impl Person {
     fn look(&mut self) -> &[Value] {
         while let Some(outgoing) = self.reader.try_next().filter(|_| !self.ended) {
             match outgoing {
-                Outgoing::Frame(text) => self.frames.push(serde_json::from_str(&text).expect("a frame")),
+                Outgoing::Frame(text) => self.frames.push(serde_json::from_slice(&text).expect("a frame")),
                 Outgoing::Close(..) | Outgoing::Ended => self.ended = true,
                 Outgoing::Behind => panic!("behind"),
             }
