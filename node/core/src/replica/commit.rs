@@ -5,6 +5,7 @@
 //! everything is refused still asks the log whether our head is its head: a client may have been told of a plan node by
 //! another node before we heard of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use mille_shared::change::Change;
@@ -146,11 +147,11 @@ impl Replica {
         };
         let mut batch: Vec<Proposal> = Vec::new();
         let mut bytes = 0;
+        let mut keys = HashSet::new();
         while let Some(pending) = self.pending.front() {
             let full = batch.len() >= limits::COMMIT_BATCH_MAX || bytes >= limits::COMMIT_BATCH_BYTES_MAX;
             // The same operation twice: the second waits until the log knows the first.
-            let twin = flight.members.iter().any(|member| member.pending.key == pending.key);
-            if full || twin {
+            if full || !keys.insert(pending.key.clone()) {
                 break;
             }
             let judgement = match pending.judge(&flight.draft, &self.bounds) {
