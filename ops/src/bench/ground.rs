@@ -102,12 +102,25 @@ impl Ground {
         role: &'static str,
         users: impl IntoIterator<Item = String>,
     ) -> Result<Vec<Arc<str>>> {
+        self.admit_to(self.project, role, users).await
+    }
+
+    /// As [`Self::admit_as`], to a project that is not the first.
+    ///
+    /// # Errors
+    /// What the cluster refused.
+    pub(crate) async fn admit_to(
+        &self,
+        project: i32,
+        role: &'static str,
+        users: impl IntoIterator<Item = String>,
+    ) -> Result<Vec<Arc<str>>> {
         let mutation = "mutation Bench($projectId: Int!, $userId: String!, $role: ProjectRole!) {
             setCollaborator(projectId: $projectId, userId: $userId, role: $role) { userId }
         }";
         let admitted = users.into_iter().map(|user| async move {
             let token = Claims::new(&user, TOKEN_TTL).sign(&self.state.jwt_secret)?.into();
-            let variables = json!({ "projectId": self.project, "userId": user, "role": role });
+            let variables = json!({ "projectId": project, "userId": user, "role": role });
             self.owner.ask(mutation, variables).await?;
             anyhow::Ok(token)
         });
@@ -145,11 +158,27 @@ impl Ground {
         self.state.nodes.iter().map(|node| node.url.clone()).collect()
     }
 
+    /// Makes one more project, with a plan like the first's: their numbers, and the plan's revision. To be cleared by
+    /// [`Self::clear_of`].
+    ///
+    /// # Errors
+    /// What the cluster refused.
+    pub(crate) async fn another(&self) -> Result<(i32, i32, Revision)> {
+        let (project, plan) = make_project(&self.owner).await?;
+        let start = fill(&self.owner, project, plan, &self.plan_nodes).await?;
+        Ok((project, plan, start))
+    }
+
     /// Deletes the project. What can't be deleted stays, and is said.
     pub(crate) async fn clear(&self, output: Output) {
+        self.clear_of(self.project, output).await;
+    }
+
+    /// As [`Self::clear`], of another project.
+    pub(crate) async fn clear_of(&self, project: i32, output: Output) {
         let mutation = "mutation Bench($projectId: Int!) { deleteProject(projectId: $projectId) }";
-        if let Err(error) = self.owner.ask(mutation, json!({ "projectId": self.project })).await {
-            output.note(format_args!("mille: the bench's project {} could not be deleted: {error:#}", self.project));
+        if let Err(error) = self.owner.ask(mutation, json!({ "projectId": project })).await {
+            output.note(format_args!("mille: the bench's project {project} could not be deleted: {error:#}"));
         }
     }
 }

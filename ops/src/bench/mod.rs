@@ -3,17 +3,19 @@
 //! A bench makes a project of its own, acts as its clients through the public surface, and checks what each of them
 //! sees: a figure about a stream with a hole in it is worth nothing. Everything a bench is made of stands in a file of
 //! its own, so that a new one only says what happens when: `ground` is where it takes place, `subscribers` listen to
-//! plans and `viewers` look at cursors, `load` edits, `usage` is what it cost, `report` is how it is told.
+//! plans and `viewers` look at cursors, `load` edits, `usage` and `redis` are what it cost, `report` is how it is told.
 //!
 //! The generator runs beside the cluster and takes its share of the machine; `usage` shows how much.
 
 mod bare;
 mod cursors;
+mod edits;
 mod fanout;
 mod flood;
 mod ground;
 mod load;
 mod presence;
+mod redis;
 mod report;
 mod resume;
 mod sequence;
@@ -54,6 +56,8 @@ enum Bench {
     /// The yardstick of `fanout`, as a process of its own.
     #[command(hide = true)]
     Bare(bare::BareArgs),
+    /// Edits as fast as the cluster takes it, or at a rate: what does an edit cost, and when is it seen at another node?
+    Edits(edits::EditsArgs),
     /// Floods the nodes in several ways, one after the other: how do the others fare meanwhile?
     Flood(flood::FloodArgs),
 }
@@ -69,6 +73,7 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
             Bench::Cursors(args) => cursors::run(args, *output).await,
             Bench::Fanout(args) => fanout::run(args, *output).await,
             Bench::Bare(args) => bare::run(args).await,
+            Bench::Edits(args) => edits::run(args, *output).await,
             Bench::Flood(args) => flood::run(args, *output).await,
         }
     };
