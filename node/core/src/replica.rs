@@ -376,6 +376,12 @@ impl Replica {
         self.ring.since(after).map_or(CatchUp::FromLog, CatchUp::Changes)
     }
 
+    /// Whether a history is part of ours: to hear of it again would change nothing.
+    #[must_use]
+    pub fn knows(&self, head: Head) -> bool {
+        !self.is_rebuilding() && self.ring.hash_at(head.revision) == Some(head.hash)
+    }
+
     /// Whether an operation waits or a commit is under way.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -406,6 +412,7 @@ impl Replica {
         let mut effects = Vec::new();
         match input {
             Input::Submit { ticket, operation, repeatable } => self.submit(ticket, operation, repeatable, &mut effects),
+            Input::Heard(entries) if self.adopt(&entries, &mut effects) => {}
             Input::Heard(entries) => self.sequence(entries, From::Channel, &mut effects),
             Input::Interrupted(cause) => self.suspicion = Some(cause),
             Input::Look(cause) => self.repair(cause, &mut effects),

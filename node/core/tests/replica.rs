@@ -443,6 +443,31 @@ fn edits_that_come_during_a_commit_go_together_in_the_next() {
 }
 
 #[test]
+fn a_batch_that_is_heard_before_its_answer_is_told_once_and_is_the_very_change_that_is_answered() {
+    let mut desk = Desk::with(vec![node("a", PlanNodeType::MergeNode)]);
+    let mut replica = replica_of(&desk);
+    let (_, offered) = batch(&replica.handle(submit(1, moved("a", 31.0, 17.0))));
+    let [Proposal { hash, payload, .. }] = offered.as_slice() else { panic!("one change") };
+    let entry = LogEntry { revision: desk.plan.revision().next(), hash: *hash, payload: payload.clone() };
+    // Another history in the same place is not ours, whatever its number says.
+    let stranger = LogEntry { hash: ChainHash([7; 8]), ..entry.clone() };
+    assert_eq!(names(&replica.handle(Input::Heard(vec![stranger]))), ["fetch"]);
+    replica.handle(from_head(&[desk.log[1].clone()]));
+
+    let heard = replica.handle(Input::Heard(vec![entry.clone()]));
+    let [Effect::Deliver(told)] = heard.as_slice() else { panic!("it is told: {heard:?}") };
+    desk.plan.apply(&entry).unwrap();
+    assert_eq!(**replica.plan(), desk.plan);
+    assert!(replica.knows(desk.plan.head()));
+    let answers = replica.handle(committed());
+    let [Effect::Answer { verdict: Verdict::Accepted { applied, plan }, .. }] = answers.as_slice() else {
+        panic!("it is answered and not told again: {answers:?}")
+    };
+    assert!(std::sync::Arc::ptr_eq(applied, told), "it was not applied a second time");
+    assert_eq!(**plan, desk.plan);
+}
+
+#[test]
 fn a_store_that_does_not_answer_is_told_to_those_who_wait_and_asked_again_at_the_next_head() {
     let desk = history(&["a", "b"]);
     let mut replica = replica_of(&history(&["a"]));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mille_shared::TraceParent;
-use mille_shared::log::LogEntry;
+use mille_shared::log::{Head, LogEntry};
 
 /// The first line. The commit function in Redis writes the same; another form gets another number in both places.
 pub const TAG: &str = "mille-log/1";
@@ -74,6 +74,16 @@ pub fn decode(message: &[u8]) -> Result<Vec<LogEntry>, Malformed> {
         return Err(Malformed);
     }
     lines.map(decode_entry).collect()
+}
+
+/// Where a message's last entry stands, read without reading the others. For a message that may not be worth [decoding](decode).
+#[must_use]
+pub fn last_place(message: &[u8]) -> Option<Head> {
+    let line = message.strip_prefix(TAG.as_bytes())?.rsplit(|byte| *byte == b'\n').next()?;
+    let mut words = line.splitn(3, |byte| *byte == b' ');
+    let mut word = || std::str::from_utf8(words.next()?).ok();
+    let (revision, hash) = (word()?.parse().ok()?, word()?.parse().ok()?);
+    Some(Head { revision, hash })
 }
 
 /// When the entries of a message were appended, by the clock of the store, since 1970. `None`: it is no such message, or of a
@@ -142,6 +152,8 @@ mod tests {
         fn a_batch_reads_back_as_itself(entries in vec(entry(), 0..6), micros: u64) {
             let message = encode(&entries, Duration::from_micros(micros), "");
             prop_assert_eq!(appended_at(&message), Some(Duration::from_micros(micros)));
+            let last = entries.last().map(|entry| Head { revision: entry.revision, hash: entry.hash });
+            prop_assert_eq!(last_place(&message), last);
             prop_assert_eq!(decode(&message), Ok(entries));
         }
 
@@ -166,6 +178,7 @@ mod tests {
         #[test]
         fn garbage_is_an_error_and_not_a_panic(bytes: Vec<u8>, tail in "\\PC{0,60}") {
             let _ = (decode(&bytes), traces(&bytes), traces(format!("{TAG} {tail}").as_bytes()));
+            let _ = (last_place(&bytes), last_place(format!("{TAG} {tail}").as_bytes()));
             let _ = (appended_at(&bytes), appended_at(format!("{TAG} {tail}").as_bytes()));
             let _ = decode(format!("{TAG}\n{tail}").as_bytes());
             prop_assert_eq!(decode(tail.as_bytes()), Err(Malformed));

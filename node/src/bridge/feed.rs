@@ -112,18 +112,44 @@ impl Feed {
     /// The next thing heard. Waits; can be cancelled without loss. Pends for ever once nobody can send.
     pub async fn next(&mut self) -> Heard {
         loop {
-            // The flag is only ever set while the queue is full, so a receiver that waits can't miss it.
-            if self.lag.is_untold.swap(false, Ordering::Acquire) {
-                self.older = self.receiver.len();
-                return Heard::Interrupted(Interruption::Lagged);
+            if let Some(heard) = self.next_lag() {
+                return heard;
             }
             let Some(heard) = self.receiver.recv().await else { return std::future::pending().await };
-            let is_older = self.older > 0;
-            self.older = self.older.saturating_sub(1);
-            if !(is_older && matches!(heard, Heard::Head { .. })) {
+            if let Some(heard) = self.sift(heard) {
                 return heard;
             }
         }
+    }
+
+    /// The next thing heard, if it is there already.
+    pub fn try_next(&mut self) -> Option<Heard> {
+        loop {
+            if let Some(heard) = self.next_lag() {
+                return Some(heard);
+            }
+            let heard = self.receiver.try_recv().ok()?;
+            if let Some(heard) = self.sift(heard) {
+                return Some(heard);
+            }
+        }
+    }
+
+    /// The flag is only ever set while the queue is full, so a receiver that waits can't miss it.
+    fn next_lag(&mut self) -> Option<Heard> {
+        // Looked at before it is taken, which would cost all who share it.
+        if !self.lag.is_untold.load(Ordering::Relaxed) || !self.lag.is_untold.swap(false, Ordering::Acquire) {
+            return None;
+        }
+        self.older = self.receiver.len();
+        Some(Heard::Interrupted(Interruption::Lagged))
+    }
+
+    /// What was put in before the last interruption by lag is no head any more.
+    fn sift(&mut self, heard: Heard) -> Option<Heard> {
+        let is_older = self.older > 0;
+        self.older = self.older.saturating_sub(1);
+        (!(is_older && matches!(heard, Heard::Head { .. }))).then_some(heard)
     }
 }
 

@@ -7,13 +7,13 @@
 mod control;
 mod deafness;
 mod feed;
+mod interests;
 mod lives;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod watch;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 
 pub use control::{Control, ControlMessage, Controls};
 pub use feed::{Feed, FeedSender, Heard};
+use interests::Interests;
 use lives::Lives;
 use turns::Turns;
 
@@ -45,8 +46,8 @@ pub struct Bridge {
 struct Inner {
     backend: Backend,
     metrics: Arc<Metrics>,
-    /// Who hears which channel. Held only to look up or change, never while awaiting.
-    feeds: Mutex<HashMap<Channel, Interest>>,
+    /// Who hears which channel.
+    interests: Interests,
     /// Serialises subscribing and unsubscribing per channel, so that the store's state follows the map's.
     turns: Turns,
     control: broadcast::Sender<Control>,
@@ -61,13 +62,6 @@ struct Inner {
     interruptions: Mutex<u64>,
     /// An interruption was told; the heads are to be compared soon.
     interrupted: Notify,
-}
-
-/// Who hears a channel, and how often they asked for it: an actor that closes a plan and opens it again may have both under
-/// way, in any order.
-struct Interest {
-    feed: FeedSender,
-    times: usize,
 }
 
 /// Control messages that wait for those who act on them. Who is further behind is told that some were lost.
@@ -91,7 +85,7 @@ impl Bridge {
             inner: Arc::new(Inner {
                 backend,
                 metrics,
-                feeds: Mutex::default(),
+                interests: Interests::default(),
                 turns: Turns::default(),
                 control,
                 started: Instant::now(),
@@ -122,15 +116,10 @@ impl Bridge {
     /// [`backend::Error`]; the channel is not heard then, and need not be forgotten.
     pub async fn listen(&self, channel: Channel, feed: &FeedSender) -> backend::Result<()> {
         let _turn = self.inner.turns.take(channel).await;
-        {
-            let mut feeds = self.inner.feeds.lock();
-            let before = feeds.get(&channel).filter(|interest| interest.feed.is_same(feed));
-            let times = before.map_or(1, |interest| interest.times + 1);
-            feeds.insert(channel, Interest { feed: feed.clone(), times });
-        }
+        self.inner.interests.add(channel, feed);
         let subscribed = self.inner.backend.pubsub.subscribe(channel).await;
         if subscribed.is_err() {
-            self.inner.feeds.lock().remove(&channel);
+            self.inner.interests.remove(channel);
         }
         subscribed
     }
@@ -143,26 +132,15 @@ impl Bridge {
     /// The plans a line hears, and how often it asked for each.
     #[must_use]
     pub fn plans_heard_by(&self, feed: &FeedSender) -> Vec<(PlanId, usize)> {
-        let feeds = self.inner.feeds.lock();
-        let plans = feeds.iter().filter(|(_, interest)| interest.feed.is_same(feed));
-        let plans = plans.filter_map(|(channel, interest)| match channel {
-            Channel::Plan(plan) => Some((*plan, interest.times)),
-            _ => None,
-        });
-        plans.collect()
+        let plans = self.inner.interests.plans().into_iter().filter(|(_, line, _)| line.is_same(feed));
+        plans.map(|(plan, _, times)| (plan, times)).collect()
     }
 
     /// As [`Self::forget`], for a line that listened so many times and lost its memory of it.
     pub async fn forget_times(&self, channel: Channel, feed: &FeedSender, times: usize) {
         let _turn = self.inner.turns.take(channel).await;
-        {
-            let mut feeds = self.inner.feeds.lock();
-            let Some(interest) = feeds.get_mut(&channel).filter(|interest| interest.feed.is_same(feed)) else { return };
-            interest.times = interest.times.saturating_sub(times);
-            if interest.times > 0 {
-                return;
-            }
-            feeds.remove(&channel);
+        if !self.inner.interests.subtract(channel, feed, times) {
+            return;
         }
         if let Err(error) = self.inner.backend.pubsub.unsubscribe(channel).await {
             // What still comes on it finds no feed and is dropped.
@@ -194,23 +172,16 @@ impl Bridge {
     /// How many plans are open on this node.
     #[must_use]
     pub fn open_plans(&self) -> usize {
-        self.plans().len()
-    }
-
-    fn plans(&self) -> Vec<(PlanId, FeedSender)> {
-        let feeds = self.inner.feeds.lock();
-        let plans = feeds.iter().filter_map(|(channel, interest)| match channel {
-            Channel::Plan(plan) => Some((*plan, interest.feed.clone())),
-            _ => None,
-        });
-        plans.collect()
+        self.inner.interests.plan_count()
     }
 
     async fn pump(self, mut incoming: mpsc::Receiver<Incoming>, stop: CancellationToken) {
+        // Waited for once, not anew with each message.
+        let mut stopped = std::pin::pin!(stop.cancelled());
         loop {
             let message = tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = &mut stopped => break,
                 message = incoming.recv() => message,
             };
             match message {
@@ -238,10 +209,9 @@ impl Bridge {
                     let lag = clock::since_epoch().saturating_sub(appended);
                     self.inner.metrics.bridge.lag_seconds.record(lag.as_secs_f64());
                 }
-                let feed = self.inner.feeds.lock().get(&channel).map(|interest| interest.feed.clone());
-                if let Some(feed) = feed {
+                self.inner.interests.with(channel, |feed| {
                     feed.offer(Heard::Message { channel, payload, received: Instant::now() });
-                }
+                });
             }
         }
     }
@@ -251,13 +221,8 @@ impl Bridge {
         self.inner.metrics.bridge.interruptions.increment(1);
         let mut interruptions = self.inner.interruptions.lock();
         *interruptions += 1;
-        let feeds: Vec<_> = self.inner.feeds.lock().values().map(|interest| interest.feed.clone()).collect();
-        let mut told: Vec<&FeedSender> = Vec::new();
-        for feed in &feeds {
-            if !told.iter().any(|one| one.is_same(feed)) {
-                feed.offer(Heard::Interrupted(why));
-                told.push(feed);
-            }
+        for feed in self.inner.interests.lines() {
+            feed.offer(Heard::Interrupted(why));
         }
         drop(interruptions);
         self.inner.interrupted.notify_one();

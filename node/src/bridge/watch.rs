@@ -83,7 +83,7 @@ impl Bridge {
     }
 
     async fn check_heads(&self, outage: &mut Outage, pulse: &Pulse) {
-        let plans = self.plans();
+        let plans = self.inner.interests.plans();
         if plans.is_empty() {
             // So that a plan that opens later need not wait for this life to settle.
             if let Ok(life) = self.inner.backend.log.life().await {
@@ -97,8 +97,8 @@ impl Bridge {
                 return;
             }
             let asked_at = *self.inner.interruptions.lock();
-            let ids: Vec<PlanId> = part.iter().map(|(plan, _)| *plan).collect();
-            let drops: Vec<u64> = part.iter().map(|(_, feed)| feed.drops()).collect();
+            let ids: Vec<PlanId> = part.iter().map(|(plan, ..)| *plan).collect();
+            let drops: Vec<u64> = part.iter().map(|(_, feed, _)| feed.drops()).collect();
             match self.inner.backend.log.heads(&ids).await {
                 Ok(heads) if !self.holds_heads(outage) => self.tell_heads(part, &drops, heads, asked_at),
                 Ok(_) => return,
@@ -112,10 +112,10 @@ impl Bridge {
     }
 
     /// Tells heads, unless the subscription was interrupted since they were asked for: there is another check then.
-    fn tell_heads(&self, plans: &[(PlanId, FeedSender)], drops: &[u64], heads: Vec<LogState>, asked_at: u64) {
+    fn tell_heads(&self, plans: &[(PlanId, FeedSender, usize)], drops: &[u64], heads: Vec<LogState>, asked_at: u64) {
         let interruptions = self.inner.interruptions.lock();
         if *interruptions == asked_at {
-            for (((plan, feed), drops), state) in plans.iter().zip(drops).zip(heads) {
+            for (((plan, feed, _), drops), state) in plans.iter().zip(drops).zip(heads) {
                 let is_settled = self.see_life(&state.life);
                 feed.offer_head(*plan, state, is_settled, *drops);
             }

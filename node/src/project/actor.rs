@@ -36,6 +36,10 @@ use crate::vigil::Pulse;
 /// How often unused plans are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Messages and commands, of each kind, that are taken in a row if they are there. To wait for everything anew costs more than
+/// most of them; what else is to be done waits no longer than these take.
+const IN_A_ROW_MAX: usize = 64;
+
 /// The task that owns a project on this node.
 pub(super) struct Actor {
     pub(super) id: ProjectId,
@@ -236,10 +240,23 @@ impl Actor {
                     is_old = now.duration_since(born) >= self.lifetime;
                 }
             }
+            self.take_what_waits();
             // Where much goes on, there is a moment between two things in which nobody waits.
             if is_old && self.plans.is_at_rest(Instant::now()) {
                 return End::Old;
             }
+        }
+    }
+
+    /// What came meanwhile, messages and commands by turns.
+    fn take_what_waits(&mut self) {
+        for _ in 0..IN_A_ROW_MAX {
+            let (heard, command) = (self.feed.try_next(), self.commands.try_recv().ok());
+            if heard.is_none() && command.is_none() {
+                return;
+            }
+            heard.into_iter().for_each(|heard| self.heard(heard));
+            command.into_iter().for_each(|command| self.command(command));
         }
     }
 

@@ -127,6 +127,11 @@ impl Plans {
 
     /// A message on a plan's channel, which reached this node a moment ago.
     pub(super) fn heard(&mut self, plan: PlanId, payload: &[u8], received: Instant) {
+        let known = |slot: &Slot, head| matches!(slot, Slot::Open(open) if open.knows(head));
+        if envelope::last_place(payload).zip(self.slots.get(&plan)).is_some_and(|(head, slot)| known(slot, head)) {
+            // What this node committed comes back to it; there is nothing in it that it has not.
+            return;
+        }
         if let Ok(entries) = envelope::decode(payload) {
             match self.slots.get_mut(&plan) {
                 Some(Slot::Open(open)) => {

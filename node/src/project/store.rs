@@ -7,7 +7,7 @@ use mille_core::{Applied, Opened, Plan};
 use mille_shared::log::{CommitOutcome, Head, LogState, Proposal, StoreLife, Terms};
 use mille_shared::{PlanId, ProjectId, limits};
 
-use crate::backend::{self, Backend, Channel, Lane};
+use crate::backend::{self, Backend, Channel, Lane, Retention};
 use crate::bridge::{Bridge, FeedSender};
 
 /// Why a plan can't be opened.
@@ -118,6 +118,18 @@ pub(super) async fn commit(
     }
     let LogState { head, life } = state(&backend, plan).await?;
     Ok(if head == Some(expected) { CommitOutcome::Committed { life } } else { CommitOutcome::Moved { head } })
+}
+
+/// Keeps a snapshot. A large plan takes a while to write down, so that is done where nobody waits for the thread.
+pub(super) async fn keep_snapshot(backend: Backend, id: PlanId, plan: Arc<Plan>, retention: Retention) {
+    let revision = plan.revision();
+    let Ok(snapshot) = tokio::task::spawn_blocking(move || plan.to_snapshot()).await else {
+        return tracing::error!(plan.id = %id, %revision, "a snapshot can't be written down");
+    };
+    match backend.snapshots.store(id, snapshot, retention).await {
+        Ok(kept) => tracing::debug!(plan.id = %id, %revision, kept, "snapshot"),
+        Err(error) => tracing::warn!(plan.id = %id, %error, "a snapshot was not kept; the next one will be"),
+    }
 }
 
 /// Opens a plan anew whose history turned out to be another.

@@ -3,7 +3,7 @@
 //! A bench makes a project of its own, acts as its clients through the public surface, and checks what each of them
 //! sees: a figure about a stream with a hole in it is worth nothing. Everything a bench is made of stands in a file of
 //! its own, so that a new one only says what happens when: `ground` is where it takes place, `subscribers` listen to
-//! plans and `viewers` look at cursors, `load` edits, `usage` is what it cost, `report` is how it is told. Where the price of
+//! plans and `viewers` look at cursors, `load` edits, `usage` and `redis` are what it cost, `report` is how it is told. Where the price of
 //! a delivery is compared, `side` is one of those compared, with `listeners` and `editors` that cost next to nothing
 //! themselves (`wire`).
 //!
@@ -14,6 +14,7 @@ mod compare;
 mod course;
 mod cursors;
 mod editors;
+mod edits;
 mod fanout;
 mod fanout_report;
 mod flood;
@@ -22,6 +23,7 @@ mod idle;
 mod listeners;
 mod load;
 mod presence;
+mod redis;
 mod redis_stats;
 mod report;
 mod resume;
@@ -72,6 +74,8 @@ enum Bench {
     Compare(compare::CompareArgs),
     /// Puts what many reports promised into one table (ops/measure makes them).
     Summary(summary::SummaryArgs),
+    /// Edits as fast as the cluster takes it, or at a rate: what does an edit cost, and when is it seen at another node?
+    Edits(edits::EditsArgs),
     /// Floods the nodes in several ways, one after the other: how do the others fare meanwhile?
     Flood(flood::FloodArgs),
     /// Opens many connections that do nothing: what does each cost?
@@ -91,6 +95,7 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
             Bench::Bare(args) => bare::run(args).await,
             Bench::Compare(args) => compare::run(args, *output),
             Bench::Summary(args) => summary::run(args, *output),
+            Bench::Edits(args) => edits::run(args, *output).await,
             Bench::Flood(args) => flood::run(args, *output).await,
             Bench::Idle(args) => idle::run(args, *output).await,
         }

@@ -89,6 +89,18 @@ pub(crate) struct Faults {
     pub(crate) snapshots: u64,
 }
 
+impl std::ops::Add for Faults {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            lost: self.lost + other.lost,
+            duplicates: self.duplicates + other.duplicates,
+            snapshots: self.snapshots + other.snapshots,
+        }
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "lost {}, duplicates {}, snapshots {}", self.lost, self.duplicates, self.snapshots)
@@ -127,13 +139,18 @@ impl Bill {
 
 impl fmt::Display for Bill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows = vec![["PROCESS", "CPU s", "RSS MiB"].map(str::to_owned).to_vec()];
-        rows.extend(self.costs.iter().map(|cost| {
-            let mebibytes = cost.rss_bytes as f64 / f64::from(1 << 20);
-            vec![cost.name.clone(), format!("{:.2}", cost.cpu_seconds), format!("{mebibytes:.0}")]
-        }));
-        write!(f, "{}\n\n{}", table(&rows), self.price())
+        write!(f, "{}\n\n{}", costs_table(&self.costs), self.price())
     }
+}
+
+/// A row for each process.
+pub(crate) fn costs_table(costs: &[Cost]) -> String {
+    let mut rows = vec![["PROCESS", "CPU s", "RSS MiB"].map(str::to_owned).to_vec()];
+    rows.extend(costs.iter().map(|cost| {
+        let mebibytes = cost.rss_bytes as f64 / f64::from(1 << 20);
+        vec![cost.name.clone(), format!("{:.2}", cost.cpu_seconds), format!("{mebibytes:.0}")]
+    }));
+    table(&rows)
 }
 
 /// A figure with one digit after the point, or a dash.

@@ -10,14 +10,14 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Event {
-    kind: Kind,
-    revision: Revision,
-    previous_revision: Option<Revision>,
+    pub(crate) kind: Kind,
+    pub(crate) revision: Revision,
+    pub(crate) previous_revision: Option<Revision>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-enum Kind {
+pub(crate) enum Kind {
     Delta,
     Snapshot,
 }

@@ -13,8 +13,8 @@ use mille_shared::operation::{Edit, ExecutionReport, NewDocument, NewEdge, NewNo
 use mille_shared::plan::{EdgeMetadata, PlanEdge, PlanMetadata, PlanNode, PlanNodeType};
 use mille_shared::{EdgeId, LimitName, PlanNodeId, Revision, RunId, Timestamp};
 
-use super::rules::{self, End, Graph};
-use super::{NodeRecord, Plan, PlanBounds};
+use super::graph::End;
+use super::{NodeRecord, Plan, PlanBounds, rules};
 use crate::refusal::{Element, ElementId, Problem, ProblemKind, Refusal};
 
 impl Plan {
@@ -47,18 +47,9 @@ impl Plan {
     fn judge_all(&self, edits: &[Edit], at: Timestamp, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {
         let mut draft = self.clone();
         let next = Head { revision: self.head.revision.next(), hash: self.head.hash };
-        // Seeing a plan as a graph costs as much as the plan is large, so edges that are added in a row share it.
-        let mut graph: Option<Graph> = None;
         let mut facts = Vec::new();
         for edit in edits {
-            let step = match edit {
-                Edit::AddEdge(edge) => {
-                    let graph = graph.get_or_insert_with(|| Graph::of(&draft));
-                    draft.judge_add_edge(edge, graph, at, bounds)?
-                }
-                edit => draft.judge(edit, at, bounds)?,
-            };
-            graph = graph.and_then(|mut graph| graph.follow(&step).then_some(graph));
+            let step = draft.judge(edit, at, bounds)?;
             #[expect(clippy::expect_used, reason = "facts are made from the very state they are applied to")]
             draft.apply_facts(&step, next, at).expect("judged facts apply");
             facts.extend(step);
@@ -71,14 +62,14 @@ impl Plan {
             Edit::AddNode(node) => self.judge_add_node(node, at, bounds),
             Edit::UpdateNode { id, update } => self.judge_update_node(id, update, bounds),
             Edit::DeleteNode { id } => self.judge_delete_node(id),
-            Edit::AddEdge(edge) => self.judge_add_edge(edge, &Graph::of(self), at, bounds),
+            Edit::AddEdge(edge) => self.judge_add_edge(edge, at, bounds),
             Edit::UpdateEdge { id, metadata } => self.judge_update_edge(id, metadata.as_ref(), bounds),
             Edit::DeleteEdge { id } => {
                 self.existing_edge(id)?;
                 Ok(vec![Fact::EdgeRemoved { id: id.clone() }])
             }
             Edit::UpdateMetadata { name, description } => {
-                let mut metadata = self.metadata.clone();
+                let mut metadata = PlanMetadata::clone(&self.metadata);
                 set(&mut metadata.name, name.as_ref());
                 set(&mut metadata.description, description.as_ref());
                 self.judge_metadata(metadata, bounds)
@@ -137,17 +128,11 @@ impl Plan {
 
     fn judge_delete_node(&self, id: &PlanNodeId) -> Result<Vec<Fact>, Refusal> {
         self.existing_node(id)?;
-        let edges = self.edges_at(id).map(|record| Fact::EdgeRemoved { id: record.edge.id.clone() });
+        let edges = self.edges_at(id).into_iter().map(|record| Fact::EdgeRemoved { id: record.edge.id.clone() });
         Ok(edges.chain([Fact::NodeRemoved { id: id.clone() }]).collect())
     }
 
-    fn judge_add_edge(
-        &self,
-        edge: &NewEdge,
-        graph: &Graph,
-        at: Timestamp,
-        bounds: &PlanBounds,
-    ) -> Result<Vec<Fact>, Refusal> {
+    fn judge_add_edge(&self, edge: &NewEdge, at: Timestamp, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {
         if self.edges.contains_key(&edge.id) {
             let message = format!("there is already an edge '{}'", edge.id);
             return Err(Refusal::Invalid(Problem::of_edge(&edge.id, ProblemKind::DuplicateId, message)));
@@ -156,7 +141,7 @@ impl Plan {
             return Err(Refusal::TooMany { what: LimitName::PlanEdges, limit: bounds.edges_max });
         }
         rules::check_edge_itself(edge, bounds)?;
-        graph.check_edge(edge).map_err(Refusal::Invalid)?;
+        self.graph.check_edge(edge).map_err(Refusal::Invalid)?;
         Ok(vec![Fact::EdgeAdded { edge: new_edge(edge, at) }])
     }
 
@@ -170,7 +155,7 @@ impl Plan {
         let Some(metadata) = metadata.filter(|new| **new != edge.metadata) else { return Ok(Vec::new()) };
         rules::check_edge_metadata(metadata, bounds)?;
         let end = End { data_type: metadata.data_type, ..End::from(edge) };
-        if let Some(twin) = Graph::of(self).twin(&end) {
+        if let Some(twin) = self.graph.twin(end) {
             let message =
                 format!("edge '{twin}' already joins '{}' and '{}' with this data type", edge.source, edge.target);
             return Err(Refusal::Invalid(Problem::of_edge(id, ProblemKind::DuplicateEdge, message)));
@@ -180,7 +165,7 @@ impl Plan {
 
     fn judge_metadata(&self, metadata: PlanMetadata, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {
         rules::check_metadata_texts([&metadata.name, &metadata.description], bounds)?;
-        let changed = metadata != self.metadata;
+        let changed = metadata != *self.metadata;
         Ok(changed.then_some(Fact::MetadataUpdated { metadata }).into_iter().collect())
     }
 
@@ -198,7 +183,7 @@ impl Plan {
             author: document.author.clone().or_else(|| self.metadata.author.clone()),
             created: document.created.clone().or_else(|| self.metadata.created.clone()),
         };
-        let same = metadata == self.metadata
+        let same = metadata == *self.metadata
             && nodes.iter().eq(self.nodes.values().map(|record| &record.node))
             && edges.iter().eq(self.edges.values().map(|record| &record.edge));
         Ok(if same { Vec::new() } else { vec![Fact::Replaced { nodes, edges, metadata }] })
@@ -260,7 +245,7 @@ impl Plan {
     /// have is one of a history that was lost: everything may have changed since.
     fn check_expected(&self, expected: Revision, edits: &[Edit]) -> Result<(), Refusal> {
         if expected > self.head.revision {
-            let current = Element::Metadata(Box::new(self.metadata.clone()));
+            let current = Element::Metadata(Box::new(PlanMetadata::clone(&self.metadata)));
             return Err(Refusal::Conflict { expected, current, revision: self.head.revision });
         }
         let check = |revision: Revision, current: &dyn Fn() -> Element| {
@@ -272,20 +257,20 @@ impl Plan {
         let check_edge = |id: &EdgeId| {
             self.edges.get(id).map_or(Ok(()), |record| check(record.revision, &|| Element::Edge(Arc::clone(record))))
         };
-        let metadata = || Element::Metadata(Box::new(self.metadata.clone()));
+        let metadata = || Element::Metadata(Box::new(PlanMetadata::clone(&self.metadata)));
         for edit in edits {
             match edit {
                 Edit::AddNode(_) | Edit::AddEdge(_) => {}
                 Edit::UpdateNode { id, .. } | Edit::ReportExecution(ExecutionReport { id, .. }) => check_node(id)?,
                 Edit::DeleteNode { id } => {
                     check_node(id)?;
-                    self.edges_at(id).try_for_each(|record| check_edge(&record.edge.id))?;
+                    self.edges_at(id).into_iter().try_for_each(|record| check_edge(&record.edge.id))?;
                 }
                 Edit::UpdateEdge { id, .. } | Edit::DeleteEdge { id } => check_edge(id)?,
                 Edit::UpdateMetadata { .. } => check(self.metadata_revision, &metadata)?,
                 Edit::Replace(_) => {
-                    self.nodes.keys().try_for_each(&check_node)?;
-                    self.edges.keys().try_for_each(&check_edge)?;
+                    self.nodes.values().try_for_each(|record| check_node(&record.node.id))?;
+                    self.edges.values().try_for_each(|record| check_edge(&record.edge.id))?;
                     // What was deleted since has no element to show: the plan itself is what changed.
                     check(self.head.revision, &metadata)?;
                 }

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use mille_shared::change::{Change, Fact};
 use mille_shared::delta::PatchOperation;
 use mille_shared::execution::ExecutionState;
@@ -16,6 +15,8 @@ use mille_shared::{PlanNodeId, Revision, RunId, Timestamp, limits};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::elements::Elements;
+use super::graph::{End, Graph};
 use super::{EdgeRecord, NodeRecord, Plan};
 use crate::applied::{Applied, Touch};
 use crate::chain;
@@ -65,14 +66,18 @@ impl Plan {
         let [Fact::Created { metadata }] = change.facts.as_slice() else {
             return Err(corrupt("a plan begins with its creation".to_owned()));
         };
-        Ok(Self {
+        let mut plan = Self {
             head: Head { revision, hash: entry.hash },
-            nodes: IndexMap::new(),
-            edges: IndexMap::new(),
-            metadata: metadata.clone(),
+            nodes: Elements::default(),
+            edges: Elements::default(),
+            graph: Graph::default(),
+            bytes: 0,
+            metadata: Arc::new(metadata.clone()),
             metadata_revision: revision,
             last_modified: change.at,
-        })
+        };
+        plan.bytes = plan.count_bytes();
+        Ok(plan)
     }
 
     /// Applies the next entry of the log.
@@ -115,8 +120,10 @@ impl Plan {
     pub(super) fn apply_facts(&mut self, facts: &[Fact], head: Head, at: Timestamp) -> Result<Steps, ApplyError> {
         let mut steps = Steps::default();
         for fact in facts {
+            let (added, removed) = self.growth(fact);
             self.apply_fact(fact, head.revision, at, &mut steps)
                 .map_err(|why| ApplyError::Corrupt { revision: head.revision, why: why.to_owned() })?;
+            self.bytes = self.bytes + added - removed;
         }
         self.head = head;
         self.last_modified = at;
@@ -139,10 +146,12 @@ impl Plan {
                 let record = Arc::new(NodeRecord { node: (**node).clone(), revision, runs: Vec::new() });
                 steps.patch.push(PatchOperation::add("/nodes/-", value_of(&record.node)));
                 steps.touches.push(Touch::NodeAdded(Arc::clone(&record)));
-                self.nodes.insert(node.id.clone(), record);
+                self.graph.add_node(&node.id, node.node_type);
+                self.nodes.push(node.id.clone(), record);
             }
             Fact::NodeUpdated { id, position, source_position, target_position, metadata, config } => {
-                let (path, record) = self.node_to_change(id)?;
+                let (path, shared) = self.node_to_change(id)?;
+                let record = Arc::make_mut(shared);
                 let node = &mut record.node;
                 if let Some(position) = position {
                     steps.replace(&path, "position", position);
@@ -167,10 +176,11 @@ impl Plan {
                 }
                 steps.touched(&path, &mut node.updated_at, at);
                 record.revision = revision;
-                steps.touches.push(Touch::NodeUpdated(Arc::clone(&self.nodes[id])));
+                steps.touches.push(Touch::NodeUpdated(Arc::clone(shared)));
             }
             Fact::NodeRemoved { id } => {
-                let (index, _, record) = self.nodes.shift_remove_full(id).ok_or(MISSING_NODE)?;
+                let (index, record) = self.nodes.remove(id).ok_or(MISSING_NODE)?;
+                self.graph.remove_node(id);
                 steps.patch.push(PatchOperation::remove(format!("/nodes/{index}")));
                 steps.touches.push(Touch::NodeRemoved(record));
             }
@@ -181,20 +191,23 @@ impl Plan {
                 let record = Arc::new(EdgeRecord { edge: edge.clone(), revision });
                 steps.patch.push(PatchOperation::add("/edges/-", value_of(edge)));
                 steps.touches.push(Touch::EdgeAdded(Arc::clone(&record)));
-                self.edges.insert(edge.id.clone(), record);
+                self.graph.add(End::from(edge));
+                self.edges.push(edge.id.clone(), record);
             }
             Fact::EdgeUpdated { id, metadata } => {
-                let (index, _, record) = self.edges.get_full_mut(id).ok_or(MISSING_EDGE)?;
+                let (index, record) = self.edges.get_full_mut(id).ok_or(MISSING_EDGE)?;
                 let path = format!("/edges/{index}");
                 let changed = Arc::make_mut(record);
                 steps.replace(&path, "metadata", metadata);
                 changed.edge.metadata.clone_from(metadata);
+                self.graph.change_data_type(End::from(&changed.edge));
                 steps.touched(&path, &mut changed.edge.updated_at, at);
                 changed.revision = revision;
                 steps.touches.push(Touch::EdgeUpdated(Arc::clone(record)));
             }
             Fact::EdgeRemoved { id } => {
-                let (index, _, record) = self.edges.shift_remove_full(id).ok_or(MISSING_EDGE)?;
+                let (index, record) = self.edges.remove(id).ok_or(MISSING_EDGE)?;
+                self.graph.remove(End::from(&record.edge));
                 steps.patch.push(PatchOperation::remove(format!("/edges/{index}")));
                 steps.touches.push(Touch::EdgeRemoved(record));
             }
@@ -206,7 +219,8 @@ impl Plan {
                 self.replace(nodes, edges, metadata, revision, steps);
             }
             Fact::ExecutionChanged { id, run_id, state, datasource, graph } => {
-                let (path, record) = self.node_to_change(id)?;
+                let (path, shared) = self.node_to_change(id)?;
+                let record = Arc::make_mut(shared);
                 if datasource.is_some() {
                     steps.replace(&path, "datasourceExecution", datasource);
                     record.node.datasource_execution.clone_from(datasource);
@@ -218,16 +232,16 @@ impl Plan {
                 steps.touched(&path, &mut record.node.updated_at, at);
                 record.revision = revision;
                 remember_run(&mut record.runs, run_id, *state);
-                let record = Arc::clone(&self.nodes[id]);
+                let record = Arc::clone(shared);
                 steps.touches.push(Touch::ExecutionChanged { record, run_id: run_id.clone(), state: *state });
             }
         }
         Ok(())
     }
 
-    fn node_to_change(&mut self, id: &PlanNodeId) -> Result<(String, &mut NodeRecord), &'static str> {
-        let (index, _, record) = self.nodes.get_full_mut(id).ok_or(MISSING_NODE)?;
-        Ok((format!("/nodes/{index}"), Arc::make_mut(record)))
+    fn node_to_change(&mut self, id: &PlanNodeId) -> Result<(String, &mut Arc<NodeRecord>), &'static str> {
+        let (index, record) = self.nodes.get_full_mut(id).ok_or(MISSING_NODE)?;
+        Ok((format!("/nodes/{index}"), record))
     }
 
     fn set_metadata(&mut self, metadata: &PlanMetadata, revision: Revision, steps: &mut Steps) {
@@ -242,7 +256,7 @@ impl Plan {
                 steps.replace("/metadata", name, after);
             }
         }
-        self.metadata.clone_from(metadata);
+        self.metadata = Arc::new(metadata.clone());
         self.metadata_revision = revision;
         steps.touches.push(Touch::MetadataUpdated(metadata.clone()));
     }
@@ -265,15 +279,16 @@ impl Plan {
                 Some(old) => Arc::new(NodeRecord { node: node.clone(), revision, runs: old.runs.clone() }),
                 None => Arc::new(NodeRecord { node: node.clone(), revision, runs: Vec::new() }),
             };
-            self.nodes.insert(node.id.clone(), record);
+            self.nodes.push(node.id.clone(), record);
         }
         for edge in edges {
             let record = match old_edges.get(&edge.id) {
                 Some(old) if old.edge == *edge => Arc::clone(old),
                 _ => Arc::new(EdgeRecord { edge: edge.clone(), revision }),
             };
-            self.edges.insert(edge.id.clone(), record);
+            self.edges.push(edge.id.clone(), record);
         }
+        self.graph = self.drawn_graph();
         let touches = &mut steps.touches;
         let gone_edges = old_edges.values().filter(|old| !self.edges.contains_key(&old.edge.id));
         touches.extend(gone_edges.map(|old| Touch::EdgeRemoved(Arc::clone(old))));
@@ -291,7 +306,7 @@ impl Plan {
         }
         steps.patch.push(PatchOperation::replace("/nodes", value_of(nodes)));
         steps.patch.push(PatchOperation::replace("/edges", value_of(edges)));
-        if *metadata != self.metadata {
+        if *metadata != *self.metadata {
             self.set_metadata(metadata, revision, steps);
         }
     }

@@ -1,14 +1,16 @@
 //! A plan: its document, and for each element the change that touched it last.
 //!
 //! A plan only changes by applying changes in the order of its log ([`Plan::apply`]); what becomes a change is decided by
-//! [`Plan::accept`]. Elements are shared: a copy of a plan is a copy of counters, and a reader who holds one never
-//! stops the writer.
+//! [`Plan::accept`]. A copy of a plan costs the same however large it is, and a reader who holds one neither stops the writer
+//! nor makes it copy the plan: what both have is shared, and only what a change touches is copied (`elements`).
 //!
 //! Invariant: the edges form no cycle, at every revision. It holds because every change was accepted on the very state
 //! it is applied to; the commit sees to that.
 
 mod accept;
 mod apply;
+mod elements;
+mod graph;
 mod readmit;
 mod rules;
 mod size;
@@ -16,7 +18,6 @@ mod state;
 
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use mille_shared::execution::ExecutionState;
 use mille_shared::log::Head;
 use mille_shared::plan::{PlanDocument, PlanEdge, PlanMetadata, PlanNode};
@@ -24,6 +25,8 @@ use mille_shared::{EdgeId, PlanNodeId, Revision, RunId, Timestamp, limits};
 use serde::{Deserialize, Serialize};
 
 pub use apply::ApplyError;
+use elements::Elements;
+use graph::Graph;
 pub use rules::{Findings, check_document};
 pub use state::MalformedState;
 
@@ -31,9 +34,13 @@ pub use state::MalformedState;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     head: Head,
-    nodes: IndexMap<PlanNodeId, Arc<NodeRecord>>,
-    edges: IndexMap<EdgeId, Arc<EdgeRecord>>,
-    metadata: PlanMetadata,
+    nodes: Elements<PlanNodeId, NodeRecord>,
+    edges: Elements<EdgeId, EdgeRecord>,
+    /// The edges by their ends, for the rules.
+    graph: Graph,
+    /// Of all texts.
+    bytes: usize,
+    metadata: Arc<PlanMetadata>,
     metadata_revision: Revision,
     last_modified: Timestamp,
 }
@@ -145,12 +152,15 @@ impl Plan {
         PlanDocument {
             nodes: self.nodes.values().map(|record| record.node.clone()).collect(),
             edges: self.edges.values().map(|record| record.edge.clone()).collect(),
-            metadata: self.metadata.clone(),
+            metadata: PlanMetadata::clone(&self.metadata),
         }
     }
 
     /// The edges that begin or end at a plan node, in the order they were added.
-    fn edges_at<'a>(&'a self, id: &'a PlanNodeId) -> impl Iterator<Item = &'a Arc<EdgeRecord>> {
-        self.edges.values().filter(move |record| record.edge.source == *id || record.edge.target == *id)
+    fn edges_at(&self, id: &PlanNodeId) -> Vec<&Arc<EdgeRecord>> {
+        let found = self.graph.edges_at(id).filter_map(|edge| self.edges.get_full(edge));
+        let mut edges: Vec<_> = found.collect();
+        edges.sort_unstable_by_key(|(place, _)| *place);
+        edges.into_iter().map(|(_, record)| record).collect()
     }
 }

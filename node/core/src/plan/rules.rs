@@ -1,17 +1,16 @@
 //! The rules that keep a plan a DAG, each written once.
 //!
-//! The same functions judge one new edge against a plan, and a whole document at once. They look at a [`Graph`]: plan
-//! nodes by id and type, edges by their ends. Bounds on sizes and numbers stand here too, since a document is judged by
-//! the same ones.
+//! The same functions judge one new edge against a plan, and a whole document at once. What an edge may join is asked of a
+//! [`Graph`]. Bounds on sizes and numbers stand here too, since a document is judged by the same ones.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use mille_shared::change::Fact;
 use mille_shared::operation::{NewDocument, NewEdge, NewNode};
-use mille_shared::plan::{EdgeDataType, EdgeMetadata, NodeMetadata, PlanEdge, PlanNodeType, Position};
+use mille_shared::plan::{EdgeMetadata, NodeMetadata, Position};
 use mille_shared::{EdgeId, LimitName, PlanNodeId};
 
-use super::{Plan, PlanBounds};
+use super::PlanBounds;
+use super::graph::{End, Graph};
 use crate::refusal::{Problem, ProblemKind, Refusal};
 
 /// What a document's check found.
@@ -39,7 +38,7 @@ pub fn check_document(document: &NewDocument, bounds: &PlanBounds) -> Findings {
     }
     let mut graph = Graph::default();
     for node in &document.nodes {
-        if graph.types.contains_key(&node.id) {
+        if graph.has_node(&node.id) {
             errors.push(Problem::of_node(
                 &node.id,
                 ProblemKind::DuplicateId,
@@ -50,7 +49,7 @@ pub fn check_document(document: &NewDocument, bounds: &PlanBounds) -> Findings {
         if let Err(refusal) = check_node(node, bounds) {
             errors.push(as_problem(refusal, Some(&node.id), None));
         }
-        graph.types.insert(node.id.clone(), node.node_type);
+        graph.add_node(&node.id, node.node_type);
     }
     let mut edge_ids = HashSet::new();
     for edge in &document.edges {
@@ -168,157 +167,5 @@ fn as_problem(refusal: Refusal, node: Option<&PlanNodeId>, edge: Option<&EdgeId>
             kind: ProblemKind::TooLarge,
             message: other.to_string(),
         },
-    }
-}
-
-/// The ends of an edge and what flows along it: all that the rules look at.
-#[derive(Debug, Clone)]
-pub(super) struct End {
-    pub(super) id: EdgeId,
-    pub(super) source: PlanNodeId,
-    pub(super) target: PlanNodeId,
-    pub(super) data_type: EdgeDataType,
-}
-
-impl From<&NewEdge> for End {
-    fn from(edge: &NewEdge) -> Self {
-        let NewEdge { id, source, target, metadata } = edge.clone();
-        Self { id, source, target, data_type: metadata.data_type }
-    }
-}
-
-impl From<&PlanEdge> for End {
-    fn from(edge: &PlanEdge) -> Self {
-        let (id, source, target) = (edge.id.clone(), edge.source.clone(), edge.target.clone());
-        Self { id, source, target, data_type: edge.metadata.data_type }
-    }
-}
-
-/// A plan as the rules see it. It owns its ids (a counter each), so that it can follow a plan that changes.
-#[derive(Debug, Default)]
-pub(super) struct Graph {
-    types: HashMap<PlanNodeId, PlanNodeType>,
-    outputs: HashMap<PlanNodeId, Vec<End>>,
-    inputs: HashMap<PlanNodeId, usize>,
-}
-
-impl Graph {
-    /// The graph of a plan.
-    pub(super) fn of(plan: &Plan) -> Self {
-        let types = plan.nodes.values().map(|record| (record.node.id.clone(), record.node.node_type)).collect();
-        let mut graph = Self { types, ..Self::default() };
-        for record in plan.edges.values() {
-            graph.add(End::from(&record.edge));
-        }
-        graph
-    }
-
-    /// Goes with the plan where that is cheap. `false`: it does not know the plan any more.
-    pub(super) fn follow(&mut self, facts: &[Fact]) -> bool {
-        facts.iter().all(|fact| match fact {
-            Fact::NodeAdded { node } => {
-                self.types.insert(node.id.clone(), node.node_type);
-                true
-            }
-            Fact::EdgeAdded { edge } => {
-                self.add(End::from(edge));
-                true
-            }
-            Fact::NodeUpdated { .. } | Fact::MetadataUpdated { .. } | Fact::ExecutionChanged { .. } => true,
-            Fact::Created { .. }
-            | Fact::NodeRemoved { .. }
-            | Fact::EdgeUpdated { .. }
-            | Fact::EdgeRemoved { .. }
-            | Fact::Replaced { .. } => false,
-        })
-    }
-
-    /// Takes an edge in, without judging it.
-    pub(super) fn add(&mut self, end: End) {
-        *self.inputs.entry(end.target.clone()).or_default() += 1;
-        self.outputs.entry(end.source.clone()).or_default().push(end);
-    }
-
-    /// Judges an edge that would be added.
-    pub(super) fn check_edge(&self, edge: &NewEdge) -> Result<(), Problem> {
-        let (source, target) = (&edge.source, &edge.target);
-        let wrong = |kind, message| Err(Problem::of_edge(&edge.id, kind, message));
-        let type_of = |id: &PlanNodeId| {
-            let missing = || {
-                let message = format!("edge '{}' needs plan node '{id}', which does not exist", edge.id);
-                Problem { node_id: Some(id.clone()), ..Problem::of_edge(&edge.id, ProblemKind::MissingNode, message) }
-            };
-            self.types.get(id).copied().ok_or_else(missing)
-        };
-        let (source_type, target_type) = (type_of(source)?, type_of(target)?);
-        if source == target {
-            return wrong(ProblemKind::SelfLoop, format!("an edge can't lead from plan node '{source}' to itself"));
-        }
-        if source_type == PlanNodeType::OutputNode {
-            return wrong(ProblemKind::InvalidConnection, format!("'{source}' is an OutputNode and has no output"));
-        }
-        if target_type == PlanNodeType::DataSourceNode {
-            return wrong(ProblemKind::InvalidConnection, format!("'{target}' is a DataSourceNode and takes no input"));
-        }
-        if self.twin(&End::from(edge)).is_some() {
-            let message = format!("there is already an edge from '{source}' to '{target}' with this data type");
-            return wrong(ProblemKind::DuplicateEdge, message);
-        }
-        if target_type != PlanNodeType::MergeNode && self.inputs.get(target).is_some_and(|count| *count > 0) {
-            let message = format!("'{target}' has an input already; only a MergeNode takes several");
-            return wrong(ProblemKind::InvalidConnection, message);
-        }
-        if self.reaches(target, source) {
-            let message = format!("an edge from '{source}' to '{target}' would close a cycle");
-            return wrong(ProblemKind::Cycle, message);
-        }
-        Ok(())
-    }
-
-    /// Another edge between the same pair with the same data type.
-    pub(super) fn twin(&self, edge: &End) -> Option<&EdgeId> {
-        let same = |end: &&End| end.id != edge.id && end.target == edge.target && end.data_type == edge.data_type;
-        self.outputs.get(&edge.source)?.iter().find(same).map(|end| &end.id)
-    }
-
-    /// Whether a path leads from one plan node to another. Linear in the edges it passes.
-    fn reaches(&self, from: &PlanNodeId, to: &PlanNodeId) -> bool {
-        let mut seen = HashSet::from([from]);
-        let mut open = vec![from];
-        while let Some(id) = open.pop() {
-            if id == to {
-                return true;
-            }
-            for end in self.outputs.get(id).into_iter().flatten() {
-                if seen.insert(&end.target) {
-                    open.push(&end.target);
-                }
-            }
-        }
-        false
-    }
-
-    fn warnings<'a>(&self, nodes: impl Iterator<Item = &'a PlanNodeId>) -> Vec<Problem> {
-        let mut warnings = Vec::new();
-        for id in nodes {
-            let inputs = self.inputs.get(id).copied().unwrap_or(0);
-            let outputs = self.outputs.get(id).map_or(0, Vec::len);
-            match self.types.get(id) {
-                _ if inputs + outputs == 0 => {
-                    let message = format!("plan node '{id}' is not connected to anything");
-                    warnings.push(Problem::of_node(id, ProblemKind::Unconnected, message));
-                }
-                Some(PlanNodeType::OutputNode) if inputs == 0 => {
-                    let message = format!("OutputNode '{id}' has no input");
-                    warnings.push(Problem::of_node(id, ProblemKind::MissingInput, message));
-                }
-                Some(PlanNodeType::MergeNode) if inputs < 2 => {
-                    let message = format!("MergeNode '{id}' has fewer than two inputs");
-                    warnings.push(Problem::of_node(id, ProblemKind::MissingInput, message));
-                }
-                _ => {}
-            }
-        }
-        warnings
     }
 }

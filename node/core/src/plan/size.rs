@@ -13,56 +13,51 @@ impl Plan {
     /// Refuses facts that make the plan larger and leave its texts with more than `max` bytes. What makes it smaller is never
     /// refused, so a plan from before a smaller bound can be mended.
     pub(super) fn check_size(&self, facts: &[Fact], max: usize) -> Result<(), Refusal> {
-        let (mut added, mut removed) = (0, 0);
-        let existing = |id| self.nodes.get(id).map(|record| &record.node);
-        for fact in facts {
-            match fact {
-                Fact::NodeAdded { node } => added += of_node(node),
-                Fact::EdgeAdded { edge } => added += of_edge(edge),
-                Fact::NodeUpdated { id, metadata, config, .. } => {
-                    let old = existing(id);
-                    if let Some(new) = metadata {
-                        added += of_node_metadata(new);
-                        removed += old.map_or(0, |node| of_node_metadata(&node.metadata));
-                    }
-                    if let Some(new) = config {
-                        added += new.len();
-                        removed += old.map_or(0, |node| node.config.len());
-                    }
-                }
-                Fact::EdgeUpdated { id, metadata } => {
-                    added += of_edge_metadata(metadata);
-                    removed += self.edges.get(id).map_or(0, |record| of_edge_metadata(&record.edge.metadata));
-                }
-                Fact::ExecutionChanged { id, datasource, graph, .. } => {
-                    added += of_executions(datasource.as_ref(), graph.as_ref());
-                    removed += existing(id).map_or(0, |node| {
-                        let replaced = datasource.as_ref().and(node.datasource_execution.as_ref());
-                        of_executions(replaced, graph.as_ref().and(node.graph_execution.as_ref()))
-                    });
-                }
-                Fact::MetadataUpdated { metadata } | Fact::Created { metadata } => {
-                    added += of_metadata(metadata);
-                    removed += of_metadata(&self.metadata);
-                }
-                Fact::Replaced { nodes, edges, metadata } => {
-                    let (nodes, edges) = (nodes.iter().map(of_node), edges.iter().map(of_edge));
-                    added += nodes.chain(edges).sum::<usize>() + of_metadata(metadata);
-                    removed += self.bytes();
-                }
-                Fact::NodeRemoved { id } => removed += existing(id).map_or(0, of_node),
-                Fact::EdgeRemoved { id } => removed += self.edges.get(id).map_or(0, |record| of_edge(&record.edge)),
-            }
-        }
-        // Only what grows is weighed, since that looks at the whole plan.
-        if added <= removed || self.bytes() + added <= max + removed {
+        let growth = facts.iter().map(|fact| self.growth(fact));
+        let (added, removed) = growth.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        if added <= removed || self.bytes + added <= max + removed {
             return Ok(());
         }
         Err(Refusal::TooLarge { what: LimitName::PlanBytes, limit: max })
     }
 
-    /// Bytes of all its texts.
-    fn bytes(&self) -> usize {
+    /// Bytes of texts that a fact adds to this plan, and that it takes away.
+    pub(super) fn growth(&self, fact: &Fact) -> (usize, usize) {
+        let existing = |id| self.nodes.get(id).map(|record| &record.node);
+        match fact {
+            Fact::NodeAdded { node } => (of_node(node), 0),
+            Fact::EdgeAdded { edge } => (of_edge(edge), 0),
+            Fact::NodeUpdated { id, metadata, config, .. } => {
+                let added = metadata.as_ref().map_or(0, of_node_metadata) + config.as_ref().map_or(0, String::len);
+                let old_metadata = |node: &PlanNode| metadata.as_ref().map_or(0, |_| of_node_metadata(&node.metadata));
+                let old_config = |node: &PlanNode| config.as_ref().map_or(0, |_| node.config.len());
+                (added, existing(id).map_or(0, |node| old_metadata(node) + old_config(node)))
+            }
+            Fact::EdgeUpdated { id, metadata } => {
+                let old = self.edges.get(id).map_or(0, |record| of_edge_metadata(&record.edge.metadata));
+                (of_edge_metadata(metadata), old)
+            }
+            Fact::ExecutionChanged { id, datasource, graph, .. } => {
+                let old = existing(id).map_or(0, |node| {
+                    let replaced = datasource.as_ref().and(node.datasource_execution.as_ref());
+                    of_executions(replaced, graph.as_ref().and(node.graph_execution.as_ref()))
+                });
+                (of_executions(datasource.as_ref(), graph.as_ref()), old)
+            }
+            Fact::MetadataUpdated { metadata } | Fact::Created { metadata } => {
+                (of_metadata(metadata), of_metadata(&self.metadata))
+            }
+            Fact::Replaced { nodes, edges, metadata } => {
+                let (nodes, edges) = (nodes.iter().map(of_node), edges.iter().map(of_edge));
+                (nodes.chain(edges).sum::<usize>() + of_metadata(metadata), self.bytes)
+            }
+            Fact::NodeRemoved { id } => (0, existing(id).map_or(0, of_node)),
+            Fact::EdgeRemoved { id } => (0, self.edges.get(id).map_or(0, |record| of_edge(&record.edge))),
+        }
+    }
+
+    /// Bytes of all its texts, counted anew.
+    pub(super) fn count_bytes(&self) -> usize {
         let nodes = self.nodes.values().map(|record| of_node(&record.node));
         let edges = self.edges.values().map(|record| of_edge(&record.edge));
         nodes.chain(edges).sum::<usize>() + of_metadata(&self.metadata)

@@ -10,6 +10,7 @@ use mille_shared::plan::PlanMetadata;
 use mille_shared::{Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::graph::Graph;
 use super::{EdgeRecord, NodeRecord, Plan};
 
 /// The stored text is none of ours.
@@ -19,10 +20,10 @@ pub struct MalformedState(#[from] serde_json::Error);
 
 /// The fields of the stored text. They may be added to with a default, never renamed.
 #[derive(Serialize, Deserialize)]
-struct State<N, E> {
+struct State<N, E, M = PlanMetadata> {
     nodes: Vec<N>,
     edges: Vec<E>,
-    metadata: PlanMetadata,
+    metadata: M,
     metadata_revision: Revision,
     last_modified: Timestamp,
 }
@@ -37,7 +38,7 @@ impl Plan {
         let state = State {
             nodes: self.nodes.values().collect(),
             edges: self.edges.values().collect(),
-            metadata: self.metadata.clone(),
+            metadata: &*self.metadata,
             metadata_revision: self.metadata_revision,
             last_modified: self.last_modified,
         };
@@ -51,14 +52,28 @@ impl Plan {
     /// # Errors
     /// [`MalformedState`] if the text is none of ours.
     pub fn from_snapshot(head: Head, payload: &str) -> Result<Self, MalformedState> {
-        let state: State<NodeRecord, EdgeRecord> = serde_json::from_str(payload)?;
-        Ok(Self {
+        let State { nodes, edges, metadata, metadata_revision, last_modified } =
+            serde_json::from_str::<State<NodeRecord, EdgeRecord>>(payload)?;
+        let mut plan = Self {
             head,
-            nodes: state.nodes.into_iter().map(|record| (record.node.id.clone(), Arc::new(record))).collect(),
-            edges: state.edges.into_iter().map(|record| (record.edge.id.clone(), Arc::new(record))).collect(),
-            metadata: state.metadata,
-            metadata_revision: state.metadata_revision,
-            last_modified: state.last_modified,
-        })
+            nodes: nodes.into_iter().map(|record| (record.node.id.clone(), Arc::new(record))).collect(),
+            edges: edges.into_iter().map(|record| (record.edge.id.clone(), Arc::new(record))).collect(),
+            graph: Graph::default(),
+            bytes: 0,
+            metadata: Arc::new(metadata),
+            metadata_revision,
+            last_modified,
+        };
+        plan.graph = plan.drawn_graph();
+        plan.bytes = plan.count_bytes();
+        Ok(plan)
+    }
+
+    /// Its graph, made anew.
+    pub(super) fn drawn_graph(&self) -> Graph {
+        let mut graph = Graph::default();
+        self.nodes.values().for_each(|record| graph.add_node(&record.node.id, record.node.node_type));
+        self.edges.values().for_each(|record| graph.add((&record.edge).into()));
+        graph
     }
 }

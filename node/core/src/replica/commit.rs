@@ -5,6 +5,7 @@
 //! everything is refused still asks the log whether our head is its head: a client may have been told of a plan node by
 //! another node before we heard of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use mille_shared::change::Change;
@@ -146,11 +147,11 @@ impl Replica {
         };
         let mut batch: Vec<Proposal> = Vec::new();
         let mut bytes = 0;
+        let mut keys = HashSet::new();
         while let Some(pending) = self.pending.front() {
             let full = batch.len() >= limits::COMMIT_BATCH_MAX || bytes >= limits::COMMIT_BATCH_BYTES_MAX;
             // The same operation twice: the second waits until the log knows the first.
-            let twin = flight.members.iter().any(|member| member.pending.key == pending.key);
-            if full || twin {
+            if full || !keys.insert(pending.key.clone()) {
                 break;
             }
             let judgement = match pending.judge(&flight.draft, &self.bounds) {
@@ -277,6 +278,25 @@ impl Replica {
         });
     }
 
+    /// Takes our own batch where the channel brings it before the answer comes: it was applied on the draft, and need not be
+    /// read and applied once more. Answers whether the entries were just that.
+    pub(super) fn adopt(&mut self, heard: &[LogEntry], effects: &mut Vec<Effect>) -> bool {
+        let follows = |flight: &&Flight| flight.expected == self.plan.head() && !self.is_rebuilding();
+        let Some(flight) = self.flight.as_ref().filter(follows) else { return false };
+        // By its last hash a history is known whole.
+        let heard_head = heard.last().map(|entry| Head { revision: entry.revision, hash: entry.hash });
+        if heard.len() != flight.applied.len() || heard_head != Some(flight.draft.head()) {
+            return false;
+        }
+        self.plan = Arc::new(flight.draft.clone());
+        for applied in flight.applied.clone() {
+            self.applied(applied, effects);
+        }
+        // What arrived behind a hole may follow now.
+        self.sequence([], From::Channel, effects);
+        true
+    }
+
     /// The batch is in the log: it becomes part of our copy, unless the channel brought it first.
     fn land(&mut self, flight: Flight, effects: &mut Vec<Effect>) {
         let Flight { expected, members, applied, draft, .. } = flight;
@@ -286,7 +306,7 @@ impl Replica {
             for applied in &applied {
                 self.applied(Arc::clone(applied), effects);
             }
-        } else {
+        } else if !self.knows(draft.head()) {
             let entries: Vec<LogEntry> = applied.iter().map(|applied| applied.entry()).collect();
             self.sequence(entries, From::Channel, effects);
             if self.is_rebuilding() {

@@ -8,11 +8,12 @@
 //! In a Redis Cluster the PING may go to another server than the subscription does; whoever listens there must also
 //! compare heads from time to time.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::clients::SubscriberClient;
@@ -20,6 +21,7 @@ use fred::error::Error as FredError;
 use fred::interfaces::{ClientLike, EventInterface, FredResult, PubsubInterface};
 use fred::types::config::Server;
 use fred::types::{Builder, Message, Value};
+use imbl::HashSet;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::mpsc;
@@ -38,6 +40,9 @@ const SUBSCRIBE_CHANNELS_MAX: usize = 512;
 const RESUBSCRIBE_ATTEMPTS: u32 = 3;
 /// Pause after a failed attempt.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Restorations that whoever takes messages was not told of yet. Beyond it the next waits.
+const RESTORATIONS_UNTOLD_MAX: usize = 4;
 
 /// Connections that were lost, or could not be made.
 type Losses = Receiver<(FredError, Option<Server>)>;
@@ -58,17 +63,20 @@ pub(super) async fn open(
     // From here on only: the first connection interrupts nothing.
     let (losses, reconnects) = (subscriber.error_rx(), subscriber.reconnect_rx());
     let (outlet, incoming) = outlet(INCOMING_MESSAGES_MAX);
+    let (restored, restorations) = mpsc::channel(RESTORATIONS_UNTOLD_MAX);
     let subscription = Arc::new(Subscription {
         redis,
         subscriber: subscriber.clone(),
-        listening: Mutex::new(Listening { channels: HashSet::new(), outlet, is_restoring: false }),
+        channels: ArcSwap::default(),
+        restorations_begun: AtomicU64::new(0),
+        restored,
         incoming: Mutex::new(Some(incoming)),
         state: State::default(),
         observer,
     });
     tasks.spawn(leave_when_stopped(subscriber.clone(), connection, stop.clone()));
     tasks.spawn(watchdog::watch(subscriber, Arc::clone(&subscription), stop.clone()));
-    tasks.spawn(Arc::clone(&subscription).dispatch(messages, stop.clone()));
+    tasks.spawn(Arc::clone(&subscription).dispatch(messages, restorations, outlet, stop.clone()));
     tasks.spawn(Arc::clone(&subscription).keep(losses, reconnects, stop.clone()));
     Ok(subscription)
 }
@@ -77,7 +85,13 @@ pub(super) async fn open(
 pub(super) struct Subscription {
     redis: Arc<Redis>,
     subscriber: SubscriberClient,
-    listening: Mutex<Listening>,
+    /// What is listened to. Looked at with every message, so a look takes no lock.
+    channels: ArcSwap<HashSet<Channel>>,
+    /// How often subscribing again began. While it is not over, what comes is dropped: the interruption that follows counts for
+    /// it, and whoever heard something before it would look for what is missing twice.
+    restorations_begun: AtomicU64,
+    /// To whoever takes messages.
+    restored: mpsc::Sender<Restored>,
     incoming: Mutex<Option<mpsc::Receiver<Incoming>>>,
     state: State,
     observer: Arc<dyn RedisObserver>,
@@ -94,12 +108,11 @@ struct State {
     is_asked_for: AtomicBool,
 }
 
-struct Listening {
-    channels: HashSet<Channel>,
-    outlet: Outlet,
-    /// The connection is new, and not everything is subscribed to. What comes is dropped: the interruption that follows
-    /// counts for it, and whoever heard something before it would look for what is missing twice.
-    is_restoring: bool,
+/// Everything is subscribed to again.
+struct Restored {
+    /// The last restoration that had begun by then.
+    number: u64,
+    why: Interruption,
 }
 
 #[async_trait]
@@ -113,16 +126,16 @@ impl PubSub for Subscription {
         // A server that answers no commands answers this no better.
         self.redis.gate.pass("subscribe")?;
         // First noted, so that a reconnect in between subscribes it too, and no message of it is taken for a stray.
-        self.listening().channels.insert(channel);
+        self.channels.rcu(|channels| channels.update(channel));
         let answer = timed("subscribe", self.subscribe_to(vec![self.redis.channels.name(channel)])).await;
         if answer.is_err() {
-            self.listening().channels.remove(&channel);
+            self.leave(channel);
         }
         answer
     }
 
     async fn unsubscribe(&self, channel: Channel) -> Result<()> {
-        self.listening().channels.remove(&channel);
+        self.leave(channel);
         timed("unsubscribe", self.subscriber.unsubscribe(self.redis.channels.name(channel))).await
     }
 
@@ -145,37 +158,55 @@ impl PubSub for Subscription {
 }
 
 impl Subscription {
-    fn listening(&self) -> MutexGuard<'_, Listening> {
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    fn leave(&self, channel: Channel) {
+        self.channels.rcu(|channels| channels.without(&channel));
     }
 
     /// Takes messages as fast as they come and puts them into our queue. Does nothing else: what it does not take in
     /// time is lost.
-    async fn dispatch(self: Arc<Self>, mut messages: Receiver<Message>, stop: CancellationToken) {
+    async fn dispatch(
+        self: Arc<Self>,
+        mut messages: Receiver<Message>,
+        mut restorations: mpsc::Receiver<Restored>,
+        mut outlet: Outlet,
+        stop: CancellationToken,
+    ) {
+        // Waited for once, not anew with each message.
+        let mut stopped = pin!(stop.cancelled());
+        let mut restorations_over = 0;
         loop {
             let message = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = &mut stopped => return,
+                Some(Restored { number, why }) = restorations.recv() => {
+                    restorations_over = number;
+                    outlet.send(Incoming::Interrupted(why));
+                    continue;
+                }
                 message = messages.recv() => message,
             };
             match message {
-                Ok(message) => self.hear(message),
+                Ok(message) if self.restorations_begun.load(Ordering::Acquire) == restorations_over => {
+                    self.hear(message, &mut outlet);
+                }
+                Ok(_) => {}
                 Err(RecvError::Lagged(lost)) => {
                     tracing::warn!(lost, "messages of the subscription were lost: we are too slow");
-                    self.listening().outlet.send(Incoming::Interrupted(Interruption::Lagged));
+                    outlet.send(Incoming::Interrupted(Interruption::Lagged));
                 }
                 Err(RecvError::Closed) => return,
             }
         }
     }
 
-    fn hear(&self, message: Message) {
+    fn hear(&self, message: Message, outlet: &mut Outlet) {
         let Some(channel) = self.redis.channels.parse(&message.channel) else { return };
-        let Some(payload) = message.value.into_bytes() else { return };
-        let mut listening = self.listening();
         // Left meanwhile, or never wanted by a subscriber whose request failed: a stray.
-        if listening.channels.contains(&channel) && !listening.is_restoring {
-            listening.outlet.send(Incoming::Message { channel, payload });
+        if !self.channels.load().contains(&channel) {
+            return;
+        }
+        if let Some(payload) = message.value.into_bytes() {
+            outlet.send(Incoming::Message { channel, payload });
         }
     }
 
@@ -193,7 +224,7 @@ impl Subscription {
                 event = reconnects.recv() => if let Err(RecvError::Closed) = event { return },
             }
             self.state.is_broken.store(true, Ordering::Relaxed);
-            self.listening().is_restoring = true;
+            self.restorations_begun.fetch_add(1, Ordering::AcqRel);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -211,12 +242,12 @@ impl Subscription {
         forget(reconnects);
         forget(losses);
         for attempt in 1..=RESUBSCRIBE_ATTEMPTS {
-            let wanted: Vec<_> = self.listening().channels.iter().copied().collect();
+            let wanted: Vec<_> = self.channels.load().iter().copied().collect();
             let names = wanted.iter().map(|channel| self.redis.channels.name(*channel)).collect();
             let answer = timed("resubscribe", self.subscribe_to(names)).await;
             let is_same_connection = || losses.is_empty() && reconnects.is_empty();
             if answer.is_ok() && is_same_connection() {
-                return self.restored(wanted.len());
+                return self.tell_restored(wanted.len()).await;
             }
             sleep(RESUBSCRIBE_PAUSE).await;
             if !is_same_connection() {
@@ -227,16 +258,16 @@ impl Subscription {
         watchdog::reconnect(&self.subscriber).await;
     }
 
-    fn restored(&self, channels: usize) {
+    async fn tell_restored(&self, channels: usize) {
         tracing::info!(channels, "the subscription is in force again");
         let asked_for = self.state.is_asked_for.swap(false, Ordering::Relaxed);
         let why = if asked_for { Interruption::Probe } else { Interruption::Reconnect };
         // First, so that whoever hears of the interruption finds it over.
         self.state.is_broken.store(false, Ordering::Relaxed);
         self.state.is_silent.store(false, Ordering::Relaxed);
-        let mut listening = self.listening();
-        listening.is_restoring = false;
-        listening.outlet.send(Incoming::Interrupted(why));
+        let number = self.restorations_begun.load(Ordering::Acquire);
+        // Nobody is there to be told any more when the node stops.
+        let _ = self.restored.send(Restored { number, why }).await;
     }
 
     /// Subscribes, and waits until the server has it: it answers in the order of asking.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mille_core::replica::{Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
 use mille_core::{Applied, Opened, Refusal};
 use mille_shared::directory::Role;
-use mille_shared::log::{CommitOutcome, LogEntry, LogPage, LogState, Terms};
+use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, Terms};
 use mille_shared::operation::Operation;
 use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
 use tokio::sync::mpsc;
@@ -160,6 +160,11 @@ impl OpenPlan {
         }
         self.traced.applied();
         self.answer_behind(jobs);
+    }
+
+    /// Whether a history is part of what this copy holds.
+    pub(super) fn knows(&self, head: Head) -> bool {
+        self.replica.knows(head)
     }
 
     /// Notes the traces of entries that come in next.
@@ -352,12 +357,7 @@ impl OpenPlan {
             Effect::StoreSnapshot(snapshot) => {
                 let retention = self.context.settings.retention;
                 jobs.spawn(async move {
-                    match backend.snapshots.store(plan, snapshot.to_snapshot(), retention).await {
-                        Ok(kept) => tracing::debug!(plan.id = %plan, revision = %snapshot.revision(), kept, "snapshot"),
-                        Err(error) => {
-                            tracing::warn!(plan.id = %plan, %error, "a snapshot was not kept; the next one will be")
-                        }
-                    }
+                    store::keep_snapshot(backend, plan, snapshot, retention).await;
                     (opening, Done::Closed)
                 });
             }

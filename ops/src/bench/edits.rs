@@ -1,0 +1,443 @@
+//! `mille bench edits`: what an edit costs, how many are taken, and when somebody at another node sees one.
+//!
+//! Each plan is a project of its own, with writers over all nodes and one subscriber. In a closed loop the writers send as
+//! fast as they are answered, which finds how many edits the cluster takes; with `--rate` each edit has its time, and the
+//! latencies are what people would feel. Redis is asked for its bare round trip in the same seconds, since no edit can be
+//! quicker, and for the commands it served.
+
+mod watchers;
+mod writers;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use mille_shared::Revision;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::count_up_to;
+use super::ground::Ground;
+use super::redis::Redis;
+use super::report::{Faults, Promise, Quantiles, conclude, costs_table, show};
+use super::usage::{Cost, Meter, counters, growth};
+use crate::output::Output;
+use crate::status::table;
+use watchers::{Seen, Watched, Watcher};
+use writers::{Pace, Seat, Told, Window, Writer};
+
+/// Sockets and projects being made at once, before the bench begins.
+const MADE_AT_ONCE: usize = 32;
+/// From the last socket to the first edit.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Edits that only warm up: plans open, and users are given their shares of the limits.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// How far above the bare round trip an edit may be seen at another node, with `--rate` and `everysec`.
+const REMOTE_P50_MAX_MS: f64 = 2.0;
+const REMOTE_P99_MAX_MS: f64 = 10.0;
+/// FCALLs per edit: one, and what leases, heads and the like add.
+const FCALLS_PER_EDIT_MAX: f64 = 1.1;
+/// How far messages per commit may be from the number of nodes that are interested: commits at the window's edges.
+const MESSAGES_SLACK: f64 = 0.05;
+/// Commands of Redis that are ours, or watch the connection: no edit causes them.
+const NOT_OURS: [&str; 3] = ["ping", "info", "config|get"];
+
+/// `mille bench edits`
+#[derive(Debug, Args)]
+pub(crate) struct EditsArgs {
+    /// State directory of the local cluster [default: the nearest .mille here or above].
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Plans, each of a project of its own, with one subscriber.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count_up_to::<1_000>())]
+    plans: u32,
+    /// Writers of each plan, spread over all nodes. Each is a user of its own.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = count_up_to::<200>())]
+    writers: u32,
+    /// Sockets of each writer. A socket may make 200 edits per second (MILLE_CONNECTION_OPERATIONS_PER_SECOND).
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count_up_to::<16>())]
+    sockets: u32,
+    /// All writers of a plan at one node.
+    #[arg(long)]
+    one_node: bool,
+    /// Edits that a socket keeps on their way, without --rate.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count_up_to::<256>())]
+    in_flight: u32,
+    /// Edits per second, all writers together, each at its time whatever became of the others.
+    #[arg(long, value_name = "N", conflicts_with = "in_flight", value_parser = count_up_to::<200_000>())]
+    rate: Option<u32>,
+    /// How long is measured, after two seconds that warm up.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// When Redis brings changes to disk meanwhile [default: as it does].
+    #[arg(long, value_enum)]
+    appendfsync: Option<Fsync>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Fsync {
+    Always,
+    Everysec,
+    No,
+}
+
+impl Fsync {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Everysec => "everysec",
+            Self::No => "no",
+        }
+    }
+}
+
+/// A plan and those who may use it.
+struct Plot {
+    project: i32,
+    plan: i32,
+    start: Revision,
+    reader: Arc<str>,
+    writers: Vec<Arc<str>>,
+    head: Arc<AtomicU64>,
+}
+
+/// Runs it; the exit code says whether its promises were kept.
+pub(crate) async fn run(args: &EditsArgs, output: Output) -> Result<ExitCode> {
+    let ground = Ground::prepare(args.state.as_deref(), 1).await?;
+    let mut redis = Redis::connect(&ground.state.redis.url).await?;
+    let usual = redis.appendfsync().await?;
+    let fsync = args.appendfsync.map_or(usual.as_str(), |fsync| fsync.as_str());
+    redis.set_appendfsync(fsync).await?;
+    let mut plots = Vec::new();
+    let findings = measure(args, &ground, &mut plots, fsync, output).await;
+    redis.set_appendfsync(&usual).await?;
+    stream::iter(&plots).for_each_concurrent(MADE_AT_ONCE, |plot| ground.clear_of(plot.project, output)).await;
+    ground.clear(output).await;
+    let findings = findings?;
+    conclude(output, &findings, &findings.text(), &findings.promises())
+}
+
+async fn measure(
+    args: &EditsArgs,
+    ground: &Ground,
+    plots: &mut Vec<Plot>,
+    fsync: &str,
+    output: Output,
+) -> Result<Findings> {
+    let nodes = &ground.state.nodes;
+    output.note(format_args!("mille: {} plans with {} writers each", args.plans, args.writers));
+    let made = (0..args.plans).map(|number| prepare(ground, number, args.writers));
+    *plots = stream::iter(made).buffered(MADE_AT_ONCE).try_collect().await?;
+
+    let seats = seats(args, ground, plots);
+    let node_of_socket: Arc<[usize]> = seats.iter().map(|(node, _)| *node).collect();
+    let sockets = seats.len();
+    let watched = plots.iter().enumerate().map(|(number, plot)| {
+        let node = (number + 1) % nodes.len();
+        Watcher::open(Watched {
+            url: nodes[node].url.clone(),
+            node,
+            token: Arc::clone(&plot.reader),
+            project: plot.project,
+            plan: plot.plan,
+            start: plot.start,
+            head: Arc::clone(&plot.head),
+            node_of_socket: Arc::clone(&node_of_socket),
+        })
+    });
+    let watchers: Vec<Watcher> = stream::iter(watched).buffered(MADE_AT_ONCE).try_collect().await?;
+    let opened = seats.into_iter().map(|(_, seat)| Writer::open(seat));
+    let opened: Vec<Writer> = stream::iter(opened).buffered(MADE_AT_ONCE).try_collect().await?;
+
+    let start = Instant::now() + SETTLE;
+    let opens = start + WARM_UP;
+    let window = Window { start, opens, closes: opens + Duration::from_secs(args.seconds.into()) };
+    let written = CancellationToken::new();
+    let mut seen: JoinSet<Result<Seen>> = JoinSet::new();
+    for watcher in watchers {
+        seen.spawn(watcher.run(window, written.clone()));
+    }
+    let mut told: JoinSet<Result<Told>> = JoinSet::new();
+    for (number, writer) in opened.into_iter().enumerate() {
+        told.spawn(writer.run(pace(args, number, sockets), window));
+    }
+
+    sleep_until(window.opens).await;
+    let mut redis = Redis::connect(&ground.state.redis.url).await?;
+    let stop = CancellationToken::new();
+    let pings = Redis::connect(&ground.state.redis.url).await?.ping(stop.clone());
+    let (commands, heard) = (redis.commands().await?, heard(ground).await?);
+    let mut meter = Meter::start(&ground.state);
+    sleep_until(window.closes).await;
+    let costs = meter.read();
+    stop.cancel();
+    let served = Served::new(&commands, &redis.commands().await?, self::heard(ground).await? - heard);
+    let pings = pings.await??;
+
+    let told: Vec<Told> = all(told).await?;
+    written.cancel();
+    let seen: Vec<Seen> = all(seen).await?;
+    let accepted: u64 = told.iter().map(|told| told.accepted).sum();
+    ensure!(accepted > 0, "no edit was taken");
+    let interested = if args.one_node || args.writers == 1 { 2 } else { nodes.len().min(args.writers as usize + 1) };
+    Ok(Findings {
+        bench: "edits",
+        nodes: nodes.len(),
+        plans: args.plans,
+        writers: args.writers,
+        sockets,
+        in_flight: args.rate.is_none().then_some(args.in_flight),
+        rate: args.rate,
+        seconds: args.seconds,
+        appendfsync: fsync.to_owned(),
+        accepted,
+        accepted_per_second: accepted as f64 / f64::from(args.seconds),
+        edits: Quantiles::of(told.iter().flat_map(|told| told.latencies.iter().copied()))?,
+        remote: Quantiles::of(seen.iter().flat_map(|seen| seen.latencies.iter().copied()))?,
+        redis_round_trip: Quantiles::of(pings)?,
+        sent_back: told.iter().map(|told| told.sent_back).sum(),
+        unanswered: told.iter().map(|told| told.unanswered).sum(),
+        faults: seen.iter().fold(Faults::default(), |faults, seen| faults + seen.faults),
+        interested,
+        price: Price::new(&costs, ground, accepted),
+        costs,
+        served,
+    })
+}
+
+/// A project with a plan, writers and a reader.
+async fn prepare(ground: &Ground, number: u32, writers: u32) -> Result<Plot> {
+    let (project, plan, start) = ground.another().await?;
+    let names = (0..writers).map(|writer| format!("bench-writer-{number}-{writer}"));
+    let writers = ground.admit_to(project, "EDITOR", names).await?;
+    let readers = ground.admit_to(project, "VIEWER", [format!("bench-watcher-{number}")]).await?;
+    ensure!(readers.len() == 1, "one reader was asked for");
+    let head = Arc::new(AtomicU64::new(start.seq));
+    Ok(Plot { project, plan, start, reader: Arc::clone(&readers[0]), writers, head })
+}
+
+/// Where each socket writes, and the place of its node.
+fn seats(args: &EditsArgs, ground: &Ground, plots: &[Plot]) -> Vec<(usize, Seat)> {
+    let nodes = &ground.state.nodes;
+    let plan_nodes: Arc<[String]> = ground.plan_nodes.iter().cloned().collect();
+    let mut seats = Vec::new();
+    for (of_plan, plot) in plots.iter().enumerate() {
+        for (writer, token) in plot.writers.iter().enumerate() {
+            for _ in 0..args.sockets {
+                let node = (of_plan + if args.one_node { 0 } else { writer }) % nodes.len();
+                let seat = Seat {
+                    number: seats.len(),
+                    url: nodes[node].url.clone(),
+                    token: Arc::clone(token),
+                    project: plot.project,
+                    plan: plot.plan,
+                    plan_nodes: Arc::clone(&plan_nodes),
+                    head: Arc::clone(&plot.head),
+                };
+                seats.push((node, seat));
+            }
+        }
+    }
+    seats
+}
+
+fn pace(args: &EditsArgs, number: usize, sockets: usize) -> Pace {
+    let Some(rate) = args.rate else { return Pace::Closed(args.in_flight as usize) };
+    let period = Duration::from_secs(1).mul_f64(sockets as f64 / f64::from(rate));
+    Pace::Open { period, phase: period.mul_f64(number as f64 / sockets as f64) }
+}
+
+async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
+    let mut done = Vec::with_capacity(tasks.len());
+    while let Some(one) = tasks.join_next().await {
+        done.push(one??);
+    }
+    Ok(done)
+}
+
+/// Batches of changes that nodes heard of, all together.
+async fn heard(ground: &Ground) -> Result<u64> {
+    let mut heard = 0;
+    for node in &ground.state.nodes {
+        heard += growth(&BTreeMap::new(), &counters(node).await?, "bridge_lag_seconds_count");
+    }
+    Ok(heard)
+}
+
+/// What Redis served in the window.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Served {
+    /// Calls of functions that may write: commits, tries that met a log that had moved, leases.
+    fcalls: u64,
+    /// Messages to channels: one for each commit, and the nodes' to themselves.
+    published: u64,
+    /// Commits that nodes heard of, all nodes together.
+    heard: u64,
+    /// Everything, also what functions call, by command.
+    commands: BTreeMap<String, u64>,
+}
+
+impl Served {
+    fn new(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>, heard: u64) -> Self {
+        let grown = |name: &String, count: &u64| count.saturating_sub(before.get(name).copied().unwrap_or(0));
+        let commands = after.iter().map(|(name, count)| (name.clone(), grown(name, count)));
+        let is_for_nodes = |(name, count): &(String, u64)| *count > 0 && !NOT_OURS.contains(&name.as_str());
+        let commands: BTreeMap<String, u64> = commands.filter(is_for_nodes).collect();
+        let of = |name: &str| commands.get(name).copied().unwrap_or(0);
+        Self { fcalls: of("fcall"), published: of("publish") + of("spublish"), heard, commands }
+    }
+}
+
+/// Processor seconds per million edits.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Price {
+    #[serde(rename = "nodes_cpu_seconds_per_million_edits")]
+    nodes: f64,
+    #[serde(rename = "redis_cpu_seconds_per_million_edits")]
+    redis: f64,
+    #[serde(rename = "generator_cpu_seconds_per_million_edits")]
+    generator: f64,
+}
+
+impl Price {
+    fn new(costs: &[Cost], ground: &Ground, edits: u64) -> Self {
+        let of = |is_meant: &dyn Fn(&str) -> bool| {
+            let seconds: f64 = costs.iter().filter(|cost| is_meant(&cost.name)).map(|cost| cost.cpu_seconds).sum();
+            seconds * 1e6 / edits as f64
+        };
+        let is_node = |name: &str| ground.state.nodes.iter().any(|node| node.name == name);
+        Self { nodes: of(&is_node), redis: of(&|name| name == "redis"), generator: of(&|name| name == "generator") }
+    }
+}
+
+/// What can be said of it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Findings {
+    bench: &'static str,
+    nodes: usize,
+    plans: u32,
+    writers: u32,
+    sockets: usize,
+    in_flight: Option<u32>,
+    rate: Option<u32>,
+    seconds: u32,
+    appendfsync: String,
+    accepted: u64,
+    accepted_per_second: f64,
+    edits: Quantiles,
+    /// At a subscriber whose node is not the writer's.
+    remote: Quantiles,
+    redis_round_trip: Quantiles,
+    /// Answers that sent an edit back for a while: too many at once.
+    sent_back: u64,
+    unanswered: usize,
+    faults: Faults,
+    /// Nodes that have each plan open.
+    interested: usize,
+    #[serde(flatten)]
+    price: Price,
+    costs: Vec<Cost>,
+    served: Served,
+}
+
+impl Findings {
+    fn fcalls_per_edit(&self) -> f64 {
+        self.served.fcalls as f64 / self.accepted as f64
+    }
+
+    fn messages_per_commit(&self) -> f64 {
+        self.served.heard as f64 / self.served.published.max(1) as f64
+    }
+
+    /// By how many milliseconds the way to another node is longer than Redis' bare round trip, at half and at p99.
+    fn above_the_round_trip(&self) -> [Option<f64>; 2] {
+        let (remote, bare) = (&self.remote, &self.redis_round_trip);
+        [(remote.p50_ms, bare.p50_ms), (remote.p99_ms, bare.p99_ms)].map(|(remote, bare)| Some(remote? - bare?))
+    }
+
+    fn promises(&self) -> Vec<Promise> {
+        let Faults { lost, duplicates, snapshots } = self.faults;
+        let (fcalls, messages) = (self.fcalls_per_edit(), self.messages_per_commit());
+        let expected = self.interested as f64;
+        let mut promises = vec![
+            Promise::new("0 lost", lost == 0, lost.to_string()),
+            Promise::new("0 duplicates", duplicates == 0, duplicates.to_string()),
+            Promise::new(
+                "every subscriber saw every change by itself",
+                snapshots == 0,
+                format!("{snapshots} snapshots"),
+            ),
+            Promise::new("every edit answered", self.unanswered == 0, format!("{} unanswered", self.unanswered)),
+            Promise::new("at most 1.1 FCALLs per edit", fcalls <= FCALLS_PER_EDIT_MAX, format!("{fcalls:.3}")),
+            Promise::new(
+                "one message per commit and node that has the plan open",
+                (messages / expected - 1.0).abs() <= MESSAGES_SLACK,
+                format!("{messages:.2} of {expected}"),
+            ),
+        ];
+        if self.rate.is_some() && self.appendfsync == "everysec" {
+            let [p50, p99] = self.above_the_round_trip();
+            let within = |measured: Option<f64>, max: f64| measured.is_some_and(|measured| measured <= max);
+            let near = within(p50, REMOTE_P50_MAX_MS) && within(p99, REMOTE_P99_MAX_MS);
+            let measured = format!("{} and {} ms", show(p50), show(p99));
+            promises.push(Promise::new(
+                "at another node within 2 ms (p50) and 10 ms (p99) above the bare round trip",
+                near,
+                measured,
+            ));
+        }
+        promises
+    }
+
+    fn text(&self) -> String {
+        let how = match (self.rate, self.in_flight) {
+            (Some(rate), _) => format!("{rate} edits per second"),
+            (None, in_flight) => format!("{} on their way per socket", in_flight.unwrap_or_default()),
+        };
+        let [p50, p99] = self.above_the_round_trip();
+        let times = table(&[
+            Quantiles::titles("TIME"),
+            self.edits.row("an edit, until it is answered"),
+            self.remote.row("an edit, until it is seen at another node"),
+            self.redis_round_trip.row("Redis, there and back"),
+        ]);
+        let Price { nodes, redis, generator } = &self.price;
+        let commands: Vec<String> =
+            self.served.commands.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        format!(
+            "{} plans with {} writers each over {} sockets on {} nodes, {how}, for {} s; appendfsync {}\n\n\
+             {:.0} edits per second were accepted ({}), {} sent back for a while\n\n{times}\n\
+             beyond Redis' own way: {} ms (p50), {} ms (p99)\n\n{}\n\n{}\n\
+             per million edits: nodes {nodes:.1}, Redis {redis:.1}, generator {generator:.1} processor seconds\n\
+             Redis: {:.3} FCALLs per edit, {:.1} edits per commit, {:.2} messages to nodes per commit\n  {}",
+            self.plans,
+            self.writers,
+            self.sockets,
+            self.nodes,
+            self.seconds,
+            self.appendfsync,
+            self.accepted_per_second,
+            self.accepted,
+            self.sent_back,
+            show(p50),
+            show(p99),
+            self.faults,
+            costs_table(&self.costs),
+            self.fcalls_per_edit(),
+            self.accepted as f64 / self.served.published.max(1) as f64,
+            self.messages_per_commit(),
+            commands.join(", "),
+        )
+    }
+}
