@@ -28,7 +28,7 @@ use crate::gateway::router::{self, Doors, DrainDoor};
 use crate::gateway::shedding::Shedding;
 use crate::gateway::strangers::Strangers;
 use crate::gateway::tls::{Tls, TlsError};
-use crate::gateway::transport::{BodyRoom, Transport, TransportObserver};
+use crate::gateway::transport::{BodyRoom, Documents, Transport, TransportObserver};
 use crate::gateway::{graphql, presence, welcome};
 use crate::metrics::Metrics;
 use crate::pressure::sampler::Sampler;
@@ -182,6 +182,7 @@ impl Node {
             tasks: shutdown.sockets.clone(),
             observer,
             quotas: quotas.clone(),
+            documents: Documents::default(),
             bodies: BodyRoom::new(config.limits.request_bytes_in_flight_max),
         };
         let doors = router::doors(Doors {

@@ -19,6 +19,7 @@ use super::super::transport::{BodyRoom, EventRevision, ResumeAfter, Session, Tra
 use super::*;
 use crate::drain::{Drain, Phase};
 use crate::gateway::fanout::Groups;
+use crate::gateway::transport::Documents;
 use crate::metrics::Metrics;
 use crate::pressure::Level;
 use crate::quota::UserQuotas;
@@ -122,6 +123,7 @@ async fn node(dev: bool) -> Node {
         tasks: TaskTracker::new(),
         observer: Arc::new(()),
         quotas: UserQuotas::alone(),
+        documents: Documents::default(),
         bodies: BodyRoom::new(1_000_000),
     };
     let asked = drain.clone();

@@ -26,7 +26,7 @@ const WALK_BYTES_MAX: usize = 256 * 1024;
 const RECENT_MAX: usize = 256;
 const RECENT_BYTES_MAX: usize = 256 * 1024;
 /// How many times as long as the walk was the moment is that is let pass behind it.
-const MOMENT_PER_WALK: u32 = 4;
+const MOMENT_PER_WALK: u32 = 8;
 /// Members that are told before other tasks of the node have their turn.
 const MEMBERS_PER_TURN: usize = 64;
 

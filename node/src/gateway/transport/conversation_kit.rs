@@ -18,6 +18,7 @@ use crate::drain::Drain;
 use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
 use crate::gateway::fanout::Groups;
 use crate::gateway::shedding::Shedding;
+use crate::gateway::transport::Documents;
 use crate::metrics::Metrics;
 use crate::pressure::Pressure;
 use crate::quota::UserQuotas;
@@ -217,6 +218,7 @@ impl Client {
         let groups = Groups::new(authenticator.revoked().clone(), Arc::clone(&observer), limits.fan_out_moment_max);
         let transport = Transport {
             groups,
+            documents: Documents::default(),
             executor: Schema::build(Query, Mutation, Events).data(world.clone()).finish(),
             authenticator: authenticator.clone(),
             shedding: Shedding::new(metrics),

@@ -5,7 +5,7 @@ use mille_shared::ErrorCode;
 
 use super::Dialect;
 use super::frames::ClientFrame;
-use super::request::OperationRequest;
+use super::request::{Documents, OperationRequest};
 
 /// What a client's frame was read as.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,5 +42,5 @@ pub fn read_request(body: &[u8]) -> Option<Result<(), ErrorCode>> {
 }
 
 fn prepare(request: OperationRequest) -> Result<(), ErrorCode> {
-    request.prepare().map(drop).map_err(|refusal| refusal.code)
+    request.prepare(&Documents::default()).map(drop).map_err(|refusal| refusal.code)
 }

@@ -63,7 +63,7 @@ async fn answer_as<E: Executor>(
     };
     // The body may have taken its time.
     transport.authenticator.still_counts(&session.identity())?;
-    let operation = match request.prepare() {
+    let operation = match request.prepare(&transport.documents) {
         Ok(operation) => operation,
         Err(refusal) => return Ok(written(format, &refusal.to_response())),
     };

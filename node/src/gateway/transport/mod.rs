@@ -27,6 +27,7 @@ pub use bodies::BodyRoom;
 pub use frames::Dialect;
 pub use http::{answer, graphiql};
 use mille_shared::{LimitName, limits};
+pub use request::Documents;
 pub(super) use request::Operation;
 #[cfg(test)]
 pub(super) use request::prepared;
@@ -65,6 +66,8 @@ pub struct Transport<E> {
     pub bodies: BodyRoom,
     /// Who is told the same together.
     pub groups: Groups,
+    /// What was read before.
+    pub documents: Documents,
 }
 
 /// The bounds of one caller.

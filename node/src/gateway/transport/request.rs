@@ -7,10 +7,12 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType, Selection, SelectionSet};
 use async_graphql::{Request, ServerError, Variables};
 use mille_shared::{ErrorCode, LimitName, TraceParent};
+use quick_cache::sync::Cache;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -65,20 +67,52 @@ impl Operation {
     }
 }
 
+/// Documents that are kept, and the bytes of one that is: clients have few, and send them again and again.
+const DOCUMENTS_MAX: usize = 512;
+const DOCUMENT_BYTES_MAX: usize = 4 * 1024;
+
+/// Documents that were read and found good, for those who send them again: to read one costs more than most of them do. Cheap
+/// to clone; the clones share them. Those that are used least go first.
+#[derive(Clone)]
+pub struct Documents(Arc<Cache<String, Arc<ExecutableDocument>>>);
+
+impl Default for Documents {
+    fn default() -> Self {
+        Self(Arc::new(Cache::new(DOCUMENTS_MAX)))
+    }
+}
+
+impl Documents {
+    /// Reads a query and looks at its size, unless that was done before.
+    fn read(&self, request: &mut Request) -> Result<(), ApiError> {
+        if let Some(document) = self.0.get(&request.query) {
+            request.set_parsed_query(ExecutableDocument::clone(&document));
+            return Ok(());
+        }
+        check_nesting(&request.query)?;
+        let document = request.parsed_query().map_err(parse_error)?;
+        check_selections(document)?;
+        if request.query.len() <= DOCUMENT_BYTES_MAX {
+            let document = Arc::new(request.parsed_query().map_err(parse_error)?.clone());
+            self.0.insert(request.query.clone(), document);
+        }
+        Ok(())
+    }
+}
+
 impl OperationRequest {
-    /// Parses the query and looks at its size.
-    pub(super) fn prepare(self) -> Result<Operation, ApiError> {
+    /// Reads the query and looks at its size.
+    pub(super) fn prepare(self, documents: &Documents) -> Result<Operation, ApiError> {
         let Some(query) = self.query.filter(|query| !query.trim().is_empty()) else {
             return Err(ApiError::new(ErrorCode::ValidationFailed, "a request needs a `query`"));
         };
-        check_nesting(&query)?;
         let trace = self.extensions.as_deref().and_then(traceparent);
         let mut request = Request::new(query).variables(self.variables.unwrap_or_default());
         request.operation_name = self.operation_name.filter(|name| !name.is_empty());
         let name = request.operation_name.clone();
+        documents.read(&mut request)?;
         let document = request.parsed_query().map_err(parse_error)?;
         let kind = kind_of(document, name.as_deref());
-        check_selections(document)?;
         if let (Some(name), DocumentOperations::Single(_)) = (&name, &document.operations) {
             let message = format!("Unknown operation named \"{name}\"");
             return Err(ApiError::new(ErrorCode::ValidationFailed, message));
@@ -221,7 +255,9 @@ impl<'a> Selections<'a> {
 /// A query that is one.
 #[cfg(test)]
 pub(in crate::gateway) fn prepared(query: &str) -> Operation {
-    OperationRequest { query: Some(query.to_owned()), ..OperationRequest::default() }.prepare().expect("a good request")
+    OperationRequest { query: Some(query.to_owned()), ..OperationRequest::default() }
+        .prepare(&Documents::default())
+        .expect("a good request")
 }
 
 #[cfg(test)]
@@ -231,7 +267,7 @@ mod tests {
     use super::*;
 
     fn prepared(query: &str) -> Result<Operation, ApiError> {
-        OperationRequest { query: Some(query.to_owned()), ..OperationRequest::default() }.prepare()
+        OperationRequest { query: Some(query.to_owned()), ..OperationRequest::default() }.prepare(&Documents::default())
     }
 
     fn refusal(query: &str) -> ErrorCode {
@@ -253,10 +289,33 @@ mod tests {
                 operation_name: name.map(str::to_owned),
                 ..OperationRequest::default()
             };
-            assert_eq!(request.prepare().expect("a good request").kind, kind, "{query}");
+            assert_eq!(request.prepare(&Documents::default()).expect("a good request").kind, kind, "{query}");
         }
         assert_eq!(refusal(""), ErrorCode::ValidationFailed);
         assert_eq!(refusal("{ a"), ErrorCode::ValidationFailed);
+    }
+
+    #[test]
+    fn a_document_that_is_sent_again_is_read_once_and_judged_as_before() {
+        let documents = Documents::default();
+        let prepare = |query: &str, name: Option<&str>| {
+            let request = OperationRequest {
+                query: Some(query.to_owned()),
+                operation_name: name.map(str::to_owned),
+                ..OperationRequest::default()
+            };
+            request.prepare(&documents).map(|operation| operation.kind).map_err(|refusal| refusal.code)
+        };
+        let two = "query A { a } subscription B { b }";
+        for _ in 0..2 {
+            assert_eq!(prepare(two, Some("A")), Ok(OperationType::Query));
+            assert_eq!(prepare(two, Some("B")), Ok(OperationType::Subscription));
+            assert_eq!(prepare("{ a }", Some("A")), Err(ErrorCode::ValidationFailed));
+            assert_eq!(prepare("{ a", None), Err(ErrorCode::ValidationFailed));
+            let large = format!("{{ a }} # {}", "x".repeat(DOCUMENT_BYTES_MAX));
+            assert_eq!(prepare(&large, None), Ok(OperationType::Query));
+        }
+        assert_eq!(documents.0.len(), 2, "those that are good, and not large");
     }
 
     #[test]
@@ -265,7 +324,7 @@ mod tests {
         let trace = |extensions: &str| {
             let body = format!(r#"{{"query": "{{ a }}", "extensions": {extensions}}}"#);
             let request: OperationRequest = serde_json::from_str(&body).expect("a request");
-            request.prepare().expect("a good request").trace.map(|trace| trace.to_string())
+            request.prepare(&Documents::default()).expect("a good request").trace.map(|trace| trace.to_string())
         };
         assert_eq!(trace(&format!(r#"{{"x": [1], "traceparent": "{good}"}}"#)).as_deref(), Some(good));
         let deep = "[".repeat(1_000) + &"]".repeat(1_000);

@@ -16,6 +16,7 @@ use crate::gateway::auth::{AuthSettings, Authenticator, KeySettings};
 use crate::gateway::fanout::Groups;
 use crate::gateway::listener::{ListenerSettings, serve};
 use crate::gateway::shedding::Shedding;
+use crate::gateway::transport::Documents;
 use crate::quota::UserQuotas;
 
 struct Query;
@@ -49,6 +50,7 @@ async fn node(settings: ListenerSettings) -> Node {
         tasks: tasks.clone(),
         observer: Arc::new(()),
         quotas: UserQuotas::alone(),
+        documents: Documents::default(),
         bodies: BodyRoom::new(1_000_000),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -132,7 +132,7 @@ fn streamed<E: Executor>(
     let revision = EventRevision::default();
     // A query or mutation is answered, and over with that.
     let mut farewell = std::future::pending().boxed();
-    let source = match request.prepare() {
+    let source = match request.prepare(&transport.documents) {
         Ok(operation) if operation.kind == OperationType::Mutation && !may_change => {
             let refusal = ApiError::new(ErrorCode::ValidationFailed, "a mutation must be sent with POST");
             Source::One(one(refusal.to_response()))

@@ -82,7 +82,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             return self.turn_away(&id, &excess.into());
         }
         let Some(session) = self.session.clone() else { return };
-        let mut operation = match request.prepare() {
+        let mut operation = match request.prepare(&self.transport.documents) {
             Ok(operation) => operation,
             Err(refusal) => return self.refuse(&id, &refusal),
         };
