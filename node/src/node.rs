@@ -173,7 +173,12 @@ impl Node {
         let observer: Arc<dyn TransportObserver> = Arc::clone(&metrics) as _;
         let moment_max = config.limits.transport.fan_out_moment_max;
         let transport = Transport {
-            groups: Groups::new(authenticator.revoked().clone(), Arc::clone(&observer), moment_max),
+            groups: Groups::new(
+                authenticator.revoked().clone(),
+                Arc::clone(&observer),
+                moment_max,
+                shutdown.sockets.clone(),
+            ),
             executor: graphql::schema(projects.clone(), cluster.clone(), revoker.clone(), config.dev),
             authenticator: authenticator.clone(),
             shedding: shedding.clone(),

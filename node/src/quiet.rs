@@ -3,7 +3,7 @@
 //! A socket's task runs for many reasons, and each time it asks everything that it waits for. Some of that hardly ever
 //! comes and is the same for all sockets: the node is taken out, a token is revoked. To ask takes a lock which all of them
 //! share, once per socket and event. A quiet future is asked once; from then on it is asked again only when something has
-//! woken it, and until then an answer is one look at a flag of its own.
+//! woken it, and until then an answer is a look at a flag of its own.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,8 +17,6 @@ use futures_util::task::AtomicWaker;
 pub struct Quiet<F> {
     future: F,
     bell: Arc<Bell>,
-    /// Who is woken by the bell that has not rung.
-    known: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -31,7 +29,7 @@ impl<F: Future + Unpin> Quiet<F> {
     /// Nothing was asked yet.
     pub fn new(future: F) -> Self {
         let bell = Arc::new(Bell { has_rung: AtomicBool::new(true), task: AtomicWaker::new() });
-        Self { future, bell, known: None }
+        Self { future, bell }
     }
 }
 
@@ -39,17 +37,10 @@ impl<F: Future + Unpin> Future for Quiet<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let Self { future, bell, known } = &mut *self;
-        let is_known = known.as_ref().is_some_and(|known| known.will_wake(cx.waker()));
-        if is_known && !bell.has_rung.load(Ordering::Acquire) {
-            return Poll::Pending;
-        }
+        let Self { future, bell } = &mut *self;
         // In this order: a bell that rings before the task is known to it is seen below, one that rings later wakes the task.
-        // A bell that has rung knows nobody any more.
-        let has_rung = bell.has_rung.swap(false, Ordering::AcqRel);
         bell.task.register(cx.waker());
-        *known = Some(cx.waker().clone());
-        if !has_rung && !bell.has_rung.load(Ordering::Acquire) {
+        if !bell.has_rung.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
         let waker = Waker::from(Arc::clone(bell));

@@ -48,6 +48,14 @@ async fn who_reads_nothing_for_a_while_keeps_the_socket_delays_nobody_and_reads_
     ensure!(slow_replica.snapshots() == 1, "the log reaches back: every change is told");
     ensure!(slow_replica.seen().len() == quick_replica.seen().len(), "both saw as many changes");
     ensure!(same_value(slow_replica.document(), quick_replica.document()), "and hold the same document");
+
+    // Who was behind is told with the others again: everything, and once.
+    for x in 0..20 {
+        ada.move_node(&project, &name_of(0), f64::from(x), 1.0).await?;
+    }
+    let end = ada.revision(&project).await?;
+    slow.read_until(slow_replica, end).await.context("the slow reader, later")?;
+    read_until(&mut quick, quick_replica, end).await.context("the quick reader, later")?;
     cluster.must_live()
 }
 

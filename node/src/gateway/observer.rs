@@ -25,6 +25,10 @@ impl TransportObserver for Metrics {
         self.plans.fan_out_seconds.record_many(age.as_secs_f64(), times);
     }
 
+    fn fell_behind(&self) {
+        self.plans.listeners_behind.increment(1);
+    }
+
     fn subscribed(&self) {
         self.connections.subscribed();
     }

@@ -114,7 +114,7 @@ async fn node(dev: bool) -> Node {
     let metrics = Arc::new(Metrics::new());
     let moment_max = TransportLimits::default().fan_out_moment_max;
     let transport = Transport {
-        groups: Groups::new(authenticator.revoked().clone(), Arc::new(()), moment_max),
+        groups: Groups::new(authenticator.revoked().clone(), Arc::new(()), moment_max, TaskTracker::new()),
         executor: Schema::build(Query, Mutation, Events).data(authenticator.clone()).finish(),
         authenticator: authenticator.clone(),
         shedding: super::super::shedding::Shedding::new(Arc::clone(&metrics)),

@@ -198,6 +198,12 @@ impl Following {
         Ok(())
     }
 
+    /// Whether the next event is here already.
+    #[must_use]
+    pub fn has_at_hand(&self) -> bool {
+        self.past.is_some() || !self.backlog.is_empty() || self.replay.is_none() && !self.live.is_empty()
+    }
+
     /// Whether the actor has let go of us, and nothing that it told us waits.
     fn is_let_go(&self) -> bool {
         self.live.is_closed() && self.live.is_empty()
@@ -291,8 +297,17 @@ impl Following {
         if self.start == Start::Next && self.place.is_none() {
             self.reach(attached.head);
         }
+        let lacks_nothing = matches!(&attached.backlog, Backlog::Events(events) if events.is_empty());
+        if lacks_nothing && self.place.is_some_and(|place| place.revision == attached.head.revision) {
+            // What was only the client's word is known now.
+            self.reach(attached.head);
+        }
         self.live = attached.live;
         (self.past, self.replay) = (None, None);
+        if matches!(self.audience, Audience::Many) {
+            // While nobody listened, nobody was told.
+            self.backlog.push_back(PlanEvent::MembersChanged);
+        }
         match attached.backlog {
             Backlog::Events(events) => self.backlog.extend(events),
             Backlog::Past { past, from, events } => {

@@ -45,6 +45,12 @@ impl ProjectHandle {
         self.id
     }
 
+    /// Whether it is a handle of the same actor.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.commands.same_channel(&other.commands)
+    }
+
     /// The node this handle is on.
     #[must_use]
     pub fn node(&self) -> &NodeId {

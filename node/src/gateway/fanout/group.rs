@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::{FutureExt as _, Stream, stream};
 use mille_shared::log::Head;
@@ -20,18 +20,21 @@ use super::render::{Execution, Rendered, Renderer};
 use super::walk::Walker;
 use super::{Common, Deposit};
 use crate::gateway::transport::Session;
-use crate::project::{Ended, Following, Place, PlanEvent, ProjectHandle};
+use crate::pressure::Backlog;
+use crate::project::{Ended, Following, Members, Place, PlanEvent, ProjectHandle};
 
 /// Answers that are kept for those who catch up, and their bytes. Beyond it the oldest go, and are made again.
 const MADE_MAX: usize = 16_384;
-const MADE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Everybody who asked the same of a plan.
 pub struct Group {
-    pub(super) project: ProjectHandle,
+    project: Mutex<ProjectHandle>,
     pub(super) plan: PlanId,
     pub(super) common: Arc<Common>,
     press: Mutex<Press>,
+    /// The execution failed. It will again, so nobody new comes.
+    is_broken: AtomicBool,
     /// Subscriptions that catch up alone.
     alone: AtomicUsize,
     line: Mutex<Line>,
@@ -46,7 +49,8 @@ struct Press {
     renderer: Renderer,
     made: HashMap<Made, Arc<Rendered>>,
     order: VecDeque<Made>,
-    bytes: usize,
+    /// Counts what is kept with what waits for sockets: it is there for those who are slow.
+    kept: Backlog,
 }
 
 /// An event, as far as what it comes to goes.
@@ -75,11 +79,13 @@ pub struct Member {
     pub opening: Box<[u8]>,
     /// How far it is.
     pub place: Place,
+    /// It has left, or was let go of.
+    pub is_gone: bool,
 }
 
 impl Member {
-    pub(super) fn is_allowed(&self, role_of: impl Fn(&UserId) -> bool) -> bool {
-        role_of(&self.session.identity().user_id)
+    pub(super) fn is_allowed(&self, members: &Members) -> bool {
+        members.role_of(&self.session.identity().user_id).is_some()
     }
 }
 
@@ -87,11 +93,13 @@ impl Group {
     pub(super) fn new(deposit: &Deposit, execution: Execution, common: Arc<Common>) -> Arc<Self> {
         let (project, plan) = (deposit.following.project().clone(), deposit.plan);
         let renderer = Renderer::new(project.id(), plan, execution);
-        let press = Press { renderer, made: HashMap::new(), order: VecDeque::new(), bytes: 0 };
+        let kept = project.metrics().pressure.backlog();
+        let press = Press { renderer, made: HashMap::new(), order: VecDeque::new(), kept };
         Arc::new(Self {
-            project,
+            project: Mutex::new(project),
             plan,
             common,
+            is_broken: AtomicBool::new(false),
             press: Mutex::new(press),
             alone: AtomicUsize::new(0),
             line: Mutex::default(),
@@ -100,10 +108,32 @@ impl Group {
         })
     }
 
+    /// The project, as it was last seen to be served.
+    pub(super) fn project(&self) -> ProjectHandle {
+        self.project.lock().clone()
+    }
+
+    /// Its members, as they are known now.
+    pub(super) fn members(&self) -> Arc<Members> {
+        self.project.lock().members()
+    }
+
+    /// The project is served so now: its actor may be another one.
+    pub(super) fn is_served_by(&self, project: &ProjectHandle) {
+        let mut known = self.project.lock();
+        if !known.is_same(project) {
+            *known = project.clone();
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
     /// A subscription that left goes on from where it is, alone.
     #[must_use]
     pub fn resumed(&self, user: &UserId, place: Place) -> Following {
-        Following::resumed(self.project.clone(), self.plan, user, place)
+        Following::resumed(self.project(), self.plan, user, place)
     }
 
     /// Lets a subscription join. Its connection is told what comes behind its place, or that it must catch up once more.
@@ -118,7 +148,7 @@ impl Group {
         }
         drop(line);
         let mut walker = Walker::new(Arc::clone(self), place);
-        tokio::spawn(async move {
+        self.common.tasks.spawn(async move {
             if AssertUnwindSafe(walker.run()).catch_unwind().await.is_err() {
                 // A mistake of ours, which the panic hook has told. Who comes back finds a new task.
                 walker.end(Ended::Stopping);
@@ -157,8 +187,10 @@ impl Group {
             return Some(Arc::clone(rendered));
         }
         let rendered = Arc::new(press.renderer.render(event.clone(), head));
-        self.project.metrics().plans.fan_out_executions.increment(1);
-        if self.alone.load(Ordering::Relaxed) > 0 {
+        self.project.lock().metrics().plans.fan_out_executions.increment(1);
+        self.is_broken.fetch_or(rendered.failure.is_some(), Ordering::Relaxed);
+        // Nobody else needs what one alone is told.
+        if self.alone.load(Ordering::Relaxed) > 1 {
             press.keep(made, Arc::clone(&rendered));
         }
         Some(rendered)
@@ -167,12 +199,12 @@ impl Group {
 
 impl Press {
     fn keep(&mut self, made: Made, rendered: Arc<Rendered>) {
-        self.bytes += rendered.bytes();
+        self.kept.add(rendered.bytes());
         self.made.insert(made, rendered);
         self.order.push_back(made);
-        while self.order.len() > MADE_MAX || self.bytes > MADE_BYTES_MAX {
-            let oldest = self.order.pop_front().and_then(|oldest| self.made.remove(&oldest));
-            self.bytes -= oldest.map_or(0, |oldest| oldest.bytes());
+        while self.order.len() > MADE_MAX || self.kept.bytes() > MADE_BYTES_MAX {
+            let Some(oldest) = self.order.pop_front().and_then(|oldest| self.made.remove(&oldest)) else { return };
+            self.kept.remove(oldest.bytes());
         }
     }
 }
@@ -226,7 +258,8 @@ impl Drop for Company {
     fn drop(&mut self) {
         if self.0.alone.fetch_sub(1, Ordering::Relaxed) == 1 {
             let mut press = self.0.press.lock();
-            (press.made, press.order, press.bytes) = (HashMap::new(), VecDeque::new(), 0);
+            (press.made, press.order) = (HashMap::new(), VecDeque::new());
+            press.kept.set(0, 0);
         }
     }
 }

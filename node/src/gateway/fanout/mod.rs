@@ -17,6 +17,7 @@ use std::time::Duration;
 use mille_shared::{PlanId, ProjectId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 pub use group::{Alone, Group, Member, alone};
 pub use outlet::{Delivery, Outlet, Waiting};
@@ -52,6 +53,7 @@ pub(super) struct Common {
     pub(super) revoked: RevokedTokens,
     pub(super) observer: Arc<dyn TransportObserver>,
     pub(super) moment_max: Duration,
+    pub(super) tasks: TaskTracker,
 }
 
 impl Common {
@@ -96,10 +98,16 @@ impl Sharing {
 }
 
 impl Groups {
-    /// None yet. `moment_max`: how long a group waits at most for more, after it has told something.
+    /// None yet. `moment_max`: how long a group waits at most for more, after it has told something. A group's task is one of
+    /// `tasks` and ends with the group's last subscription.
     #[must_use]
-    pub fn new(revoked: RevokedTokens, observer: Arc<dyn TransportObserver>, moment_max: Duration) -> Self {
-        Self { known: Arc::default(), common: Arc::new(Common { revoked, observer, moment_max }) }
+    pub fn new(
+        revoked: RevokedTokens,
+        observer: Arc<dyn TransportObserver>,
+        moment_max: Duration,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { known: Arc::default(), common: Arc::new(Common { revoked, observer, moment_max, tasks }) }
     }
 
     /// The group of those who ask the same.
@@ -110,7 +118,9 @@ impl Groups {
         let mut known = self.known.lock();
         let same = known.groups.get(&key).into_iter().flatten().filter_map(Weak::upgrade);
         // Its members hold it, and its task.
-        if let Some(group) = same.into_iter().find(|group| Arc::strong_count(group) <= GROUP_MAX + 2) {
+        let has_room = |group: &Arc<Group>| Arc::strong_count(group) <= GROUP_MAX + 2 && !group.is_broken();
+        if let Some(group) = same.into_iter().find(has_room) {
+            group.is_served_by(deposit.following.project());
             return group;
         }
         known.sweep();

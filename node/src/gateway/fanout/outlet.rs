@@ -2,7 +2,8 @@
 //!
 //! Straight is for a socket that keeps up: nothing of a group waits for it and the system takes what is written. From the
 //! first event that does not go out so, all go to the queue, until the task has flushed the last of them. The queue is
-//! bounded; a subscription that does not fit any more is let go by its group, and its task brings it up to date.
+//! bounded, but for a word per subscription that ends or is let go; a subscription that does not fit any more is let go by its
+//! group, and its task brings it up to date.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -49,9 +50,14 @@ pub(super) enum Handed {
     Sent,
     /// It waits for the connection's task.
     Queued,
-    /// The subscription is none of the group's any more.
+    /// There was no room for it: the group has let go of the subscription.
+    LetGo,
+    /// The subscription has left.
     Gone,
 }
+
+/// More than this is not written past the task, which would have to hold what the system does not take of it.
+pub(super) const STRAIGHT_BYTES_MAX: usize = 64 * 1024;
 
 /// The end of a connection that groups know.
 pub struct Outlet {
@@ -149,21 +155,26 @@ impl Outlet {
     }
 
     /// Hands over deliveries to a subscription that was told everything up to `place`. `frames` are all of them as they go
-    /// over a wire. `revocations`: how many there have been; who has not looked at the last one is told nothing past its task.
+    /// over a wire; none, if they must go by way of the task. `revocations`: how many there have been; who has not looked at the
+    /// last one is told nothing past its task.
     pub(super) fn hand_over(
         &self,
         serial: u64,
         place: Place,
         deliveries: &[Arc<Delivery>],
-        frames: &[u8],
+        frames: Option<&[u8]>,
         revocations: u64,
     ) -> Handed {
         let mut state = self.state.lock();
         if !state.joined.contains(&serial) {
             return Handed::Gone;
         }
-        if state.is_direct && self.looked.load(Ordering::Acquire) == revocations {
-            match self.wire.as_ref().map_or(Sent::Not, |wire| wire.send(frames)) {
+        let straight = frames.filter(|frames| frames.len() <= STRAIGHT_BYTES_MAX).zip(self.wire.as_ref());
+        if let Some((frames, wire)) = straight
+            && state.is_direct
+            && self.looked.load(Ordering::Acquire) == revocations
+        {
+            match wire.send(frames) {
                 Sent::Whole => return Handed::Sent,
                 Sent::Begun => {
                     (state.must_flush, state.is_direct) = (true, false);
@@ -212,7 +223,7 @@ impl State {
                     && self.backlog.bytes().saturating_add(bytes) <= limits::OUTBOX_BYTES_MAX;
             if !has_room {
                 self.let_go(serial, place);
-                return Handed::Gone;
+                return Handed::LetGo;
             }
             self.backlog.add(bytes);
             self.queue.push_back((Waiting::Delivery(serial, Arc::clone(delivery)), place));

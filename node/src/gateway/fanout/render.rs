@@ -92,6 +92,7 @@ pub(super) struct Renderer {
     responses: BoxStream<'static, Response>,
     feed: RenderFeed,
     woken: Arc<Woken>,
+    is_over: bool,
 }
 
 /// Whether the execution has more to do at once.
@@ -107,7 +108,7 @@ impl Wake for Woken {
 impl Renderer {
     pub(super) fn new(project: ProjectId, plan: PlanId, execution: Execution) -> Self {
         let feed = RenderFeed::new(project, plan);
-        Self { responses: execution(feed.clone()), feed, woken: Arc::default() }
+        Self { responses: execution(feed.clone()), feed, woken: Arc::default(), is_over: false }
     }
 
     /// What an event that leads to `head` comes to.
@@ -119,16 +120,22 @@ impl Renderer {
             failure: None,
         };
         self.feed.put(event);
+        if self.is_over {
+            rendered.failure = Some(broken());
+            return rendered;
+        }
         while let Some(mut response) = self.next() {
             complete_errors(&mut response);
             let is_lost = response.data == Value::Null && response.is_err();
             match serde_json::to_vec(&response) {
+                // Behind a failure comes nothing more of this event.
+                _ if rendered.failure.is_some() => {}
                 Ok(payload) if !is_lost => rendered.payloads.push(payload.into()),
-                _ => {
-                    rendered.failure = Some(response);
-                    break;
-                }
+                _ => rendered.failure = Some(response),
             }
+        }
+        if self.is_over {
+            rendered.failure.get_or_insert_with(broken);
         }
         rendered
     }
@@ -146,8 +153,8 @@ impl Renderer {
                 Ok(Poll::Pending) => return None,
                 // It is over, as if by its own will; or by a mistake of ours, which the panic hook has told.
                 Ok(Poll::Ready(None)) | Err(_) => {
-                    self.responses = stream::repeat_with(broken).boxed();
-                    return Some(broken());
+                    self.is_over = true;
+                    return None;
                 }
             }
         }

@@ -14,14 +14,14 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::group::{Group, Member};
-use super::outlet::{Delivery, Handed};
+use super::outlet::{Delivery, Handed, STRAIGHT_BYTES_MAX};
 use super::render::Rendered;
 use crate::gateway::transport::Via;
-use crate::project::{Ended, Following, Place, PlanEvent, Telling};
+use crate::project::{Ended, Following, Members, Place, Telling};
 
 /// Events that go out with one walk, and their bytes: what a socket's frames are put together from is held once per group.
 const WALK_EVENTS_MAX: usize = 256;
-const WALK_BYTES_MAX: usize = 256 * 1024;
+const WALK_BYTES_MAX: usize = STRAIGHT_BYTES_MAX;
 /// Events that are remembered for those who join a little behind, and their bytes.
 const RECENT_MAX: usize = 256;
 const RECENT_BYTES_MAX: usize = 256 * 1024;
@@ -42,7 +42,8 @@ pub(super) struct Walker {
     /// What goes out with the next walk.
     deliveries: Vec<Arc<Delivery>>,
     bytes: usize,
-    members_changed: bool,
+    /// By which members of the project the rights of all were judged last.
+    judged_by: Option<Arc<Members>>,
     /// The moment is over then.
     not_before: Instant,
     /// A socket's frames, while they are put together.
@@ -59,7 +60,7 @@ impl Walker {
             recent_bytes: 0,
             deliveries: Vec::new(),
             bytes: 0,
-            members_changed: false,
+            judged_by: None,
             not_before: Instant::now(),
             frames: Vec::new(),
         }
@@ -68,31 +69,39 @@ impl Walker {
     /// Tells the members until there are none.
     pub(super) async fn run(&mut self) {
         let group = Arc::clone(&self.group);
-        let mut following = Following::for_many(group.project.clone(), group.plan, self.place);
+        let mut following = Following::for_many(group.project(), group.plan, self.place);
         loop {
-            self.admit(&following);
-            if self.is_alone() && group.stop() {
-                return;
-            }
-            let told = tokio::select! {
-                biased;
-                told = following.tell() => told,
-                () = group.news.notified() => continue,
-            };
+            let Some(told) = self.wait(&group, &mut following).await else { return };
+            group.is_served_by(following.project());
             let mut over = self.take(told);
             if over.is_none() && Instant::now() < self.not_before {
                 tokio::time::sleep_until(self.not_before).await;
             }
-            while over.is_none() && self.has_room() {
+            while over.is_none() && self.has_room() && following.has_at_hand() {
                 let Some(told) = following.tell().now_or_never() else { break };
                 over = self.take(told);
             }
+            self.check_rights();
             self.walk().await;
-            if std::mem::take(&mut self.members_changed) {
-                self.check_rights(&following);
-            }
             if let Some(ended) = over {
                 return self.end(ended);
+            }
+        }
+    }
+
+    /// Lets members come and go until there is something to tell. `None`: nobody is left, and the task is over.
+    async fn wait(&mut self, group: &Group, following: &mut Following) -> Option<Result<Telling, Ended>> {
+        // Kept while people come and go, or a plan that must be read first would never be.
+        let mut telling = std::pin::pin!(following.tell());
+        loop {
+            self.admit();
+            if self.is_alone() && group.stop() {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                told = &mut telling => return Some(told),
+                () = group.news.notified() => {}
             }
         }
     }
@@ -115,9 +124,6 @@ impl Walker {
             Ok(telling) => telling,
             Err(ended) => return Some(ended),
         };
-        if matches!(event, PlanEvent::MembersChanged) {
-            self.members_changed = true;
-        }
         if let Some(rendered) = self.group.render(&event) {
             self.bytes += rendered.bytes();
             self.deliveries.push(Arc::new(Delivery { rendered, learnt, _fan_out: fan_out }));
@@ -126,7 +132,7 @@ impl Walker {
     }
 
     fn has_room(&self) -> bool {
-        self.deliveries.len() < WALK_EVENTS_MAX && self.bytes < WALK_BYTES_MAX && !self.members_changed
+        self.deliveries.len() < WALK_EVENTS_MAX && self.bytes < WALK_BYTES_MAX
     }
 
     /// Tells everybody what is new.
@@ -139,33 +145,36 @@ impl Walker {
         let common = Arc::clone(&self.group.common);
         let revocations = common.revoked.times();
         let (mut sent, mut sockets) = (0, 0);
-        for (index, member) in self.members.iter_mut().enumerate() {
-            let fresh = match fresh_for(member.place, before, &deliveries) {
-                Ok(from) => &deliveries[from..],
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            match fresh_for(member.place, before, &deliveries) {
+                Ok(from) => {
+                    let fresh = &deliveries[from..];
+                    let messages = messages_of(fresh);
+                    match hand_over(&mut self.frames, member, fresh, revocations) {
+                        Handed::Sent => (sent, sockets) = (sent + messages, sockets + usize::from(messages > 0)),
+                        Handed::Queued => {}
+                        Handed::LetGo => {
+                            common.observer.fell_behind();
+                            member.is_gone = true;
+                        }
+                        Handed::Gone => member.is_gone = true,
+                    }
+                    if !fresh.is_empty() {
+                        member.place = after;
+                    }
+                }
                 Err(OtherHistory) => {
                     member.outlet.let_go(member.serial, member.place);
-                    continue;
+                    member.is_gone = true;
                 }
-            };
-            let messages = fresh.iter().map(|delivery| delivery.rendered.payloads.len()).sum::<usize>();
-            if messages > 0 {
-                put_together(&mut self.frames, &member.opening, fresh);
-                let handed = member.outlet.hand_over(member.serial, member.place, fresh, &self.frames, revocations);
-                if handed == Handed::Sent {
-                    sent += messages;
-                    sockets += 1;
-                }
-            } else if fresh.iter().any(|delivery| delivery.rendered.failure.is_some()) {
-                member.outlet.hand_over(member.serial, member.place, fresh, &[], u64::MAX);
-            }
-            if !fresh.is_empty() {
-                member.place = after;
             }
             if index % MEMBERS_PER_TURN == MEMBERS_PER_TURN - 1 {
                 common.told(learnt, std::mem::take(&mut sockets));
                 tokio::task::yield_now().await;
             }
         }
+        self.members.retain(|member| !member.is_gone);
         common.told(learnt, sockets);
         common.observer.sent(Via::WebSocket, sent as u64);
         self.remember(before, &deliveries);
@@ -187,14 +196,15 @@ impl Walker {
     }
 
     /// Lets those join who wait in line.
-    fn admit(&mut self, following: &Following) {
+    fn admit(&mut self) {
         let joining = self.group.joining();
         if joining.is_empty() {
             return;
         }
-        let members = following.project().members();
+        let common = Arc::clone(&self.group.common);
+        let (members, revocations) = (self.group.members(), common.revoked.times());
         for mut member in joining {
-            if !member.is_allowed(|user| members.role_of(user).is_some()) {
+            if !member.is_allowed(&members) {
                 member.outlet.end(member.serial, Ended::Forbidden, member.place);
                 continue;
             }
@@ -202,10 +212,12 @@ impl Walker {
                 member.outlet.let_go(member.serial, member.place);
                 continue;
             };
+            match hand_over(&mut self.frames, &member, &missed, revocations) {
+                Handed::Sent => common.observer.sent(Via::WebSocket, messages_of(&missed) as u64),
+                Handed::Queued => {}
+                Handed::LetGo | Handed::Gone => continue,
+            }
             if !missed.is_empty() {
-                put_together(&mut self.frames, &member.opening, &missed);
-                let revocations = self.group.common.revoked.times();
-                member.outlet.hand_over(member.serial, member.place, &missed, &self.frames, revocations);
                 member.place = self.place;
             }
             self.members.push(member);
@@ -222,16 +234,20 @@ impl Walker {
         Some(rendered.map(|rendered| Arc::new(Delivery { rendered, learnt: None, _fan_out: None })).collect())
     }
 
-    /// Ends the subscriptions of those who may no longer listen.
-    fn check_rights(&mut self, following: &Following) {
-        let members = following.project().members();
+    /// Ends the subscriptions of those who may no longer listen, if members changed since the last look.
+    fn check_rights(&mut self) {
+        let members = self.group.members();
+        if self.judged_by.as_ref().is_some_and(|judged_by| Arc::ptr_eq(judged_by, &members)) {
+            return;
+        }
         self.members.retain(|member| {
-            let is_allowed = member.is_allowed(|user| members.role_of(user).is_some());
+            let is_allowed = member.is_allowed(&members);
             if !is_allowed {
                 member.outlet.end(member.serial, Ended::Forbidden, member.place);
             }
             is_allowed
         });
+        self.judged_by = Some(members);
     }
 
     /// Forgets those who left, if they are many. Answers whether nobody is left.
@@ -246,7 +262,23 @@ impl Walker {
     }
 }
 
+/// Hands deliveries over to a member: straight to its socket, unless one of them ends the subscription.
+fn hand_over(frames: &mut Vec<u8>, member: &Member, deliveries: &[Arc<Delivery>], revocations: u64) -> Handed {
+    let is_failure = deliveries.iter().any(|delivery| delivery.rendered.failure.is_some());
+    if !is_failure && messages_of(deliveries) == 0 {
+        return if member.outlet.has(member.serial) { Handed::Sent } else { Handed::Gone };
+    }
+    put_together(frames, &member.opening, deliveries);
+    let straight = Some(frames.as_slice()).filter(|_| !is_failure);
+    member.outlet.hand_over(member.serial, member.place, deliveries, straight, revocations)
+}
+
+fn messages_of(deliveries: &[Arc<Delivery>]) -> usize {
+    deliveries.iter().map(|delivery| delivery.rendered.payloads.len()).sum()
+}
+
 /// The place of a subscription is in another history than the group's.
+#[derive(Debug, PartialEq, Eq)]
 struct OtherHistory;
 
 /// Which of the deliveries behind `before` is the first that somebody at `place` lacks.
@@ -254,16 +286,14 @@ fn fresh_for(place: Place, before: Place, deliveries: &[Arc<Delivery>]) -> Resul
     if is_same(place, before) {
         return Ok(0);
     }
-    for (index, delivery) in deliveries.iter().enumerate() {
-        let (is_change, head) = (delivery.rendered.is_change, Place::from(delivery.rendered.head));
-        if !is_change || head.revision > place.revision {
-            return Ok(index);
-        }
-        if head.revision == place.revision && !is_same(place, head) {
-            return Err(OtherHistory);
-        }
+    let heads = deliveries.iter().map(|delivery| Place::from(delivery.rendered.head));
+    if let Some(index) = heads.into_iter().position(|head| is_same(place, head)) {
+        return Ok(index + 1);
     }
-    Ok(deliveries.len())
+    // Ahead of us is who was told by the actor what we have not heard yet.
+    let are_changes = deliveries.iter().all(|delivery| delivery.rendered.is_change);
+    let last = deliveries.last().map_or(before.revision, |delivery| delivery.rendered.head.revision);
+    if are_changes && place.revision > last { Ok(deliveries.len()) } else { Err(OtherHistory) }
 }
 
 /// Whether two places are one. Where only the client's word is known, it is believed.
@@ -290,5 +320,70 @@ fn put_together(frames: &mut Vec<u8>, opening: &[u8], deliveries: &[Arc<Delivery
         for part in [opening, payload, CLOSING] {
             frames.extend_from_slice(part);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mille_shared::Revision;
+    use mille_shared::log::{ChainHash, Head};
+
+    use super::*;
+
+    /// The place of a history at a revision: the hash says which history.
+    fn at(seq: u64, history: u8) -> Place {
+        Place { revision: Revision { epoch: 1, seq }, known: Some(ChainHash([history; 8])) }
+    }
+
+    fn deliveries(told: &[(u64, u8, bool)]) -> Vec<Arc<Delivery>> {
+        let delivery = |&(seq, history, is_change)| {
+            let head = Head { revision: at(seq, history).revision, hash: ChainHash([history; 8]) };
+            let rendered = Arc::new(Rendered { head, is_change, payloads: vec!["{}".into()], failure: None });
+            Arc::new(Delivery { rendered, learnt: None, _fan_out: None })
+        };
+        told.iter().map(delivery).collect()
+    }
+
+    #[test]
+    fn a_member_is_told_what_lies_behind_its_place_and_nothing_else() {
+        let changes = deliveries(&[(6, 1, true), (7, 1, true), (8, 1, true)]);
+        for (place, first) in [(5, 0), (6, 1), (7, 2), (8, 3), (20, 3)] {
+            assert_eq!(fresh_for(at(place, 1), at(5, 1), &changes), Ok(first), "{place}");
+            // Of the client's own word it is believed that it is of this history.
+            let word = Place { known: None, ..at(place, 1) };
+            assert_eq!(fresh_for(word, at(5, 1), &changes), Ok(first), "{place}");
+        }
+        assert_eq!(fresh_for(at(4, 1), at(5, 1), &changes), Err(OtherHistory), "between lies what nobody here knows");
+    }
+
+    #[test]
+    fn a_member_in_another_history_is_told_nothing_of_this_one() {
+        let fork = deliveries(&[(8, 1, true), (7, 2, false), (8, 2, true)]);
+        for (place, answer) in [
+            (at(7, 1), Ok(0)),
+            (at(8, 1), Ok(1)),
+            (at(7, 2), Ok(2)),
+            (at(8, 2), Ok(3)),
+            (at(8, 3), Err(OtherHistory)),
+            // Told by the actor what we have not heard: but of which of the two?
+            (at(9, 1), Err(OtherHistory)),
+            (at(9, 2), Err(OtherHistory)),
+        ] {
+            assert_eq!(fresh_for(place, at(7, 1), &fork), answer, "{place:?}");
+        }
+    }
+
+    #[test]
+    fn frames_stand_one_behind_the_other_with_their_lengths() {
+        let (mut frames, payload) = (b"left".to_vec(), "x".repeat(200));
+        let mut told = deliveries(&[(6, 1, true)]);
+        let head = told[0].rendered.head;
+        let rendered = Rendered { head, is_change: true, payloads: vec![payload.clone().into()], failure: None };
+        told.push(Arc::new(Delivery { rendered: Arc::new(rendered), learnt: None, _fan_out: None }));
+        put_together(&mut frames, br#"{"payload":"#, &told);
+        let mut expected = b"\x81\x0e{\"payload\":{}}\x81\x7e\x00\xd4{\"payload\":".to_vec();
+        expected.extend_from_slice(payload.as_bytes());
+        expected.push(b'}');
+        assert_eq!(frames, expected);
     }
 }

@@ -215,7 +215,12 @@ impl Client {
         let authenticator = Authenticator::new(&settings).await.expect("usable settings");
         let metrics = Arc::new(Metrics::new());
         let pressure = metrics.pressure.clone();
-        let groups = Groups::new(authenticator.revoked().clone(), Arc::clone(&observer), limits.fan_out_moment_max);
+        let groups = Groups::new(
+            authenticator.revoked().clone(),
+            Arc::clone(&observer),
+            limits.fan_out_moment_max,
+            TaskTracker::new(),
+        );
         let transport = Transport {
             groups,
             documents: Documents::default(),

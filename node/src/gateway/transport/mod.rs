@@ -132,6 +132,9 @@ pub trait TransportObserver: Send + Sync + 'static {
         let _ = (age, times);
     }
 
+    /// A subscription could not be told as fast as things happen, and catches up.
+    fn fell_behind(&self) {}
+
     /// A subscription begins.
     fn subscribed(&self) {}
 

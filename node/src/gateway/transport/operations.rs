@@ -277,7 +277,7 @@ impl Operations {
         let (id, running) = self.running.iter_mut().find(|(_, running)| running.serial == of)?;
         let id = Arc::clone(id);
         match waiting {
-            Waiting::Delivery(_, delivery) => Some(self.tell(id, delivery)),
+            Waiting::Delivery(_, delivery) => self.tell(id, delivery),
             Waiting::Ended(_, ended) => Some(self.end(id, ended)),
             Waiting::Behind(_, place) => {
                 let (group, session) = (running.group.clone()?, running.session.as_ref()?);
@@ -305,7 +305,7 @@ impl Operations {
                 self.catch_up(key, group, deposit.following);
                 None
             }
-            What::Alone(Alone::Told(delivery)) => Some(self.tell(key.id, delivery)),
+            What::Alone(Alone::Told(delivery)) => self.tell(key.id, delivery),
             What::Alone(Alone::CaughtUp(place)) => {
                 self.caught_up.push((key, place));
                 None
@@ -344,19 +344,19 @@ impl Operations {
                 session: Arc::clone(session),
                 opening: self.dialect.opening(&key.id).into_bytes().into(),
                 place,
+                is_gone: false,
             });
         }
     }
 
-    fn tell(&mut self, id: Arc<str>, delivery: Arc<Delivery>) -> Outcome {
-        match &delivery.rendered.failure {
-            None => Outcome::Told { id, delivery },
-            Some(failure) => {
-                let response = Response::from_errors(failure.errors.clone());
-                self.stop(&id);
-                Outcome::Failed { id, response }
-            }
+    /// What a delivery has for a subscription. `None`: of some changes its field has nothing to say.
+    fn tell(&mut self, id: Arc<str>, delivery: Arc<Delivery>) -> Option<Outcome> {
+        if let Some(failure) = &delivery.rendered.failure {
+            let response = Response::from_errors(failure.errors.clone());
+            self.stop(&id);
+            return Some(Outcome::Failed { id, response });
         }
+        (!delivery.rendered.payloads.is_empty()).then_some(Outcome::Told { id, delivery })
     }
 
     fn end(&mut self, id: Arc<str>, ended: Ended) -> Outcome {

@@ -41,7 +41,7 @@ async fn node(settings: ListenerSettings) -> Node {
     let authenticator = Authenticator::new(&auth).await.expect("usable settings");
     let moment_max = TransportLimits::default().fan_out_moment_max;
     let transport = Transport {
-        groups: Groups::new(authenticator.revoked().clone(), Arc::new(()), moment_max),
+        groups: Groups::new(authenticator.revoked().clone(), Arc::new(()), moment_max, TaskTracker::new()),
         executor: Schema::new(Query, EmptyMutation, EmptySubscription),
         authenticator,
         shedding: Shedding::default(),

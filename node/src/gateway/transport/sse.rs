@@ -185,8 +185,8 @@ fn one(answer: Answer) -> BoxStream<'static, Answer> {
 /// A subscription, which tells when it is asked.
 fn subscribed<E: Executor>(transport: &Transport<E>, operation: Operation, session: Arc<Session>) -> Operations {
     let outlet = Outlet::new(None, transport.shedding.backlog());
-    let (observer, groups) = (Arc::clone(&transport.observer), transport.groups.clone());
-    let mut operations = Operations::new(observer, groups, outlet, Dialect::TransportWs);
+    // Those on sockets are counted; of event streams there is one for each connection.
+    let mut operations = Operations::new(Arc::new(()), transport.groups.clone(), outlet, Dialect::TransportWs);
     operations.start(String::new(), operation, 0, session, &transport.executor);
     operations
 }
