@@ -5,7 +5,7 @@
 //! in order, as the log tells it. And once they have all come, an edit is executed once per node for all of them.
 
 use anyhow::{Context as _, Result, ensure};
-use mille_tests::{Cluster, EventStream, Project, Revision, Socket, Subscription, documents as d, seed};
+use mille_tests::{Cluster, EventStream, Project, Revision, Socket, Subscription, documents as d, node_input, seed};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -83,6 +83,39 @@ async fn who_asks_the_same_sees_what_they_would_see_alone() -> Result<()> {
         ensure!(is_once, "node {node} executed {LAST_EDITS} edits {made} times");
     }
     ensure!(after != before, "nobody listened");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_a_stream_has_nothing_to_say_of_does_not_end_it() -> Result<()> {
+    let cluster = Cluster::of(1).start().await?;
+    let ada = cluster.user(0, "ada");
+    let project = ada.create_project("harbour").await?;
+    let plan = |ids: [&str; 2]| {
+        let nodes = ids.map(|id| node_input(Some(id), "DataSourceNode", id));
+        json!({"version": "1", "metadata": {"name": "New", "description": null}, "nodes": nodes, "edges": []})
+    };
+    let replace = async |dag: Value| {
+        let variables = json!({"p": project.id, "plan": project.plan, "dag": dag});
+        ada.ask(d::REPLACE_PLAN, "updatePlanDag", variables).await
+    };
+    replace(plan(["a", "b"])).await?;
+    let beginning = ada.revision(&project).await?;
+    let after = json!({"plan": project.plan.to_string(), "after": beginning.to_string()});
+    let mut live = ada.stream(d::UPDATED, after.clone()).await?;
+    let socket = ada.socket().await?;
+    let mut on_socket = socket.start(d::UPDATED, after.clone()).await?;
+
+    // The same plan nodes in another order: a change, in which nothing happened to any of them.
+    replace(plan(["b", "a"])).await?;
+    ensure!(ada.revision(&project).await? == beginning.next(), "the order is part of the plan");
+    ada.move_node(&project, "a", 1.0, 2.0).await?;
+    let mut late = ada.stream(d::UPDATED, after).await?;
+    for stream in [&mut live, &mut late] {
+        let (name, event) = stream.next().await?.context("the stream ended without a word")?;
+        ensure!(name == "next" && event["data"]["planDagUpdated"]["updateType"] == "NODE_UPDATED", "{name}: {event}");
+    }
+    ensure!(on_socket.value("planDagUpdated").await?["updateType"] == "NODE_UPDATED");
     Ok(())
 }
 

@@ -32,14 +32,11 @@ use crate::metrics::{CloseReason, Kind, Metrics};
 use crate::project::{OpenError, ProjectHandle, Projects};
 use crate::quota::{Excess, Place, UserQuotas};
 
+use super::transport::{READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 use session::Session;
 use token::TokenClock;
 use writer::{Incoming, Writer};
 
-/// Bytes that are read at once: several frames of a client, which are moves for the most part. Every idle socket has that room.
-const READ_BUFFER_BYTES: usize = 1024;
-/// Bytes that are handed over at once. Room for them is made when there are any.
-const WRITE_BUFFER_BYTES: usize = 4096;
 /// Bytes that may wait in a socket beyond its buffer: a roster of a few thousand people.
 const WRITE_BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
 

@@ -27,8 +27,11 @@ use crate::gateway::shedding;
 use crate::gateway::strangers::Introduction;
 use crate::metrics::CloseReason;
 
-/// Read and write buffers of a socket, in bytes. The library's own are thirty times as large, for every idle socket.
-pub(in crate::gateway) const SOCKET_BUFFER_BYTES: usize = 4096;
+/// Bytes that are read at once: several frames of a client, which are small for the most part. Every idle socket has that room;
+/// the library's own is a hundred times as large.
+pub(in crate::gateway) const READ_BUFFER_BYTES: usize = 1024;
+/// Bytes that are written at once, if so many wait.
+pub(in crate::gateway) const WRITE_BUFFER_BYTES: usize = 4096;
 /// Bytes that may wait in a socket: one message above the buffer. Large enough for a SNAPSHOT of the largest plan.
 const WRITE_BUFFER_BYTES_MAX: usize = 512 * 1024 * 1024;
 
@@ -46,8 +49,8 @@ pub async fn upgrade<E: Executor>(
     let dialect = Dialect::choose(offered_subprotocols(&headers));
     let bytes_max = transport.limits.request_bytes_max;
     let upgrade = upgrade
-        .read_buffer_size(SOCKET_BUFFER_BYTES)
-        .write_buffer_size(SOCKET_BUFFER_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(bytes_max)
         .max_frame_size(bytes_max);

@@ -41,6 +41,8 @@ pub(super) struct OpenPlan {
     context: PlanContext,
     replica: Replica,
     listeners: Vec<Listener>,
+    /// With so many listeners, those that are over are let go before another comes.
+    prune_listeners_at: usize,
     /// Bounded with the replica's queue.
     tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
@@ -110,6 +112,7 @@ impl OpenPlan {
             context,
             replica,
             listeners: Vec::new(),
+            prune_listeners_at: 0,
             tickets: HashMap::new(),
             next_ticket: 0,
             asking: Vec::new(),

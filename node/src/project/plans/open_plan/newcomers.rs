@@ -20,6 +20,9 @@ use crate::project::plans::Jobs;
 use crate::project::replay::ReplayError;
 use crate::project::store;
 
+/// Listeners that are not worth a look whether they are over.
+const LISTENERS_MIN: usize = 8;
+
 /// How a listener is answered.
 pub(super) type AttachReply = oneshot::Sender<Result<Attached, Rejection>>;
 
@@ -120,6 +123,11 @@ impl OpenPlan {
         let (events, live) = mpsc::channel(limits::SUBSCRIPTION_QUEUE_EVENTS_MAX);
         let attached = Attached { head: self.replica.plan().head(), backlog, live };
         let AttachRequest { audience, wants_progress, .. } = request;
+        if self.listeners.len() >= self.prune_listeners_at {
+            // Each that is over still has its queue. Most live for a moment only: they catch up and join others.
+            self.listeners.retain(|listener| !listener.events.is_closed());
+            self.prune_listeners_at = 2 * self.listeners.len() + LISTENERS_MIN;
+        }
         if reply.send(Ok(attached)).is_ok() {
             self.listeners.push(Listener { audience, wants_progress, events });
         }
