@@ -4,12 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, ensure};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use anyhow::Result;
 
-use super::wire::STEP_TIMEOUT;
+use super::redis::Redis;
 
 /// Commands that are left out: asked by those who measure, or by those who keep connections alive.
 const ASIDE: [&str; 4] = ["info", "ping", "hello", "client"];
@@ -20,30 +17,13 @@ const PER_EDIT_MIN: f64 = 0.02;
 /// Calls so far, by command.
 ///
 /// # Errors
-/// When the Redis at `url` (redis://host:port) does not answer.
+/// When the Redis at `url` does not answer.
 pub(super) async fn calls(url: &str) -> Result<BTreeMap<String, u64>> {
-    let address = url.strip_prefix("redis://").unwrap_or(url).trim_end_matches('/');
-    let address = address.split('/').next().unwrap_or(address);
-    timeout(STEP_TIMEOUT, ask(address)).await.context("Redis does not answer")?.context("Redis can't be asked")
+    Ok(told(Redis::connect(url).await?.commands().await?))
 }
 
-async fn ask(address: &str) -> Result<BTreeMap<String, u64>> {
-    let mut stream = BufReader::new(TcpStream::connect(address).await?);
-    stream.write_all(b"INFO commandstats\r\n").await?;
-    let mut head = String::new();
-    stream.read_line(&mut head).await?;
-    let length = head.strip_prefix('$').with_context(|| format!("Redis said {head}"))?.trim().parse()?;
-    ensure!(length < 1 << 20, "too long an answer");
-    let mut text = vec![0; length];
-    stream.read_exact(&mut text).await?;
-    Ok(read(&String::from_utf8_lossy(&text)))
-}
-
-/// `cmdstat_fcall:calls=3,usec=…`
-fn read(text: &str) -> BTreeMap<String, u64> {
-    let lines = text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
-    let calls = lines.filter_map(|(name, rest)| Some((name.to_owned(), rest.split(',').next()?.parse().ok()?)));
-    calls.filter(|(name, _): &(String, u64)| !ASIDE.iter().any(|aside| name.split('|').next() == Some(aside))).collect()
+fn told(calls: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    calls.into_iter().filter(|(name, _)| !ASIDE.iter().any(|aside| name.split('|').next() == Some(aside))).collect()
 }
 
 /// Calls for each edit, by command, and `all`.
@@ -67,14 +47,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_read_by_command_and_told_per_edit() {
-        let text = |fcall: u64, publish: u64| {
-            format!(
-                "# Commandstats\r\ncmdstat_fcall:calls={fcall},usec=9,usec_per_call=9.00\r\n\
-                 cmdstat_spublish:calls={publish},usec=1\r\ncmdstat_client|setname:calls=5,usec=1\r\ncmdstat_info:calls=7,usec=1\r\n"
-            )
+    fn calls_are_told_per_edit_without_those_of_who_measures() {
+        let calls = |fcall: u64, publish: u64| {
+            let all = [("fcall", fcall), ("spublish", publish), ("client|setname", 5), ("info", 7)];
+            told(all.map(|(name, calls)| (name.to_owned(), calls)).into())
         };
-        let (before, after) = (read(&text(100, 10)), read(&text(300, 11)));
+        let (before, after) = (calls(100, 10), calls(300, 11));
         assert_eq!(before.keys().collect::<Vec<_>>(), ["fcall", "spublish"]);
         let per_edit = per_edit(&before, &after, 200);
         assert_eq!(per_edit, BTreeMap::from([("fcall".to_owned(), 1.0), ("all".to_owned(), 1.0)]));
