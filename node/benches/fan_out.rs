@@ -130,7 +130,9 @@ impl Socket {
             head.extend(byte);
         }
         let mut socket = Self { stream, frame: [0; 4096] };
-        socket.say(&json!({"type": "connection_init", "payload": {"Authorization": format!("Bearer {}", bench.token)}}))?;
+        socket.say(
+            &json!({"type": "connection_init", "payload": {"Authorization": format!("Bearer {}", bench.token)}}),
+        )?;
         socket.read()?;
         let payload = json!({"query": SUBSCRIPTION, "variables": {"p": project}});
         socket.say(&json!({"type": "subscribe", "id": "s", "payload": payload}))?;

@@ -52,7 +52,7 @@ fn raise_open_files() {
     if limit.current == limit.maximum {
         return;
     }
-    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    let raised = Rlimit { current: limit.maximum, ..limit };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => tracing::info!(before = limit.current, now = limit.maximum, "more files may be open"),
         Err(error) => tracing::warn!(%error, "no more files may be open than were allowed at first"),

@@ -21,7 +21,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, Sink, SinkExt, Stream, StreamExt};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use mille_shared::{ClientId, CloseCode, ErrorCode, LimitName, limits};
+use mille_shared::{ClientId, CloseCode, limits};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -29,12 +29,11 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::Transport;
 use super::ending::{Ending, clipped, init_timeout, unreadable};
 use super::frames::{ClientFrame, Dialect, ServerFrame};
-use super::operations::{Operations, Outcome};
+use super::operations::Operations;
 use super::session::{Session, Via};
 use super::timers::{Expiry, Stall};
 use crate::drain::Farewell;
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
-use crate::gateway::errors::ApiError;
 use crate::gateway::fanout::Outlet;
 use crate::gateway::intake::Intake;
 use crate::gateway::listener::Wire;
@@ -45,15 +44,12 @@ use crate::quiet::Quiet;
 use crate::quota::{Excess, Place};
 
 mod asked;
+mod outbound;
 
 use asked::Asked;
 
-/// Messages handed to the socket before what comes in has its turn.
-const MESSAGES_PER_TURN: usize = 64;
 /// How long operations may still end when the socket is sent away, so that their answers reach the client.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
-/// When to ask again for what was not told since too much waits already.
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long the close frame may take to be written.
 const CLOSE_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the peer may take to answer it. Without this wait a peer that still sends could lose the frame.
@@ -214,110 +210,6 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             return admitted.poll_unpin(cx).map(Event::Admitted);
         }
         if self.wants_input() { self.socket.poll_next_unpin(cx).map(Event::Inbound) } else { Poll::Pending }
-    }
-
-    // ---- what goes out -------------------------------------------------------------------------------------------
-
-    /// Hands over what is ready, then flushes. Leaves a waker wherever something is still to come.
-    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Result<(), axum::Error> {
-        self.outlet.register(cx.waker());
-        while let Poll::Ready(outcome) = self.operations.poll_single(cx) {
-            self.tell(&outcome);
-        }
-        // Of what groups write past us, the system may not have taken all.
-        let was_begun = self.outlet.must_flush();
-        self.unflushed |= was_begun;
-        let mut sent = 0;
-        let mut blocked = false;
-        while sent < MESSAGES_PER_TURN {
-            match self.socket.poll_ready_unpin(cx)? {
-                Poll::Ready(()) => self.stall.progressed(),
-                Poll::Pending => {
-                    blocked = true;
-                    break;
-                }
-            }
-            if self.replies.is_empty() {
-                match self.operations.poll_subscription(cx) {
-                    Poll::Ready(outcome) => self.tell(&outcome),
-                    Poll::Pending => break,
-                }
-            }
-            if let Some(message) = self.replies.pop_front() {
-                self.socket.start_send_unpin(message)?;
-                self.unflushed = true;
-                sent += 1;
-            }
-        }
-        if sent > 0 {
-            self.transport.observer.sent(Via::WebSocket, sent as u64);
-        }
-        if sent == MESSAGES_PER_TURN {
-            // There may be more, but what comes in has its turn first.
-            cx.waker().wake_by_ref();
-        }
-        if self.unflushed {
-            match self.socket.poll_flush_unpin(cx)? {
-                Poll::Ready(()) => {
-                    self.unflushed = false;
-                    self.backlog.set(self.replies.len(), self.replies.iter().map(bytes_of).sum());
-                    if let Some(learnt) = self.learnt.take() {
-                        self.transport.observer.told(learnt.elapsed(), 1);
-                    }
-                    blocked = false;
-                    self.stall.progressed();
-                }
-                Poll::Pending => blocked = true,
-            }
-        }
-        if !blocked && !self.unflushed && self.replies.is_empty() {
-            self.outlet.flushed(was_begun);
-            self.operations.join_caught_up();
-        }
-        if blocked && self.stall.begins() {
-            self.transport.observer.stalled();
-        }
-        Ok(())
-    }
-
-    fn tell(&mut self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Next { id, response, learnt } => {
-                // Of what one flush takes, the oldest counts.
-                self.learnt = self.learnt.into_iter().chain(*learnt).min();
-                self.say(&ServerFrame::Next { id, response });
-            }
-            Outcome::Told { id, delivery } => {
-                self.learnt = self.learnt.into_iter().chain(delivery.learnt).min();
-                for payload in &delivery.rendered.payloads {
-                    self.say(&ServerFrame::Written { id, payload });
-                }
-            }
-            Outcome::Last { id, is_query: true, .. }
-                if self.backlog.bytes() >= limits::ANSWER_BYTES_PER_CONNECTION_MAX =>
-            {
-                let (name, limit) = (LimitName::AnswerBytesInFlight, limits::ANSWER_BYTES_PER_CONNECTION_MAX);
-                self.transport.observer.limited(name);
-                self.refuse(id, &ApiError::met(ErrorCode::RateLimited, name, limit).retry_after(ASK_AGAIN_AFTER));
-            }
-            Outcome::Last { id, response, .. } => {
-                self.say(&ServerFrame::Next { id, response });
-                self.say(&ServerFrame::Complete { id });
-            }
-            Outcome::Failed { id, response } => self.say(&ServerFrame::Error { id, errors: &response.errors }),
-            Outcome::Complete { id } => self.say(&ServerFrame::Complete { id }),
-        }
-    }
-
-    fn say(&mut self, frame: &ServerFrame<'_>) {
-        if let Some(text) = self.dialect.encode(frame) {
-            self.backlog.add(text.len());
-            self.replies.push_back(Message::Text(text));
-        }
-    }
-
-    fn refuse(&mut self, id: &str, refusal: &ApiError) {
-        self.say(&ServerFrame::Error { id, errors: &[refusal.to_server_error()] });
     }
 
     // ---- what comes in -------------------------------------------------------------------------------------------
@@ -593,14 +485,6 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 None => return std::future::pending().await,
             }
         }
-    }
-}
-
-fn bytes_of(message: &Message) -> usize {
-    match message {
-        Message::Text(text) => text.len(),
-        Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
-        Message::Close(_) => 0,
     }
 }
 

@@ -90,7 +90,7 @@ struct Event {
 
 enum What {
     Response {
-        response: Response,
+        response: Box<Response>,
         learnt: Option<Instant>,
     },
     /// From here on its events come from a group.
@@ -290,7 +290,8 @@ impl Operations {
 
     fn on_event(&mut self, key: Key, what: What) -> Option<Outcome> {
         match what {
-            What::Response { mut response, learnt } => {
+            What::Response { response, learnt } => {
+                let mut response = *response;
                 complete_errors(&mut response);
                 // Without data there is no event: the error is the subscription's end.
                 if response.data == Value::Null && response.is_err() {
@@ -387,7 +388,7 @@ fn first_events(key: Key, operation: Operation, executor: &impl Executor) -> Eve
     let ended = key.clone();
     let events = AssertUnwindSafe(executor.execute_stream(request, None)).catch_unwind();
     let responses = events.map(move |event| {
-        let response = event.unwrap_or_else(|_| panicked());
+        let response = Box::new(event.unwrap_or_else(|_| panicked()));
         Event { key: key.clone(), what: What::Response { response, learnt: learnt.take() } }
     });
     let end = stream::once(async move {
