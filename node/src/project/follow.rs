@@ -226,6 +226,9 @@ impl Following {
                     continue;
                 };
                 *index += 1;
+                if past.get(*index).is_none() {
+                    self.past = None;
+                }
                 (PlanEvent::Changed(applied), None, None)
             } else if let Some(event) = self.backlog.pop_front() {
                 (event, None, None)
@@ -233,6 +236,9 @@ impl Following {
                 match replay.next_page().await {
                     Ok(changes) if changes.is_empty() => self.replay = None,
                     Ok(changes) => {
+                        if replay.is_done() {
+                            self.replay = None;
+                        }
                         self.project.metrics().plans.replayed_events.increment(changes.len() as u64);
                         self.backlog.extend(changes.into_iter().map(PlanEvent::Changed));
                     }

@@ -51,6 +51,12 @@ impl ProjectHandle {
         self.commands.same_channel(&other.commands)
     }
 
+    /// Whether its actor still takes what is asked.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        !self.commands.is_closed()
+    }
+
     /// The node this handle is on.
     #[must_use]
     pub fn node(&self) -> &NodeId {

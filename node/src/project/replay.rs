@@ -66,6 +66,11 @@ impl LogReplay {
         Self { known, ..self }
     }
 
+    /// Whether all was read: the next page is empty.
+    pub(super) fn is_done(&self) -> bool {
+        self.replay.as_ref().is_some_and(Replay::is_done)
+    }
+
     /// The next changes, in order; empty at the end.
     ///
     /// # Errors

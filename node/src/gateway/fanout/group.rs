@@ -33,14 +33,14 @@ pub struct Group {
     pub(super) plan: PlanId,
     pub(super) common: Arc<Common>,
     press: Mutex<Press>,
-    /// The execution failed. It will again, so nobody new comes.
+    /// The execution failed, and may be over: nobody new comes.
     is_broken: AtomicBool,
     /// Subscriptions that catch up alone.
     alone: AtomicUsize,
     line: Mutex<Line>,
     /// Members that left since the task last looked.
     pub(super) left: AtomicUsize,
-    /// For the task: somebody joined, or many left.
+    /// For the task: somebody joined or left.
     pub(super) news: Notify,
 }
 
@@ -121,7 +121,7 @@ impl Group {
     /// The project is served so now: its actor may be another one.
     pub(super) fn is_served_by(&self, project: &ProjectHandle) {
         let mut known = self.project.lock();
-        if !known.is_same(project) {
+        if !known.is_same(project) && project.is_served() {
             *known = project.clone();
         }
     }
@@ -158,7 +158,7 @@ impl Group {
 
     /// A member has left.
     pub fn left(&self) {
-        self.left.fetch_add(1, Ordering::Relaxed);
+        self.left.fetch_add(1, Ordering::Release);
         self.news.notify_one();
     }
 
@@ -189,7 +189,7 @@ impl Group {
         let rendered = Arc::new(press.renderer.render(event.clone(), head));
         self.project.lock().metrics().plans.fan_out_executions.increment(1);
         self.is_broken.fetch_or(rendered.failure.is_some(), Ordering::Relaxed);
-        // Nobody else needs what one alone is told.
+        // For one alone it is not worth the room: at most it is made once more.
         if self.alone.load(Ordering::Relaxed) > 1 {
             press.keep(made, Arc::clone(&rendered));
         }

@@ -117,7 +117,7 @@ impl Groups {
         let key = Key { project, plan: deposit.plan, selection: selection.clone() };
         let mut known = self.known.lock();
         let same = known.groups.get(&key).into_iter().flatten().filter_map(Weak::upgrade);
-        // Its members hold it, and its task.
+        // Its members hold it, and its task; who catches up holds it twice.
         let has_room = |group: &Arc<Group>| Arc::strong_count(group) <= GROUP_MAX + 2 && !group.is_broken();
         if let Some(group) = same.into_iter().find(has_room) {
             group.is_served_by(deposit.following.project());
@@ -125,7 +125,9 @@ impl Groups {
         }
         known.sweep();
         let group = Group::new(deposit, execution, Arc::clone(&self.common));
-        known.groups.entry(key).or_default().push(Arc::downgrade(&group));
+        let of_key = known.groups.entry(key).or_default();
+        of_key.retain(|group| group.strong_count() > 0);
+        of_key.push(Arc::downgrade(&group));
         group
     }
 }

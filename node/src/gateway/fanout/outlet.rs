@@ -43,7 +43,7 @@ pub enum Waiting {
     Ended(u64, Ended),
 }
 
-/// What became of an event.
+/// What became of deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handed {
     /// The system has it.
@@ -148,6 +148,11 @@ impl Outlet {
     }
 
     // ---- for groups --------------------------------------------------------------------------------------------------
+
+    /// Whether others than the task may ever write.
+    pub(super) fn may_be_direct(&self) -> bool {
+        self.wire.is_some()
+    }
 
     /// Whether a subscription is still to be told something.
     pub(super) fn has(&self, serial: u64) -> bool {

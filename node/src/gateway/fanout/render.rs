@@ -119,11 +119,11 @@ impl Renderer {
             payloads: Vec::with_capacity(1),
             failure: None,
         };
-        self.feed.put(event);
         if self.is_over {
             rendered.failure = Some(broken());
             return rendered;
         }
+        self.feed.put(event);
         while let Some(mut response) = self.next() {
             complete_errors(&mut response);
             let is_lost = response.data == Value::Null && response.is_err();

@@ -21,10 +21,10 @@ use crate::project::{Ended, Following, Members, Place, Telling};
 
 /// Events that go out with one walk, and their bytes: what a socket's frames are put together from is held once per group.
 const WALK_EVENTS_MAX: usize = 256;
-const WALK_BYTES_MAX: usize = STRAIGHT_BYTES_MAX;
+const WALK_BYTES_MAX: usize = STRAIGHT_BYTES_MAX / 2;
 /// Events that are remembered for those who join a little behind, and their bytes.
 const RECENT_MAX: usize = 256;
-const RECENT_BYTES_MAX: usize = 256 * 1024;
+const RECENT_BYTES_MAX: usize = 64 * 1024;
 /// How many times as long as the walk was the moment is that is let pass behind it.
 const MOMENT_PER_WALK: u32 = 8;
 /// Members that are told before other tasks of the node have their turn.
@@ -95,7 +95,7 @@ impl Walker {
         let mut telling = std::pin::pin!(following.tell());
         loop {
             self.admit();
-            if self.is_alone() && group.stop() {
+            if self.is_deserted() && group.stop() {
                 return None;
             }
             tokio::select! {
@@ -203,6 +203,9 @@ impl Walker {
         }
         let common = Arc::clone(&self.group.common);
         let (members, revocations) = (self.group.members(), common.revoked.times());
+        if self.judged_by.as_ref().is_some_and(|judged_by| !Arc::ptr_eq(judged_by, &members)) {
+            self.judged_by = None;
+        }
         for mut member in joining {
             if !member.is_allowed(&members) {
                 member.outlet.end(member.serial, Ended::Forbidden, member.place);
@@ -215,7 +218,11 @@ impl Walker {
             match hand_over(&mut self.frames, &member, &missed, revocations) {
                 Handed::Sent => common.observer.sent(Via::WebSocket, messages_of(&missed) as u64),
                 Handed::Queued => {}
-                Handed::LetGo | Handed::Gone => continue,
+                Handed::LetGo => {
+                    common.observer.fell_behind();
+                    continue;
+                }
+                Handed::Gone => continue,
             }
             if !missed.is_empty() {
                 member.place = self.place;
@@ -251,11 +258,11 @@ impl Walker {
     }
 
     /// Forgets those who left, if they are many. Answers whether nobody is left.
-    fn is_alone(&mut self) -> bool {
+    fn is_deserted(&mut self) -> bool {
         let left = self.group.left.load(Ordering::Relaxed);
         // Each look is at all of them.
         if left > 0 && left >= self.members.len() / 8 {
-            self.group.left.store(0, Ordering::Relaxed);
+            self.group.left.swap(0, Ordering::AcqRel);
             self.members.retain(|member| member.outlet.has(member.serial));
         }
         self.members.is_empty()
@@ -268,8 +275,11 @@ fn hand_over(frames: &mut Vec<u8>, member: &Member, deliveries: &[Arc<Delivery>]
     if !is_failure && messages_of(deliveries) == 0 {
         return if member.outlet.has(member.serial) { Handed::Sent } else { Handed::Gone };
     }
-    put_together(frames, &member.opening, deliveries);
-    let straight = Some(frames.as_slice()).filter(|_| !is_failure);
+    let bytes: usize = deliveries.iter().map(|delivery| delivery.rendered.bytes()).sum();
+    let straight = (!is_failure && bytes <= STRAIGHT_BYTES_MAX && member.outlet.may_be_direct()).then(|| {
+        put_together(frames, &member.opening, deliveries);
+        frames.as_slice()
+    });
     member.outlet.hand_over(member.serial, member.place, deliveries, straight, revocations)
 }
 

@@ -114,6 +114,8 @@ impl Wire {
             self.note(written);
             rest.advance(written);
         }
+        // An empty one would still hold the room of what it was.
+        *rest = Bytes::new();
         Poll::Ready(Ok(()))
     }
 }

@@ -70,8 +70,10 @@ impl Operation {
 /// Documents that are kept, and the bytes of one that is: clients have few, and send them again and again.
 const DOCUMENTS_MAX: usize = 512;
 const DOCUMENT_BYTES_MAX: usize = 4 * 1024;
+/// Selections of one that is kept: what was read is larger than the text, some 200 bytes for each.
+const DOCUMENT_SELECTIONS_MAX: usize = 200;
 
-/// Documents that were read and found good, for those who send them again: to read one costs more than most of them do. Cheap
+/// Documents that were read and are not too large, for those who send them again: to read one costs more than most of them do. Cheap
 /// to clone; the clones share them. Those that are used least go first.
 #[derive(Clone)]
 pub struct Documents(Arc<Cache<String, Arc<ExecutableDocument>>>);
@@ -91,8 +93,8 @@ impl Documents {
         }
         check_nesting(&request.query)?;
         let document = request.parsed_query().map_err(parse_error)?;
-        check_selections(document)?;
-        if request.query.len() <= DOCUMENT_BYTES_MAX {
+        let selections = check_selections(document)?;
+        if request.query.len() <= DOCUMENT_BYTES_MAX && selections <= DOCUMENT_SELECTIONS_MAX {
             let document = Arc::new(request.parsed_query().map_err(parse_error)?.clone());
             self.0.insert(request.query.clone(), document);
         }
@@ -200,14 +202,14 @@ fn after_string(bytes: &[u8], start: usize) -> Result<usize, ApiError> {
     Err(ApiError::new(ErrorCode::ValidationFailed, "the query holds a string without an end"))
 }
 
-/// Refuses a document that is too large once its fragments are expanded.
-fn check_selections(document: &ExecutableDocument) -> Result<(), ApiError> {
+/// Refuses a document that is too large once its fragments are expanded, and answers how large it is.
+fn check_selections(document: &ExecutableDocument) -> Result<usize, ApiError> {
     let mut counted = Selections { document, fragments: HashMap::new() };
     let mut total = 0usize;
     for (_, operation) in document.operations.iter() {
         total = total.saturating_add(counted.of(&operation.node.selection_set.node, 0)?);
     }
-    if total > SELECTIONS_MAX { Err(too_large()) } else { Ok(()) }
+    if total > SELECTIONS_MAX { Err(too_large()) } else { Ok(total) }
 }
 
 fn too_large() -> ApiError {
