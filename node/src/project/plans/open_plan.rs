@@ -348,7 +348,8 @@ impl OpenPlan {
             }
             Effect::Rollback(rollback) => self.note_rollback(rollback, jobs),
             Effect::Deliver(applied) => {
-                let fan_out = self.traced.fan_out(plan, &applied, self.listeners.len());
+                let listeners = || self.listeners.iter().filter(|listener| !listener.events.is_closed()).count();
+                let fan_out = self.traced.fan_out(plan, &applied, listeners);
                 self.deliver(&PlanEvent::Changed(applied), fan_out);
             }
             Effect::Reset(cause) => {

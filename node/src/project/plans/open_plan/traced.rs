@@ -67,13 +67,18 @@ impl TracedChanges {
     }
 
     /// The way of a change to so many listeners here.
-    pub(super) fn fan_out(&self, plan: PlanId, applied: &Applied, listeners: usize) -> Option<Arc<Traced>> {
+    pub(super) fn fan_out(
+        &self,
+        plan: PlanId,
+        applied: &Applied,
+        listeners: impl FnOnce() -> usize,
+    ) -> Option<Arc<Traced>> {
         if self.heard.is_empty() && self.edits.is_empty() {
             return None;
         }
         let revision = applied.revision();
         let heard = self.heard.iter().find(|(of, _)| *of == revision).map(|(_, apply)| apply.place());
         let place = heard.or_else(|| self.edits.get(&applied.operation_key()).map(|(_, edit)| edit.place()))?;
-        traces::fan_out(place, plan, revision, listeners).map(Arc::new)
+        traces::fan_out(place, plan, revision, listeners()).map(Arc::new)
     }
 }
