@@ -146,7 +146,7 @@ impl PlanMetrics {
             ),
             fan_out_seconds: registry.histogram(
                 "fan_out_seconds",
-                "From the moment a node learnt of a change to the moment a GraphQL socket took it, or it was handed over to an event stream, in seconds. One observation per flush of a socket, of the oldest change in it. A slow reader shows here. Worry when the 99th percentile nears 0.1.",
+                "From the moment a node learnt of a change to the moment a GraphQL socket took it, or it was handed over to an event stream, in seconds. One observation per flush of a socket or write to it, of the oldest change in it. A slow reader shows here. Worry when the 99th percentile nears 0.1.",
             ),
             listeners_behind: registry.counter(
                 "graphql_subscription_lag_total",

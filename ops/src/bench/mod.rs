@@ -18,6 +18,7 @@ mod edits;
 mod fanout;
 mod fanout_report;
 mod flood;
+mod frames;
 mod ground;
 mod idle;
 mod listeners;

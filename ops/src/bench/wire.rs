@@ -13,21 +13,13 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
+use super::frames::{CLOSE, FRAME_BYTES_MAX, Head, PING, PONG, TEXT, push_frame};
+
 /// Patience with each step until the socket is greeted, and with a socket that takes nothing.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Room for one read. A frame that is longer makes its buffer grow.
 const READ_BYTES: usize = 64 * 1024;
-
-/// The longest frame that is believed.
-const FRAME_BYTES_MAX: usize = 64 << 20;
-
-const TEXT: u8 = 0x1;
-const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xA;
-const FINAL: u8 = 0x80;
-const MASKED: u8 = 0x80;
 
 /// The side that is read.
 #[derive(Debug)]
@@ -154,38 +146,6 @@ impl Outbox {
     }
 }
 
-/// What stands before a frame's payload.
-#[derive(Debug, PartialEq, Eq)]
-struct Head {
-    opcode: u8,
-    /// Its own length.
-    bytes: usize,
-    /// The length of what follows.
-    payload: usize,
-}
-
-impl Head {
-    /// Reads it; none until all of it is there.
-    fn of(bytes: &[u8]) -> Result<Option<Self>> {
-        let [first, second, rest @ ..] = bytes else { return Ok(None) };
-        ensure!(second & MASKED == 0, "a server's frames are not masked");
-        ensure!(first & FINAL != 0 && first & 0x70 == 0, "a frame in parts, or with an extension nobody asked for");
-        let (bytes, payload) = match second {
-            126 => match rest.first_chunk::<2>() {
-                Some(&length) => (4, usize::from(u16::from_be_bytes(length))),
-                None => return Ok(None),
-            },
-            127 => match rest.first_chunk::<8>() {
-                Some(&length) => (10, usize::try_from(u64::from_be_bytes(length))?),
-                None => return Ok(None),
-            },
-            &length => (2, usize::from(length)),
-        };
-        ensure!(payload < FRAME_BYTES_MAX, "a frame of {payload} bytes");
-        Ok(Some(Self { opcode: first & 0x0F, bytes, payload }))
-    }
-}
-
 /// The bytes that a server's frame with so much payload has.
 pub(super) fn frame_bytes(payload: usize) -> usize {
     payload
@@ -208,23 +168,6 @@ pub(super) fn text_frame(text: &str) -> Vec<u8> {
 /// Appends a frame with a text to others.
 pub(super) fn push_text(frames: &mut Vec<u8>, text: &[u8]) {
     push_frame(frames, TEXT, text);
-}
-
-fn push_frame(frames: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
-    frames.push(FINAL | opcode);
-    match u16::try_from(payload.len()) {
-        Ok(length @ 0..126) => frames.push(MASKED | length.to_be_bytes()[1]),
-        Ok(length) => {
-            frames.push(MASKED | 126);
-            frames.extend(length.to_be_bytes());
-        }
-        Err(_) => {
-            frames.push(MASKED | 127);
-            frames.extend((payload.len() as u64).to_be_bytes());
-        }
-    }
-    frames.extend([0; 4]);
-    frames.extend(payload);
 }
 
 /// Whether `word` stands in the text.
@@ -266,26 +209,6 @@ pub(super) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_head_is_read_when_all_of_it_is_there() {
-        let head = |bytes: &[u8]| Head::of(bytes).expect("a server's head");
-        assert_eq!(head(&[0x81]), None);
-        assert_eq!(head(&[0x81, 5]), Some(Head { opcode: TEXT, bytes: 2, payload: 5 }));
-        assert_eq!(head(&[0x81, 126, 1]), None);
-        assert_eq!(head(&[0x81, 126, 1, 2]), Some(Head { opcode: TEXT, bytes: 4, payload: 258 }));
-        assert_eq!(head(&[0x89, 127, 0, 0, 0, 0, 0, 1, 0]), None);
-        let long = head(&[0x89, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
-        assert_eq!(long, Some(Head { opcode: PING, bytes: 10, payload: 65_536 }));
-    }
-
-    #[test]
-    fn what_no_server_sends_is_refused() {
-        for bytes in [[0x81, 0x85], [0x01, 5], [0xC1, 5]] {
-            Head::of(&bytes).expect_err("masked, in parts, compressed");
-        }
-        Head::of(&[0x81, 127, 255, 0, 0, 0, 0, 0, 0, 0]).expect_err("too long");
-    }
 
     #[test]
     fn a_frame_of_ours_has_its_length_its_mask_and_its_text() {

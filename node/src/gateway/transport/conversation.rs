@@ -1,7 +1,8 @@
 //! One GraphQL socket, from the handshake to the close.
 //!
 //! A single task owns the socket, the operations on it and the clock of the session; nothing is spawned and nothing
-//! queues without bound. In each turn, in this order: the token's revocation, its farewell, what goes out, the clock,
+//! queues without bound. One thing goes past it: while all is flushed, the groups of its subscriptions write what they have
+//! straight to the connection ([`Outlet`]). In each turn, in this order: the token's revocation, its farewell, what goes out, the clock,
 //! what comes in.
 //! What goes out is handed over until nothing is ready and then flushed once. While the socket takes nothing, its
 //! subscriptions are not polled and, once a few answers wait, nothing more is read either; a socket that takes nothing

@@ -1,8 +1,8 @@
 //! The transports of GraphQL: one request over HTTP, many over a WebSocket, a stream over server-sent events.
 //!
 //! A transport recognises the caller, bounds what they may ask at once, runs their operations on an
-//! [`async_graphql::Executor`] and carries the answers. It knows neither the schema nor a plan. What a socket says is
-//! decided in [`conversation`], which needs no network and is tested without one.
+//! [`async_graphql::Executor`] and carries the answers. It knows neither the schema nor a plan; who asks what others ask is
+//! told by [`super::fanout`]. What a socket says is decided in [`conversation`], which needs no network and is tested without one.
 
 mod bodies;
 mod conversation;

@@ -11,22 +11,16 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use crate::bench::frames::{CLOSE, Head, PING, PONG, TEXT, push_frame};
+
 /// Patience with the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
-/// A frame that is larger is no frame of a bench.
-const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The head of an answer to a handshake is never as long.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Connections from one source address: the system has some 28,000 ports for each.
 const CONNECTIONS_PER_SOURCE: usize = 10_000;
-
-const FINAL: u8 = 0x80;
-const TEXT: u8 = 0x1;
-const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xa;
 
 /// Where a socket goes, and what its handshake says.
 #[derive(Debug)]
@@ -43,15 +37,6 @@ pub(super) struct Wire {
     stream: TcpStream,
     /// What was read and is no whole frame yet.
     partial: Vec<u8>,
-}
-
-/// A frame, read from the beginning of some bytes.
-#[derive(Debug, PartialEq, Eq)]
-struct Frame {
-    code: u8,
-    /// Where its payload begins and ends.
-    begin: usize,
-    end: usize,
 }
 
 impl Wire {
@@ -95,10 +80,12 @@ impl Wire {
     /// When the socket is closed, with the code; there will be no more.
     pub(super) async fn next(&mut self) -> Result<Vec<u8>> {
         loop {
-            while let Some(Frame { code, begin, end }) = frame(&self.partial)? {
-                let mut payload = self.take(end);
-                payload.drain(..begin);
-                match code {
+            while let Some(head) =
+                Head::of(&self.partial)?.filter(|head| self.partial.len() >= head.bytes + head.payload)
+            {
+                let mut payload = self.take(head.bytes + head.payload);
+                payload.drain(..head.bytes);
+                match head.opcode {
                     TEXT => return Ok(payload),
                     // Small enough to go at once, unless the node takes nothing: then it will ask again.
                     PING => drop(self.stream.try_write(&written(PONG, &payload))),
@@ -162,40 +149,10 @@ fn source(number: usize, node: IpAddr) -> Option<Ipv4Addr> {
     node.is_loopback().then(|| Ipv4Addr::new(127, 0, 0, last))
 }
 
-/// Reads the frame at the beginning; none while it is not whole.
-fn frame(bytes: &[u8]) -> Result<Option<Frame>> {
-    let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    ensure!(first & FINAL != 0 && second & FINAL == 0, "a frame that no node sends");
-    let (begin, length) = match (second, rest) {
-        (126, [a, b, ..]) => (4, usize::from(u16::from_be_bytes([*a, *b]))),
-        (127, [a, b, c, d, e, f, g, h, ..]) => {
-            (10, usize::try_from(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))?)
-        }
-        (126 | 127, _) => return Ok(None),
-        (length, _) => (2, usize::from(*length)),
-    };
-    ensure!(length <= FRAME_BYTES_MAX, "a frame of {length} bytes");
-    let end = begin + length;
-    Ok((bytes.len() >= end).then_some(Frame { code: first & 0xf, begin, end }))
-}
-
-/// A frame as clients write it: masked, with a mask that changes nothing.
-fn written(code: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![FINAL | code];
-    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
-        (Ok(length @ ..126), _) => bytes.push(FINAL | length),
-        (_, Ok(length)) => {
-            bytes.push(FINAL | 126);
-            bytes.extend(length.to_be_bytes());
-        }
-        _ => {
-            bytes.push(FINAL | 127);
-            bytes.extend((payload.len() as u64).to_be_bytes());
-        }
-    }
-    bytes.extend([0; 4]);
-    bytes.extend(payload);
-    bytes
+fn written(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(payload.len() + 14);
+    push_frame(&mut frame, opcode, payload);
+    frame
 }
 
 fn closed(payload: &[u8]) -> String {
@@ -210,33 +167,6 @@ fn closed(payload: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What a server would write: the same without a mask.
-    fn served(code: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = written(code, payload);
-        let mask = bytes.len() - payload.len() - 4;
-        bytes.drain(mask..mask + 4);
-        bytes[1] &= !FINAL;
-        bytes
-    }
-
-    #[test]
-    fn a_frame_of_any_length_is_read_back_once_it_is_whole() {
-        for length in [0, 1, 125, 126, 65_535, 65_536, 100_000] {
-            let payload = vec![b'x'; length];
-            let bytes = served(TEXT, &payload);
-            let Frame { code, begin, end } = frame(&bytes).expect("good").expect("whole");
-            assert_eq!((code, &bytes[begin..end], end), (TEXT, &payload[..], bytes.len()), "{length}");
-            assert_eq!(frame(&bytes[..bytes.len() - 1]).expect("good"), None, "{length}");
-        }
-    }
-
-    #[test]
-    fn what_no_node_sends_is_refused() {
-        frame(&written(TEXT, b"masked")).expect_err("only clients mask");
-        frame(&[TEXT, 0]).expect_err("a fragment");
-        frame(&[FINAL | TEXT, 127, 0xff, 0, 0, 0, 0, 0, 0, 0]).expect_err("too large");
-    }
 
     #[test]
     fn a_close_says_why() {
