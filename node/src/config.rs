@@ -9,6 +9,7 @@ mod told;
 mod traces;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -120,6 +121,10 @@ pub struct Arguments {
     /// Bytes of all texts of one plan.
     #[arg(long, env = "MILLE_PLAN_BYTES_MAX", default_value_t = limits::PLAN_BYTES_MAX)]
     pub plan_bytes_max: usize,
+    /// Threads that serve, at least 1 [default: one per core that this process may use]. Nodes that share a machine share its
+    /// cores too: threads beyond them wake each other for nothing.
+    #[arg(long, env = "MILLE_WORKER_THREADS")]
+    pub worker_threads: Option<NonZeroUsize>,
     /// Connections of this node.
     #[arg(long, env = "MILLE_CONNECTIONS_MAX", default_value_t = 50_000)]
     pub connections_max: usize,
@@ -194,6 +199,8 @@ pub struct Config {
     pub node_lease: Duration,
     /// How plans are kept.
     pub plans: PlanSettings,
+    /// Threads that serve; absent: one per core.
+    pub worker_threads: Option<NonZeroUsize>,
     /// Connections of this node.
     pub connections_max: usize,
     /// What users, connections and strangers may do.
@@ -333,6 +340,7 @@ impl Config {
             allowed_origins,
             node_lease,
             plans: PlanSettings { bounds, snapshot_every: arguments.snapshot_every_changes, retention },
+            worker_threads: arguments.worker_threads,
             connections_max: arguments.connections_max,
             project_idle: Duration::from_secs(arguments.project_idle_seconds),
             project_lifetime: Duration::from_secs(arguments.project_lifetime_seconds),
