@@ -5,14 +5,18 @@
 //! said to be.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fred::interfaces::ClientLike;
-use fred::types::{ClusterHash, CustomCommand, Value};
+use fred::types::Value;
+use futures_util::future::join_all;
 use mille_shared::facts::{RedisFacts, Unknown};
 use tokio::time::Instant;
 
 use super::functions::LIBRARY_NAME;
-use super::{Redis, mode_of, values};
+use super::route::{Redis, told};
+use super::server::{Failure, Server, here};
+use super::values;
 use crate::backend::{Error, Result};
 use crate::clock;
 
@@ -57,58 +61,84 @@ const CONFIG: [&str; 8] = [
 ];
 
 impl Redis {
-    /// Asks for everything; what is not answered is unknown. Takes as long as three commands may.
+    /// Asks every server for everything; what is not answered is unknown. Takes as long as three commands may.
     pub(super) async fn ask_facts(&self) -> RedisFacts {
-        let mut facts = RedisFacts {
-            mode: mode_of(&self.client.client_config().server).to_owned(),
-            database: self.client.client_config().database.unwrap_or_default(),
+        let map = self.map();
+        let home = self.home().ok();
+        let is_home = |server: &Arc<Server>| home.as_ref().is_some_and(|home| Arc::ptr_eq(home, server));
+        let asking = map.servers().iter().map(|server| async {
+            let mut facts = self.named();
+            facts.address = server.address.to_string();
+            facts.slots = map.slots_of(server);
+            ask(server, &mut facts).await;
+            (is_home(server), facts)
+        });
+        let (first, others): (Vec<_>, Vec<_>) = join_all(asking).await.into_iter().partition(|(is_home, _)| *is_home);
+        let unknown = || {
+            let because = "no server is known to have the leases".to_owned();
+            RedisFacts { unknown: vec![Unknown { what: "info".to_owned(), because }], ..self.named() }
+        };
+        RedisFacts {
+            uncovered_slots: u32::try_from(map.uncovered()).unwrap_or_default(),
+            others: others.into_iter().map(|(_, facts)| facts).collect(),
+            ..first.into_iter().next().map_or_else(unknown, |(_, facts)| facts)
+        }
+    }
+
+    fn named(&self) -> RedisFacts {
+        RedisFacts {
+            mode: self.context.access.seeds.mode().to_owned(),
+            database: self.context.access.database(),
             library: LIBRARY_NAME.to_owned(),
             ..RedisFacts::default()
-        };
-        let mut unknown = |what: &str, error: &Error| {
-            facts.unknown.push(Unknown { what: what.to_owned(), because: reason(&error.to_string()) });
-        };
-        match self.clock_ahead().await {
-            Ok((ahead_ms, took_ms)) => (facts.clock_ahead_ms, facts.latency_ms) = (Some(ahead_ms), Some(took_ms)),
-            Err(error) => unknown("clock", &error),
         }
-        match self.send("info", self.client.info::<String>(None)).await {
-            Ok(info) => facts.info = chosen(&INFO, |name| values::info_field(&info, name).map(str::to_owned)),
-            Err(error) => unknown("info", &error),
-        }
-        match self.config().await {
-            Ok(config) => facts.config = config,
-            Err(error) => unknown("config", &error),
-        }
-        facts
     }
+}
 
-    /// By how much the server's clock is ahead of ours, and how long it took to learn that, which bounds the mistake. In
-    /// milliseconds.
-    async fn clock_ahead(&self) -> Result<(f64, f64)> {
-        let (before, asked) = (clock::now(), Instant::now());
-        let time: Vec<f64> = self.send("time", self.client.custom(any_server("TIME"), Vec::<Value>::new())).await?;
-        let took_ms = asked.elapsed().as_secs_f64() * 1000.0;
-        let [seconds, micros] = time[..] else { return Err(values::corrupt("the server's time")) };
-        let here_ms = before.unix_ms as f64 + took_ms / 2.0;
-        Ok((seconds * 1000.0 + micros / 1000.0 - here_ms, took_ms))
+async fn ask(server: &Server, facts: &mut RedisFacts) {
+    let mut unknown = |what: &str, error: &Error| {
+        facts.unknown.push(Unknown { what: what.to_owned(), because: reason(&error.to_string()) });
+    };
+    match clock_ahead(server).await {
+        Ok((ahead_ms, took_ms)) => (facts.clock_ahead_ms, facts.latency_ms) = (Some(ahead_ms), Some(took_ms)),
+        Err(error) => unknown("clock", &error),
     }
+    match answer("info", server.send("info", server.client.info::<String>(None))).await {
+        Ok(info) => facts.info = chosen(&INFO, |name| values::info_field(&info, name).map(str::to_owned)),
+        Err(error) => unknown("info", &error),
+    }
+    match config(server).await {
+        Ok(config) => facts.config = config,
+        Err(error) => unknown("config", &error),
+    }
+}
 
-    async fn config(&self) -> Result<BTreeMap<String, String>> {
-        let words: Vec<Value> = std::iter::once("GET").chain(CONFIG).map(Value::from).collect();
-        let told: BTreeMap<String, String> =
-            self.send("config get", self.client.custom(any_server("CONFIG"), words)).await?;
-        Ok(chosen(&CONFIG, |name| told.get(name).cloned()))
-    }
+/// By how much the server's clock is ahead of ours, and how long it took to learn that, which bounds the mistake. In
+/// milliseconds.
+async fn clock_ahead(server: &Server) -> Result<(f64, f64)> {
+    let (before, asked) = (clock::now(), Instant::now());
+    let time: Vec<f64> =
+        answer("time", server.send("time", server.client.custom(here("TIME"), Vec::<Value>::new()))).await?;
+    let took_ms = asked.elapsed().as_secs_f64() * 1000.0;
+    let [seconds, micros] = time[..] else { return Err(values::corrupt("the server's time")) };
+    let here_ms = before.unix_ms as f64 + took_ms / 2.0;
+    Ok((seconds * 1000.0 + micros / 1000.0 - here_ms, took_ms))
+}
+
+async fn config(server: &Server) -> Result<BTreeMap<String, String>> {
+    let words: Vec<Value> = std::iter::once("GET").chain(CONFIG).map(Value::from).collect();
+    let told: BTreeMap<String, String> =
+        answer("config get", server.send("config get", server.client.custom(here("CONFIG"), words))).await?;
+    Ok(chosen(&CONFIG, |name| told.get(name).cloned()))
+}
+
+async fn answer<T>(name: &'static str, asking: impl Future<Output = std::result::Result<T, Failure>>) -> Result<T> {
+    asking.await.map_err(|failure| told(name, failure))
 }
 
 /// A right that is missing is no fault of Redis': in its own words, without what we made of them.
 fn reason(error: &str) -> String {
     error.find("NOPERM").map_or_else(|| error.to_owned(), |at| format!("its user lacks the right ({})", &error[at..]))
-}
-
-fn any_server(name: &'static str) -> CustomCommand {
-    CustomCommand::new_static(name, ClusterHash::Random, false)
 }
 
 fn chosen(names: &[&str], value: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
