@@ -20,6 +20,7 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
+use crate::backend::redis::{AckLevel, Acknowledgement};
 use crate::clock::whole_ms;
 use crate::drain::DrainSettings;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
@@ -65,6 +66,13 @@ pub struct Arguments {
     /// How long one Redis command may take.
     #[arg(long, env = "MILLE_REDIS_COMMAND_TIMEOUT_MS", default_value_t = whole_ms(limits::REDIS_COMMAND_TIMEOUT))]
     pub redis_command_timeout_ms: u64,
+    /// When an edit is acknowledged: `applied` (Redis has it) or `replicated:N` (N of its replicas have it, too).
+    #[arg(long, env = "MILLE_ACK", default_value_t)]
+    pub ack: AckLevel,
+    /// How long replicas may take, 1 to 60,000. Then the edit is answered with UNAVAILABLE, although it is applied.
+    #[arg(long, env = "MILLE_ACK_TIMEOUT_MS", default_value_t = whole_ms(limits::ACK_TIMEOUT),
+          value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub ack_timeout_ms: u64,
     /// The secret of HS256 tokens, at least 16 bytes.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
@@ -189,6 +197,8 @@ pub struct Config {
     pub redis_ca_file: Option<PathBuf>,
     /// How long one Redis command may take.
     pub redis_command_timeout: Duration,
+    /// When an edit is acknowledged.
+    pub acknowledgement: Acknowledgement,
     /// Who may come in.
     pub auth: AuthSettings,
     /// The secret `--dev` made or was given: for the links it prints.
@@ -299,6 +309,9 @@ impl Config {
         {
             return contradiction("MILLE_REDIS_CA_FILE needs a REDIS_URL with TLS (rediss://) beside it".to_owned());
         }
+        if arguments.ack != AckLevel::Applied && arguments.redis_url.is_none() {
+            return contradiction(format!("MILLE_ACK ({}) needs a REDIS_URL beside it", arguments.ack));
+        }
         let tls = match (arguments.tls_cert_file.take(), arguments.tls_key_file.take()) {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
             (None, None) => None,
@@ -334,6 +347,10 @@ impl Config {
             advertise: arguments.advertise,
             redis_url: arguments.redis_url,
             redis_command_timeout,
+            acknowledgement: Acknowledgement {
+                level: arguments.ack,
+                timeout: Duration::from_millis(arguments.ack_timeout_ms),
+            },
             auth,
             dev_secret,
             redis_ca_file: arguments.redis_ca_file,

@@ -38,12 +38,14 @@ pub enum EditResult {
     Overloaded,
     /// The log did not answer; it may be there.
     Unavailable,
+    /// It is there, and too few replicas have it.
+    Unconfirmed,
     /// The project stopped on this node, or the user's right ended meanwhile.
     Stopped,
 }
 
 impl EditResult {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Accepted,
         Self::Repeated,
         Self::Unchanged,
@@ -51,6 +53,7 @@ impl EditResult {
         Self::Refused,
         Self::Overloaded,
         Self::Unavailable,
+        Self::Unconfirmed,
         Self::Stopped,
     ];
 
@@ -63,6 +66,7 @@ impl EditResult {
             Self::Refused => "refused",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
+            Self::Unconfirmed => "unconfirmed",
             Self::Stopped => "stopped",
         }
     }

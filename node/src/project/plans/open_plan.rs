@@ -1,5 +1,6 @@
 //! One open plan: its replica, its listeners, and who waits for what.
 
+mod acknowledged;
 mod newcomers;
 mod traced;
 
@@ -99,6 +100,8 @@ pub(in crate::project) enum Done {
     Past(Result<Past, ReplayError>),
     /// The change of a repeated operation was read.
     Told { ticket: Ticket, revision: Revision, applied: Option<Arc<Applied>> },
+    /// It was asked whether replicas have an operation.
+    Confirmed { ticket: Ticket, result: EditResult, accepted: Box<Accepted>, confirmed: backend::Result<bool> },
     /// Nothing to do any more: a snapshot was kept, a message sent, a channel closed.
     Closed,
 }
@@ -216,7 +219,10 @@ impl OpenPlan {
             Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
             Done::Told { ticket, revision, applied } => {
                 let plan = Arc::clone(self.replica.plan());
-                self.answer_as(EditResult::Repeated, ticket, Ok(Accepted { revision, applied, plan }));
+                self.acknowledge(EditResult::Repeated, ticket, Accepted { revision, applied, plan }, jobs);
+            }
+            Done::Confirmed { ticket, result, accepted, confirmed } => {
+                self.confirmed(ticket, result, *accepted, confirmed);
             }
             Done::Past(read) => self.past_read(read, jobs),
             Done::Missed { lost, outcome, found } => {
@@ -426,7 +432,8 @@ impl OpenPlan {
     fn judge(&mut self, ticket: Ticket, verdict: Verdict, jobs: &mut Jobs) {
         let (answer, repeat) = match verdict {
             Verdict::Accepted { applied, plan } => {
-                (Ok(Accepted { revision: applied.revision(), applied: Some(applied), plan }), None)
+                let accepted = Accepted { revision: applied.revision(), applied: Some(applied), plan };
+                return self.acknowledge(EditResult::Accepted, ticket, accepted, jobs);
             }
             Verdict::Unchanged { plan, repeat } => {
                 (Ok(Accepted { revision: plan.revision(), applied: None, plan }), repeat)
@@ -449,7 +456,7 @@ impl OpenPlan {
     fn tell_repeated(&mut self, ticket: Ticket, revision: Revision, jobs: &mut Jobs) {
         if let Some(applied) = self.replica.recent(revision) {
             let (applied, plan) = (Some(Arc::clone(applied)), Arc::clone(self.replica.plan()));
-            return self.answer_as(EditResult::Repeated, ticket, Ok(Accepted { revision, applied, plan }));
+            return self.acknowledge(EditResult::Repeated, ticket, Accepted { revision, applied, plan }, jobs);
         }
         let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
         jobs.spawn(async move {
@@ -501,6 +508,7 @@ fn result_of(answer: &Result<Accepted, Rejection>) -> EditResult {
         Err(Rejection::Refused(_) | Rejection::NoSuchPlan | Rejection::Unrecoverable { .. }) => EditResult::Refused,
         Err(Rejection::Overloaded) => EditResult::Overloaded,
         Err(Rejection::Unavailable) => EditResult::Unavailable,
+        Err(Rejection::Unconfirmed) => EditResult::Unconfirmed,
         Err(Rejection::Forbidden | Rejection::Stopping) => EditResult::Stopped,
     }
 }
