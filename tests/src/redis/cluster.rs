@@ -4,6 +4,8 @@
 //! number: 0, 1 and 2 begin as primaries, 3, 4 and 5 as their replicas. Who is what later is asked, and the test believes
 //! what all servers say that are awake.
 
+use std::ops::Range;
+
 use anyhow::{Context as _, Result, ensure};
 
 use super::view::{Member, members};
@@ -84,6 +86,12 @@ impl RedisCluster {
         self.numbers(agreed.iter().filter(|member| member.is_primary && member.slot_count() > 0))
     }
 
+    /// The slots that a server began with; none for a replica.
+    #[must_use]
+    pub fn first_slots_of(&self, server: usize) -> Vec<u16> {
+        first_slots_of(server).filter_map(|slot| u16::try_from(slot).ok()).collect()
+    }
+
     /// The primary that serves a key. In the midst of a failover this waits for its end.
     ///
     /// # Errors
@@ -118,29 +126,30 @@ impl RedisCluster {
         found.first().copied().with_context(|| format!("nobody follows server {primary}"))
     }
 
-    /// Waits until another one serves what `lost` served, and brings its number. `replica` is who followed it.
+    /// Waits until the other server of a shard calls itself its primary, and brings its number. The others may not know yet.
     ///
     /// # Errors
     /// When that does not happen.
-    pub async fn promoted(&self, replica: usize) -> Result<usize> {
-        let id = &self.ids[replica];
+    pub async fn promoted_instead_of(&self, lost: usize) -> Result<usize> {
+        // Nobody changes shards here: `cluster-allow-replica-migration` is off.
+        let heir = (lost + PRIMARIES) % self.size();
         eventually(patience(AGREED_SECONDS), async || {
-            let agreed = self.agreed_now().await?;
-            let here = agreed.iter().find(|member| member.id == *id).context("an unknown server")?;
-            ensure!(here.is_primary && here.slot_count() > 0, "server {replica} was not promoted");
-            Ok(replica)
+            let said = members_of(self.server(heir)).await?;
+            let here = said.iter().find(|member| member.id == self.ids[heir]).context("a server that is not itself")?;
+            ensure!(here.is_primary && here.slot_count() > 0, "server {heir} was not promoted");
+            Ok(heir)
         })
         .await
     }
 
-    /// Has the replica of a primary take its place in order (`CLUSTER FAILOVER`), and brings its number once all know.
+    /// Has the replica of a primary take its place in order (`CLUSTER FAILOVER`), and brings its number once it has.
     ///
     /// # Errors
     /// When there is none, or it is not promoted.
     pub async fn fail_over(&self, primary: usize) -> Result<usize> {
         let replica = self.replica_of(primary).await?;
         self.server(replica).ask(&["CLUSTER", "FAILOVER"]).await?;
-        self.promoted(replica).await
+        self.promoted_instead_of(primary).await
     }
 
     /// Waits until every server is awake in the eyes of all, all slots are served and all replicas follow.
@@ -183,8 +192,7 @@ impl RedisCluster {
     async fn agreed_now(&self) -> Result<Vec<Member>> {
         let mut agreed: Option<Vec<Member>> = None;
         for server in self.awake() {
-            let said = server.ask(&["CLUSTER", "NODES"]).await?;
-            let mut view = members(said.text().context("CLUSTER NODES is a text")?)?;
+            let mut view = members_of(server).await?;
             view.sort_by(|a, b| a.id.cmp(&b.id));
             match &agreed {
                 Some(agreed) => ensure!(*agreed == view, "the servers see the cluster differently"),
@@ -228,6 +236,11 @@ impl RedisCluster {
 
 const NODES_FILE: &str = "nodes.conf";
 
+async fn members_of(server: &Redis) -> Result<Vec<Member>> {
+    let said = server.ask(&["CLUSTER", "NODES"]).await?;
+    members(said.text().context("CLUSTER NODES is a text")?)
+}
+
 fn cluster_settings(bus_port: u16) -> Vec<String> {
     vec![
         "cluster-enabled yes".to_owned(),
@@ -240,6 +253,10 @@ fn cluster_settings(bus_port: u16) -> Vec<String> {
     ]
 }
 
+fn first_slots_of(server: usize) -> Range<usize> {
+    if server < PRIMARIES { SLOTS * server / PRIMARIES..SLOTS * (server + 1) / PRIMARIES } else { 0..0 }
+}
+
 /// What a server would have written down of a cluster that is there already.
 fn nodes_file(own: usize, ids: &[String], ports: &[(u16, u16)]) -> String {
     let mut text = String::new();
@@ -247,8 +264,8 @@ fn nodes_file(own: usize, ids: &[String], ports: &[(u16, u16)]) -> String {
         let shard = server % PRIMARIES;
         let myself = if server == own { "myself," } else { "" };
         let (role, follows, slots) = if server < PRIMARIES {
-            let (first, next) = (SLOTS * shard / PRIMARIES, SLOTS * (shard + 1) / PRIMARIES);
-            ("master", "-", format!(" {first}-{}", next - 1))
+            let slots = first_slots_of(server);
+            ("master", "-", format!(" {}-{}", slots.start, slots.end - 1))
         } else {
             ("slave", ids[shard].as_str(), String::new())
         };
@@ -272,7 +289,7 @@ mod tests {
         cluster.server(primary).ask(&["XADD", KEY, "7-*", "h", "a"]).await?;
         cluster.server(replica).catches_up_with(cluster.server(primary)).await?;
         cluster.server_mut(primary).kill_9()?;
-        assert_eq!(cluster.promoted(replica).await?, replica);
+        assert_eq!(cluster.promoted_instead_of(primary).await?, replica);
         assert_eq!(cluster.primary_of(KEY).await?, replica);
         assert_eq!(cluster.serving(KEY).await?.entries(KEY).await?.len(), 1);
         cluster.server_mut(primary).restart().await?;
@@ -286,7 +303,7 @@ mod tests {
         let cluster = RedisCluster::start().await?;
         let replica = cluster.replica_of(0).await?;
         cluster.server(0).pause()?;
-        cluster.promoted(replica).await?;
+        cluster.promoted_instead_of(0).await?;
         assert_eq!(cluster.primaries().await?.len(), PRIMARIES);
         cluster.server(0).resume()?;
         cluster.is_whole().await?;

@@ -102,25 +102,27 @@ impl RedisSentinels {
         Ok(self.server(self.master().await?))
     }
 
-    /// Waits until another server than `lost` is the master, and brings its number.
+    /// Waits until another server than `lost` calls itself the master, and brings its number. Sentinels may not name it yet.
     ///
     /// # Errors
     /// When that does not happen.
     pub async fn promoted_instead_of(&self, lost: usize) -> Result<usize> {
         eventually(patience(AGREED_SECONDS), async || {
-            let master = self.master_now().await?;
-            ensure!(master != lost, "server {lost} is the master still");
-            Ok(master)
+            for (server, redis) in self.servers.iter().enumerate() {
+                if server != lost && redis.is_awake() && is_master(redis).await? {
+                    return Ok(server);
+                }
+            }
+            bail!("nobody has taken the place of server {lost}")
         })
         .await
     }
 
-    /// Has a replica take the master's place in order (`SENTINEL FAILOVER`), and brings its number once most know.
+    /// Has a replica take the master's place in order (`SENTINEL FAILOVER`), and brings its number once it has.
     ///
     /// # Errors
     /// When a failover is under way already, or nobody is promoted.
-    pub async fn fail_over(&self) -> Result<usize> {
-        let master = self.master().await?;
+    pub async fn fail_over(&self, master: usize) -> Result<usize> {
         let sentinel = self.sentinels.iter().find(|sentinel| sentinel.is_awake()).context("no sentinel is awake")?;
         sentinel.ask(&["SENTINEL", "FAILOVER", MASTER_NAME]).await?;
         self.promoted_instead_of(master).await
@@ -172,8 +174,7 @@ impl RedisSentinels {
             bail!("sentinels do not agree: {votes:?}");
         };
         ensure!(self.servers[master].is_awake(), "the master {master} does not answer");
-        let role = self.servers[master].ask(&["ROLE"]).await?;
-        ensure!(role.items().first().and_then(|role| role.text()) == Some("master"), "server {master} is {role:?}");
+        ensure!(is_master(&self.servers[master]).await?, "server {master} is not the master");
         Ok(master)
     }
 
@@ -212,6 +213,10 @@ impl RedisSentinels {
         all.is_whole().await?;
         Ok(all)
     }
+}
+
+async fn is_master(server: &Redis) -> Result<bool> {
+    Ok(server.ask(&["ROLE"]).await?.items().first().and_then(|role| role.text()) == Some("master"))
 }
 
 /// What a sentinel would have written down of servers and sentinels that it knows already.
@@ -272,7 +277,7 @@ mod tests {
     async fn a_failover_in_order_changes_places_also_without_one_sentinel() -> Result<()> {
         let mut all = RedisSentinels::start().await?;
         all.sentinel_mut(2).kill_9()?;
-        let heir = all.fail_over().await?;
+        let heir = all.fail_over(0).await?;
         assert_ne!(heir, 0);
         all.sentinel_mut(2).restart().await?;
         all.is_whole().await?;
