@@ -381,6 +381,7 @@ fn readiness(
     Readiness::new(id.clone(), move || {
         let (lease, delivery, store) = (cluster.renewed_age(), bridge.delivery_age(), leases.health());
         let grace = READY_GRACE + limits::HEARTBEAT_INTERVAL;
+        let breaker = std::iter::once(store.breaker).chain(store.sick.iter().cloned()).collect::<Vec<_>>().join("; ");
         let failure = cluster.renewal_failure().map(|why| format!("; {why}")).unwrap_or_default();
         vec![
             Check::needed("serving", drain.phase() == Phase::Serving, drain.phase().as_str()),
@@ -390,8 +391,9 @@ fn readiness(
             Check::needed("pressure", pressure.level() < Level::RefuseConnections, pressure.to_string()),
             Check::needed("keys", authenticator.has_keys(), "false while no token can be judged"),
             answering(vigil.findings()),
-            // What it means for clients is judged by the lease and the delivery, with their grace.
-            Check::told("breaker", store.answers, store.breaker),
+            // What it means for clients is judged by the lease and the delivery, with their grace. A shard without which the
+            // node serves is told here and nowhere else: its plans would be no better off on another node.
+            Check::told("breaker", store.answers && store.sick.is_empty(), breaker),
         ]
     })
     .with_life(life)

@@ -1,8 +1,9 @@
-//! The contract of the backends: one set of promises, held against the embedded backend and against a real Redis.
+//! The contract of the backends: one set of promises, held against the embedded backend and against real Redis servers: a
+//! single one, one that sentinels watch over, and a cluster. `MILLE_TEST_REDIS=embedded,single,sentinel,cluster` chooses.
 //!
 //! Each promise gets a fresh store. Redis is a `redis-server` that the test starts on a free port and stops again; if it
 //! is not installed, the tests fail and say so. What only a server can do to us (lose its functions, cut a connection,
-//! not answer) is promised at the end, for Redis alone.
+//! not answer) is promised for it alone, as is what only a cluster or a failover can do (`shards.rs`).
 
 #[path = "backend_contract/channels.rs"]
 mod channels;
@@ -22,8 +23,12 @@ mod quotas;
 mod revocations;
 #[path = "backend_contract/server.rs"]
 mod server;
+#[path = "backend_contract/shards.rs"]
+mod shards;
 #[path = "backend_contract/snapshots.rs"]
 mod snapshots;
+#[path = "backend_contract/topologies.rs"]
+mod topologies;
 
 macro_rules! contract {
     ($($part:ident { $($promise:ident)* })*) => {
@@ -31,15 +36,27 @@ macro_rules! contract {
             $(mod $part { $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $promise() {
-                    crate::$part::$promise(crate::kit::Store::embedded()).await;
+                    if crate::kit::is_chosen("embedded") {
+                        crate::$part::$promise(crate::kit::Store::embedded()).await;
+                    }
                 }
             )* })*
         }
-        mod redis {
+        contract_with_redis! { single $($part { $($promise)* })* }
+        contract_with_redis! { sentinel $($part { $($promise)* })* }
+        contract_with_redis! { cluster $($part { $($promise)* })* }
+    };
+}
+
+macro_rules! contract_with_redis {
+    ($kind:ident $($part:ident { $($promise:ident)* })*) => {
+        mod $kind {
             $(mod $part { $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $promise() {
-                    crate::$part::$promise(crate::kit::Store::redis().await).await;
+                    if crate::kit::is_chosen(stringify!($kind)) {
+                        crate::$part::$promise(crate::kit::Store::$kind().await).await;
+                    }
                 }
             )* })*
         }

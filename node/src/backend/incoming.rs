@@ -6,7 +6,7 @@
 
 use tokio::sync::mpsc;
 
-use super::{Incoming, Interruption};
+use super::{Incoming, Interruption, Reach};
 
 /// The end that puts in.
 #[derive(Debug)]
@@ -33,7 +33,10 @@ impl Outlet {
         let Some(spare) = self.spare.take() else { return };
         match self.queue.try_send(incoming) {
             Ok(()) => self.spare = Some(spare),
-            Err(_) => drop(spare.send(Incoming::Interrupted(Interruption::Lagged))),
+            Err(_) => {
+                let lagged = Incoming::Interrupted { why: Interruption::Lagged, reach: Reach::Everything };
+                drop(spare.send(lagged));
+            }
         }
     }
 }
@@ -53,7 +56,7 @@ mod tests {
         std::iter::from_fn(|| receiver.try_recv().ok())
             .map(|incoming| match incoming {
                 Incoming::Message { payload, .. } => Some(payload[0]),
-                Incoming::Interrupted(_) => None,
+                Incoming::Interrupted { .. } => None,
             })
             .collect()
     }

@@ -90,10 +90,11 @@ pub trait EventLog: Send + Sync + 'static {
     /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage>;
 
-    /// The store's life.
-    async fn life(&self) -> Result<StoreLife>;
+    /// The lives of the store's servers, of those that answer.
+    async fn lives(&self) -> Result<Vec<StoreLife>>;
 
-    /// Where several logs end, in one call per server.
+    /// Where several logs end. All or none are told: whoever would not have one shard hold up another asks for each
+    /// shard's plans by themselves.
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>>;
 
     /// Puts a log back that is gone whole: a snapshot of the plan, and the changes that led to it with the operations
@@ -152,8 +153,18 @@ pub enum Channel {
     Project(ProjectId),
     /// Membership, deletions and whatever concerns every node.
     Control,
-    /// One node's own line, to hear itself: proof that the subscription delivers.
-    Probe,
+    /// One node's own line through one shard, to hear itself: proof that the subscription there delivers.
+    Probe(Shard),
+}
+
+/// A part of the store that one server serves, with the channels whose subscription is one connection. Named by its lowest
+/// slot, so that it is the same one when another server takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard(pub u16);
+
+impl Shard {
+    /// The shard of a store that has but one.
+    pub const ONLY: Self = Self(0);
 }
 
 /// What comes in on the subscription.
@@ -166,8 +177,33 @@ pub enum Incoming {
         /// What it says.
         payload: Bytes,
     },
-    /// Messages may have been lost on every channel, up to now. Subscriptions are in force again.
-    Interrupted(Interruption),
+    /// Messages may have been lost, up to now. Subscriptions are in force again.
+    Interrupted {
+        /// Why.
+        why: Interruption,
+        /// On which channels.
+        reach: Reach,
+    },
+}
+
+/// Which channels an interruption concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// All.
+    Everything,
+    /// These, and no others.
+    Only(Arc<[Channel]>),
+}
+
+impl Reach {
+    /// Whether it concerns this channel.
+    #[must_use]
+    pub fn holds(&self, channel: Channel) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Only(channels) => channels.contains(&channel),
+        }
+    }
 }
 
 /// Why messages may have been lost.
@@ -179,6 +215,8 @@ pub enum Interruption {
     Lagged,
     /// The connection was open and delivered nothing, so it was made anew: see [`PubSub::reconnect`].
     Probe,
+    /// Another server serves these channels now: after a failover, or because their slots were moved.
+    Moved,
 }
 
 /// Channels between nodes.
@@ -194,13 +232,20 @@ pub trait PubSub: Send + Sync + 'static {
     /// Listens no more.
     async fn unsubscribe(&self, channel: Channel) -> Result<()>;
 
-    /// Makes the connection anew on which messages come, since it seems to deliver none. Begins with
+    /// The shards there are now. At least one, unless nothing is known of the store.
+    fn shards(&self) -> Vec<Shard>;
+
+    /// The shard through which a channel goes now; `None` while no server is known to serve it.
+    fn shard_of(&self, channel: Channel) -> Option<Shard>;
+
+    /// Makes the connection anew on which a shard's messages come, since it seems to deliver none. Begins with
     /// it at most; an [`Interruption::Probe`] says that subscriptions are in force again. Nothing, if it is being made anew
     /// already.
-    async fn reconnect(&self);
+    async fn reconnect(&self, shard: Shard);
 
-    /// Whether messages come in, as far as is known without asking. If not, an [`Interruption`] will say when they do.
-    fn is_in_force(&self) -> bool;
+    /// Whether a shard's messages come in, as far as is known without asking. If not, an [`Interruption`] will say when
+    /// they do.
+    fn is_in_force(&self, shard: Shard) -> bool;
 
     /// Everything this node listens to, on one queue of [`INCOMING_MESSAGES_MAX`]. Can be taken once; later calls get
     /// `None`. When the queue is full, messages are dropped and an [`Interruption::Lagged`] follows.
@@ -377,7 +422,8 @@ pub trait Quotas: Send + Sync + 'static {
     async fn hold_places(&self, user: &UserId, node: &NodeId, claim: PlacesClaim) -> Result<u32>;
 }
 
-/// Whether the store is asked at all, and what an operator should know about it.
+/// Whether the store is asked at all, and what an operator should know about it. Of several servers, the first part is about
+/// the one that has the leases, without which no node serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreHealth {
     /// False: whatever is asked is refused at once, until the store answers again.
@@ -388,6 +434,8 @@ pub struct StoreHealth {
     pub role: String,
     /// For how long the server has been a replica, which takes no writes.
     pub replica_for: Option<Duration>,
+    /// The other servers that are not asked now, and slots that no server serves, in words.
+    pub sick: Vec<String>,
 }
 
 /// How the store is.

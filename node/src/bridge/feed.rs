@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::backend::{Channel, Interruption};
+use crate::backend::{Channel, Interruption, Reach};
 use crate::metrics::Metrics;
 
 /// What an actor hears.
@@ -39,8 +39,13 @@ pub enum Heard {
         /// Whether the store's life is settled: every node had the time to give back what it lost.
         is_settled: bool,
     },
-    /// Messages may have been lost on all of its channels.
-    Interrupted(Interruption),
+    /// Messages may have been lost.
+    Interrupted {
+        /// Why.
+        why: Interruption,
+        /// On which of its channels.
+        reach: Reach,
+    },
 }
 
 /// The bridge's end of a line.
@@ -142,7 +147,7 @@ impl Feed {
             return None;
         }
         self.older = self.receiver.len();
-        Some(Heard::Interrupted(Interruption::Lagged))
+        Some(Heard::Interrupted { why: Interruption::Lagged, reach: Reach::Everything })
     }
 
     /// What was put in before the last interruption by lag is no head any more.
@@ -165,7 +170,7 @@ mod tests {
         for _ in 0..=limits::FEED_MESSAGES_MAX {
             sender.offer(message());
         }
-        assert!(matches!(feed.next().await, Heard::Interrupted(Interruption::Lagged)));
+        assert!(matches!(feed.next().await, Heard::Interrupted { why: Interruption::Lagged, .. }));
         assert!(matches!(feed.next().await, Heard::Message { .. }), "what fitted is still there");
     }
 
@@ -177,7 +182,7 @@ mod tests {
         for _ in 0..limits::FEED_MESSAGES_MAX {
             sender.offer(message());
         }
-        assert!(matches!(feed.next().await, Heard::Interrupted(Interruption::Lagged)));
+        assert!(matches!(feed.next().await, Heard::Interrupted { why: Interruption::Lagged, .. }));
         sender.offer_head(PlanId(2), nowhere(), true, asked_at);
         for _ in 1..limits::FEED_MESSAGES_MAX {
             assert!(matches!(feed.next().await, Heard::Message { .. }), "the messages, without the heads");

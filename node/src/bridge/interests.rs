@@ -92,6 +92,20 @@ impl Interests {
         lines
     }
 
+    /// Every line that hears one of these channels, with those that it hears.
+    pub(super) fn lines_of(&self, channels: &[Channel]) -> Vec<(FeedSender, Vec<Channel>)> {
+        let table = self.table.load();
+        let mut lines: Vec<(FeedSender, Vec<Channel>)> = Vec::new();
+        for channel in channels {
+            let Some(Interest { feed, .. }) = table.get(channel) else { continue };
+            match lines.iter_mut().find(|(line, _)| line.is_same(feed)) {
+                Some((_, theirs)) => theirs.push(*channel),
+                None => lines.push((feed.clone(), vec![*channel])),
+            }
+        }
+        lines
+    }
+
     fn change(&self, change: impl FnOnce(&mut HashMap<Channel, Interest>)) {
         let _turn = self.changing.lock();
         let mut table = HashMap::clone(&self.table.load());

@@ -2,7 +2,7 @@
 //!
 //! It carries messages and says when some may be missing; what they mean and how a gap is repaired is decided above.
 //! Two tasks run here: the pump, which takes from the subscription and only dispatches, and the watch, which compares the
-//! heads of all open plans with the log in one call and proves by a message to itself that the subscription delivers.
+//! heads of all open plans with the log, in one call per shard, and proves by messages to itself that each shard delivers.
 
 mod control;
 mod deafness;
@@ -14,6 +14,7 @@ mod tests;
 mod turns;
 mod watch;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{self, Backend, Channel, Incoming, Interruption, envelope};
+use crate::backend::{self, Backend, Channel, Incoming, Interruption, Reach, Shard, envelope};
 use crate::clock;
 use crate::clock::whole_ms;
 use crate::metrics::Metrics;
@@ -52,11 +53,11 @@ struct Inner {
     turns: Turns,
     control: broadcast::Sender<Control>,
     started: Instant,
-    /// When the probe last came back, in milliseconds since `started`.
+    /// When the probe of the shard that has the control channel last came back, in milliseconds since `started`.
     delivered_ms: AtomicU64,
     lives: Lives,
-    /// How many probes came back.
-    probes_heard: AtomicU64,
+    /// How many probes came back, by shard.
+    probes_heard: Mutex<HashMap<Shard, u64>>,
     /// How often the subscription was interrupted. Held while feeds are told of it, and while heads are told: so a head that
     /// was asked for before is never told after.
     interruptions: Mutex<u64>,
@@ -91,13 +92,13 @@ impl Bridge {
                 started: Instant::now(),
                 delivered_ms: AtomicU64::new(0),
                 lives: Lives::default(),
-                probes_heard: AtomicU64::new(0),
+                probes_heard: Mutex::default(),
                 interruptions: Mutex::new(0),
                 interrupted: Notify::new(),
             }),
         };
+        // What else it needs, the watch subscribes to, shard by shard: one that is sick need not keep a node out.
         bridge.inner.backend.pubsub.subscribe(Channel::Control).await?;
-        bridge.inner.backend.pubsub.subscribe(Channel::Probe).await?;
         tasks.spawn(bridge.clone().pump(incoming, stop.child_token()));
         tasks.spawn(bridge.clone().watch(stop.child_token()));
         Ok((bridge, Controls::new(controls)))
@@ -162,7 +163,8 @@ impl Bridge {
         self.inner.lives.see(life)
     }
 
-    /// How long ago a message to ourselves last came back.
+    /// How long ago a message to ourselves last came back, through the shard that brings what concerns every node. If
+    /// another does not deliver, that is its plans' loss alone.
     #[must_use]
     pub fn delivery_age(&self) -> Duration {
         let delivered = Duration::from_millis(self.inner.delivered_ms.load(Ordering::Relaxed));
@@ -186,7 +188,7 @@ impl Bridge {
             };
             match message {
                 Some(Incoming::Message { channel, payload }) => self.dispatch(channel, payload),
-                Some(Incoming::Interrupted(why)) => self.interrupt(why),
+                Some(Incoming::Interrupted { why, reach }) => self.interrupt(why, &reach),
                 None => break,
             }
         }
@@ -195,10 +197,12 @@ impl Bridge {
     /// Hands a message on without waiting; whoever can't take it is told that it lost some.
     fn dispatch(&self, channel: Channel, payload: bytes::Bytes) {
         match channel {
-            Channel::Probe => {
-                let age = whole_ms(self.inner.started.elapsed());
-                self.inner.delivered_ms.store(age, Ordering::Relaxed);
-                self.inner.probes_heard.fetch_add(1, Ordering::Relaxed);
+            Channel::Probe(shard) => {
+                if self.inner.backend.pubsub.shard_of(Channel::Control) == Some(shard) {
+                    let age = whole_ms(self.inner.started.elapsed());
+                    self.inner.delivered_ms.store(age, Ordering::Relaxed);
+                }
+                *self.inner.probes_heard.lock().entry(shard).or_default() += 1;
             }
             Channel::Control => match ControlMessage::decode(&payload) {
                 Some(message) => self.control(Control::Told(message)),
@@ -216,17 +220,33 @@ impl Bridge {
         }
     }
 
-    fn interrupt(&self, why: Interruption) {
-        tracing::info!(cause = ?why, "the subscription was interrupted; every open plan is compared with its log");
+    fn interrupt(&self, why: Interruption, reach: &Reach) {
         self.inner.metrics.bridge.interruptions.increment(1);
         let mut interruptions = self.inner.interruptions.lock();
         *interruptions += 1;
-        for feed in self.inner.interests.lines() {
-            feed.offer(Heard::Interrupted(why));
+        match reach {
+            Reach::Everything => {
+                tracing::info!(cause = ?why, "the subscription was interrupted; every open plan is compared with its log");
+                for feed in self.inner.interests.lines() {
+                    feed.offer(Heard::Interrupted { why, reach: Reach::Everything });
+                }
+            }
+            Reach::Only(channels) => {
+                tracing::info!(
+                    cause = ?why,
+                    channels = channels.len(),
+                    "some subscriptions were interrupted; their plans are compared with their logs"
+                );
+                for (feed, theirs) in self.inner.interests.lines_of(channels) {
+                    feed.offer(Heard::Interrupted { why, reach: Reach::Only(theirs.into()) });
+                }
+            }
         }
         drop(interruptions);
         self.inner.interrupted.notify_one();
-        self.control(Control::Interrupted);
+        if reach.holds(Channel::Control) {
+            self.control(Control::Interrupted);
+        }
     }
 
     fn control(&self, control: Control) {

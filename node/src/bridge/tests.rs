@@ -52,13 +52,21 @@ impl PubSub for Line {
         self.line.unsubscribe(channel).await
     }
 
-    async fn reconnect(&self) {
-        self.reconnects.fetch_add(1, Ordering::Relaxed);
-        self.is_deaf.store(false, Ordering::Relaxed);
-        self.line.reconnect().await;
+    fn shards(&self) -> Vec<Shard> {
+        self.line.shards()
     }
 
-    fn is_in_force(&self) -> bool {
+    fn shard_of(&self, channel: Channel) -> Option<Shard> {
+        self.line.shard_of(channel)
+    }
+
+    async fn reconnect(&self, shard: Shard) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
+        self.is_deaf.store(false, Ordering::Relaxed);
+        self.line.reconnect(shard).await;
+    }
+
+    fn is_in_force(&self, _shard: Shard) -> bool {
         !self.is_down.load(Ordering::Relaxed)
     }
 
@@ -87,8 +95,8 @@ impl EventLog for Heads {
         unreachable!("the bridge asks for heads only")
     }
 
-    async fn life(&self) -> Result<StoreLife> {
-        Ok(StoreLife::new("life"))
+    async fn lives(&self) -> Result<Vec<StoreLife>> {
+        Ok(vec![StoreLife::new("life")])
     }
 
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
@@ -227,8 +235,8 @@ async fn after_an_interruption_heads_are_told_at_once_and_none_that_was_asked_fo
     let (_sender, mut feed) = bench.listen(PLAN).await;
     // A question is under way while the interruption comes.
     bench.asked(1).await;
-    bench.line.reconnect().await;
-    assert!(matches!(soon(feed.next()).await, Heard::Interrupted(Interruption::Probe)));
+    bench.line.reconnect(Shard::ONLY).await;
+    assert!(matches!(soon(feed.next()).await, Heard::Interrupted { why: Interruption::Probe, .. }));
     let interrupted = Instant::now();
     bench.heads.answers.add_permits(MANY);
     assert_eq!(next_head(&mut feed).await, 1, "the answer to the first question is not told");
@@ -245,7 +253,7 @@ async fn heads_are_held_back_while_the_subscription_is_down_but_not_for_ever() {
     bench.line.is_down.store(true, Ordering::Relaxed);
     assert!(timeout(Duration::from_secs(3), feed.next()).await.is_err(), "no head during an outage");
     bench.line.is_down.store(false, Ordering::Relaxed);
-    bench.line.reconnect().await;
+    bench.line.reconnect(Shard::ONLY).await;
     let back = Instant::now();
     next_head(&mut feed).await;
     assert!(back.elapsed() <= limits::HEAD_CHECK_JITTER, "{:?}", back.elapsed());
@@ -266,7 +274,7 @@ async fn a_subscription_that_delivers_nothing_is_made_anew() {
     next_head(&mut feed).await;
     bench.line.is_deaf.store(true, Ordering::Relaxed);
     let deaf = Instant::now();
-    soon(async { while !matches!(feed.next().await, Heard::Interrupted(Interruption::Probe)) {} }).await;
+    soon(async { while !matches!(feed.next().await, Heard::Interrupted { why: Interruption::Probe, .. }) {} }).await;
     let took = deaf.elapsed();
     assert!(took >= limits::PROBE_DEAF_AFTER && took <= limits::PROBE_DEAF_AFTER * 2, "{took:?}");
     // It delivers again, and is left alone.
@@ -283,7 +291,7 @@ async fn a_subscription_that_is_down_is_not_called_deaf_until_it_is_down_for_lon
     bench.line.is_down.store(true, Ordering::Relaxed);
     let (_sender, mut feed) = bench.listen(PLAN).await;
     let down = Instant::now();
-    soon(async { while !matches!(feed.next().await, Heard::Interrupted(Interruption::Probe)) {} }).await;
+    soon(async { while !matches!(feed.next().await, Heard::Interrupted { why: Interruption::Probe, .. }) {} }).await;
     assert!(down.elapsed() >= limits::HEADS_HELD_MAX + limits::PROBE_DEAF_AFTER, "{:?}", down.elapsed());
     assert_eq!(bench.line.reconnects.load(Ordering::Relaxed), 1);
 }

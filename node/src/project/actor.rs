@@ -27,7 +27,7 @@ use super::access::Members;
 use super::command::{Command, PlanCommand, Rejection};
 use super::plans::{self, Plans};
 use super::presence::{NO_MEMBER, PresenceCommand, PresencePart, StoreAnswer};
-use crate::backend::{self, Backend, Channel, Interruption};
+use crate::backend::{self, Backend, Channel, Interruption, Reach};
 use crate::bridge::{Bridge, Feed, FeedSender, Heard};
 use crate::clock;
 use crate::metrics::{Metrics, NotAllowed};
@@ -288,15 +288,34 @@ impl Actor {
             Heard::Head { plan, state, is_settled } => {
                 self.plans.input(plan, Input::HeadSeen(HeadSeen { state, is_settled }));
             }
-            Heard::Interrupted(why) => {
+            Heard::Interrupted { why, reach } => {
                 let cause = match why {
-                    Interruption::Reconnect => Cause::Reconnect,
+                    // Another server took the place of the one we were connected to.
+                    Interruption::Reconnect | Interruption::Moved => Cause::Reconnect,
                     Interruption::Lagged => Cause::Lagged,
                     Interruption::Probe => Cause::Probe,
                 };
+                self.interrupted(cause, &reach);
+            }
+        }
+    }
+
+    fn interrupted(&mut self, cause: Cause, reach: &Reach) {
+        match reach {
+            Reach::Everything => {
                 self.plans.input_all(|| Input::Interrupted(cause));
                 self.presence.interrupted();
                 self.start_refresh();
+            }
+            // What becomes of members is told on none of them.
+            Reach::Only(channels) => {
+                for channel in channels.iter() {
+                    match channel {
+                        Channel::Plan(plan) => self.plans.input(*plan, Input::Interrupted(cause)),
+                        Channel::Project(_) => self.presence.interrupted(),
+                        Channel::Control | Channel::Probe(_) => {}
+                    }
+                }
             }
         }
     }

@@ -53,8 +53,8 @@ impl EventLog for Log {
         self.store.commit(plan, expected, batch, terms).await
     }
 
-    async fn life(&self) -> backend::Result<StoreLife> {
-        self.store.life().await
+    async fn lives(&self) -> backend::Result<Vec<StoreLife>> {
+        self.store.lives().await
     }
 
     async fn revive(

@@ -92,14 +92,18 @@ pub(crate) async fn a_message_reaches_whoever_listens(store: Store) {
 pub(crate) async fn a_probe_is_heard_by_its_own_node(store: Store) {
     let nodes = [store.connect().await, store.connect().await];
     let mut queues = [queue(&nodes[0]), queue(&nodes[1])];
-    for node in &nodes {
-        node.pubsub.subscribe(Channel::Probe).await.expect("subscribed");
-    }
-    for (node, name) in nodes.iter().zip(["one", "two"]) {
-        node.pubsub.publish(Channel::Probe, Bytes::from(name)).await.expect("published");
-    }
-    for (incoming, name) in queues.iter_mut().zip(["one", "two"]) {
-        assert_eq!(message(next(incoming).await), (Channel::Probe, Bytes::from(name)));
+    let shards = nodes[0].pubsub.shards();
+    assert!(!shards.is_empty());
+    for probe in shards.into_iter().map(Channel::Probe) {
+        for node in &nodes {
+            node.pubsub.subscribe(probe).await.expect("subscribed");
+        }
+        for (node, name) in nodes.iter().zip(["one", "two"]) {
+            node.pubsub.publish(probe, Bytes::from(name)).await.expect("published");
+        }
+        for (incoming, name) in queues.iter_mut().zip(["one", "two"]) {
+            assert_eq!(message(next(incoming).await), (probe, Bytes::from(name)));
+        }
     }
 }
 
@@ -118,7 +122,7 @@ pub(crate) async fn what_does_not_fit_is_told(store: Store) {
     loop {
         match next(&mut incoming).await {
             Incoming::Message { payload, .. } => assert!(fitted.insert(payload), "each comes once"),
-            Incoming::Interrupted(why) => break assert_eq!(why, Interruption::Lagged),
+            Incoming::Interrupted { why, .. } => break assert_eq!(why, Interruption::Lagged),
         }
     }
     assert_eq!(fitted.len(), INCOMING_MESSAGES_MAX - 1);
@@ -136,16 +140,22 @@ pub(crate) async fn what_does_not_fit_is_told(store: Store) {
 pub(crate) async fn a_connection_made_anew_says_so_and_delivers(store: Store) {
     let node = store.connect().await;
     let mut incoming = queue(&node);
-    node.pubsub.subscribe(Channel::Probe).await.expect("subscribed");
-    for _ in 0..2 {
-        node.pubsub.reconnect().await;
-        match next(&mut incoming).await {
-            Incoming::Interrupted(why) => assert_eq!(why, Interruption::Probe),
-            Incoming::Message { channel, .. } => panic!("nothing was published on {channel:?}"),
+    for shard in node.pubsub.shards() {
+        let probe = Channel::Probe(shard);
+        node.pubsub.subscribe(probe).await.expect("subscribed");
+        for _ in 0..2 {
+            node.pubsub.reconnect(shard).await;
+            match next(&mut incoming).await {
+                Incoming::Interrupted { why, reach } => {
+                    assert_eq!(why, Interruption::Probe);
+                    assert!(reach.holds(probe));
+                }
+                Incoming::Message { channel, .. } => panic!("nothing was published on {channel:?}"),
+            }
+            assert!(node.pubsub.is_in_force(shard));
+            node.pubsub.publish(probe, Bytes::from_static(b"again")).await.expect("published");
+            assert_eq!(message(next(&mut incoming).await).1, "again");
         }
-        assert!(node.pubsub.is_in_force());
-        node.pubsub.publish(Channel::Probe, Bytes::from_static(b"again")).await.expect("published");
-        assert_eq!(message(next(&mut incoming).await).1, "again");
     }
 }
 
@@ -156,6 +166,6 @@ pub(crate) fn queue(node: &Backend) -> mpsc::Receiver<Incoming> {
 pub(crate) fn message(incoming: Incoming) -> (Channel, Bytes) {
     match incoming {
         Incoming::Message { channel, payload } => (channel, payload),
-        Incoming::Interrupted(why) => panic!("nothing interrupts here: {why:?}"),
+        Incoming::Interrupted { why, .. } => panic!("nothing interrupts here: {why:?}"),
     }
 }

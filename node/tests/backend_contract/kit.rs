@@ -18,6 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::topologies::{Cluster, Watched};
+
 /// The epoch in which logs begin.
 pub(crate) const EPOCH: u64 = 1_700_000_000_000;
 /// How long to wait for a state before calling it missing. Longer than any healing takes, also on a busy machine.
@@ -30,7 +32,9 @@ pub(crate) struct Store {
 
 enum Kind {
     Embedded(Embedded),
-    Redis(Server),
+    Single(Server),
+    Sentinel(Watched),
+    Cluster(Cluster),
 }
 
 impl Store {
@@ -38,17 +42,32 @@ impl Store {
         Self { kind: Kind::Embedded(Embedded::new()) }
     }
 
-    pub(crate) async fn redis() -> Self {
-        Self { kind: Kind::Redis(Server::start().await) }
+    pub(crate) async fn single() -> Self {
+        Self { kind: Kind::Single(Server::start().await) }
+    }
+
+    pub(crate) async fn sentinel() -> Self {
+        Self { kind: Kind::Sentinel(Watched::start(0).await) }
+    }
+
+    pub(crate) async fn cluster() -> Self {
+        Self { kind: Kind::Cluster(Cluster::start(0).await) }
     }
 
     /// A node's backend: connections and a subscription of its own.
     pub(crate) async fn connect(&self) -> Backend {
         match &self.kind {
             Kind::Embedded(embedded) => embedded.connect(),
-            Kind::Redis(server) => server.connect().await,
+            Kind::Single(server) => server.connect().await,
+            Kind::Sentinel(watched) => watched.connect().await,
+            Kind::Cluster(cluster) => cluster.connect().await,
         }
     }
+}
+
+/// Whether promises are held against this kind of store: all of them, or those that `MILLE_TEST_REDIS` names.
+pub(crate) fn is_chosen(kind: &str) -> bool {
+    std::env::var("MILLE_TEST_REDIS").map_or(true, |chosen| chosen.split(',').any(|chosen| chosen.trim() == kind))
 }
 
 /// How a node comes to a server, or to a line that leads there.
@@ -68,24 +87,28 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start() -> Self {
         for _ in 0..5 {
-            let files = TempDir::new().expect("a directory for the server");
-            let port = free_port();
-            let process = Command::new("redis-server")
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-                .args(["--enable-debug-command", "yes", "--dir"])
-                .arg(files.path())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("redis-server 7 must be installed and in PATH to test against it");
-            let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-            let mut server = Self { process, port, _files: files, tasks, stop };
+            let mut server = Self::spawn(free_port(), TempDir::new().expect("a directory for the server"), &[]);
             if server.answers().await {
                 server.let_nodes_in();
                 return server;
             }
         }
         panic!("redis-server did not start; five ports were tried");
+    }
+
+    /// Starts the process, without waiting for it.
+    pub(crate) fn spawn(port: u16, files: TempDir, more: &[&str]) -> Self {
+        let process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0", "--dir"])
+            .arg(files.path())
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server 7 must be installed and in PATH to test against it");
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { process, port, _files: files, tasks, stop }
     }
 
     pub(crate) async fn connect(&self) -> Backend {
@@ -102,7 +125,7 @@ impl Server {
     }
 
     /// As the shipped users do: what they do not allow, the contract must not need.
-    fn let_nodes_in(&self) {
+    pub(crate) fn let_nodes_in(&self) {
         let users = include_str!("../../../ops/redis-users.acl");
         let rules = users.split("user mille on @NODES@").nth(1).and_then(|rest| rest.split("\n#").next());
         let rules = rules.expect("the user of the nodes").split_whitespace().collect::<Vec<_>>().join(" ");
@@ -111,6 +134,10 @@ impl Server {
 
     pub(crate) fn url(&self) -> String {
         url_at(self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Stops the process without ending it: connections stay open, new ones are taken by the kernel, nobody answers.
@@ -135,16 +162,11 @@ impl Server {
 
     /// Says a command to the server, on a connection of its own, and returns the first bytes of the answer.
     pub(crate) fn say(&self, command: &str) -> std::io::Result<String> {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.write_all(format!("{command}\r\n").as_bytes())?;
-        let mut answer = [0; 16 * 1024];
-        let length = socket.read(&mut answer)?;
-        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+        say_to(self.port, command)
     }
 
     /// Whether the process lives and answers as itself: another one may have taken the port.
-    async fn answers(&mut self) -> bool {
+    pub(crate) async fn answers(&mut self) -> bool {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
@@ -165,6 +187,16 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Says a command to whoever listens at a port, on a connection of its own, and returns the first bytes of the answer.
+pub(crate) fn say_to(port: u16, command: &str) -> std::io::Result<String> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.write_all(format!("{command}\r\n").as_bytes())?;
+    let mut answer = [0; 16 * 1024];
+    let length = socket.read(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 /// A line to a server that can go dead: connections stay open and nothing passes on them any more. New ones work. Or it
@@ -240,7 +272,7 @@ async fn pass_on(
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mille_node::backend::redis::{ConnectError, Connection, RedisObserver, RedisSettings, connect};
-use mille_node::backend::{Backend, Channel, Error, Incoming, Interruption, Lane, Retention};
+use mille_node::backend::{Backend, Channel, Error, Incoming, Interruption, Lane, Retention, Shard};
 use mille_shared::PlanId;
 use mille_shared::log::{CommitOutcome, StoreLife, StoredSnapshot, Terms};
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ async fn a_cut_subscription_is_told_and_delivers_again() {
     futures_util::future::try_join_all(subscribing).await.expect("subscribed");
     for _ in 0..3 {
         assert_eq!(server.say("CLIENT KILL TYPE pubsub").expect("an answer"), ":1\r\n");
-        assert!(matches!(next(&mut incoming).await, Incoming::Interrupted(Interruption::Reconnect)));
+        assert!(matches!(next(&mut incoming).await, Incoming::Interrupted { why: Interruption::Reconnect, .. }));
         for channel in [channels[0], channels[599]] {
             other.pubsub.publish(channel, Bytes::from_static(b"again")).await.expect("published");
             assert!(matches!(next(&mut incoming).await, Incoming::Message { channel: on, .. } if on == channel));
@@ -51,11 +51,15 @@ async fn a_lost_function_library_is_loaded_again() {
     assert_eq!(writer.backend.snapshots.load(PLAN, None, Lane::Replay).await.expect("an answer"), Some(snapshot));
 }
 
+async fn life(writer: &Writer) -> Option<StoreLife> {
+    writer.backend.log.lives().await.ok()?.pop()
+}
+
 /// A restart or a failover: the server is known by another replication id afterwards.
 async fn begin_a_new_life(server: &Server, writer: &Writer) -> StoreLife {
-    let before = writer.backend.log.life().await.expect("a life");
+    let before = life(writer).await.expect("a life");
     assert_eq!(server.say("DEBUG CHANGE-REPL-ID").expect("an answer"), "+OK\r\n");
-    eventually("it has begun", async || writer.backend.log.life().await.ok().filter(|life| *life != before)).await
+    eventually("it has begun", async || life(writer).await.filter(|life| *life != before)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +67,7 @@ async fn the_first_change_in_a_new_life_must_have_waited_and_be_vouched_for() {
     let server = Server::start().await;
     let mut writer = Writer::begin(&server.connect().await, PLAN).await;
     writer.write(&["a"]).await;
-    let old = writer.backend.log.life().await.expect("a life");
+    let old = life(&writer).await.expect("a life");
     let terms = |followed: &[&StoreLife], settled: Option<&StoreLife>| Terms::Add {
         followed: followed.iter().copied().cloned().collect(),
         settled: settled.cloned(),
@@ -146,7 +150,7 @@ async fn a_dead_connection_is_noticed_under_traffic() {
     let found = eventually("commands are answered again", async || heads(&node, &[PLAN]).await.ok()).await;
     assert_eq!(found, [Some(writer.head)]);
     eventually("large reads are answered again", async || node.log.range(PLAN, None, 9, Lane::Replay).await.ok()).await;
-    assert!(matches!(next(&mut incoming).await, Incoming::Interrupted(Interruption::Reconnect)));
+    assert!(matches!(next(&mut incoming).await, Incoming::Interrupted { why: Interruption::Reconnect, .. }));
     node.pubsub.publish(Channel::Control, Bytes::from_static(b"again")).await.expect("published");
     assert!(matches!(next(&mut incoming).await, Incoming::Message { channel: Channel::Control, .. }));
 }
@@ -246,11 +250,11 @@ async fn it_is_known_whether_the_subscription_is_in_force() {
     let proxy = Proxy::to(&server).await;
     let node = server.connect_with(RedisSettings::at(proxy.url())).await;
     let mut incoming = queue(&node);
-    assert!(node.pubsub.is_in_force());
+    assert!(node.pubsub.is_in_force(Shard::ONLY));
     proxy.freeze();
-    eventually("its silence is noticed", async || (!node.pubsub.is_in_force()).then_some(())).await;
-    assert!(matches!(next(&mut incoming).await, Incoming::Interrupted(Interruption::Reconnect)));
-    eventually("it is in force again", async || node.pubsub.is_in_force().then_some(())).await;
+    eventually("its silence is noticed", async || (!node.pubsub.is_in_force(Shard::ONLY)).then_some(())).await;
+    assert!(matches!(next(&mut incoming).await, Incoming::Interrupted { why: Interruption::Reconnect, .. }));
+    eventually("it is in force again", async || node.pubsub.is_in_force(Shard::ONLY).then_some(())).await;
 }
 
 /// As many clients come back as the lane of replays has connections, and none of them gets on. The node that must catch

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{Store, lock};
 use crate::backend::incoming::{Outlet, outlet};
-use crate::backend::{Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, PubSub, Result};
+use crate::backend::{Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, PubSub, Reach, Result, Shard};
 
 /// Whoever may listen.
 #[derive(Default)]
@@ -64,7 +64,7 @@ impl Line {
 impl PubSub for Line {
     async fn publish(&self, channel: Channel, message: Bytes) -> Result<()> {
         match channel {
-            Channel::Probe => self.hear(channel, &message),
+            Channel::Probe(_) => self.hear(channel, &message),
             _ => lock(&self.store.hub).publish(channel, &message),
         }
         Ok(())
@@ -80,12 +80,21 @@ impl PubSub for Line {
         Ok(())
     }
 
-    async fn reconnect(&self) {
-        // There is no connection that could be lost. What was asked for is said all the same: the contract is one.
-        lock(&self.listening).outlet.send(Incoming::Interrupted(Interruption::Probe));
+    fn shards(&self) -> Vec<Shard> {
+        vec![Shard::ONLY]
     }
 
-    fn is_in_force(&self) -> bool {
+    fn shard_of(&self, _channel: Channel) -> Option<Shard> {
+        Some(Shard::ONLY)
+    }
+
+    async fn reconnect(&self, _shard: Shard) {
+        // There is no connection that could be lost. What was asked for is said all the same: the contract is one.
+        let anew = Incoming::Interrupted { why: Interruption::Probe, reach: Reach::Everything };
+        lock(&self.listening).outlet.send(anew);
+    }
+
+    fn is_in_force(&self, _shard: Shard) -> bool {
         true
     }
 

@@ -104,8 +104,8 @@ impl EventLog for Store {
         Ok(LogPage { has_more: entries.len() == limit, entries })
     }
 
-    async fn life(&self) -> Result<StoreLife> {
-        Ok(life())
+    async fn lives(&self) -> Result<Vec<StoreLife>> {
+        Ok(vec![life()])
     }
 
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {

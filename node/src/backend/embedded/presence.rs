@@ -111,7 +111,7 @@ impl Leases for Store {
 
     fn health(&self) -> StoreHealth {
         let here = "in this node's own memory".to_owned();
-        StoreHealth { answers: true, breaker: here.clone(), role: here, replica_for: None }
+        StoreHealth { answers: true, breaker: here.clone(), role: here, replica_for: None, sick: Vec::new() }
     }
 
     async fn status(&self) -> StoreStatus {

@@ -9,14 +9,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fred::interfaces::{HashesInterface, KeysInterface, SetsInterface};
 use fred::types::Value;
 use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::{PlanId, ProjectId, Timestamp, UserId};
 
 use super::functions::{MEMBER_REMOVE, MEMBER_SET, PLAN_ADD, PROJECT_CREATE, PROJECT_DELETE};
+use super::route::Redis;
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{Redis, fan_out, keys};
+use super::{fan_out, keys};
 use crate::backend::{Directory, MemberChange, Result};
 
 #[async_trait]
@@ -28,7 +28,7 @@ impl Directory for Redis {
         owner: &UserId,
         at: Timestamp,
     ) -> Result<Project> {
-        let id = ProjectId(self.send("incr", self.client.incr(keys::PROJECTS_COUNTER)).await?);
+        let id = ProjectId(self.ask("incr", keys::PROJECTS_COUNTER, []).await?);
         self.hint(owner, id).await?;
         let mut args: Vec<Value> = vec![owner.as_str().into(), at.unix_ms.to_string().into(), name.into()];
         args.extend(description.map(Value::from));
@@ -38,19 +38,22 @@ impl Directory for Redis {
     }
 
     async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
-        project(id, self.send("hgetall", self.client.hgetall(keys::record(id))).await?)
+        project(id, self.ask("hgetall", keys::record(id), []).await?)
     }
 
     async fn projects_of(&self, user: &UserId) -> Result<Vec<Project>> {
-        let hints: Value = self.send("smembers", self.client.smembers(keys::projects_of(user))).await?;
+        let hints: Value = self.ask("smembers", keys::projects_of(user), []).await?;
         let mut ids: Vec<i32> =
             hints.into_array().iter().map(|id| parsed(id, "a project's id")).collect::<Result<_>>()?;
         ids.sort_unstable();
         let projects = fan_out(&ids, |id| {
             let id = ProjectId(*id);
             async move {
-                let is_member = self.client.hexists(keys::members(id), user.as_str());
-                if self.send::<bool>("hexists", is_member).await? { self.project(id).await } else { Ok(None) }
+                if self.ask::<bool>("hexists", keys::members(id), [user.as_str().into()]).await? {
+                    self.project(id).await
+                } else {
+                    Ok(None)
+                }
             }
         });
         Ok(projects.await?.into_iter().flatten().collect())
@@ -68,39 +71,37 @@ impl Directory for Redis {
         let mut plans: Vec<_> =
             plans.iter().map(|plan| parsed(plan, "a plan's id").map(PlanId)).collect::<Result<_>>()?;
         plans.sort_unstable();
-        fan_out(&plans, |plan| self.send("unlink", self.client.unlink::<Value, _>(keys::plan(*plan)))).await?;
+        fan_out(&plans, |plan| self.ask::<Value>("unlink", keys::plan(*plan), [])).await?;
         // Ids of projects are not used again, so nobody can become a member meanwhile.
         let users: Vec<_> = users.iter().map(|user| text(user, "a member").map(UserId::new)).collect::<Result<_>>()?;
-        fan_out(&users, |user| self.send("srem", self.client.srem::<Value, _, _>(keys::projects_of(user), id.0)))
-            .await?;
+        fan_out(&users, |user| self.ask::<Value>("srem", keys::projects_of(user), [id.0.into()])).await?;
         Ok(Some(plans))
     }
 
     async fn reserve_plan(&self) -> Result<PlanId> {
-        Ok(PlanId(self.send("incr", self.client.incr(keys::PLANS_COUNTER)).await?))
+        Ok(PlanId(self.ask("incr", keys::PLANS_COUNTER, []).await?))
     }
 
     async fn add_plan(&self, plan: &Plan) -> Result<bool> {
         let entry = serde_json::to_string(plan).map_err(|_| corrupt("a plan's entry"))?;
         let by_id = keys::plan(plan.id);
-        let set = self.client.set::<Value, _, _>(by_id.clone(), entry.clone(), None, None, false);
-        self.send("set", set).await?;
+        self.ask::<Value>("set", by_id.as_str(), [entry.as_str().into()]).await?;
         let args = vec![plan.id.to_string().into(), entry.into(), plan.created_at.unix_ms.to_string().into()];
         let keys = vec![keys::record(plan.project_id), keys::plans(plan.project_id)];
         let known = self.call(PLAN_ADD, keys, args).await?.as_i64() == Some(1);
         if !known {
-            self.send("unlink", self.client.unlink::<Value, _>(by_id)).await?;
+            self.ask::<Value>("unlink", by_id, []).await?;
         }
         Ok(known)
     }
 
     async fn plan(&self, id: PlanId) -> Result<Option<Plan>> {
-        let entry: Value = self.send("get", self.client.get(keys::plan(id))).await?;
+        let entry: Value = self.ask("get", keys::plan(id), []).await?;
         if entry.is_null() { Ok(None) } else { plan(&text(&entry, "a plan's entry")?).map(Some) }
     }
 
     async fn plans(&self, project: ProjectId) -> Result<Vec<Plan>> {
-        let entries: Value = self.send("hvals", self.client.hvals(keys::plans(project))).await?;
+        let entries: Value = self.ask("hvals", keys::plans(project), []).await?;
         let read = |entry: &Value| plan(&text(entry, "a plan's entry")?);
         let mut plans: Vec<_> = entries.into_array().iter().map(read).collect::<Result<_>>()?;
         plans.sort_unstable_by_key(|plan| plan.id);
@@ -108,7 +109,7 @@ impl Directory for Redis {
     }
 
     async fn members(&self, project: ProjectId) -> Result<Vec<Member>> {
-        let answer: Value = self.send("hgetall", self.client.hgetall(keys::members(project))).await?;
+        let answer: Value = self.ask("hgetall", keys::members(project), []).await?;
         let mut members: Vec<_> =
             pairs(answer, "members")?.into_iter().map(|(user, part)| member(user, &part)).collect::<Result<_>>()?;
         members.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
@@ -122,7 +123,7 @@ impl Directory for Redis {
         role: Role,
         at: Timestamp,
     ) -> Result<MemberChange<Member>> {
-        if !self.send::<bool>("exists", self.client.exists(keys::record(project))).await? {
+        if !self.ask::<bool>("exists", keys::record(project), []).await? {
             return Ok(MemberChange::NotFound);
         }
         self.hint(user, project).await?;
@@ -153,7 +154,7 @@ impl Directory for Redis {
 impl Redis {
     /// Notes where a user's projects are to be looked for.
     async fn hint(&self, user: &UserId, project: ProjectId) -> Result<()> {
-        self.send("sadd", self.client.sadd::<Value, _, _>(keys::projects_of(user), project.0)).await.map(drop)
+        self.ask::<Value>("sadd", keys::projects_of(user), [project.0.into()]).await.map(drop)
     }
 }
 

@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 
 use fred::interfaces::ClientLike;
-use fred::types::{ClusterHash, CustomCommand, Value};
+use fred::types::Value;
 use mille_shared::facts::{RedisFacts, Unknown};
 use tokio::time::Instant;
 
 use super::functions::LIBRARY_NAME;
-use super::{Redis, mode_of, values};
+use super::route::{Redis, told};
+use super::server::{Failure, Server, here};
+use super::values;
 use crate::backend::{Error, Result};
 use crate::clock;
 
@@ -60,55 +62,63 @@ impl Redis {
     /// Asks for everything; what is not answered is unknown. Takes as long as three commands may.
     pub(super) async fn ask_facts(&self) -> RedisFacts {
         let mut facts = RedisFacts {
-            mode: mode_of(&self.client.client_config().server).to_owned(),
-            database: self.client.client_config().database.unwrap_or_default(),
+            mode: self.context.access.seeds.mode().to_owned(),
+            database: self.context.access.database(),
             library: LIBRARY_NAME.to_owned(),
             ..RedisFacts::default()
         };
         let mut unknown = |what: &str, error: &Error| {
             facts.unknown.push(Unknown { what: what.to_owned(), because: reason(&error.to_string()) });
         };
-        match self.clock_ahead().await {
+        let home = match self.home() {
+            Ok(home) => home,
+            Err(error) => {
+                unknown("server", &error);
+                return facts;
+            }
+        };
+        match clock_ahead(&home).await {
             Ok((ahead_ms, took_ms)) => (facts.clock_ahead_ms, facts.latency_ms) = (Some(ahead_ms), Some(took_ms)),
             Err(error) => unknown("clock", &error),
         }
-        match self.send("info", self.client.info::<String>(None)).await {
+        match answer("info", home.send("info", home.client.info::<String>(None))).await {
             Ok(info) => facts.info = chosen(&INFO, |name| values::info_field(&info, name).map(str::to_owned)),
             Err(error) => unknown("info", &error),
         }
-        match self.config().await {
+        match config(&home).await {
             Ok(config) => facts.config = config,
             Err(error) => unknown("config", &error),
         }
         facts
     }
+}
 
-    /// By how much the server's clock is ahead of ours, and how long it took to learn that, which bounds the mistake. In
-    /// milliseconds.
-    async fn clock_ahead(&self) -> Result<(f64, f64)> {
-        let (before, asked) = (clock::now(), Instant::now());
-        let time: Vec<f64> = self.send("time", self.client.custom(any_server("TIME"), Vec::<Value>::new())).await?;
-        let took_ms = asked.elapsed().as_secs_f64() * 1000.0;
-        let [seconds, micros] = time[..] else { return Err(values::corrupt("the server's time")) };
-        let here_ms = before.unix_ms as f64 + took_ms / 2.0;
-        Ok((seconds * 1000.0 + micros / 1000.0 - here_ms, took_ms))
-    }
+/// By how much the server's clock is ahead of ours, and how long it took to learn that, which bounds the mistake. In
+/// milliseconds.
+async fn clock_ahead(server: &Server) -> Result<(f64, f64)> {
+    let (before, asked) = (clock::now(), Instant::now());
+    let time: Vec<f64> =
+        answer("time", server.send("time", server.client.custom(here("TIME"), Vec::<Value>::new()))).await?;
+    let took_ms = asked.elapsed().as_secs_f64() * 1000.0;
+    let [seconds, micros] = time[..] else { return Err(values::corrupt("the server's time")) };
+    let here_ms = before.unix_ms as f64 + took_ms / 2.0;
+    Ok((seconds * 1000.0 + micros / 1000.0 - here_ms, took_ms))
+}
 
-    async fn config(&self) -> Result<BTreeMap<String, String>> {
-        let words: Vec<Value> = std::iter::once("GET").chain(CONFIG).map(Value::from).collect();
-        let told: BTreeMap<String, String> =
-            self.send("config get", self.client.custom(any_server("CONFIG"), words)).await?;
-        Ok(chosen(&CONFIG, |name| told.get(name).cloned()))
-    }
+async fn config(server: &Server) -> Result<BTreeMap<String, String>> {
+    let words: Vec<Value> = std::iter::once("GET").chain(CONFIG).map(Value::from).collect();
+    let told: BTreeMap<String, String> =
+        answer("config get", server.send("config get", server.client.custom(here("CONFIG"), words))).await?;
+    Ok(chosen(&CONFIG, |name| told.get(name).cloned()))
+}
+
+async fn answer<T>(name: &'static str, asking: impl Future<Output = std::result::Result<T, Failure>>) -> Result<T> {
+    asking.await.map_err(|failure| told(name, failure))
 }
 
 /// A right that is missing is no fault of Redis': in its own words, without what we made of them.
 fn reason(error: &str) -> String {
     error.find("NOPERM").map_or_else(|| error.to_owned(), |at| format!("its user lacks the right ({})", &error[at..]))
-}
-
-fn any_server(name: &'static str) -> CustomCommand {
-    CustomCommand::new_static(name, ClusterHash::Random, false)
 }
 
 fn chosen(names: &[&str], value: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {

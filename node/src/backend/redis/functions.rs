@@ -1,20 +1,19 @@
 //! The function library: loading it, and calling what is in it.
 //!
 //! A server that was replaced or emptied has no library. Then a call fails before anything ran, so it is safe to load
-//! the library and repeat the call once.
-
-use std::future::Future;
+//! the library there and repeat the call once: see `route`.
 
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, FredResult, FunctionInterface};
+use fred::error::Error as FredError;
+use fred::interfaces::{FredResult, FunctionInterface};
 use fred::types::Value;
 
-use super::{Redis, timed};
-use crate::backend::{Error, Lane, Result};
+use super::route::Redis;
+use crate::backend::{Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
 /// Its name there, which carries its version.
-pub(super) const LIBRARY_NAME: &str = "mille_v4";
+pub(super) const LIBRARY_NAME: &str = "mille_v5";
 /// What a server says that does not have the library. The client library gives it no kind of its own.
 const MISSING: &str = "Function not found";
 
@@ -22,39 +21,43 @@ const MISSING: &str = "Function not found";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Function(pub(super) &'static str);
 
-pub(super) const CREATE: Function = Function("mille_v4_create");
-pub(super) const HEADS: Function = Function("mille_v4_heads");
-pub(super) const COMMIT: Function = Function("mille_v4_commit");
-pub(super) const REVIVE: Function = Function("mille_v4_revive");
-pub(super) const SNAPSHOT_STORE: Function = Function("mille_v4_snapshot_store");
-pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v4_snapshot_load");
-pub(super) const PROJECT_CREATE: Function = Function("mille_v4_project_create");
-pub(super) const PROJECT_DELETE: Function = Function("mille_v4_project_delete");
-pub(super) const PLAN_ADD: Function = Function("mille_v4_plan_add");
-pub(super) const MEMBER_SET: Function = Function("mille_v4_member_set");
-pub(super) const MEMBER_REMOVE: Function = Function("mille_v4_member_remove");
-pub(super) const PRESENCE_PUT: Function = Function("mille_v4_presence_put");
-pub(super) const PRESENCE_RENEW: Function = Function("mille_v4_presence_renew");
-pub(super) const LEASE_RENEW: Function = Function("mille_v4_lease_renew");
-pub(super) const REVOKE: Function = Function("mille_v4_revoke");
-pub(super) const REVOKED: Function = Function("mille_v4_revoked");
-pub(super) const QUOTA_TAKE: Function = Function("mille_v4_quota_take");
-pub(super) const PLACES_HOLD: Function = Function("mille_v4_places_hold");
+pub(super) const CREATE: Function = Function("mille_v5_create");
+pub(super) const HEADS: Function = Function("mille_v5_heads");
+pub(super) const COMMIT: Function = Function("mille_v5_commit");
+pub(super) const REVIVE: Function = Function("mille_v5_revive");
+pub(super) const SNAPSHOT_STORE: Function = Function("mille_v5_snapshot_store");
+pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v5_snapshot_load");
+pub(super) const PROJECT_CREATE: Function = Function("mille_v5_project_create");
+pub(super) const PROJECT_DELETE: Function = Function("mille_v5_project_delete");
+pub(super) const PLAN_ADD: Function = Function("mille_v5_plan_add");
+pub(super) const MEMBER_SET: Function = Function("mille_v5_member_set");
+pub(super) const MEMBER_REMOVE: Function = Function("mille_v5_member_remove");
+pub(super) const PRESENCE_PUT: Function = Function("mille_v5_presence_put");
+pub(super) const PRESENCE_RENEW: Function = Function("mille_v5_presence_renew");
+pub(super) const LEASE_RENEW: Function = Function("mille_v5_lease_renew");
+pub(super) const REVOKE: Function = Function("mille_v5_revoke");
+pub(super) const REVOKED: Function = Function("mille_v5_revoked");
+pub(super) const QUOTA_TAKE: Function = Function("mille_v5_quota_take");
+pub(super) const PLACES_HOLD: Function = Function("mille_v5_places_hold");
 
 /// Gives the server our library, in place of the same version of it that it may have.
 pub(super) async fn load(client: &Client) -> FredResult<()> {
-    if client.is_clustered() {
-        client.function_load_cluster::<Value, _>(true, LIBRARY).await.map(drop)
-    } else {
-        client.function_load::<Value, _>(true, LIBRARY).await.map(drop)
-    }
+    client.function_load::<Value, _>(true, LIBRARY).await.map(drop)
+}
+
+/// Whether a call failed because the server does not have the library.
+pub(super) fn is_missing(error: &FredError) -> bool {
+    error.details().contains(MISSING)
 }
 
 impl Redis {
-    /// Calls a function on the command connection.
+    /// Calls a function on the command connection. There is a key at least.
     pub(super) async fn call(&self, function: Function, keys: Vec<String>, args: Vec<Value>) -> Result<Value> {
-        self.with_library(function, || self.send(function.0, self.client.fcall(function.0, keys.clone(), args.clone())))
-            .await
+        let call = |client: Client| {
+            let (keys, args) = (keys.clone(), args.clone());
+            async move { client.fcall(function.0, keys, args).await }
+        };
+        self.send(function.0, first(&keys), call).await
     }
 
     /// Calls a function that writes nothing, on the command connection.
@@ -64,8 +67,11 @@ impl Redis {
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value> {
-        let call = || self.send(function.0, self.client.fcall_ro(function.0, keys.clone(), args.clone()));
-        self.with_library(function, call).await
+        let call = |client: Client| {
+            let (keys, args) = (keys.clone(), args.clone());
+            async move { client.fcall_ro(function.0, keys, args).await }
+        };
+        self.send(function.0, first(&keys), call).await
     }
 
     /// Calls a function with or for something large, on one of the lane's connections.
@@ -76,42 +82,24 @@ impl Redis {
         keys: Vec<String>,
         args: Vec<Value>,
     ) -> Result<Value> {
-        let call = || {
+        let call = |client: Client| {
             let (keys, args) = (keys.clone(), args.clone());
-            self.aside(lane, function.0, |client: Client| async move { client.fcall(function.0, keys, args).await })
+            async move { client.fcall(function.0, keys, args).await }
         };
-        self.with_library(function, call).await
-    }
-
-    /// Makes a call, and once more if the server turns out to have lost the library.
-    async fn with_library<F>(&self, function: Function, call: impl Fn() -> F) -> Result<Value>
-    where
-        F: Future<Output = Result<Value>>,
-    {
-        let answer = call().await;
-        if !is_missing(&answer) {
-            return answer;
-        }
-        self.load_again(function).await?;
-        call().await
-    }
-
-    async fn load_again(&self, function: Function) -> Result<()> {
-        tracing::warn!(function = function.0, "redis has lost the function library; loading it again");
-        timed("function_load", load(&self.client)).await
+        self.aside(lane, function.0, first(&keys), call).await
     }
 }
 
-fn is_missing(answer: &Result<Value>) -> bool {
-    matches!(answer, Err(Error::Corrupt(text)) if text.contains(MISSING))
+/// The key by which a call finds its server: all of them are of one slot.
+fn first(keys: &[String]) -> &str {
+    keys.first().map(String::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use fred::error::{Error as FredError, ErrorKind};
+    use fred::error::ErrorKind;
 
     use super::*;
-    use crate::backend::redis::translate;
 
     #[test]
     fn every_function_that_is_called_is_in_the_library() {
@@ -190,6 +178,6 @@ mod tests {
     #[test]
     fn a_missing_function_is_recognised() {
         let error = FredError::new(ErrorKind::Unknown, "ERR Function not found");
-        assert!(is_missing(&Err(translate("mille_v4_commit", &error))));
+        assert!(is_missing(&error));
     }
 }

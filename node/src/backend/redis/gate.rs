@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use fred::error::{Error as FredError, ErrorKind};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Why};
-use super::observer::{Connection, RedisObserver};
+use super::is_answer;
+use super::observer::{Connection, Part, RedisObserver as _};
+use super::server::REPLICA;
 use super::watchdog::Watched;
-use super::{REPLICA, is_answer};
 use crate::backend::{Error, Result, StoreHealth};
 
 /// The door. Everyone who asks Redis passes here.
@@ -22,7 +23,9 @@ pub(super) struct Gate {
     /// Held only to look or to change; `is_open` is changed under it, so that the two agree.
     breaker: Mutex<Breaker>,
     is_open: watch::Sender<bool>,
-    observer: Arc<dyn RedisObserver>,
+    observer: Part,
+    /// Told when it opens.
+    trouble: Arc<Notify>,
     role: Mutex<Option<Role>>,
 }
 
@@ -37,10 +40,11 @@ struct Role {
 
 impl Gate {
     /// A door to a server that just answered.
-    pub(super) fn new(observer: Arc<dyn RedisObserver>) -> Self {
+    pub(super) fn new(observer: Part, trouble: Arc<Notify>) -> Self {
         observer.up(true);
         observer.breaker(false);
-        Self { breaker: Mutex::default(), is_open: watch::Sender::new(false), observer, role: Mutex::new(None) }
+        let (breaker, is_open, role) = (Mutex::default(), watch::Sender::new(false), Mutex::new(None));
+        Self { breaker, is_open, observer, trouble, role }
     }
 
     /// Lets a command through.
@@ -54,6 +58,11 @@ impl Gate {
         let Some(why) = self.breaker.lock().refuses() else { return Ok(()) };
         self.observer.refused();
         Err(Error::Unavailable(format!("{name}: not asked, since redis does not answer ({why:?})")))
+    }
+
+    /// Whether commands are let through.
+    pub(super) fn is_closed(&self) -> bool {
+        !*self.is_open.borrow()
     }
 
     /// Waits until the breaker is open.
@@ -96,7 +105,7 @@ impl Gate {
             }
             None => ("not asked yet".to_owned(), None),
         };
-        StoreHealth { answers: why.is_none(), breaker, role, replica_for }
+        StoreHealth { answers: why.is_none(), breaker, role, replica_for, sick: Vec::new() }
     }
 
     fn alive(&self) {
@@ -115,6 +124,7 @@ impl Gate {
             tracing::warn!(?why, "redis does not answer; commands are refused until it does");
             self.is_open.send_replace(true);
             self.observer.breaker(true);
+            self.trouble.notify_one();
         }
     }
 }

@@ -3,9 +3,10 @@
 //! What must change in one step shares a hash tag, so that a Redis Cluster keeps it in one slot: all of a plan under
 //! `{plan:<id>}`, all of a project under `{project:<id>}`. What the keys hold is told in `library.lua`.
 
+use fred::util::redis_keyslot;
 use mille_shared::{NodeId, PlanId, ProjectId, UserId};
 
-use crate::backend::Channel;
+use crate::backend::{Channel, Shard};
 
 /// Counts projects up.
 pub(super) const PROJECTS_COUNTER: &str = "mille:{directory}:projects";
@@ -22,6 +23,7 @@ const PLAN_PREFIX: &str = "mille:{plan:";
 const PROJECT_PREFIX: &str = "mille:{project:";
 const EVENTS_SUFFIX: &str = "}:events";
 const CONTROL: &str = "mille:control";
+const SHARDED_CONTROL: &str = "mille:{nodes}:control";
 const PROBE_PREFIX: &str = "mille:probe:";
 
 pub(super) fn log(plan: PlanId) -> String {
@@ -86,41 +88,64 @@ pub(super) fn lease(node: &NodeId) -> String {
     format!("mille:{{nodes}}:lease:{node}")
 }
 
-/// The names of channels, as one node knows them: the probe's is its own.
+/// The slot of a name in a cluster.
+pub(super) fn slot(name: &str) -> u16 {
+    redis_keyslot(name.as_bytes())
+}
+
+/// The names of channels, as one node knows them: the probes' are its own.
 #[derive(Debug, Clone)]
 pub(super) struct Channels {
     probe: String,
+    /// Whether each channel is one server's, by its slot, rather than the whole store's.
+    is_sharded: bool,
 }
 
 impl Channels {
-    /// `token` tells this connection from all others.
-    pub(super) fn of(token: &str) -> Self {
-        Self { probe: format!("{PROBE_PREFIX}{token}") }
+    /// `token` tells this node's connections from all others.
+    pub(super) fn of(token: &str, is_sharded: bool) -> Self {
+        Self { probe: format!("{PROBE_PREFIX}{token}"), is_sharded }
+    }
+
+    pub(super) fn are_sharded(&self) -> bool {
+        self.is_sharded
     }
 
     pub(super) fn name(&self, channel: Channel) -> String {
         match channel {
             Channel::Plan(plan) => format!("{PLAN_PREFIX}{plan}{EVENTS_SUFFIX}"),
             Channel::Project(project) => format!("{PROJECT_PREFIX}{project}{EVENTS_SUFFIX}"),
+            // Where the leases are: a node needs both, so it needs one server for both.
+            Channel::Control if self.is_sharded => SHARDED_CONTROL.to_owned(),
             Channel::Control => CONTROL.to_owned(),
-            Channel::Probe => self.probe.clone(),
+            Channel::Probe(shard) if self.is_sharded => format!("{}:{{{}}}", self.probe, tag_in(shard.0)),
+            Channel::Probe(_) => self.probe.clone(),
         }
     }
 
     /// The channel of that name; `None` for a name that is none of ours.
     pub(super) fn parse(&self, name: &str) -> Option<Channel> {
-        if name == CONTROL {
+        if let Some(events) = name.strip_suffix(EVENTS_SUFFIX) {
+            if let Some(plan) = events.strip_prefix(PLAN_PREFIX) {
+                return plan.parse().ok().map(|id| Channel::Plan(PlanId(id)));
+            }
+            return events.strip_prefix(PROJECT_PREFIX)?.parse().ok().map(|id| Channel::Project(ProjectId(id)));
+        }
+        if name == if self.is_sharded { SHARDED_CONTROL } else { CONTROL } {
             return Some(Channel::Control);
         }
-        if name == self.probe {
-            return Some(Channel::Probe);
+        match name.strip_prefix(&self.probe)? {
+            "" if !self.is_sharded => Some(Channel::Probe(Shard::ONLY)),
+            tag if self.is_sharded && tag.starts_with(":{") => Some(Channel::Probe(Shard(slot(name)))),
+            _ => None,
         }
-        let events = name.strip_suffix(EVENTS_SUFFIX)?;
-        if let Some(plan) = events.strip_prefix(PLAN_PREFIX) {
-            return plan.parse().ok().map(|id| Channel::Plan(PlanId(id)));
-        }
-        events.strip_prefix(PROJECT_PREFIX)?.parse().ok().map(|id| Channel::Project(ProjectId(id)))
     }
+}
+
+/// A hash tag whose slot this is. One in so many numbers is; the search ends soon.
+fn tag_in(wanted: u16) -> u32 {
+    let tags = 0..u32::MAX;
+    tags.into_iter().find(|tag| slot(&tag.to_string()) == wanted).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -129,13 +154,25 @@ mod tests {
 
     #[test]
     fn a_channel_is_found_by_its_name() {
-        let channels = Channels::of("here");
-        let all = [Channel::Plan(PlanId(7)), Channel::Project(ProjectId(7)), Channel::Control, Channel::Probe];
-        for channel in all {
-            assert_eq!(channels.parse(&channels.name(channel)), Some(channel));
+        for is_sharded in [false, true] {
+            let channels = Channels::of("here", is_sharded);
+            let probe = Channel::Probe(Shard::ONLY);
+            for channel in [Channel::Plan(PlanId(7)), Channel::Project(ProjectId(7)), Channel::Control, probe] {
+                assert_eq!(channels.parse(&channels.name(channel)), Some(channel));
+            }
+            assert_eq!(channels.parse("mille:{plan:x}:events"), None);
+            assert_eq!(channels.parse(&Channels::of("elsewhere", is_sharded).name(probe)), None);
         }
-        assert_eq!(channels.parse("mille:{plan:x}:events"), None);
-        assert_eq!(channels.parse(&Channels::of("elsewhere").name(Channel::Probe)), None);
+    }
+
+    #[test]
+    fn a_probe_lies_in_the_slot_that_names_its_shard() {
+        let channels = Channels::of("here", true);
+        for shard in [0, 1, 5_461, 16_383].map(Shard) {
+            let name = channels.name(Channel::Probe(shard));
+            assert_eq!(slot(&name), shard.0);
+            assert_eq!(channels.parse(&name), Some(Channel::Probe(shard)));
+        }
     }
 
     #[test]
@@ -143,9 +180,14 @@ mod tests {
         let tag =
             |key: String| key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(t, _)| t.to_owned());
         let (id, node) = (PlanId(3), NodeId::new("n.1"));
-        for key in
-            [log(id), operations(id), snapshots(id), written(id), plan(id), Channels::of("x").name(Channel::Plan(id))]
-        {
+        for key in [
+            log(id),
+            operations(id),
+            snapshots(id),
+            written(id),
+            plan(id),
+            Channels::of("x", true).name(Channel::Plan(id)),
+        ] {
             assert_eq!(tag(key).as_deref(), Some("plan:3"));
         }
         let id = ProjectId(3);
@@ -153,6 +195,7 @@ mod tests {
             assert_eq!(tag(key).as_deref(), Some("project:3"));
         }
         assert_eq!(tag(lease(&node)), tag(LEASES.to_owned()));
+        assert_eq!(tag(Channels::of("x", true).name(Channel::Control)), tag(LEASES.to_owned()));
         assert_eq!(tag(REVOCATIONS.to_owned()), tag(REVOKED_AT.to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-#!lua name=mille_v4
+#!lua name=mille_v5
 --[[
 What must happen in one step, on the side of the data. Redis runs each function alone, from beginning to end.
 
@@ -85,9 +85,19 @@ local function append(log, id, key, hash, change)
   return redis.call('XADD', log, id, 'h', hash, 'o', key, 'c', change)
 end
 
--- The one place that publishes; sharded channels would be SPUBLISH here.
+-- Whether the server is one of a cluster. Nobody becomes one while it runs.
+local is_sharded
+
+-- The one place that publishes. In a cluster a channel is one server's, the one that has the log.
 local function publish(channel, message)
-  redis.call('PUBLISH', channel, message)
+  if is_sharded == nil then
+    is_sharded = string.find(redis.call('INFO', 'cluster'), 'cluster_enabled:1', 1, true) ~= nil
+  end
+  if is_sharded then
+    redis.call('SPUBLISH', channel, message)
+  else
+    redis.call('PUBLISH', channel, message)
+  end
 end
 
 -- Lets a key live for ttl at least.
@@ -480,21 +490,21 @@ local function places_hold(keys, args)
   return held
 end
 
-redis.register_function('mille_v4_create', create)
-redis.register_function { function_name = 'mille_v4_heads', callback = heads, flags = { 'no-writes' } }
-redis.register_function('mille_v4_commit', commit)
-redis.register_function('mille_v4_revive', revive)
-redis.register_function('mille_v4_snapshot_store', snapshot_store)
-redis.register_function { function_name = 'mille_v4_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
-redis.register_function('mille_v4_project_create', project_create)
-redis.register_function('mille_v4_project_delete', project_delete)
-redis.register_function('mille_v4_plan_add', plan_add)
-redis.register_function('mille_v4_member_set', member_set)
-redis.register_function('mille_v4_member_remove', member_remove)
-redis.register_function('mille_v4_presence_put', presence_put)
-redis.register_function('mille_v4_presence_renew', presence_renew)
-redis.register_function('mille_v4_lease_renew', lease_renew)
-redis.register_function('mille_v4_revoke', revoke)
-redis.register_function { function_name = 'mille_v4_revoked', callback = revoked, flags = { 'no-writes' } }
-redis.register_function('mille_v4_quota_take', quota_take)
-redis.register_function('mille_v4_places_hold', places_hold)
+redis.register_function('mille_v5_create', create)
+redis.register_function { function_name = 'mille_v5_heads', callback = heads, flags = { 'no-writes' } }
+redis.register_function('mille_v5_commit', commit)
+redis.register_function('mille_v5_revive', revive)
+redis.register_function('mille_v5_snapshot_store', snapshot_store)
+redis.register_function { function_name = 'mille_v5_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
+redis.register_function('mille_v5_project_create', project_create)
+redis.register_function('mille_v5_project_delete', project_delete)
+redis.register_function('mille_v5_plan_add', plan_add)
+redis.register_function('mille_v5_member_set', member_set)
+redis.register_function('mille_v5_member_remove', member_remove)
+redis.register_function('mille_v5_presence_put', presence_put)
+redis.register_function('mille_v5_presence_renew', presence_renew)
+redis.register_function('mille_v5_lease_renew', lease_renew)
+redis.register_function('mille_v5_revoke', revoke)
+redis.register_function { function_name = 'mille_v5_revoked', callback = revoked, flags = { 'no-writes' } }
+redis.register_function('mille_v5_quota_take', quota_take)
+redis.register_function('mille_v5_places_hold', places_hold)

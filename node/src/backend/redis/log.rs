@@ -1,18 +1,23 @@
 //! Logs in Redis: one stream per plan, whose entry ids are the revisions.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, HashesInterface, KeysInterface, StreamsInterface};
+use fred::interfaces::{FunctionInterface, StreamsInterface};
 use fred::types::Value;
+use futures_util::future::join_all;
 use mille_shared::limits::LOG_PAGE_ENTRIES;
 use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
 use mille_shared::{PlanId, Revision};
 
-use super::functions::{COMMIT, CREATE, HEADS, REVIVE};
+use super::functions::{self, COMMIT, CREATE, HEADS, REVIVE};
+use super::route::{Redis, told};
+use super::server::{Failure, Server};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{Redis, fan_out, keys};
+use super::{fan_out, keys};
 use crate::backend::{Channel, EventLog, Lane, Result, envelope};
 use crate::traces::{self, Traced};
 
@@ -35,7 +40,7 @@ impl EventLog for Redis {
         let keys = vec![keys::log(plan), keys::operations(plan), keys::written(plan)];
         let traced = traces::commits(plan, batch, COMMIT.0);
         let mut args: Vec<Value> = Vec::with_capacity(9 + 3 * batch.len());
-        args.push(self.channels.name(Channel::Plan(plan)).into());
+        args.push(self.channels().name(Channel::Plan(plan)).into());
         args.push(expected.revision.to_string().into());
         args.push(expected.hash.to_string().into());
         args.extend(terms_arguments(terms).map(Value::from));
@@ -54,20 +59,29 @@ impl EventLog for Redis {
         let limit = limit.clamp(1, LOG_PAGE_ENTRIES);
         let from = after.map_or_else(|| "-".to_owned(), |revision| format!("({revision}"));
         let key = keys::log(plan);
-        let read = |client: Client| async move { client.xrange(key, from, "+", Some(limit as u64)).await };
-        let answer: Value = self.aside(lane, "xrange", read).await?;
+        let read = |client: Client| {
+            let (key, from) = (key.clone(), from.clone());
+            async move { client.xrange(key, from, "+", Some(limit as u64)).await }
+        };
+        let answer: Value = self.aside(lane, "xrange", &key, read).await?;
         let entries: Vec<_> = answer.into_array().into_iter().map(entry).collect::<Result<_>>()?;
         Ok(LogPage { has_more: entries.len() == limit, entries })
     }
 
-    async fn life(&self) -> Result<StoreLife> {
-        let answer = self.call_read_only(HEADS, Vec::new(), Vec::new()).await?.into_array();
-        answer.first().ok_or_else(|| corrupt("the server's life")).and_then(life)
+    async fn lives(&self) -> Result<Vec<StoreLife>> {
+        let map = self.map();
+        let answers = join_all(map.servers().iter().map(life_of)).await;
+        let (lives, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        let lives: Vec<StoreLife> = lives.into_iter().filter_map(Result::ok).collect();
+        match failed.into_iter().find_map(Result::err) {
+            Some(error) if lives.is_empty() => Err(error),
+            _ => Ok(lives),
+        }
     }
 
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
-        // In a Redis Cluster every plan has a slot of its own, and a call is for one slot.
-        let per_call = if self.client.is_clustered() { 1 } else { HEADS_PER_CALL_MAX };
+        // In a cluster every plan has a slot of its own, and a call is for one slot.
+        let per_call = if self.context.access.is_cluster() { 1 } else { HEADS_PER_CALL_MAX };
         let parts: Vec<&[PlanId]> = plans.chunks(per_call).collect();
         Ok(fan_out(&parts, |part| self.heads_of(part)).await?.concat())
     }
@@ -96,12 +110,13 @@ impl EventLog for Redis {
     }
 
     async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>> {
-        let place: Value = self.send("hget", self.client.hget(keys::operations(plan), key.as_str())).await?;
+        let place: Value = self.ask("hget", keys::operations(plan), [key.as_str().into()]).await?;
         if place.is_null() { Ok(None) } else { parsed(&place, "an operation's revision").map(Some) }
     }
 
     async fn delete(&self, plan: PlanId) -> Result<()> {
-        self.send("unlink", self.client.unlink::<Value, _>(all_keys(plan))).await.map(drop)
+        let [log, rest @ ..] = &all_keys(plan)[..] else { return Ok(()) };
+        self.ask::<Value>("unlink", log.as_str(), rest.iter().map(|key| key.as_str().into())).await.map(drop)
     }
 }
 
@@ -118,6 +133,22 @@ impl Redis {
         let state = |pair: &[Value]| Ok(LogState { head: some_head(&pair[0], &pair[1])?, life: life.clone() });
         heads.chunks_exact(2).map(state).collect()
     }
+}
+
+async fn life_of(server: &Arc<Server>) -> Result<StoreLife> {
+    let ask = || {
+        server
+            .send(HEADS.0, server.client.fcall_ro::<Value, _, _, _>(HEADS.0, Vec::<String>::new(), Vec::<Value>::new()))
+    };
+    let answer = match ask().await {
+        Err(Failure::Told(error)) if functions::is_missing(&error) => {
+            server.load_library(HEADS.0).await.map_err(|failure| told(HEADS.0, failure))?;
+            ask().await
+        }
+        answer => answer,
+    };
+    let answer = answer.map_err(|failure| told(HEADS.0, failure))?.into_array();
+    answer.first().ok_or_else(|| corrupt("the server's life")).and_then(life)
 }
 
 /// Everything that a plan's log consists of.

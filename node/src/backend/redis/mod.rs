@@ -1,28 +1,37 @@
 //! The backend of a cluster: the ports' promises kept by Redis 7.0 or newer.
 //!
-//! Three kinds of connections, so that none delays another: one for commands, pipelined; one for the subscription; and
-//! a few for large reads and writes (`pool`). A command is sent once. If its answer does not come in time it may have
-//! been executed all the same, and only whoever asked knows whether asking again is right.
+//! One server, one that sentinels watch over, or a cluster: `topology` knows which server serves what, `route` brings each
+//! command there, `pubsub` each channel, and `server` is one of them with all our connections to it. A command is sent once,
+//! unless a server says that it did not execute it. If its answer does not come in time it may have been executed all the
+//! same, and only whoever asked knows whether asking again is right.
 //!
-//! What must be atomic is in `library.lua`, names are in `keys`. The client library does not notice every dead
-//! connection; `watchdog` does. While Redis does not answer, `gate` refuses at once what would only wait.
+//! What must be atomic is in `library.lua`, names are in `keys`.
 
+mod access;
 mod breaker;
+mod cluster;
 mod directory;
 mod facts;
 mod functions;
 mod gate;
 mod keys;
 mod leases;
+mod line;
 mod log;
+mod map;
 mod observer;
 mod pool;
 mod presence;
 mod pubsub;
 mod quotas;
 mod revocations;
+mod route;
+mod scout;
 mod secure;
+mod sentinel;
+mod server;
 mod snapshots;
+mod topology;
 mod values;
 mod watchdog;
 
@@ -31,44 +40,42 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
-use fred::interfaces::{ClientLike, FredResult, PubsubInterface};
-use fred::types::config::{Config, ReconnectPolicy, ServerConfig, TcpConfig, UnresponsiveConfig};
-use fred::types::{Builder, ConnectHandle, InfoKind, RespVersion, Value};
-use futures_util::future::try_join_all;
+use fred::interfaces::ClientLike;
+use fred::types::ConnectHandle;
+use futures_util::future::{join_all, try_join_all};
 use mille_shared::limits::REDIS_COMMAND_TIMEOUT;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Backend, Error, Lane, Result};
-use gate::Gate;
+use super::incoming::outlet;
+use super::{Backend, Error, INCOMING_MESSAGES_MAX, Result};
+use access::Access;
 use keys::Channels;
-use secure::not_let_in;
+use observer::Tally;
+use pubsub::Subscription;
+use route::Redis;
+use server::Context;
+use topology::Topology;
 
 pub use observer::{Connection, RedisObserver};
 
-/// Commands of one node that wait for their answers on the command connection. The throughput of a connection levels
-/// off below a hundred; more would only lengthen the queue in which an edit waits. Further ones wait here, as long as a
-/// command may take, and then get [`Error::Busy`].
-const IN_FLIGHT_MAX: usize = 256;
 /// Commands that one call of a port has in flight at most, so that a large one leaves room for others.
 const FAN_OUT_MAX: usize = 64;
-/// How often the server is asked for its role, for operators: a replica that we write to by mistake, or a failover.
-const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long connecting to the server may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long leaving a connection in order may take. Then it is cut.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Messages of the subscription between the client library and our queue. Small ones lose messages in bursts.
 const BROADCAST_MESSAGES_MAX: usize = 65_536;
+/// The same where each of several servers has such a connection: it brings its part only.
+const SHARDED_BROADCAST_MESSAGES_MAX: usize = 16_384;
 /// The same of connections that are subscribed to nothing. The library makes seven such queues for each connection, with all
 /// their room at once: 47 MiB at the size above.
 const NO_BROADCAST_MESSAGES_MAX: usize = 64;
-/// The role of a server that takes no writes.
-const REPLICA: &str = "replica";
 /// The first major version with what we use: functions, and streams that number entries within an epoch.
 const SERVER_MAJOR_MIN: u32 = 7;
 
@@ -149,38 +156,24 @@ pub async fn connect(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> std::result::Result<Backend, ConnectError> {
-    let builder = builder(settings)?;
-
-    let client = builder.build().map_err(|error| ConnectError::Url(error.to_string()))?;
-    let connection = client.init().await.map_err(|error| not_let_in(&error))?;
-    tasks.spawn(leave_when_stopped(client.clone(), connection, stop.clone()));
-    let version = server_version(&client).await.map_err(|error| not_let_in(&error))?;
-    if is_too_old(&version) {
-        return Err(ConnectError::TooOld(version));
-    }
-    functions::load(&client).await.map_err(|error| match not_let_in(&error) {
-        ConnectError::Unreachable(reason) => ConnectError::Library(reason),
-        other => other,
-    })?;
-    let channels = Channels::of(&uuid::Uuid::new_v4().simple().to_string());
-    // Nobody listens there yet. The client library does not tell of a refused subscription, but of this it does.
-    let nothing = client.publish::<Value, _, _>(channels.name(super::Channel::Probe), "");
-    nothing.await.map_err(|error| not_let_in(&error))?;
-    let gate = Arc::new(Gate::new(Arc::clone(&observer)));
-    tasks.spawn(watchdog::watch(client.clone(), Arc::clone(&gate), stop.clone()));
-
-    let redis = Arc::new(Redis {
-        client,
-        gate,
-        in_flight: Semaphore::new(IN_FLIGHT_MAX),
-        lanes: pool::Lanes::open(&builder, tasks, stop),
+    let access = Access::of(settings)?;
+    let channels = Channels::of(&uuid::Uuid::new_v4().simple().to_string(), access.is_cluster());
+    let (outlet, incoming) = outlet(INCOMING_MESSAGES_MAX);
+    let context = Arc::new(Context {
+        access,
         channels,
-        command_timeout: settings.command_timeout,
-        version,
+        tally: Tally::new(observer),
+        outlet: Arc::new(Mutex::new(outlet)),
+        trouble: Arc::new(Notify::new()),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
     });
-    let pubsub =
-        pubsub::open(&builder, Arc::clone(&redis), observer, tasks, stop).await.map_err(|error| not_let_in(&error))?;
-    tasks.spawn(Arc::clone(&redis).keep_role(stop.clone()));
+    let (topology, map) = Topology::begin(Arc::clone(&context)).await?;
+    let redis = Arc::new(Redis::new(Arc::clone(&context), map));
+    let pubsub = Arc::new(Subscription::new(Arc::clone(&redis), incoming));
+    let moved = Arc::new(Notify::new());
+    tasks.spawn(topology.keep(Arc::clone(&redis), Arc::clone(&moved)));
+    tasks.spawn(topology::follow(Arc::clone(&pubsub), moved, context));
     Ok(Backend {
         log: redis.clone(),
         snapshots: redis.clone(),
@@ -193,91 +186,6 @@ pub async fn connect(
     })
 }
 
-/// What every port but the subscription works with.
-struct Redis {
-    client: Client,
-    gate: Arc<Gate>,
-    in_flight: Semaphore,
-    lanes: pool::Lanes,
-    channels: Channels,
-    command_timeout: Duration,
-    version: String,
-}
-
-impl Redis {
-    /// Sends a command on the command connection, when there is room, and waits for its answer. While Redis does not answer
-    /// it is refused without being sent.
-    ///
-    /// The waiting for room is ours; the waiting for the answer is the client's, which drops what it has not sent when
-    /// time is up. A future that we dropped ourselves would still be sent later.
-    async fn send<T>(&self, name: &'static str, command: impl Future<Output = FredResult<T>> + Send) -> Result<T> {
-        self.gate.pass(name)?;
-        let _room = match self.in_flight.try_acquire() {
-            Ok(room) => room,
-            Err(_) => self.wait_for_room(name).await?,
-        };
-        let began = Instant::now();
-        let answer = command.await;
-        self.gate.judge(&answer, began.elapsed());
-        told(name, began, answer)
-    }
-
-    /// Whoever waits in the queue is refused too when the door closes.
-    async fn wait_for_room(&self, name: &'static str) -> Result<SemaphorePermit<'_>> {
-        let room = tokio::select! {
-            biased;
-            () = self.gate.opened() => None,
-            room = timeout(self.command_timeout, self.in_flight.acquire()) => room.ok().and_then(|room| room.ok()),
-        };
-        self.gate.pass(name)?;
-        room.ok_or_else(|| Error::Busy(format!("{name}: {IN_FLIGHT_MAX} commands wait for answers")))
-    }
-
-    /// Asks the server for its role from time to time, until `stop`.
-    async fn keep_role(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(ROLE_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Ok(role) = self.role().await {
-                self.gate.learn_role(&role);
-            }
-        }
-    }
-
-    /// `master` or `replica`, as the server says.
-    async fn role(&self) -> Result<String> {
-        let info: String = self.send("info", self.client.info(Some(InfoKind::Replication))).await?;
-        Ok(match values::info_field(&info, "role") {
-            Some("slave") => REPLICA,
-            Some(role) => role,
-            None => "unknown",
-        }
-        .to_owned())
-    }
-
-    /// Runs a command with or for something large on one of the lane's connections.
-    async fn aside<T, F>(&self, lane: Lane, name: &'static str, command: impl FnOnce(Client) -> F) -> Result<T>
-    where
-        F: Future<Output = FredResult<T>> + Send,
-    {
-        self.gate.pass(name)?;
-        self.lanes.run(lane, name, command).await
-    }
-}
-
-/// Runs a command, takes its time and translates its error: the one place where every command passes.
-async fn timed<T>(name: &'static str, command: impl Future<Output = FredResult<T>> + Send) -> Result<T> {
-    let began = Instant::now();
-    let answer = command.await;
-    told(name, began, answer)
-}
-
-fn told<T>(name: &'static str, began: Instant, answer: FredResult<T>) -> Result<T> {
-    let took_ms = began.elapsed().as_secs_f64() * 1000.0;
-    tracing::trace!(command = name, took_ms, failed = answer.is_err(), "redis answered");
-    answer.map_err(|error| translate(name, &error))
-}
-
 /// Asks for each item, a bounded number at a time, and answers in their order; the first error is the answer.
 async fn fan_out<I, T, F>(items: &[I], ask: impl Fn(&I) -> F) -> Result<Vec<T>>
 where
@@ -288,6 +196,18 @@ where
         answers.extend(try_join_all(some.iter().map(&ask)).await?);
     }
     Ok(answers)
+}
+
+/// As [`fan_out`], but what fails for one is told of that one.
+async fn fan_out_each<I, T, F>(items: &[I], ask: impl Fn(&I) -> F) -> Vec<Result<T>>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut answers = Vec::with_capacity(items.len());
+    for some in items.chunks(FAN_OUT_MAX) {
+        answers.extend(join_all(some.iter().map(&ask)).await);
+    }
+    answers
 }
 
 /// Answers of a server that works, but can't do it now.
@@ -334,57 +254,10 @@ fn translate(name: &'static str, error: &FredError) -> Error {
     }
 }
 
-fn builder(settings: &RedisSettings) -> std::result::Result<Builder, ConnectError> {
-    let (url, tls) = secure::tls_of(&settings.url, settings.ca_file.as_deref())?;
-    let mut config = Config::from_url(&url).map_err(|error| ConnectError::Url(error.to_string()))?;
-    if !config.username.iter().chain(&config.password).all(|credential| secure::can_be_sent(credential)) {
-        return Err(ConnectError::Url(
-            "user and password must be without blanks, quotes and control characters".into(),
-        ));
-    }
-    config.tls = tls;
-    config.version = RespVersion::RESP3;
-    let mut builder = Builder::from_config(config);
-    builder.with_performance_config(|performance| {
-        performance.default_command_timeout = settings.command_timeout;
-        performance.broadcast_channel_capacity = NO_BROADCAST_MESSAGES_MAX;
-    });
-    builder.with_connection_config(|connection| {
-        // Sending again what was perhaps executed is not the connection's to decide.
-        connection.max_command_attempts = 1;
-        // The library's own bound loses count once it was reached; ours is `IN_FLIGHT_MAX`.
-        connection.max_command_buffer_len = 0;
-        connection.connection_timeout = CONNECT_TIMEOUT;
-        connection.internal_command_timeout = CONNECT_TIMEOUT;
-        connection.auto_client_setname = true;
-        // A write into a dead connection would block the library for good; so the kernel gives up on it.
-        connection.tcp =
-            TcpConfig { nodelay: Some(true), user_timeout: Some(Duration::from_secs(1)), ..TcpConfig::default() };
-        connection.unresponsive =
-            UnresponsiveConfig { max_timeout: Some(Duration::from_secs(1)), interval: Duration::from_millis(200) };
-    });
-    // Without end, from 50 ms up to 1 s apart, with jitter.
-    builder.set_policy(ReconnectPolicy::new_exponential(0, 50, 1000, 2));
-    Ok(builder)
-}
-
-async fn server_version(client: &Client) -> std::result::Result<String, FredError> {
-    let info: String = client.info(Some(InfoKind::Server)).await?;
-    Ok(values::info_field(&info, "redis_version").unwrap_or("unknown").to_owned())
-}
-
 /// A version that we can't read is given the benefit of the doubt: loading the library will tell.
 fn is_too_old(version: &str) -> bool {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     major.is_some_and(|major| major < SERVER_MAJOR_MIN)
-}
-
-fn mode_of(server: &ServerConfig) -> &'static str {
-    match server {
-        ServerConfig::Clustered { .. } => "cluster",
-        ServerConfig::Sentinel { .. } => "sentinel",
-        _ => "standalone",
-    }
 }
 
 /// Closes a connection when the node stops: dropping a client leaves its connection open.
@@ -430,11 +303,5 @@ mod tests {
         for version in ["7.0.15", "8.0.1", "10.0.0", "unknown"] {
             assert!(!is_too_old(version), "{version}");
         }
-    }
-
-    #[test]
-    fn a_url_that_is_none_is_told_without_repeating_it() {
-        let error = builder(&RedisSettings::at("http//:secret@nowhere")).err().map(|e| e.to_string());
-        assert!(error.is_some_and(|text| !text.contains("secret")));
     }
 }

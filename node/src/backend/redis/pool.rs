@@ -16,8 +16,9 @@ use fred::types::{Builder, ConnectHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{CONNECT_TIMEOUT, timed, translate};
-use crate::backend::{Error, Lane, Result};
+use super::server::Failure;
+use super::{CONNECT_TIMEOUT, is_answer, translate};
+use crate::backend::{Error, Lane};
 
 /// Connections for what clients read, and for snapshots that are written. Redis serves one command at a time anyway.
 const REPLAY_CONNECTIONS_MAX: usize = 4;
@@ -52,7 +53,12 @@ impl Lanes {
     }
 
     /// Runs a command on one of the lane's connections.
-    pub(super) async fn run<T, F>(&self, lane: Lane, name: &'static str, command: impl FnOnce(Client) -> F) -> Result<T>
+    pub(super) async fn run<T, F>(
+        &self,
+        lane: Lane,
+        name: &'static str,
+        command: impl FnOnce(Client) -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = FredResult<T>> + Send,
     {
@@ -61,11 +67,11 @@ impl Lanes {
             Lane::Replay => &self.replay,
         };
         let reader = pool.get().await.map_err(|error| refused(name, lane, error))?;
-        let answer = timed(name, command(reader.client.clone())).await;
-        if let Err(Error::Unavailable(_)) = answer {
+        let answer = command(reader.client.clone()).await;
+        if answer.as_ref().is_err_and(|error| !is_answer(error)) {
             drop(Object::take(reader));
         }
-        answer
+        answer.map_err(Failure::Told)
     }
 }
 
@@ -79,12 +85,12 @@ fn pool(builder: Builder, connections_max: usize, wait_timeout: Duration) -> Poo
         .expect("a pool with timeouts has a runtime")
 }
 
-fn refused(name: &'static str, lane: Lane, error: PoolError<FredError>) -> Error {
-    match error {
+fn refused(name: &'static str, lane: Lane, error: PoolError<FredError>) -> Failure {
+    Failure::Refused(match error {
         PoolError::Timeout(TimeoutType::Wait) => Error::Busy(format!("{name}: too many reads of the lane {lane:?}")),
         PoolError::Backend(error) => translate(name, &error),
         other => Error::Unavailable(format!("{name}: {other}")),
-    }
+    })
 }
 
 /// Makes connections.

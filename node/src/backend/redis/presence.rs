@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fred::interfaces::{HashesInterface, KeysInterface, SortedSetsInterface};
 use fred::types::Value;
 use mille_shared::{ConnectionId, NodeId, ProjectId};
 
 use super::functions::{PRESENCE_PUT, PRESENCE_RENEW};
+use super::route::Redis;
 use super::values::{pairs, text};
-use super::{Redis, fan_out, keys};
+use super::{fan_out, fan_out_each, keys};
 use crate::backend::{PresenceField, PresenceStore, Result};
 
 #[async_trait]
@@ -31,29 +31,39 @@ impl PresenceStore for Redis {
 
     async fn remove(&self, project: ProjectId, node: &NodeId, connection: &ConnectionId) -> Result<()> {
         let table = keys::presence_table(project, node);
-        self.send("hdel", self.client.hdel::<Value, _, _>(table, connection.as_str())).await.map(drop)
+        self.ask::<Value>("hdel", table, [connection.as_str().into()]).await.map(drop)
     }
 
     async fn renew(&self, projects: &[ProjectId], node: &NodeId, ttl: Duration) -> Result<Vec<ProjectId>> {
-        let renewed = fan_out(projects, |project| {
+        let renewed = fan_out_each(projects, |project| {
             let keys = table_and_index(*project, node);
             self.call(PRESENCE_RENEW, keys, vec![node.as_str().into(), millis(ttl)])
         });
-        let renewed = renewed.await?;
-        let gone = projects.iter().zip(renewed).filter(|(_, answer)| answer.as_i64() != Some(1));
-        Ok(gone.map(|(project, _)| *project).collect())
+        let (mut gone, mut failure) = (Vec::new(), None);
+        for (project, renewed) in projects.iter().zip(renewed.await) {
+            match renewed {
+                Ok(answer) if answer.as_i64() == Some(1) => {}
+                Ok(_) => gone.push(*project),
+                Err(error) => failure = Some(error),
+            }
+        }
+        // A table that could not be renewed will be, or expires: what is known of the others is told all the same.
+        match failure {
+            Some(error) if gone.is_empty() => Err(error),
+            _ => Ok(gone),
+        }
     }
 
     async fn load(&self, project: ProjectId) -> Result<Vec<(NodeId, Vec<PresenceField>)>> {
         let index = keys::presence_index(project);
-        let nodes: Value = self.send("zrange", self.client.zrange(index, 0, -1, None, false, None, false)).await?;
+        let nodes: Value = self.ask("zrange", index, [0.into(), Value::from(-1)]).await?;
         let mut nodes: Vec<_> = (nodes.into_array().iter())
             .map(|node| text(node, "a node's id").map(NodeId::new))
             .collect::<Result<_>>()?;
         nodes.sort_unstable();
         let tables = fan_out(&nodes, |node| {
             let table = keys::presence_table(project, node);
-            async move { pairs(self.send("hgetall", self.client.hgetall(table)).await?, "a presence table") }
+            async move { pairs(self.ask("hgetall", table, []).await?, "a presence table") }
         });
         let tables = tables.await?;
         Ok(nodes
@@ -69,9 +79,9 @@ impl PresenceStore for Redis {
     }
 
     async fn clear(&self, project: ProjectId, node: &NodeId) -> Result<()> {
-        self.send("unlink", self.client.unlink::<Value, _>(keys::presence_table(project, node))).await?;
+        self.ask::<Value>("unlink", keys::presence_table(project, node), []).await?;
         let index = keys::presence_index(project);
-        self.send("zrem", self.client.zrem::<Value, _, _>(index, node.as_str())).await.map(drop)
+        self.ask::<Value>("zrem", index, [node.as_str().into()]).await.map(drop)
     }
 }
 

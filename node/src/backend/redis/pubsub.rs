@@ -1,306 +1,173 @@
-//! Channels in Redis: one subscription connection per node.
+//! Channels in Redis: what this node listens to, wherever that is served.
 //!
-//! The client library's `subscribe` returns before the server has it, and it says nothing of messages lost during a
-//! reconnect. So: whatever must be in force is followed by a PING on the same connection and counts when that is
-//! answered; and after a reconnect we subscribe again ourselves and then say [`Interruption::Reconnect`]. Nothing but
-//! subscriptions and PINGs travels on this connection: an answer to anything else could be taken for another's.
-//!
-//! In a Redis Cluster the PING may go to another server than the subscription does; whoever listens there must also
-//! compare heads from time to time.
+//! Each server has a line of its own (`line`). A channel is listened to at the server of its slot; when another server takes
+//! its place, or the slot moves, the channel follows: first it is subscribed at the new server, then those who listen are
+//! told of an interruption, for what was said in between was said there and not heard.
 
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use fred::clients::SubscriberClient;
-use fred::error::Error as FredError;
-use fred::interfaces::{ClientLike, EventInterface, FredResult, PubsubInterface};
-use fred::types::config::Server;
-use fred::types::{Builder, Message, Value};
+use fred::clients::Client;
+use fred::interfaces::PubsubInterface;
+use fred::types::Value;
+use futures_util::future::join_all;
 use imbl::HashSet;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::time::Instant;
 
-use super::observer::{Connection, RedisObserver};
-use super::{BROADCAST_MESSAGES_MAX, Redis, leave_when_stopped, timed, watchdog};
-use crate::backend::incoming::{Outlet, outlet};
-use crate::backend::{Channel, INCOMING_MESSAGES_MAX, Incoming, Interruption, PubSub, Result};
+use super::access::Address;
+use super::route::Redis;
+use super::server::Server;
+use super::translate;
+use crate::backend::{Channel, Incoming, PubSub, Result, Shard};
 
-/// Channels in one SUBSCRIBE.
-const SUBSCRIBE_CHANNELS_MAX: usize = 512;
-/// Attempts to subscribe again on one connection. Then it is made anew.
-const RESUBSCRIBE_ATTEMPTS: u32 = 3;
-/// Pause after a failed attempt.
-const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(50);
-
-/// Restorations that whoever takes messages was not told of yet. Beyond it the next waits.
-const RESTORATIONS_UNTOLD_MAX: usize = 4;
-
-/// Connections that were lost, or could not be made.
-type Losses = Receiver<(FredError, Option<Server>)>;
-
-/// Connects the subscription.
-pub(super) async fn open(
-    builder: &Builder,
-    redis: Arc<Redis>,
-    observer: Arc<dyn RedisObserver>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> FredResult<Arc<Subscription>> {
-    let mut builder = builder.clone();
-    builder.with_performance_config(|performance| performance.broadcast_channel_capacity = BROADCAST_MESSAGES_MAX);
-    let subscriber = builder.build_subscriber_client()?;
-    let messages = subscriber.message_rx();
-    let connection = subscriber.init().await?;
-    // From here on only: the first connection interrupts nothing.
-    let (losses, reconnects) = (subscriber.error_rx(), subscriber.reconnect_rx());
-    let (outlet, incoming) = outlet(INCOMING_MESSAGES_MAX);
-    let (restored, restorations) = mpsc::channel(RESTORATIONS_UNTOLD_MAX);
-    let subscription = Arc::new(Subscription {
-        redis,
-        subscriber: subscriber.clone(),
-        channels: ArcSwap::default(),
-        restorations_begun: AtomicU64::new(0),
-        restored,
-        incoming: Mutex::new(Some(incoming)),
-        state: State::default(),
-        observer,
-    });
-    tasks.spawn(leave_when_stopped(subscriber.clone(), connection, stop.clone()));
-    tasks.spawn(watchdog::watch(subscriber, Arc::clone(&subscription), stop.clone()));
-    tasks.spawn(Arc::clone(&subscription).dispatch(messages, restorations, outlet, stop.clone()));
-    tasks.spawn(Arc::clone(&subscription).keep(losses, reconnects, stop.clone()));
-    Ok(subscription)
-}
+/// Times that a subscription is sent after its slot.
+const FOLLOWS_MAX: u32 = 3;
 
 /// What this node listens to.
 pub(super) struct Subscription {
     redis: Arc<Redis>,
-    subscriber: SubscriberClient,
-    /// What is listened to. Looked at with every message, so a look takes no lock.
-    channels: ArcSwap<HashSet<Channel>>,
-    /// How often subscribing again began. While it is not over, what comes is dropped: the interruption that follows counts for
-    /// it, and whoever heard something before it would look for what is missing twice.
-    restorations_begun: AtomicU64,
-    /// To whoever takes messages.
-    restored: mpsc::Sender<Restored>,
+    wanted: ArcSwap<HashSet<Channel>>,
     incoming: Mutex<Option<mpsc::Receiver<Incoming>>>,
-    state: State,
-    observer: Arc<dyn RedisObserver>,
-}
-
-/// What is known of the connection. Told by several tasks, each in its own words.
-#[derive(Default)]
-struct State {
-    /// The connection was lost, and not everything is subscribed to again.
-    is_broken: AtomicBool,
-    /// The last PING was not answered.
-    is_silent: AtomicBool,
-    /// Somebody asked for a new connection: see [`PubSub::reconnect`].
-    is_asked_for: AtomicBool,
-}
-
-/// Everything is subscribed to again.
-struct Restored {
-    /// The last restoration that had begun by then.
-    number: u64,
-    why: Interruption,
 }
 
 #[async_trait]
 impl PubSub for Subscription {
     async fn publish(&self, channel: Channel, message: Bytes) -> Result<()> {
-        let name = self.redis.channels.name(channel);
-        self.redis.send("publish", self.redis.client.publish::<Value, _, _>(name, message)).await.map(drop)
+        let name = self.redis.channels().name(channel);
+        let is_sharded = self.redis.channels().are_sharded();
+        let say = |client: Client| {
+            let (name, message) = (name.clone(), message.clone());
+            async move {
+                if is_sharded {
+                    client.spublish::<Value, _, _>(name, message).await
+                } else {
+                    client.publish::<Value, _, _>(name, message).await
+                }
+            }
+        };
+        self.redis.send("publish", &name, say).await.map(drop)
     }
 
     async fn subscribe(&self, channel: Channel) -> Result<()> {
-        // A server that answers no commands answers this no better.
-        self.redis.gate.pass("subscribe")?;
-        // First noted, so that a reconnect in between subscribes it too, and no message of it is taken for a stray.
-        self.channels.rcu(|channels| channels.update(channel));
-        let answer = timed("subscribe", self.subscribe_to(vec![self.redis.channels.name(channel)])).await;
+        // First noted, so that it follows its slot from now on.
+        self.wanted.rcu(|wanted| wanted.update(channel));
+        let answer = self.listen(channel).await;
         if answer.is_err() {
-            self.leave(channel);
+            self.wanted.rcu(|wanted| wanted.without(&channel));
         }
         answer
     }
 
     async fn unsubscribe(&self, channel: Channel) -> Result<()> {
-        self.leave(channel);
-        timed("unsubscribe", self.subscriber.unsubscribe(self.redis.channels.name(channel))).await
+        self.wanted.rcu(|wanted| wanted.without(&channel));
+        let map = self.redis.map();
+        let leaving = map.servers().iter().filter(|server| server.line.channels().contains(&channel));
+        let left = join_all(leaving.map(|server| server.line.unsubscribe(channel))).await;
+        left.into_iter().collect::<std::result::Result<(), _>>().map_err(|error| translate("unsubscribe", &error))
     }
 
-    async fn reconnect(&self) {
-        // While the client is at it, it would take the wish as one for yet another connection.
-        if self.subscriber.is_connected() {
-            self.state.is_asked_for.store(true, Ordering::Relaxed);
-            watchdog::reconnect(&self.subscriber).await;
+    fn shards(&self) -> Vec<Shard> {
+        self.redis.map().shards().to_vec()
+    }
+
+    fn shard_of(&self, channel: Channel) -> Option<Shard> {
+        if !self.redis.channels().are_sharded() {
+            return Some(Shard::ONLY);
+        }
+        self.redis.map().shard_of(&self.redis.channels().name(channel))
+    }
+
+    async fn reconnect(&self, shard: Shard) {
+        let map = self.redis.map();
+        if let Some(server) = map.at_slot(shard.0) {
+            server.line.reconnect().await;
         }
     }
 
-    fn is_in_force(&self) -> bool {
-        let State { is_broken, is_silent, .. } = &self.state;
-        self.subscriber.is_connected() && !is_broken.load(Ordering::Relaxed) && !is_silent.load(Ordering::Relaxed)
+    fn is_in_force(&self, shard: Shard) -> bool {
+        self.redis.map().at_slot(shard.0).is_some_and(|server| server.line.is_in_force())
     }
 
     fn incoming(&self) -> Option<mpsc::Receiver<Incoming>> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.incoming.lock().take()
     }
 }
 
 impl Subscription {
-    fn leave(&self, channel: Channel) {
-        self.channels.rcu(|channels| channels.without(&channel));
+    pub(super) fn new(redis: Arc<Redis>, incoming: mpsc::Receiver<Incoming>) -> Self {
+        Self { redis, wanted: ArcSwap::default(), incoming: Mutex::new(Some(incoming)) }
     }
 
-    /// Takes messages as fast as they come and puts them into our queue. Does nothing else: what it does not take in
-    /// time is lost.
-    async fn dispatch(
-        self: Arc<Self>,
-        mut messages: Receiver<Message>,
-        mut restorations: mpsc::Receiver<Restored>,
-        mut outlet: Outlet,
-        stop: CancellationToken,
-    ) {
-        // Waited for once, not anew with each message.
-        let mut stopped = pin!(stop.cancelled());
-        let mut restorations_over = 0;
+    /// Listens to a channel where it is served; and if that is elsewhere by the time it does, there.
+    async fn listen(&self, channel: Channel) -> Result<()> {
+        let name = self.redis.channels().name(channel);
+        let deadline = Instant::now() + self.redis.patience();
+        let mut follows = 0;
         loop {
-            let message = tokio::select! {
-                biased;
-                () = &mut stopped => return,
-                Some(Restored { number, why }) = restorations.recv() => {
-                    restorations_over = number;
-                    outlet.send(Incoming::Interrupted(why));
-                    continue;
+            let server = self.redis.at(&name)?;
+            // A server that answers no commands answers this no better.
+            server.gate.pass("subscribe")?;
+            match server.line.subscribe(channel).await {
+                Ok(()) if self.redis.at(&name).is_ok_and(|now| Arc::ptr_eq(&now, &server)) => return Ok(()),
+                Ok(()) if follows < FOLLOWS_MAX => server.line.forget(channel),
+                Err(error) if error.is_moved() && follows < FOLLOWS_MAX && Instant::now() < deadline => {
+                    self.redis.look_again(deadline).await;
                 }
-                message = messages.recv() => message,
+                // It moves on and on. What is missed meanwhile, the checks of its head find.
+                Ok(()) => return Ok(()),
+                Err(error) => return Err(translate("subscribe", &error)),
+            }
+            follows += 1;
+        }
+    }
+
+    /// Brings every channel to the server that serves it now. Answers whether all of them are there; if not, it is to be
+    /// tried again.
+    pub(super) async fn follow(&self) -> bool {
+        let map = self.redis.map();
+        let mut moves: HashMap<&Address, (&Arc<Server>, Vec<Channel>)> = HashMap::new();
+        let mut is_whole = true;
+        for channel in self.wanted.load().iter() {
+            let Some(server) = map.at(&self.redis.channels().name(*channel)) else {
+                is_whole = false;
+                continue;
             };
-            match message {
-                Ok(message) if self.restorations_begun.load(Ordering::Acquire) == restorations_over => {
-                    self.hear(message, &mut outlet);
+            if !server.line.channels().contains(channel) {
+                moves.entry(&server.address).or_insert_with(|| (server, Vec::new())).1.push(*channel);
+            }
+        }
+        let moved = join_all(moves.values().map(|(server, channels)| self.bring(server, channels))).await;
+        // Which may be another by now.
+        let map = self.redis.map();
+        for server in map.servers() {
+            for channel in server.line.channels().iter() {
+                let is_here = map.at(&self.redis.channels().name(*channel)).is_some_and(|at| Arc::ptr_eq(at, server));
+                if !is_here {
+                    // The server has ended this subscription itself, if the slot has moved; it would refuse to be asked.
+                    server.line.forget(*channel);
                 }
-                Ok(_) => {}
-                Err(RecvError::Lagged(lost)) => {
-                    tracing::warn!(lost, "messages of the subscription were lost: we are too slow");
-                    outlet.send(Incoming::Interrupted(Interruption::Lagged));
-                }
-                Err(RecvError::Closed) => return,
             }
         }
+        is_whole && moved.into_iter().all(|is_there| is_there)
     }
 
-    fn hear(&self, message: Message, outlet: &mut Outlet) {
-        let Some(channel) = self.redis.channels.parse(&message.channel) else { return };
-        // Left meanwhile, or never wanted by a subscriber whose request failed: a stray.
-        if !self.channels.load().contains(&channel) {
-            return;
-        }
-        if let Some(payload) = message.value.into_bytes() {
-            outlet.send(Incoming::Message { channel, payload });
-        }
-    }
-
-    /// Puts the subscriptions in force again after each reconnect.
-    async fn keep(self: Arc<Self>, mut losses: Losses, mut reconnects: Receiver<Server>, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                // Before the reconnect that follows it: every loss is followed by one.
-                Ok(_) = losses.recv() => {
-                    self.state.is_broken.store(true, Ordering::Relaxed);
-                    continue;
-                }
-                event = reconnects.recv() => if let Err(RecvError::Closed) = event { return },
+    async fn bring(&self, server: &Arc<Server>, channels: &[Channel]) -> bool {
+        let taken = server.line.take_over(channels).await;
+        match &taken {
+            Ok(()) => {
+                tracing::info!(channels = channels.len(), server = %server.address, "channels are heard here now")
             }
-            self.state.is_broken.store(true, Ordering::Relaxed);
-            self.restorations_begun.fetch_add(1, Ordering::AcqRel);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.restore(&mut losses, &mut reconnects) => {}
-            }
+            Err(error) => tracing::warn!(%error, server = %server.address, "channels can't be heard here yet"),
         }
-    }
-
-    /// Subscribes to everything again, and tells. Where that fails, the connection is made anew, which calls us again; and so
-    /// does the client if the connection was lost meanwhile. Then an answer proves nothing: the subscriptions may have gone
-    /// with the old connection, and the PING to the new one.
-    async fn restore(&self, losses: &mut Losses, reconnects: &mut Receiver<Server>) {
-        // What was made until now is covered. Reconnects first: a loss may be told without need, but never be left without
-        // the reconnect that follows it.
-        forget(reconnects);
-        forget(losses);
-        for attempt in 1..=RESUBSCRIBE_ATTEMPTS {
-            let wanted: Vec<_> = self.channels.load().iter().copied().collect();
-            let names = wanted.iter().map(|channel| self.redis.channels.name(*channel)).collect();
-            let answer = timed("resubscribe", self.subscribe_to(names)).await;
-            let is_same_connection = || losses.is_empty() && reconnects.is_empty();
-            if answer.is_ok() && is_same_connection() {
-                return self.tell_restored(wanted.len()).await;
-            }
-            sleep(RESUBSCRIBE_PAUSE).await;
-            if !is_same_connection() {
-                return;
-            }
-            tracing::warn!(?answer, attempt, "subscribing again failed");
+        for channel in channels.iter().filter(|channel| !self.wanted.load().contains(*channel)) {
+            // Left while it was on its way.
+            let _ = server.line.unsubscribe(*channel).await;
         }
-        watchdog::reconnect(&self.subscriber).await;
-    }
-
-    async fn tell_restored(&self, channels: usize) {
-        tracing::info!(channels, "the subscription is in force again");
-        let asked_for = self.state.is_asked_for.swap(false, Ordering::Relaxed);
-        let why = if asked_for { Interruption::Probe } else { Interruption::Reconnect };
-        // First, so that whoever hears of the interruption finds it over.
-        self.state.is_broken.store(false, Ordering::Relaxed);
-        self.state.is_silent.store(false, Ordering::Relaxed);
-        let number = self.restorations_begun.load(Ordering::Acquire);
-        // Nobody is there to be told any more when the node stops.
-        let _ = self.restored.send(Restored { number, why }).await;
-    }
-
-    /// Subscribes, and waits until the server has it: it answers in the order of asking.
-    async fn subscribe_to(&self, names: Vec<String>) -> FredResult<()> {
-        for some in names.chunks(SUBSCRIBE_CHANNELS_MAX) {
-            self.subscriber.subscribe(some.to_vec()).await?;
-        }
-        self.subscriber.ping::<Value>(None).await.map(drop)
-    }
-}
-
-/// Takes what waits, and leaves it at that.
-fn forget<T: Clone>(events: &mut Receiver<T>) {
-    while matches!(events.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
-}
-
-impl watchdog::Watched for Subscription {
-    const CONNECTION: Connection = Connection::Subscription;
-
-    fn answered(&self, _took: Duration) {
-        self.state.is_silent.store(false, Ordering::Relaxed);
-    }
-
-    fn unanswered(&self) {
-        self.state.is_silent.store(true, Ordering::Relaxed);
-    }
-
-    fn given_up(&self) {}
-
-    // Told in `keep`, in the order in which it happened.
-    fn lost(&self) {}
-
-    fn reconnected(&self) {
-        self.observer.reconnected(Self::CONNECTION);
+        taken.is_ok()
     }
 }

@@ -7,9 +7,10 @@ use fred::types::Value;
 use mille_shared::{NodeId, UserId};
 
 use super::functions::{PLACES_HOLD, QUOTA_TAKE};
+use super::keys;
 use super::presence::millis;
+use super::route::Redis;
 use super::values::corrupt;
-use super::{Redis, keys};
 use crate::backend::{OperationsLease, PlacesClaim, Quotas, Result};
 
 #[async_trait]

@@ -8,8 +8,9 @@ use mille_shared::revocation::{Revocation, Revoked};
 use mille_shared::{Timestamp, TokenId, UserId, limits};
 
 use super::functions::{REVOKE, REVOKED};
+use super::keys;
+use super::route::Redis;
 use super::values::{corrupt, parse, parsed, text};
-use super::{Redis, keys};
 use crate::backend::{Result, Revocations};
 
 const TOKEN: &str = "token";

@@ -5,8 +5,9 @@ use mille_shared::log::{Head, StoredSnapshot};
 use mille_shared::{PlanId, Revision};
 
 use super::functions::{SNAPSHOT_LOAD, SNAPSHOT_STORE};
+use super::keys;
+use super::route::Redis;
 use super::values::{corrupt, parse, parsed, text};
-use super::{Redis, keys};
 use crate::backend::{Lane, Result, Retention, SnapshotStore};
 
 #[async_trait]

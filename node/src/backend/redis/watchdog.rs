@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::interfaces::{ClientLike, EventInterface};
-use fred::types::Value;
 use fred::types::config::Options;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::observer::Connection;
 
 /// Time between two PINGs.
-const PING_INTERVAL: Duration = Duration::from_millis(300);
+pub(super) const PING_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a PING may take.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 /// PINGs without an answer after which the connection is given up. Two may be a pause of ours, on a busy machine.
@@ -86,5 +85,6 @@ pub(super) async fn reconnect(client: &impl ClientLike) {
 
 async fn answers(client: &impl ClientLike) -> bool {
     let patience = Options { timeout: Some(PING_TIMEOUT), ..Options::default() };
-    client.with_options(&patience).ping::<Value>(None).await.is_ok()
+    // Anything else is the answer to something else: whoever waits for answers there waits for the wrong ones.
+    client.with_options(&patience).ping::<String>(None).await.is_ok_and(|answer| answer == "PONG")
 }

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::backend::{Backend, Channel, Incoming, PubSub};
+use crate::backend::{Backend, Channel, Incoming, PubSub, Shard};
 
 const SWEEP: Duration = Duration::from_secs(60);
 const LEEWAY: Duration = Duration::from_secs(5);
@@ -39,12 +39,20 @@ impl PubSub for Line {
         self.line.unsubscribe(channel).await
     }
 
-    async fn reconnect(&self) {
-        self.line.reconnect().await;
+    fn shards(&self) -> Vec<Shard> {
+        self.line.shards()
     }
 
-    fn is_in_force(&self) -> bool {
-        self.line.is_in_force()
+    fn shard_of(&self, channel: Channel) -> Option<Shard> {
+        self.line.shard_of(channel)
+    }
+
+    async fn reconnect(&self, shard: Shard) {
+        self.line.reconnect(shard).await;
+    }
+
+    fn is_in_force(&self, shard: Shard) -> bool {
+        self.line.is_in_force(shard)
     }
 
     fn incoming(&self) -> Option<tokio::sync::mpsc::Receiver<Incoming>> {
@@ -150,7 +158,7 @@ async fn after_an_interruption_the_store_is_read_at_once() {
     let (here, there) = (Node::start(&store).await, Node::start(&store).await);
     here.line.is_cut.store(true, Ordering::Relaxed);
     here.revoker.revoke(token("a"), None).await.expect("revoked");
-    there.line.reconnect().await;
+    there.line.reconnect(Shard::ONLY).await;
     there.knows(1, Duration::from_secs(1)).await;
 }
 

@@ -38,7 +38,7 @@ impl Node {
                 done = &mut until => return done,
                 Some(incoming) = self.incoming.recv() => match incoming {
                     Incoming::Message { payload, .. } => self.part.heard(&payload),
-                    Incoming::Interrupted(_) => self.part.interrupted(),
+                    Incoming::Interrupted { .. } => self.part.interrupted(),
                 },
                 answer = self.part.answer() => self.part.handle_answer(answer),
                 () = tokio::time::sleep_until(deadline) => self.part.wake(Instant::now()),

@@ -1,0 +1,193 @@
+//! Who serves which slots of a cluster: what several servers say, put together.
+//!
+//! A server that was cut off believes for a while what is past. So only those count that see a majority (`cluster_state:ok`);
+//! of two that claim a slot, the one with the higher configuration epoch has it, as among the servers themselves; and what
+//! a server that answers does not claim, nobody else may claim for it. A mistake that is left costs a MOVED.
+
+use std::collections::BTreeMap;
+
+use super::access::Address;
+use super::map::SLOTS;
+use super::values::info_field;
+
+/// Who serves which slots.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Layout {
+    /// Every primary, also those without a slot.
+    pub(super) primaries: Vec<Address>,
+    /// Every server, replicas too: whom to ask when the primaries do not answer.
+    pub(super) everyone: Vec<Address>,
+    /// By slot, the primary's place among `primaries`.
+    owners: Vec<Option<u16>>,
+}
+
+impl Layout {
+    pub(super) fn owner(&self, slot: u16) -> Option<&Address> {
+        let place = self.owners.get(usize::from(slot)).copied().flatten()?;
+        self.primaries.get(usize::from(place))
+    }
+}
+
+/// What one server says.
+#[derive(Debug)]
+pub(super) struct Opinion {
+    /// Itself and all others it knows.
+    servers: Vec<Described>,
+}
+
+/// A server, as one describes it.
+#[derive(Debug)]
+struct Described {
+    id: String,
+    address: Address,
+    is_itself: bool,
+    is_primary: bool,
+    epoch: u64,
+    slots: Vec<(u16, u16)>,
+}
+
+/// Whether the server sees a majority of the cluster.
+pub(super) fn is_in_majority(info: &str) -> bool {
+    info_field(info, "cluster_state") == Some("ok")
+}
+
+/// Reads the answer to `CLUSTER NODES` of the server at `asked`. `by_name`: servers are known by the names they announce, if
+/// any, for the sake of their certificates.
+pub(super) fn opinion(nodes: &str, asked: &Address, by_name: bool) -> Opinion {
+    Opinion { servers: nodes.lines().filter_map(|line| described(line, asked, by_name)).collect() }
+}
+
+/// `<id> <ip:port@bus[,name[,…]]> <flags> <primary> <ping> <pong> <epoch> <link> <slot or range or [slot-moves]>…`
+fn described(line: &str, asked: &Address, by_name: bool) -> Option<Described> {
+    let mut words = line.split_whitespace();
+    let (id, place, flags) = (words.next()?, words.next()?, words.next()?);
+    let epoch = words.nth(3)?.parse().ok()?;
+    let flags: Vec<&str> = flags.split(',').collect();
+    let has = |flag: &str| flags.contains(&flag);
+    if has("handshake") || has("noaddr") {
+        return None;
+    }
+    let mut place = place.split(',');
+    let mut address = Address::read(place.next()?.split('@').next()?, asked)?;
+    if let Some(name) = place.next().filter(|name| by_name && !name.is_empty() && !name.contains('=')) {
+        address.host = name.into();
+    }
+    let slots = words.skip(1).filter(|slot| !slot.starts_with('[')).filter_map(|slot| {
+        let (first, last) = slot.split_once('-').unwrap_or((slot, slot));
+        Some((first.parse().ok()?, last.parse().ok().filter(|last| *last < SLOTS)?))
+    });
+    Some(Described {
+        id: id.to_owned(),
+        address,
+        is_itself: has("myself"),
+        is_primary: has("master") && !has("fail"),
+        epoch,
+        slots: slots.collect(),
+    })
+}
+
+/// Puts opinions together. `None`: there are none.
+pub(super) fn layout(opinions: &[Opinion]) -> Option<Layout> {
+    let all = || opinions.iter().flat_map(|opinion| &opinion.servers);
+    // What each server is: by its own word, or else by that of the others who has the newest.
+    let mut known: BTreeMap<&str, &Described> = BTreeMap::new();
+    for described in all() {
+        let known = known.entry(&described.id).or_insert(described);
+        if (described.is_itself, described.epoch) > (known.is_itself, known.epoch) {
+            *known = described;
+        }
+    }
+    let mut primaries: Vec<&Described> = known.values().copied().filter(|server| server.is_primary).collect();
+    primaries.sort_by_key(|server| &server.address);
+    let mut claims: Vec<Option<(u64, u16)>> = vec![None; usize::from(SLOTS)];
+    for described in all() {
+        let Some(place) = primaries.iter().position(|primary| primary.id == described.id) else { continue };
+        if primaries[place].is_itself && !described.is_itself {
+            continue;
+        }
+        for (first, last) in &described.slots {
+            for claim in claims.iter_mut().take(usize::from(*last) + 1).skip(usize::from(*first)) {
+                *claim = (*claim).max(u16::try_from(place).ok().map(|place| (described.epoch, place)));
+            }
+        }
+    }
+    let mut everyone: Vec<Address> = known.values().map(|server| server.address.clone()).collect();
+    everyone.sort();
+    (!primaries.is_empty()).then(|| Layout {
+        primaries: primaries.iter().map(|server| server.address.clone()).collect(),
+        everyone,
+        owners: claims.into_iter().map(|claim| claim.map(|(_, place)| place)).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> Address {
+        Address { host: "10.0.0.1".into(), port }
+    }
+
+    fn said(nodes: &str) -> Opinion {
+        opinion(nodes, &at(9), false)
+    }
+
+    fn owners(opinions: &[Opinion], slots: &[u16]) -> Vec<Option<u16>> {
+        let layout = layout(opinions).expect("a layout");
+        slots.iter().map(|slot| layout.owner(*slot).map(|address| address.port)).collect()
+    }
+
+    const ONE: &str = "a 10.0.0.1:1@11 myself,master - 0 0 5 connected 0-99\n\
+                       b 10.0.0.1:2@12,name master - 0 0 6 connected 100-199 300\n\
+                       c 10.0.0.1:3@13 slave b 0 0 6 connected\n\
+                       d :0@0 master,noaddr - 0 0 1 disconnected 400\n";
+
+    #[test]
+    fn one_opinion_is_enough() {
+        let opinions = [said(ONE)];
+        assert_eq!(
+            owners(&opinions, &[0, 99, 100, 199, 200, 300, 400]),
+            [Some(1), Some(1), Some(2), Some(2), None, Some(2), None]
+        );
+        let layout = layout(&opinions).expect("a layout");
+        assert_eq!(layout.primaries, [at(1), at(2)]);
+        assert_eq!(layout.everyone, [at(1), at(2), at(3)]);
+        assert_eq!(super::layout(&[]), None);
+    }
+
+    #[test]
+    fn of_two_that_claim_a_slot_the_newer_epoch_has_it() {
+        // A failover that the first has not heard of.
+        let other = "c 10.0.0.1:3@13 myself,master - 0 0 7 connected 100-199 300\n\
+                     b 10.0.0.1:2@12 slave c 0 0 7 connected\n";
+        for opinions in [[said(ONE), said(other)], [said(other), said(ONE)]] {
+            assert_eq!(owners(&opinions, &[0, 150, 300]), [Some(1), Some(3), Some(3)]);
+        }
+    }
+
+    #[test]
+    fn nobody_claims_for_another_what_that_one_does_not() {
+        // Slot 150 has moved to the first, and the second's epoch has grown since: a third still thinks the second has it.
+        let first = "a 10.0.0.1:1@11 myself,master - 0 0 8 connected 0-99 150 [151-<-b]\n";
+        let second = "b 10.0.0.1:2@12 myself,master - 0 0 9 connected 100-149 151-199 [151->-a]\n";
+        let third = "c 10.0.0.1:3@13 myself,slave a 0 0 8 connected\n\
+                     b 10.0.0.1:2@12 master - 0 0 9 connected 100-199\n";
+        assert_eq!(owners(&[said(third), said(first), said(second)], &[150, 151]), [Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn servers_are_known_by_name_where_names_are_certified() {
+        let address = |by_name| {
+            let servers = opinion(ONE, &at(9), by_name).servers;
+            servers.iter().map(|server| server.address.host.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(address(false), ["10.0.0.1"; 3]);
+        assert_eq!(address(true), ["10.0.0.1", "name", "10.0.0.1"]);
+    }
+
+    #[test]
+    fn only_a_server_that_sees_a_majority_counts() {
+        assert!(is_in_majority("cluster_state:ok\r\ncluster_slots_assigned:16384\r\n"));
+        assert!(!is_in_majority("cluster_state:fail\r\n"));
+    }
+}

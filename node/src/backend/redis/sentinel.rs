@@ -1,0 +1,66 @@
+//! Which server the sentinels call primary.
+//!
+//! Right after a failover they do not all know of it. Each says in which configuration epoch its word is; only a majority
+//! makes a new one, so the newest is right, and where epochs are equal, what most say. Whether the server itself agrees is
+//! looked at when it is connected to.
+
+use std::collections::BTreeMap;
+
+use super::access::Address;
+
+/// What one sentinel says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) primary: Address,
+    epoch: u64,
+}
+
+/// Reads the answer to `SENTINEL MASTER`: names and values.
+pub(super) fn word(answer: BTreeMap<String, String>, asked: &Address) -> Option<Word> {
+    let primary = Address::read(&format!("{}:{}", answer.get("ip")?, answer.get("port")?), asked)?;
+    Some(Word { primary, epoch: answer.get("config-epoch")?.parse().ok()? })
+}
+
+/// Whom to believe, the most likely first.
+pub(super) fn candidates(words: &[Word]) -> Vec<Address> {
+    let mut votes: BTreeMap<&Address, (u64, usize)> = BTreeMap::new();
+    for Word { primary, epoch } in words {
+        let (newest, count) = votes.entry(primary).or_default();
+        *newest = (*newest).max(*epoch);
+        *count += 1;
+    }
+    let mut candidates: Vec<_> = votes.into_iter().collect();
+    candidates.sort_by_key(|(_, vote)| std::cmp::Reverse(*vote));
+    candidates.into_iter().map(|(address, _)| address.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(port: u16, epoch: u64) -> Word {
+        Word { primary: Address { host: "h".into(), port }, epoch }
+    }
+
+    fn first(words: &[Word]) -> Option<u16> {
+        candidates(words).first().map(|address| address.port)
+    }
+
+    #[test]
+    fn the_newest_word_counts_and_then_what_most_say() {
+        assert_eq!(first(&[]), None);
+        assert_eq!(first(&[said(1, 3), said(1, 3), said(2, 4)]), Some(2));
+        assert_eq!(first(&[said(1, 0), said(2, 0), said(2, 0)]), Some(2));
+    }
+
+    #[test]
+    fn a_word_is_read_by_its_names() {
+        let asked = Address { host: "s".into(), port: 1 };
+        let answer = |port: &str| {
+            let pairs = [("ip", "h"), ("port", port), ("config-epoch", "7"), ("flags", "master")];
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect()
+        };
+        assert_eq!(word(answer("2"), &asked), Some(said(2, 7)));
+        assert_eq!(word(answer("none"), &asked), None);
+    }
+}

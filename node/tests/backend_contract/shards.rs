@@ -1,0 +1,339 @@
+//! What only a cluster or a failover can do to us, and what we promise then: nothing is lost, nothing comes twice, the epoch
+//! stays, and whoever has nothing on the sick server notices nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mille_node::backend::{Backend, Channel, Incoming, Interruption, Reach};
+use mille_node::metrics::Metrics;
+use mille_node::project::{ProjectHandle, Projects, Start};
+use mille_shared::PlanId;
+use mille_shared::directory::Role;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::channels::{message, queue};
+use crate::kit::{Writer, eventually, heads, is_chosen, next};
+use crate::outage::{PACE, ada, hears, listen, node, rename};
+use crate::topologies::{Cluster, Watched};
+
+/// Where every node has its lease.
+const HOME: &str = "mille:{nodes}:leases";
+/// An edit that has nothing to do with what is sick takes less, also on a busy machine.
+const UNDISTURBED: Duration = Duration::from_millis(1_500);
+
+fn log_of(plan: PlanId) -> String {
+    format!("mille:{{plan:{plan}}}:log")
+}
+
+/// Two nodes, of which one writes and the other listens.
+struct Bench {
+    stop: CancellationToken,
+    writing: Projects,
+    listening: Projects,
+    project: ProjectHandle,
+    there: ProjectHandle,
+    access: mille_node::project::Access,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A plan that is written by one node and heard by the other.
+struct Traffic {
+    project: ProjectHandle,
+    plan: PlanId,
+    heard: [watch::Receiver<u64>; 1],
+    epoch: u64,
+    over: CancellationToken,
+    writer: JoinHandle<Written>,
+}
+
+/// How a plan's edits went.
+#[derive(Debug, Default, Clone, Copy)]
+struct Written {
+    edits: u64,
+    /// Times that an edit had to be sent again.
+    repeats: u64,
+    longest: Duration,
+}
+
+impl Bench {
+    async fn begin(writing: Backend, listening: Backend) -> Self {
+        let stop = CancellationToken::new();
+        let (writing, _) = node("writing", writing, &stop).await;
+        let (listening, _) = node("listening", listening, &stop).await;
+        let access = writing.create_project("p", None, &ada()).await.expect("a project");
+        let project = access.project.clone();
+        let there = listening.access(project.id(), &ada(), Role::Owner).await.expect("access").project;
+        Self { stop, writing, listening, project, there, access }
+    }
+
+    /// A plan for which this holds.
+    async fn plan_with(&self, holds: impl Fn(PlanId) -> bool) -> PlanId {
+        for _ in 0..100 {
+            let plan = self.writing.create_plan(&self.access, "another").await.expect("a plan").id;
+            if holds(plan) {
+                return plan;
+            }
+        }
+        panic!("of a hundred plans one must be there");
+    }
+
+    async fn traffic(&self, plan: PlanId) -> Traffic {
+        let following = self.there.follow(plan, &ada(), Start::Next, false).await.expect("followed");
+        let heard = watch::Sender::new(0);
+        let receiver = heard.subscribe();
+        tokio::spawn(listen(following, heard));
+        let epoch = self.project.read(plan).await.expect("the plan").revision().epoch;
+        let over = CancellationToken::new();
+        let writer = tokio::spawn(write(self.project.clone(), plan, over.clone()));
+        Traffic { project: self.project.clone(), plan, heard: [receiver], epoch, over, writer }
+    }
+}
+
+/// Changes a plan at a steady pace. What is not taken is sent again, as clients do.
+async fn write(project: ProjectHandle, plan: PlanId, over: CancellationToken) -> Written {
+    let (mut pace, mut written) = (interval(PACE), Written::default());
+    while over.run_until_cancelled(pace.tick()).await.is_some() {
+        let began = Instant::now();
+        while let Err(refused) = project.submit(plan, rename(plan, written.edits), true).await {
+            written.repeats += 1;
+            assert!(began.elapsed() < crate::kit::PATIENCE, "{plan}: {refused:?}");
+            pace.tick().await;
+        }
+        written.edits += 1;
+        written.longest = written.longest.max(began.elapsed());
+    }
+    written
+}
+
+impl Traffic {
+    /// Waits until so many more changes have been heard.
+    async fn goes_on(&mut self, changes: u64) {
+        let now = *self.heard[0].borrow();
+        hears(&mut self.heard, now + changes).await;
+    }
+
+    /// Ends it: every edit is in the plan once, was heard, and the epoch is the one it began in.
+    async fn ends(mut self) -> Written {
+        self.over.cancel();
+        let written = self.writer.await.expect("it wrote");
+        let revision = self.project.read(self.plan).await.expect("the plan").revision();
+        assert_eq!(revision.seq, written.edits, "each edit is there, once");
+        assert_eq!(revision.epoch, self.epoch, "nothing was lost for good");
+        hears(&mut self.heard, revision.seq).await;
+        written
+    }
+}
+
+/// What belongs to a slot that moves goes on: the commands at once, the subscription with an interruption for its own
+/// channels only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_moves_under_a_listener_and_a_writer() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let metrics = Arc::new(Metrics::new());
+    let bench =
+        Bench::begin(cluster.connect_observed(Arc::new(())).await, cluster.connect_observed(metrics).await).await;
+    let home = cluster.primary_of(HOME);
+    let moving = bench.plan_with(|plan| cluster.primary_of(&log_of(plan)) != home).await;
+    let staying = bench.plan_with(|plan| cluster.slot_of(&log_of(plan)) != cluster.slot_of(&log_of(moving))).await;
+    let (mut moving_on, mut staying_on) = (bench.traffic(moving).await, bench.traffic(staying).await);
+    moving_on.goes_on(30).await;
+    let (slot, from) = (cluster.slot_of(&log_of(moving)), cluster.primary_of(&log_of(moving)));
+    // There, and to a third, and back.
+    for (from, to) in [(from, (from + 1) % 3), ((from + 1) % 3, (from + 2) % 3), ((from + 2) % 3, from)] {
+        cluster.migrate(slot, from, to);
+        moving_on.goes_on(50).await;
+    }
+    staying_on.goes_on(1).await;
+    let (moved, stayed) = (moving_on.ends().await, staying_on.ends().await);
+    println!("moved: {moved:?}; stayed: {stayed:?}");
+    assert_eq!(stayed.repeats, 0, "{stayed:?}");
+    assert!(stayed.longest < UNDISTURBED, "{stayed:?}");
+    let _ = &bench.listening;
+}
+
+/// Only those who hear the moved channels are told, and they hear again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interruption_by_a_moved_slot_names_its_channels() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let (here, there) = (cluster.connect().await, cluster.connect().await);
+    let mut incoming = queue(&there);
+    let channels: Vec<Channel> = (1..=40).map(|id| Channel::Plan(PlanId(id))).collect();
+    for channel in &channels {
+        there.pubsub.subscribe(*channel).await.expect("subscribed");
+    }
+    let from = cluster.primary_of(&log_of(PlanId(7)));
+    cluster.migrate(cluster.slot_of(&log_of(PlanId(7))), from, (from + 1) % 3);
+    match next(&mut incoming).await {
+        Incoming::Interrupted { why: Interruption::Moved, reach: Reach::Only(moved) } => {
+            assert_eq!(moved[..], [Channel::Plan(PlanId(7))]);
+        }
+        other => panic!("{other:?}"),
+    }
+    for channel in channels {
+        here.pubsub.publish(channel, "news".into()).await.expect("published");
+        assert_eq!(message(next(&mut incoming).await).0, channel);
+    }
+}
+
+/// Between two servers, the new one has the key and the old one the slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_written_while_its_slot_is_on_its_way() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let mut writer = Writer::begin(&cluster.connect().await, PlanId(7)).await;
+    writer.write(&["a"]).await;
+    let from = cluster.primary_of(&log_of(PlanId(7)));
+    let to = (from + 1) % 3;
+    let slot = cluster.slot_of(&log_of(PlanId(7)));
+    cluster.begin_to_migrate(slot, from, to);
+    // The target is another server with another life; whoever followed the log vouches for it, once that life is settled.
+    let life = writer.backend.log.heads(&[PlanId(7)]).await.expect("an answer").remove(0).life;
+    let lives = writer.backend.log.lives().await.expect("lives");
+    assert!(lives.len() == 3 && lives.contains(&life));
+    let known = heads(&writer.backend, &[PlanId(7)]).await.expect("asked on its way");
+    assert_eq!(known, [Some(writer.head)]);
+    assert_eq!(writer.read().await.len(), 2);
+    cluster.end_migration(slot, from, to);
+    assert_eq!(heads(&writer.backend, &[PlanId(7)]).await.expect("asked at the new place"), [Some(writer.head)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_primary_gets_back_the_functions_it_lost() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let node = cluster.connect().await;
+    let mut writers = Vec::new();
+    for id in 1..=12 {
+        writers.push(Writer::begin(&node, PlanId(id)).await);
+    }
+    for server in &cluster.servers {
+        assert_eq!(server.say("FUNCTION FLUSH").expect("an answer"), "+OK\r\n");
+    }
+    assert_eq!(node.log.lives().await.expect("lives").len(), 3);
+    for server in &cluster.servers {
+        assert_eq!(server.say("FUNCTION FLUSH").expect("an answer"), "+OK\r\n");
+    }
+    for writer in &mut writers {
+        writer.write(&["a"]).await;
+    }
+}
+
+/// A primary is gone for good; its replica takes its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_is_killed_is_followed_by_its_replica() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let mut cluster = Cluster::start(1).await;
+    let bench =
+        Bench::begin(cluster.connect_observed(Arc::new(())).await, cluster.connect_observed(Arc::new(())).await).await;
+    let home = cluster.primary_of(HOME);
+    let struck = bench.plan_with(|plan| cluster.primary_of(&log_of(plan)) != home).await;
+    let victim = cluster.primary_of(&log_of(struck));
+    let spared = bench.plan_with(|plan| cluster.primary_of(&log_of(plan)) != victim).await;
+    let (mut struck_on, mut spared_on) = (bench.traffic(struck).await, bench.traffic(spared).await);
+    struck_on.goes_on(30).await;
+    cluster.servers[victim].kill();
+    struck_on.goes_on(60).await;
+    spared_on.goes_on(1).await;
+    let (struck, spared) = (struck_on.ends().await, spared_on.ends().await);
+    println!("struck: {struck:?}; spared: {spared:?}");
+    assert_eq!(spared.repeats, 0, "{spared:?}");
+    assert!(spared.longest < UNDISTURBED, "{spared:?}");
+}
+
+/// One server is frozen, and there is nobody to take its place. What the others have goes on: edits, messages, and the
+/// heads that show what a message did not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_shard_harms_only_its_own_plans() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let listening = cluster.connect_observed(Arc::new(())).await;
+    let bench = Bench::begin(cluster.connect_observed(Arc::new(())).await, listening.clone()).await;
+    let project_at = cluster.primary_of(&format!("mille:{{project:{}}}:record", bench.project.id()));
+    let home = cluster.primary_of(HOME);
+    let is_elsewhere = |plan| ![home, project_at].contains(&cluster.primary_of(&log_of(plan)));
+    let frozen = bench.plan_with(is_elsewhere).await;
+    let well = bench.plan_with(|plan| !is_elsewhere(plan)).await;
+    let victim = cluster.primary_of(&log_of(frozen));
+    let (mut frozen_on, mut well_on) = (bench.traffic(frozen).await, bench.traffic(well).await);
+    frozen_on.goes_on(10).await;
+
+    cluster.servers[victim].freeze();
+    eventually("it is noticed", async || (!listening.leases.health().sick.is_empty()).then_some(())).await;
+    assert!(listening.leases.health().answers, "the node itself is well");
+    let deaf = Channel::Plan(well);
+    listening.pubsub.unsubscribe(deaf).await.expect("deaf for this plan");
+    let began = Instant::now();
+    for _ in 0..3 {
+        well_on.goes_on(1).await;
+    }
+    // Three times a check that finds the same difference twice, at 0.9 s each.
+    assert!(began.elapsed() < Duration::from_millis(3 * 2_300), "{:?}", began.elapsed());
+    listening.pubsub.subscribe(deaf).await.expect("heard again");
+
+    cluster.servers[victim].thaw();
+    frozen_on.goes_on(20).await;
+    let (frozen, well) = (frozen_on.ends().await, well_on.ends().await);
+    println!("frozen: {frozen:?}; well: {well:?}");
+    assert_eq!(well.repeats, 0, "{well:?}");
+    assert!(well.longest < UNDISTURBED, "{well:?}");
+}
+
+/// How a primary that sentinels watch over goes.
+enum End {
+    Killed,
+    Frozen,
+}
+
+async fn a_replica_takes_the_place_of_a_primary(how: End) {
+    if !is_chosen("sentinel") {
+        return;
+    }
+    let mut watched = Watched::start(1).await;
+    let bench =
+        Bench::begin(watched.connect_observed(Arc::new(())).await, watched.connect_observed(Arc::new(())).await).await;
+    let plan = bench.project.plan_id(None).await.expect("its first plan");
+    let mut traffic = bench.traffic(plan).await;
+    traffic.goes_on(30).await;
+    match how {
+        End::Killed => watched.servers[0].kill(),
+        End::Frozen => watched.servers[0].freeze(),
+    }
+    traffic.goes_on(60).await;
+    let written = traffic.ends().await;
+    println!("{written:?}");
+    if matches!(how, End::Frozen) {
+        watched.servers[0].thaw();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_primary_is_followed_by_the_one_that_sentinels_name() {
+    a_replica_takes_the_place_of_a_primary(End::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_primary_is_followed_by_the_one_that_sentinels_name() {
+    a_replica_takes_the_place_of_a_primary(End::Frozen).await;
+}
