@@ -277,21 +277,33 @@ impl History {
         times.max().unwrap_or(0)
     }
 
-    /// When the first edit was acknowledged that was sent after `since_ms`, and as which revision.
+    /// When the last silence ended in which a watcher was told nothing for longer than `silence_ms`, as far as that was
+    /// after `since_ms`; `since_ms` if there was none. Who is never told anything again does not show here.
     #[must_use]
-    pub fn first_acknowledged(&self, since_ms: u64) -> Option<(u64, &str)> {
-        self.entries.iter().find_map(|entry| match &entry.event {
-            Event::Acknowledged { after_ms, revision, .. } if entry.at_ms >= since_ms + after_ms => {
-                Some((entry.at_ms, revision.as_str()))
+    pub fn last_silence_ended_ms(&self, since_ms: u64, silence_ms: u64) -> u64 {
+        let mut told = vec![None; self.watchers];
+        let mut last = since_ms;
+        for entry in &self.entries {
+            if let Event::Saw { watcher, .. } | Event::SawSnapshot { watcher, .. } = &entry.event
+                && let Some(told) = told.get_mut(*watcher)
+            {
+                let before = told.replace(entry.at_ms);
+                if before.is_some_and(|before| entry.at_ms - before > silence_ms) {
+                    last = last.max(entry.at_ms);
+                }
             }
-            _ => None,
-        })
+        }
+        last
     }
 
     /// When the first edit was acknowledged that was sent after `since_ms`.
     #[must_use]
     pub fn first_acknowledged_ms(&self, since_ms: u64) -> Option<u64> {
-        self.first_acknowledged(since_ms).map(|(at_ms, _)| at_ms)
+        let first = self.entries.iter().find(|entry| match &entry.event {
+            Event::Acknowledged { after_ms, .. } => entry.at_ms >= since_ms + after_ms,
+            _ => false,
+        });
+        first.map(|entry| entry.at_ms)
     }
 }
 
@@ -406,7 +418,8 @@ mod tests {
         history.entries.push(saw(11, 1, "8-0"));
         assert_eq!((history.slowest_delivery_ms(0), history.slowest_delivery_ms(3)), (7, 7));
         assert_eq!(history.answer_times_ms(0, 4), [1]);
-        assert_eq!(history.first_acknowledged(2), Some((4, "7-2")));
+        assert_eq!((history.last_silence_ended_ms(5, 1), history.last_silence_ended_ms(5, 6)), (11, 10));
+        assert_eq!((history.last_silence_ended_ms(5, 7), history.last_silence_ended_ms(12, 1)), (5, 12));
     }
 
     #[test]

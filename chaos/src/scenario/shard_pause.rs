@@ -15,7 +15,7 @@ use crate::stage::Order;
 
 /// How long the shard is paused.
 const PAUSED_FOR: Duration = Duration::from_secs(5);
-/// Silence after which it would be replaced, in milliseconds; as shipped.
+/// Silence after which it would be replaced, in milliseconds.
 const NODE_TIMEOUT_MS: &str = "15000";
 /// How long people edit before that, at least: the time that the others are compared with.
 const BEFORE: Duration = Duration::from_secs(4);
