@@ -150,6 +150,14 @@ pub struct RedisFacts {
     pub config: BTreeMap<String, String>,
     /// What could not be learned.
     pub unknown: Vec<Unknown>,
+    /// Where the server is, `host:port`.
+    pub address: String,
+    /// Slots of a cluster that it serves; 0 where there are none.
+    pub slots: u32,
+    /// Slots that no server is known to serve: told of the first server alone.
+    pub uncovered_slots: u32,
+    /// The other servers of a cluster. The first is the one that has the nodes' leases.
+    pub others: Vec<RedisFacts>,
 }
 
 /// Something that could not be learned.

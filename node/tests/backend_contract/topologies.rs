@@ -140,6 +140,10 @@ impl Cluster {
         self.connections.connect_with(&RedisSettings::at(self.url()), observer).await
     }
 
+    pub(crate) async fn connect_with(&self, settings: RedisSettings) -> Backend {
+        self.connections.connect_with(&settings, Arc::new(())).await
+    }
+
     /// Which primary serves a key, by number.
     pub(crate) fn primary_of(&self, key: &str) -> usize {
         self.slot_of(key) * PRIMARIES / SLOTS

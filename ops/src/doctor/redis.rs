@@ -22,33 +22,51 @@ pub(crate) fn judge(look: &Look) -> Vec<Finding> {
     let mut judged: Vec<&str> = Vec::new();
     for seen in &look.nodes {
         let Some(redis) = &seen.facts.redis else { continue };
-        let Some(id) = redis.info.get("run_id") else {
-            let because = reason(redis, "info");
-            let unread = Finding::error("redis", format!("it can't be asked: {because}")).on(&seen.label);
-            findings.push(unread.advise("is Redis up, and may this node's user ask it INFO? See ops/redis-users.acl"));
-            continue;
-        };
-        let latency_ms = redis.latency_ms.unwrap_or_default();
-        if latency_ms > LATENCY_MS_MAX {
-            findings.push(
-                Finding::warning("redis_latency", format!("{latency_ms:.0} ms for an answer"))
-                    .on(&seen.label)
-                    .advise("look at Redis' disk, its slowlog and the way to it: MilleRedisSlow in ops/runbook.md"),
-            );
+        findings.extend(slots(redis).map(|finding| finding.on(&seen.label)));
+        for server in std::iter::once(redis).chain(&redis.others) {
+            // Of several servers it must be said which one is meant.
+            let label = match redis.others.is_empty() {
+                true => seen.label.clone(),
+                false => format!("{}, {}", seen.label, server.address),
+            };
+            let Some(id) = server.info.get("run_id") else {
+                let because = reason(server, "info");
+                let unread = Finding::error("redis", format!("it can't be asked: {because}")).on(&label);
+                findings
+                    .push(unread.advise("is Redis up, and may this node's user ask it INFO? See ops/redis-users.acl"));
+                continue;
+            };
+            let latency_ms = server.latency_ms.unwrap_or_default();
+            if latency_ms > LATENCY_MS_MAX {
+                findings.push(
+                    Finding::warning("redis_latency", format!("{latency_ms:.0} ms for an answer"))
+                        .on(&label)
+                        .advise("look at Redis' disk, its slowlog and the way to it: MilleRedisSlow in ops/runbook.md"),
+                );
+            }
+            if judged.contains(&id.as_str()) {
+                continue;
+            }
+            judged.push(id);
+            let found = of(server);
+            // With one Redis it is the cluster's; with several, whose it is must be said.
+            let is_only = judged.len() == 1 && redis.others.is_empty();
+            findings.extend(found.into_iter().map(|f| if is_only { f } else { f.on(&label) }));
         }
-        if judged.contains(&id.as_str()) {
-            continue;
-        }
-        judged.push(id);
-        let found = of(redis);
-        // With one Redis it is the cluster's; with several, whose it is must be said.
-        let is_first = judged.len() == 1;
-        findings.extend(found.into_iter().map(|f| if is_first { f } else { f.on(&seen.label) }));
     }
     if judged.is_empty() && findings.is_empty() && !look.nodes.is_empty() {
         findings.push(Finding::ok("redis", "there is none: the embedded store, which keeps nothing through a restart"));
     }
     findings
+}
+
+/// Whether every slot of a cluster has a server.
+fn slots(redis: &RedisFacts) -> Option<Finding> {
+    let uncovered = redis.uncovered_slots;
+    (uncovered > 0).then(|| {
+        Finding::error("redis_slots", format!("{uncovered} slots have no server: what lies there can't be reached"))
+            .advise("redis-cli --cluster check; bring back the primary or its replica")
+    })
 }
 
 fn of(redis: &RedisFacts) -> Vec<Finding> {

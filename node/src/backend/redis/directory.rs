@@ -4,7 +4,9 @@
 //! that a crash in between leaves what does no harm:
 //! - A user's list of projects is a hint. It is written before the membership, never shortened while the project lives,
 //!   and whoever reads it asks the member list.
-//! - A plan's entry by its id is written before the project's list of plans, and removed after it.
+//! - A plan's entry by its id is written before the project's list of plans, and removed after it, together with the
+//!   plan's log, which is in the same slot. An entry whose project is gone is what a crash leaves; `sweep` finds it.
+//! - A plan's log begins before its entry is there. A crash in between leaves a log of one entry that nobody finds.
 
 use std::sync::Arc;
 
@@ -14,9 +16,10 @@ use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::{PlanId, ProjectId, Timestamp, UserId};
 
 use super::functions::{MEMBER_REMOVE, MEMBER_SET, PLAN_ADD, PROJECT_CREATE, PROJECT_DELETE};
+use super::log::all_keys;
 use super::route::Redis;
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{fan_out, keys};
+use super::{fan_out, fan_out_each, keys};
 use crate::backend::{Directory, MemberChange, Result};
 
 #[async_trait]
@@ -71,10 +74,16 @@ impl Directory for Redis {
         let mut plans: Vec<_> =
             plans.iter().map(|plan| parsed(plan, "a plan's id").map(PlanId)).collect::<Result<_>>()?;
         plans.sort_unstable();
-        fan_out(&plans, |plan| self.ask::<Value>("unlink", keys::plan(*plan), [])).await?;
+        // The project is gone, and must be told to be. What can't be reached now is swept later.
+        for left in fan_out_each(&plans, |plan| self.forget_plan(*plan)).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(error = %left, project.id = %id, "a plan of a deleted project is left for now");
+        }
         // Ids of projects are not used again, so nobody can become a member meanwhile.
         let users: Vec<_> = users.iter().map(|user| text(user, "a member").map(UserId::new)).collect::<Result<_>>()?;
-        fan_out(&users, |user| self.ask::<Value>("srem", keys::projects_of(user), [id.0.into()])).await?;
+        let hints = fan_out_each(&users, |user| self.ask::<Value>("srem", keys::projects_of(user), [id.0.into()]));
+        if hints.await.iter().any(Result::is_err) {
+            tracing::debug!(project.id = %id, "a hint of a deleted project is left: it leads nowhere");
+        }
         Ok(Some(plans))
     }
 
@@ -152,6 +161,12 @@ impl Directory for Redis {
 }
 
 impl Redis {
+    /// Removes a plan's entry, its log and all that belongs to it, in one step.
+    pub(super) async fn forget_plan(&self, plan: PlanId) -> Result<()> {
+        let rest = all_keys(plan).into_iter().chain([keys::orphaned_since(plan)]).map(Value::from);
+        self.ask::<Value>("unlink", keys::plan(plan), rest).await.map(drop)
+    }
+
     /// Notes where a user's projects are to be looked for.
     async fn hint(&self, user: &UserId, project: ProjectId) -> Result<()> {
         self.ask::<Value>("sadd", keys::projects_of(user), [project.0.into()]).await.map(drop)
@@ -174,7 +189,7 @@ fn project(id: ProjectId, record: Value) -> Result<Option<Project>> {
     }))
 }
 
-fn plan(entry: &str) -> Result<Plan> {
+pub(super) fn plan(entry: &str) -> Result<Plan> {
     serde_json::from_str(entry).map_err(|_| corrupt("a plan's entry"))
 }
 

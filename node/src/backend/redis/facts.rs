@@ -5,9 +5,11 @@
 //! said to be.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fred::interfaces::ClientLike;
 use fred::types::Value;
+use futures_util::future::join_all;
 use mille_shared::facts::{RedisFacts, Unknown};
 use tokio::time::Instant;
 
@@ -59,37 +61,55 @@ const CONFIG: [&str; 8] = [
 ];
 
 impl Redis {
-    /// Asks for everything; what is not answered is unknown. Takes as long as three commands may.
+    /// Asks every server for everything; what is not answered is unknown. Takes as long as three commands may.
     pub(super) async fn ask_facts(&self) -> RedisFacts {
-        let mut facts = RedisFacts {
+        let map = self.map();
+        let home = self.home().ok();
+        let is_home = |server: &Arc<Server>| home.as_ref().is_some_and(|home| Arc::ptr_eq(home, server));
+        let asking = map.servers().iter().map(|server| async {
+            let mut facts = self.named();
+            facts.address = server.address.to_string();
+            facts.slots = map.slots_of(server);
+            ask(server, &mut facts).await;
+            (is_home(server), facts)
+        });
+        let (first, others): (Vec<_>, Vec<_>) = join_all(asking).await.into_iter().partition(|(is_home, _)| *is_home);
+        let unknown = || {
+            let because = "no server is known to have the leases".to_owned();
+            RedisFacts { unknown: vec![Unknown { what: "info".to_owned(), because }], ..self.named() }
+        };
+        RedisFacts {
+            uncovered_slots: u32::try_from(map.uncovered()).unwrap_or_default(),
+            others: others.into_iter().map(|(_, facts)| facts).collect(),
+            ..first.into_iter().next().map_or_else(unknown, |(_, facts)| facts)
+        }
+    }
+
+    fn named(&self) -> RedisFacts {
+        RedisFacts {
             mode: self.context.access.seeds.mode().to_owned(),
             database: self.context.access.database(),
             library: LIBRARY_NAME.to_owned(),
             ..RedisFacts::default()
-        };
-        let mut unknown = |what: &str, error: &Error| {
-            facts.unknown.push(Unknown { what: what.to_owned(), because: reason(&error.to_string()) });
-        };
-        let home = match self.home() {
-            Ok(home) => home,
-            Err(error) => {
-                unknown("server", &error);
-                return facts;
-            }
-        };
-        match clock_ahead(&home).await {
-            Ok((ahead_ms, took_ms)) => (facts.clock_ahead_ms, facts.latency_ms) = (Some(ahead_ms), Some(took_ms)),
-            Err(error) => unknown("clock", &error),
         }
-        match answer("info", home.send("info", home.client.info::<String>(None))).await {
-            Ok(info) => facts.info = chosen(&INFO, |name| values::info_field(&info, name).map(str::to_owned)),
-            Err(error) => unknown("info", &error),
-        }
-        match config(&home).await {
-            Ok(config) => facts.config = config,
-            Err(error) => unknown("config", &error),
-        }
-        facts
+    }
+}
+
+async fn ask(server: &Server, facts: &mut RedisFacts) {
+    let mut unknown = |what: &str, error: &Error| {
+        facts.unknown.push(Unknown { what: what.to_owned(), because: reason(&error.to_string()) });
+    };
+    match clock_ahead(server).await {
+        Ok((ahead_ms, took_ms)) => (facts.clock_ahead_ms, facts.latency_ms) = (Some(ahead_ms), Some(took_ms)),
+        Err(error) => unknown("clock", &error),
+    }
+    match answer("info", server.send("info", server.client.info::<String>(None))).await {
+        Ok(info) => facts.info = chosen(&INFO, |name| values::info_field(&info, name).map(str::to_owned)),
+        Err(error) => unknown("info", &error),
+    }
+    match config(server).await {
+        Ok(config) => facts.config = config,
+        Err(error) => unknown("config", &error),
     }
 }
 

@@ -12,6 +12,10 @@ use crate::backend::{Channel, Shard};
 pub(super) const PROJECTS_COUNTER: &str = "mille:{directory}:projects";
 /// Counts plans up.
 pub(super) const PLANS_COUNTER: &str = "mille:{directory}:plans";
+/// Who sweeps, until it expires.
+pub(super) const SWEEPER: &str = "mille:{directory}:sweeper";
+/// The last plan that was looked at while sweeping.
+pub(super) const SWEPT: &str = "mille:{directory}:swept";
 /// Which tokens count no more, by when that is forgotten.
 pub(super) const REVOCATIONS: &str = "mille:{revocations}";
 /// Since when each of them counts no more.
@@ -46,6 +50,11 @@ pub(super) fn written(plan: PlanId) -> String {
 /// The plan's entry, to find its project by its id.
 pub(super) fn plan(plan: PlanId) -> String {
     format!("{PLAN_PREFIX}{plan}}}:plan")
+}
+
+/// Since when the plan's project is known to be gone.
+pub(super) fn orphaned_since(plan: PlanId) -> String {
+    format!("{PLAN_PREFIX}{plan}}}:orphaned")
 }
 
 pub(super) fn record(project: ProjectId) -> String {

@@ -152,7 +152,7 @@ async fn life_of(server: &Arc<Server>) -> Result<StoreLife> {
 }
 
 /// Everything that a plan's log consists of.
-fn all_keys(plan: PlanId) -> Vec<String> {
+pub(super) fn all_keys(plan: PlanId) -> Vec<String> {
     vec![keys::log(plan), keys::operations(plan), keys::snapshots(plan), keys::written(plan)]
 }
 

@@ -83,6 +83,14 @@ impl Map {
             && self.servers.iter().zip(&other.servers).all(is_same)
     }
 
+    /// How many slots a server has; none where there are no slots.
+    pub(super) fn slots_of(&self, server: &Arc<Server>) -> u32 {
+        let number = self.servers.iter().zip(0_u16..).find(|(known, _)| Arc::ptr_eq(known, server));
+        let count = |table: &[u16], number: u16| table.iter().filter(|at| **at == number).count();
+        let slots = self.table.as_ref().zip(number).map(|(table, (_, number))| count(table, number));
+        slots.and_then(|slots| u32::try_from(slots).ok()).unwrap_or_default()
+    }
+
     /// How many slots nobody is known to serve.
     pub(super) fn uncovered(&self) -> usize {
         self.table.as_ref().map_or(0, |table| table.iter().filter(|number| **number == NOBODY).count())

@@ -31,6 +31,7 @@ mod secure;
 mod sentinel;
 mod server;
 mod snapshots;
+mod sweep;
 mod topology;
 mod values;
 mod watchdog;
@@ -62,6 +63,7 @@ use server::Context;
 use topology::Topology;
 
 pub use observer::{Connection, RedisObserver};
+pub use sweep::Sweep;
 
 /// Commands that one call of a port has in flight at most, so that a large one leaves room for others.
 const FAN_OUT_MAX: usize = 64;
@@ -88,13 +90,15 @@ pub struct RedisSettings {
     pub ca_file: Option<PathBuf>,
     /// How long a command may take. Then [`Error::Unavailable`].
     pub command_timeout: Duration,
+    /// How slowly it is swept behind deleted projects.
+    pub sweep: Sweep,
 }
 
 impl RedisSettings {
     /// The server at `url`, with the usual patience.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), ca_file: None, command_timeout: REDIS_COMMAND_TIMEOUT }
+        Self { url: url.into(), ca_file: None, command_timeout: REDIS_COMMAND_TIMEOUT, sweep: Sweep::default() }
     }
 }
 
@@ -172,6 +176,7 @@ pub async fn connect(
     let redis = Arc::new(Redis::new(Arc::clone(&context), map));
     let pubsub = Arc::new(Subscription::new(Arc::clone(&redis), incoming));
     let moved = Arc::new(Notify::new());
+    tasks.spawn(sweep::keep(Arc::clone(&redis), settings.sweep, stop.clone()));
     tasks.spawn(topology.keep(Arc::clone(&redis), Arc::clone(&moved)));
     tasks.spawn(topology::follow(Arc::clone(&pubsub), moved, context));
     Ok(Backend {

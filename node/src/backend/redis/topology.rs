@@ -157,17 +157,15 @@ impl Topology {
     /// Exchanges the map if it should be another, and leaves whoever has no part any more.
     fn settle(&mut self, redis: &Redis, moved: &Notify) {
         let before = redis.map();
-        if let Some(map) = self.map(Some(&before)) {
-            if !map.is_like(&before) {
-                tracing::info!(
-                    servers = map.servers().len(),
-                    shards = map.shards().len(),
-                    uncovered_slots = map.uncovered(),
-                    "other servers serve redis' slots now"
-                );
-                redis.set_map(map);
-                moved.notify_one();
-            }
+        if let Some(map) = self.map(Some(&before)).filter(|map| !map.is_like(&before)) {
+            tracing::info!(
+                servers = map.servers().len(),
+                shards = map.shards().len(),
+                uncovered_slots = map.uncovered(),
+                "other servers serve redis' slots now"
+            );
+            redis.set_map(map);
+            moved.notify_one();
         }
         let (now, map) = (Instant::now(), redis.map());
         let has_part = |server: &Arc<Server>| {
