@@ -127,29 +127,7 @@ impl Redis {
     /// # Errors
     /// As [`Redis::ask`], of any of them.
     pub async fn ask_all<W: AsRef<str>>(&self, questions: &[impl AsRef<[W]>]) -> Result<Vec<Reply>> {
-        let words = |question: &[W]| resp::command(&question.iter().map(AsRef::as_ref).collect::<Vec<_>>());
-        let asked: Vec<u8> = questions.iter().flat_map(|question| words(question.as_ref())).collect();
-        let exchange = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-            stream.write_all(&asked).await?;
-            let (mut held, mut replies) = (Vec::new(), Vec::with_capacity(questions.len()));
-            while replies.len() < questions.len() {
-                ensure!(stream.read_buf(&mut held).await? > 0, "Redis let go");
-                while let Some((reply, length)) = resp::first(&held)? {
-                    held.drain(..length);
-                    replies.push(reply);
-                }
-            }
-            anyhow::Ok(replies)
-        };
-        let replies = within(soon(), "an answer of Redis", exchange).await??;
-        for (question, reply) in questions.iter().zip(&replies) {
-            if let Reply::Refused(reason) = reply {
-                let words: Vec<&str> = question.as_ref().iter().map(AsRef::as_ref).collect();
-                bail!("Redis refuses {words:?}: {reason}");
-            }
-        }
-        Ok(replies)
+        ask_all(self.port, questions).await
     }
 
     /// Every entry of a stream, oldest first.
@@ -333,6 +311,40 @@ impl Redis {
         .await
         .context("redis-server does not answer")
     }
+}
+
+/// Asks a Redis that is not the kit's own one question.
+///
+/// # Errors
+/// As [`Redis::ask`].
+pub async fn ask_redis(port: u16, words: &[&str]) -> Result<Reply> {
+    ask_all(port, &[words]).await?.pop().context("no answer")
+}
+
+async fn ask_all<W: AsRef<str>>(port: u16, questions: &[impl AsRef<[W]>]) -> Result<Vec<Reply>> {
+    let words = |question: &[W]| resp::command(&question.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+    let asked: Vec<u8> = questions.iter().flat_map(|question| words(question.as_ref())).collect();
+    let exchange = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(&asked).await?;
+        let (mut held, mut replies) = (Vec::new(), Vec::with_capacity(questions.len()));
+        while replies.len() < questions.len() {
+            ensure!(stream.read_buf(&mut held).await? > 0, "Redis let go");
+            while let Some((reply, length)) = resp::first(&held)? {
+                held.drain(..length);
+                replies.push(reply);
+            }
+        }
+        anyhow::Ok(replies)
+    };
+    let replies = within(soon(), "an answer of Redis", exchange).await??;
+    for (question, reply) in questions.iter().zip(&replies) {
+        if let Reply::Refused(reason) = reply {
+            let words: Vec<&str> = question.as_ref().iter().map(AsRef::as_ref).collect();
+            bail!("Redis refuses {words:?}: {reason}");
+        }
+    }
+    Ok(replies)
 }
 
 fn entry(item: &Reply) -> Result<Entry> {
