@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use mille_tests::{
     Cluster, MASTER_NAME, Process, Redis, RedisCluster, RedisSentinels, Token, ask_redis, eventually, free_port,
-    last_words, mille, patience, soon,
+    last_words, mille, mille_ok, path_text, patience, soon,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -165,6 +165,37 @@ async fn the_shipped_sentinels_serve_nodes_and_have_a_replica_take_over() -> Res
     }
     servers[0].process.kill_9()?;
     people_work(&cluster).await
+}
+
+/// Twice in one directory: what servers wrote down of each other must still be true the second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mille_up_starts_several_servers_and_mille_down_ends_them_all() -> Result<()> {
+    for topology in ["sentinel", "cluster"] {
+        let home = tempfile::tempdir()?;
+        let state = path_text(home.path());
+        let (mut base, mut samples) = ("0".to_owned(), Vec::new());
+        for _ in 0..2 {
+            let words =
+                ["up", "--json", "--detach", "--nodes", "1", "--no-proxy", "--state", &state, "--redis", topology];
+            let up = mille_ok(&[&words[..], &["--port-base", &base]].concat()).await?.json()?;
+            let down = mille(&["down", "--json", "--state", &state]).await?.json()?;
+            let stopped = down["stopped"].as_array().context("who was stopped")?;
+            ensure!(stopped.len() == 7 && stopped.iter().all(|one| one["how"] == "stopped"), "{topology}: {down}");
+            ensure!(up["redis"]["servers"].as_array().is_some_and(|servers| servers.len() == 6), "{topology}: {up}");
+            let url = up["nodes"][0]["url"].as_str().context("a node")?;
+            let port: u16 = url.rsplit(':').next().context("a port")?.parse()?;
+            base = (port - 1).to_string();
+            samples.push(up["sample"]["projectId"].clone());
+        }
+        ensure!(
+            samples[0].is_number() && samples[0] == samples[1],
+            "{topology}: the project is another one: {samples:?}"
+        );
+        let elsewhere = ["up", "--detach", "--no-proxy", "--port-base", "0", "--state", &state, "--redis", topology];
+        let elsewhere = mille(&elsewhere).await?;
+        ensure!(elsewhere.code != 0 && elsewhere.err.contains("--port-base"), "{topology}: {elsewhere:?}");
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
