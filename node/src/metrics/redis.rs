@@ -7,9 +7,9 @@ use crate::backend::redis::Connection;
 
 /// Metrics of Redis.
 pub struct RedisMetrics {
-    /// 1 while Redis answers, 0 while it does not, and on a node without Redis.
+    /// 1 while Redis answers, every server of it, 0 while one does not, and on a node without Redis.
     pub up: Gauge,
-    /// 1 while commands are refused at once because Redis does not answer.
+    /// 1 while commands are refused at once because a server of Redis does not answer.
     pub breaker_open: Gauge,
     /// Times that began.
     pub breaker_opened: Counter,
@@ -26,10 +26,10 @@ pub struct RedisMetrics {
 impl RedisMetrics {
     pub(super) fn declare(registry: &mut Registry) -> Self {
         Self {
-            up: registry.gauge("redis_up", "1 while Redis answers. Worry when it is 0 on a node that has one."),
+            up: registry.gauge("redis_up", "1 while Redis answers, every server of it. Worry when it is 0 on a node that has one."),
             breaker_open: registry.gauge(
                 "redis_breaker_open",
-                "1 while commands are refused at once because Redis does not answer. Worry when it stays so.",
+                "1 while commands are refused at once because a server of Redis does not answer. Worry when it stays so.",
             ),
             breaker_opened: registry.counter(
                 "redis_breaker_opened_total",

@@ -4,20 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_node::backend::redis::{RedisSettings, Sweep};
+use mille_node::backend::redis::{ConnectError, RedisSettings, Sweep, connect};
 use mille_node::backend::{Backend, Channel, Incoming, Interruption, Reach};
 use mille_node::clock;
 use mille_node::metrics::Metrics;
 use mille_node::project::{ProjectHandle, Projects, Start};
 use mille_shared::PlanId;
 use mille_shared::directory::{Plan, Role};
+use mille_shared::log::{CommitOutcome, Terms};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::channels::{message, queue};
-use crate::kit::{Writer, eventually, heads, is_chosen, next};
+use crate::kit::{Writer, batch, eventually, heads, is_chosen, new_changes, next};
 use crate::outage::{PACE, ada, hears, listen, node, rename};
 use crate::topologies::{Cluster, Watched};
 
@@ -210,9 +212,29 @@ async fn a_log_is_written_while_its_slot_is_on_its_way() {
     assert!(lives.len() == 3 && lives.contains(&life));
     let known = heads(&writer.backend, &[PlanId(7)]).await.expect("asked on its way");
     assert_eq!(known, [Some(writer.head)]);
-    assert_eq!(writer.read().await.len(), 2);
+    let offered = batch(writer.head.hash, &["b"]);
+    let outcome = writer.offer(&offered, &new_changes()).await;
+    assert_eq!(outcome, CommitOutcome::Reborn { life: life.clone() }, "it was written in another life");
+    let followed = lives.into_iter().filter(|other| *other != life).collect();
+    let terms = Terms::Add { followed, settled: Some(life.clone()), lost_epoch: None, begins_epoch: None };
+    assert_eq!(writer.offer(&offered, &terms).await, CommitOutcome::Committed { life });
+    writer.go_on(writer.head.revision.epoch, &offered);
+    assert_eq!(writer.read().await.len(), 3);
     cluster.end_migration(slot, from, to);
     assert_eq!(heads(&writer.backend, &[PlanId(7)]).await.expect("asked at the new place"), [Some(writer.head)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_url_of_the_wrong_kind_is_told_at_once() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let settings = RedisSettings::at(cluster.servers[0].url());
+    let refused = connect(&settings, Arc::new(()), &tasks, &stop).await.err();
+    assert!(matches!(&refused, Some(ConnectError::Url(why)) if why.contains("redis-cluster://")), "{refused:?}");
+    stop.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

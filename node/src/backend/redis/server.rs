@@ -100,6 +100,12 @@ impl Server {
         if is_too_old(&version) {
             return Err(ConnectError::TooOld(version));
         }
+        let is_of_cluster = values::info_field(&info, "redis_mode") == Some("cluster");
+        if is_of_cluster != context.access.is_cluster() {
+            let scheme =
+                if is_of_cluster { "belongs to a cluster: redis-cluster://" } else { "is none of a cluster: redis://" };
+            return Err(ConnectError::Url(format!("{address} {scheme}")));
+        }
         // Whoever may be another's replica tomorrow may be so today, and is then not the server we look for.
         if context.access.is_moving() && values::info_field(&info, "role") != Some(PRIMARY) {
             return Err(ConnectError::Unreachable(format!("{address} is a replica")));
