@@ -39,8 +39,10 @@ pub const CHECKERS: [Promise; 9] = [
     ("each watcher saw every change in order, or was told by a SNAPSHOT", watchers_saw_no_hole),
     ("all documents are equal at the end", documents_are_equal),
     ("every edit was answered in the end", every_edit_was_answered),
-    ("every measured number is within its bound", numbers_are_within_their_bounds),
+    BOUNDS,
 ];
+/// What a scenario measured, and says how much of it there may be.
+pub const BOUNDS: Promise = ("every measured number is within its bound", numbers_are_within_their_bounds);
 /// Where nodes live on: their sockets do too.
 pub const STREAMS_HELD: Promise = ("no watcher had to reconnect", no_stream_was_lost);
 /// Where the log can tell everything: nobody is fobbed off with a document.

@@ -7,11 +7,16 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Result;
+use mille_tests::Redis;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::nemesis::Blow;
+
+/// What separates user, client and operation id in the log.
+const KEY_SEPARATOR: char = '\u{1f}';
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -164,6 +169,22 @@ pub struct Logged {
     pub operation: Option<String>,
 }
 
+impl Logged {
+    /// The changes in a plan's log, straight from Redis.
+    ///
+    /// # Errors
+    /// When Redis doesn't tell.
+    pub async fn all(redis: &Redis, key: &str) -> Result<Vec<Self>> {
+        let logged = redis.entries(key).await?.into_iter().map(|entry| {
+            let key = entry.fields.iter().find(|(name, _)| name == "o").map(|(_, key)| key.as_str());
+            let operation = key.and_then(|key| key.rsplit(KEY_SEPARATOR).next()).map(str::to_owned);
+            Self { revision: entry.id, operation }
+        });
+        // The first entry is the plan's creation, and no change.
+        Ok(logged.filter(|logged| !logged.revision.ends_with("-0")).collect())
+    }
+}
+
 /// Everything a checker may look at.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct History {
@@ -212,6 +233,67 @@ impl History {
             _ => None,
         });
         times.max().unwrap_or(0)
+    }
+
+    /// How long answers took that came from `since_ms` on and before `until_ms`, in milliseconds, the shortest first.
+    #[must_use]
+    pub fn answer_times_ms(&self, since_ms: u64, until_ms: u64) -> Vec<u64> {
+        let mut times: Vec<u64> = self
+            .entries
+            .iter()
+            .filter(|entry| (since_ms..until_ms).contains(&entry.at_ms))
+            .filter_map(|entry| match &entry.event {
+                Event::Acknowledged { after_ms, .. } | Event::Repeated { after_ms, .. } => Some(*after_ms),
+                _ => None,
+            })
+            .collect();
+        times.sort_unstable();
+        times
+    }
+
+    /// How long after its acknowledgement the slowest change reached the last watcher, in milliseconds, of those that
+    /// were acknowledged from `since_ms` on; `u64::MAX` if one never did.
+    #[must_use]
+    pub fn slowest_delivery_ms(&self, since_ms: u64) -> u64 {
+        let mut reached: Vec<Vec<((u64, u64), u64)>> = vec![Vec::new(); self.watchers];
+        for entry in &self.entries {
+            if let Event::Saw { watcher, revision, .. } | Event::SawSnapshot { watcher, revision, .. } = &entry.event
+                && let Some(place) = place(revision)
+                && let Some(places) = reached.get_mut(*watcher)
+            {
+                places.push((place, entry.at_ms));
+            }
+        }
+        let acknowledged = self.entries.iter().filter_map(|entry| match &entry.event {
+            Event::Acknowledged { revision, .. } if entry.at_ms >= since_ms => Some((place(revision)?, entry.at_ms)),
+            _ => None,
+        });
+        let times = acknowledged.flat_map(|(due, at_ms)| {
+            reached.iter().map(move |places| {
+                let first = places.partition_point(|(place, _)| *place < due);
+                places.get(first).map_or(u64::MAX, |(_, seen_ms)| seen_ms.saturating_sub(at_ms))
+            })
+        });
+        times.max().unwrap_or(0)
+    }
+
+    /// When the last silence ended in which a watcher was told nothing for longer than `silence_ms`, as far as that was
+    /// after `since_ms`; `since_ms` if there was none. Who is never told anything again does not show here.
+    #[must_use]
+    pub fn last_silence_ended_ms(&self, since_ms: u64, silence_ms: u64) -> u64 {
+        let mut told = vec![None; self.watchers];
+        let mut last = since_ms;
+        for entry in &self.entries {
+            if let Event::Saw { watcher, .. } | Event::SawSnapshot { watcher, .. } = &entry.event
+                && let Some(told) = told.get_mut(*watcher)
+            {
+                let before = told.replace(entry.at_ms);
+                if before.is_some_and(|before| entry.at_ms - before > silence_ms) {
+                    last = last.max(entry.at_ms);
+                }
+            }
+        }
+        last
     }
 
     /// When the first edit was acknowledged that was sent after `since_ms`.
@@ -263,6 +345,12 @@ impl Recorder {
         Self { began: Instant::now(), entries: Arc::default() }
     }
 
+    /// Begins another one by the same clock.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { began: self.began, entries: Arc::default() }
+    }
+
     /// Milliseconds since the history began.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
@@ -307,6 +395,31 @@ mod tests {
         assert_eq!(whole_at_ms(&entries, &[0, 1], "7-3"), Some(5));
         assert_eq!(whole_at_ms(&entries, &[1], "7-3"), Some(2));
         assert_eq!(whole_at_ms(&entries, &[0, 1], "8-5"), None);
+    }
+
+    #[test]
+    fn a_delivery_takes_until_the_last_watcher_has_it_and_for_ever_if_one_does_not() {
+        let told = |at_ms, revision: &str| Entry {
+            at_ms,
+            event: Event::Acknowledged {
+                operation: String::new(),
+                attempts: 1,
+                revision: revision.to_owned(),
+                after_ms: 1,
+            },
+        };
+        let saw = |at_ms, watcher, revision: &str| Entry {
+            at_ms,
+            event: Event::Saw { watcher, revision: revision.to_owned(), previous: None, operation: None },
+        };
+        let entries = vec![told(2, "7-1"), saw(3, 0, "7-1"), told(4, "7-2"), saw(9, 1, "7-1"), saw(10, 0, "7-2")];
+        let mut history = History { entries, watchers: 2, ..History::default() };
+        assert_eq!((history.slowest_delivery_ms(0), history.slowest_delivery_ms(5)), (u64::MAX, 0));
+        history.entries.push(saw(11, 1, "8-0"));
+        assert_eq!((history.slowest_delivery_ms(0), history.slowest_delivery_ms(3)), (7, 7));
+        assert_eq!(history.answer_times_ms(0, 4), [1]);
+        assert_eq!((history.last_silence_ended_ms(5, 1), history.last_silence_ended_ms(5, 6)), (11, 10));
+        assert_eq!((history.last_silence_ended_ms(5, 7), history.last_silence_ended_ms(12, 1)), (5, 12));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! The rule it keeps: a checker never uses code of the node, so the node's mistakes can't hide in it.
 
 pub mod checkers;
+pub mod fleet;
 pub mod given;
 pub mod guests;
 pub mod history;

@@ -35,6 +35,9 @@ struct Arguments {
     /// Nodes of a scenario's cluster.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
     nodes: u8,
+    /// Plans of a scenario that has many.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(6..=100))]
+    plans: u8,
     /// The report as JSON; after a failure with the whole history.
     #[arg(long)]
     json: bool,
@@ -47,7 +50,10 @@ async fn main() -> ExitCode {
     eprintln!("seed {seed}");
     let length = Duration::from_secs(arguments.seconds);
     let outcome = match arguments.scenario {
-        Some(scenario) => scenario.run(Order { length, seed, nodes: usize::from(arguments.nodes) }).await,
+        Some(scenario) => {
+            let (nodes, plans) = (usize::from(arguments.nodes), usize::from(arguments.plans));
+            scenario.run(Order { length, seed, nodes, plans }).await
+        }
         None => {
             let secret = arguments.jwt_secret.unwrap_or_default();
             Given { nodes: arguments.nodes_given, secret }.run(length, seed).await

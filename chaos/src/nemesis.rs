@@ -48,12 +48,43 @@ pub enum Blow {
     FailOver,
     /// A node is led to the Redis of now.
     LeadToRedis(usize),
+    /// One of several Redis servers is killed (`kill -9`).
+    KillServer(usize),
+    /// It is stopped in the middle of what it does (SIGSTOP).
+    FreezeServer(usize),
+    /// It goes on.
+    ThawServer(usize),
+    /// It is started again with what it has on disk.
+    RestartServer(usize),
+    /// Another one has taken its place, by itself.
+    Replaced(usize),
+    /// Another one takes its place, as an operator asked for.
+    FailOverServer(usize),
+    /// The slots that a Redis server began with go from one to another.
+    MoveSlots {
+        /// Who began with them.
+        of: usize,
+        /// Who has them.
+        from: usize,
+        /// Where they go.
+        to: usize,
+    },
 }
 
 impl Blow {
     fn mends(self) -> bool {
-        use Blow::{LeadToRedis, Mend, RestartNode, RestartRedis, ResumeRedis};
-        matches!(self, RestartNode(_) | Mend(_) | ResumeRedis | RestartRedis | LeadToRedis(_))
+        use Blow::{LeadToRedis, Mend, Replaced, RestartNode, RestartRedis, RestartServer, ResumeRedis, ThawServer};
+        matches!(
+            self,
+            RestartNode(_)
+                | Mend(_)
+                | ResumeRedis
+                | RestartRedis
+                | LeadToRedis(_)
+                | ThawServer(_)
+                | RestartServer(_)
+                | Replaced(_)
+        )
     }
 }
 
@@ -75,6 +106,13 @@ impl fmt::Display for Blow {
             Self::CutReplicaOff => f.write_str("the replica is cut off"),
             Self::FailOver => f.write_str("the replica takes over"),
             Self::LeadToRedis(node) => write!(f, "node {node} is led to the new Redis"),
+            Self::KillServer(server) => write!(f, "Redis server {server} is killed"),
+            Self::FreezeServer(server) => write!(f, "Redis server {server} is frozen"),
+            Self::ThawServer(server) => write!(f, "Redis server {server} goes on"),
+            Self::RestartServer(server) => write!(f, "Redis server {server} is back"),
+            Self::Replaced(server) => write!(f, "the place of Redis server {server} is taken"),
+            Self::FailOverServer(server) => write!(f, "the place of Redis server {server} is to be taken"),
+            Self::MoveSlots { of, from, to } => write!(f, "the slots of Redis server {of} go from {from} to {to}"),
         }
     }
 }
@@ -123,6 +161,17 @@ pub async fn strike(cluster: &mut Cluster, recorder: &Recorder, blow: Blow) -> R
         Blow::CutReplicaOff => cluster.replica()?.cut_off()?,
         Blow::FailOver => cluster.fail_over().await?,
         Blow::LeadToRedis(node) => cluster.lead_to_redis(node)?,
+        Blow::KillServer(server) => cluster.store_mut().server_mut(server)?.kill_9()?,
+        Blow::FreezeServer(server) => cluster.store().server(server)?.pause()?,
+        Blow::ThawServer(server) => cluster.store().server(server)?.resume()?,
+        Blow::RestartServer(server) => cluster.store_mut().server_mut(server)?.restart().await?,
+        Blow::Replaced(server) => drop(cluster.store().promoted_instead_of(server).await?),
+        Blow::FailOverServer(server) => drop(cluster.store().fail_over(server).await?),
+        Blow::MoveSlots { of, from, to } => {
+            let shards = cluster.store().shards()?;
+            let keys = shards.move_slots(&shards.first_slots_of(of), from, to).await?;
+            ensure!(keys > 0, "no key was moved: this run shows nothing");
+        }
     }
     if blow.mends() {
         recorder.note(Event::Struck { blow });

@@ -6,16 +6,21 @@ mod kill_node;
 mod kill_redis;
 mod long_absence;
 mod lose_last_message;
+mod migrate_slots;
 mod pause_redis;
+mod promotion;
 mod rolling_restart;
+mod shard_pause;
 mod storm;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use mille_tests::patience;
+use mille_tests::{Topology, patience};
 use tokio::task::LocalSet;
 
-use crate::checkers::{Promise, judge};
+use self::promotion::Loss;
+use crate::checkers::{Promise, Verdict, judge};
+use crate::fleet::Told;
 use crate::history::{History, millis};
 use crate::report::Report;
 use crate::stage::Order;
@@ -45,13 +50,41 @@ pub enum Scenario {
     Storm,
     /// Takes out and restarts every node in turn, behind the load balancer, before 200 subscribers and 30 guests.
     RollingRestart,
+    /// Kills a primary of a Redis Cluster; its replica is promoted.
+    ShardKill,
+    /// Freezes a primary of a Redis Cluster for 10 s; its replica is promoted.
+    ShardFreeze,
+    /// Has a primary of a Redis Cluster replaced by its replica (CLUSTER FAILOVER).
+    ShardFailover,
+    /// Pauses a shard of a Redis Cluster for 5 s, too short for it to be replaced.
+    ShardPause,
+    /// Moves every slot of one primary of a Redis Cluster to another, and back.
+    MigrateSlots,
+    /// Kills the master behind Sentinel; a replica is promoted.
+    SentinelKill,
+    /// Freezes the master behind Sentinel for 10 s; a replica is promoted.
+    SentinelFreeze,
+    /// Has the master behind Sentinel replaced (SENTINEL FAILOVER).
+    SentinelFailover,
 }
 
 /// What came of a scenario.
 struct Played {
+    verdicts: Vec<Verdict>,
     history: History,
-    /// What it promises beside what always holds.
-    further: Vec<Promise>,
+}
+
+impl Played {
+    /// Of one plan: what is promised beside what always holds is `further`.
+    fn one(history: History, further: &[Promise]) -> Self {
+        Self { verdicts: judge(&history, further), history }
+    }
+
+    /// Of many.
+    fn of(told: Told, further: &[Promise]) -> Self {
+        let (verdicts, history) = told.judged(further);
+        Self { verdicts, history }
+    }
 }
 
 impl Scenario {
@@ -61,8 +94,7 @@ impl Scenario {
     /// When the scenario itself could not be carried out. A broken promise is no error but in the report.
     pub async fn run(self, order: Order) -> Result<Report> {
         // Everyone shares one thread: the harness waits far more than it works.
-        let Played { history, further } = LocalSet::new().run_until(self.play(order)).await?;
-        let verdicts = judge(&history, &further);
+        let Played { verdicts, history } = LocalSet::new().run_until(self.play(order)).await?;
         Ok(Report { scenario: self.name(), seed: order.seed, nodes: order.nodes, verdicts, history })
     }
 
@@ -85,6 +117,14 @@ impl Scenario {
             Self::PauseRedis => pause_redis::play(order).await,
             Self::Storm => storm::play(order).await,
             Self::RollingRestart => rolling_restart::play(order).await,
+            Self::ShardKill => promotion::play(order, Topology::Cluster, Loss::Killed).await,
+            Self::ShardFreeze => promotion::play(order, Topology::Cluster, Loss::Frozen).await,
+            Self::ShardFailover => promotion::play(order, Topology::Cluster, Loss::Relieved).await,
+            Self::ShardPause => shard_pause::play(order).await,
+            Self::MigrateSlots => migrate_slots::play(order).await,
+            Self::SentinelKill => promotion::play(order, Topology::Sentinel, Loss::Killed).await,
+            Self::SentinelFreeze => promotion::play(order, Topology::Sentinel, Loss::Frozen).await,
+            Self::SentinelFailover => promotion::play(order, Topology::Sentinel, Loss::Relieved).await,
         }
     }
 }

@@ -22,12 +22,9 @@ use crate::watchers::{Memory, Seat, Watcher, listen};
 use crate::workload::{Manner, PLAN_NODES_MAX, Writer};
 
 /// Seconds until everyone must agree, once the last edit is answered.
-const SETTLED_SECONDS: f64 = 30.0;
+pub(crate) const SETTLED_SECONDS: f64 = 30.0;
 /// Listeners that share a socket.
 const LISTENERS_PER_SOCKET: usize = 4;
-/// What separates user, client and operation id in the log.
-const KEY_SEPARATOR: char = '\u{1f}';
-
 /// What every scenario is told.
 #[derive(Debug, Clone, Copy)]
 pub struct Order {
@@ -37,6 +34,8 @@ pub struct Order {
     pub seed: u64,
     /// Nodes of the cluster; at least 2.
     pub nodes: usize,
+    /// Plans that are edited, where a scenario has many.
+    pub plans: usize,
 }
 
 /// Who plays.
@@ -262,14 +261,7 @@ impl Stage {
             }
         }
         let key = self.log_key();
-        let mut log = Vec::new();
-        for entry in self.cluster.redis()?.entries(&key).await? {
-            let key = entry.fields.iter().find(|(name, _)| name == "o").map(|(_, key)| key.as_str());
-            let operation = key.and_then(|key| key.rsplit(KEY_SEPARATOR).next()).map(str::to_owned);
-            log.push(Logged { revision: entry.id, operation });
-        }
-        // The first entry is the plan's creation, and no change.
-        log.retain(|logged| !logged.revision.ends_with("-0"));
+        let log = Logged::all(self.cluster.redis()?, &key).await?;
         let watchers = self.everyone().len();
         let entries = self.recorder.entries();
         Ok(History { entries, watchers, log, is_trimmed, end: end.to_string(), documents })

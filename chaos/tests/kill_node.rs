@@ -10,7 +10,7 @@ use mille_chaos::stage::Order;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_storm_loses_nothing() -> Result<()> {
-    let order = Order { length: Duration::from_secs(8), seed: mille_tests::seed(), nodes: 3 };
+    let order = Order { length: Duration::from_secs(8), seed: mille_tests::seed(), nodes: 3, plans: 1 };
     let report = Scenario::KillNode.run(order).await?;
     ensure!(report.passed(), "{report}");
     let is_kill = |event: &&Event| matches!(event, Event::Struck { blow: Blow::KillNode(_) });

@@ -19,7 +19,7 @@ static TURN: Mutex<()> = Mutex::const_new(());
 /// Plays a scenario on three nodes; people edit for so many seconds, or longer where it needs that.
 async fn play(scenario: Scenario, seconds: u64) -> Result<Report> {
     let _turn = TURN.lock().await;
-    let order = Order { length: Duration::from_secs(seconds), seed: mille_tests::seed(), nodes: 3 };
+    let order = Order { length: Duration::from_secs(seconds), seed: mille_tests::seed(), nodes: 3, plans: 1 };
     let report = scenario.run(order).await?;
     eprintln!("{report}");
     ensure!(report.passed(), "a promise was broken");

@@ -13,8 +13,13 @@ use crate::output::refused;
 /// More nodes than this would run into the admin ports.
 pub(crate) const NODES_MAX: u16 = 99;
 
-/// Distance of Redis from the base, the highest of all: 4000 becomes 4379, a cousin of Redis' own 6379.
+/// Distance of Redis from the base, the highest of all: 4000 becomes 4379, a cousin of Redis' own 6379. Where there are
+/// several servers the others follow.
 const REDIS_OFFSET: u16 = 379;
+
+/// Distance of the second ports from Redis' first: of sentinels, or of servers for themselves. More servers than that there
+/// are not.
+const SECOND_OFFSET: u16 = 10;
 
 /// Distance of a node's admin listener from its public one.
 const ADMIN_OFFSET: u16 = 100;
@@ -33,16 +38,17 @@ impl Ports {
     ///
     /// # Errors
     /// Names every port that is taken, or says that the base is too high.
-    pub(crate) fn claim(base: u16, nodes: u16, with_proxy: bool, with_redis: bool) -> Result<Self> {
+    pub(crate) fn claim(base: u16, nodes: u16, with_proxy: bool, redis: (u16, u16)) -> Result<Self> {
         if base != 0 {
-            if base > u16::MAX - REDIS_OFFSET {
+            let last = REDIS_OFFSET + if redis.1 > 0 { SECOND_OFFSET + redis.1 - 1 } else { 0 };
+            if base > u16::MAX - last {
                 return Err(refused(format!(
-                    "--port-base {base} is too high: Redis would listen on {base}+{REDIS_OFFSET}; the highest base is {}",
-                    u16::MAX - REDIS_OFFSET
+                    "--port-base {base} is too high: Redis would listen on {base}+{last}; the highest base is {}",
+                    u16::MAX - last
                 )));
             }
             let ports = Self { base };
-            let taken = ports.taken(nodes, with_proxy, with_redis);
+            let taken = ports.taken(nodes, with_proxy, redis);
             if taken.is_empty() {
                 return Ok(ports);
             }
@@ -54,7 +60,7 @@ impl Ports {
         for _ in 0..TRIES_MAX {
             // Below 32768, where the kernel takes ports for outgoing connections.
             let ports = Self { base: rand::random_range(10_000..32_000) };
-            if ports.taken(nodes, with_proxy, with_redis).is_empty() {
+            if ports.taken(nodes, with_proxy, redis).is_empty() {
                 return Ok(ports);
             }
         }
@@ -76,13 +82,23 @@ impl Ports {
         self.base + ADMIN_OFFSET + number
     }
 
-    /// Where the private Redis listens.
+    /// Where the private Redis listens, or the first of its servers.
     pub(crate) fn redis(self) -> u16 {
-        self.base + REDIS_OFFSET
+        self.redis_server(0)
+    }
+
+    /// Where server `number` (from 0) of several listens.
+    pub(crate) fn redis_server(self, number: u16) -> u16 {
+        self.base + REDIS_OFFSET + number
+    }
+
+    /// Where sentinel `number` (from 0) listens, or server `number` of a Redis Cluster for the others.
+    pub(crate) fn redis_second(self, number: u16) -> u16 {
+        self.redis_server(SECOND_OFFSET + number)
     }
 
     /// The ports that something else has, each with what it was meant for.
-    fn taken(self, nodes: u16, with_proxy: bool, with_redis: bool) -> Vec<String> {
+    fn taken(self, nodes: u16, with_proxy: bool, redis: (u16, u16)) -> Vec<String> {
         let mut wanted = Vec::new();
         if with_proxy {
             wanted.push((self.proxy(), "load balancer".to_owned()));
@@ -91,9 +107,9 @@ impl Ports {
             wanted.push((self.node(number), format!("node{number}")));
             wanted.push((self.admin(number), format!("node{number}'s admin listener")));
         }
-        if with_redis {
-            wanted.push((self.redis(), "Redis".to_owned()));
-        }
+        let servers = (0..redis.0).map(|number| self.redis_server(number));
+        let seconds = (0..redis.1).map(|number| self.redis_second(number));
+        wanted.extend(servers.chain(seconds).map(|port| (port, "Redis".to_owned())));
         wanted
             .into_iter()
             .filter(|(port, _)| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_err())
@@ -115,7 +131,8 @@ mod tests {
     #[test]
     fn no_two_parts_of_the_largest_cluster_share_a_port() {
         let ports = Ports { base: 4000 };
-        let mut all = vec![ports.proxy(), ports.redis()];
+        let mut all = vec![ports.proxy()];
+        all.extend((0..SECOND_OFFSET).flat_map(|number| [ports.redis_server(number), ports.redis_second(number)]));
         all.extend((1..=NODES_MAX).flat_map(|number| [ports.node(number), ports.admin(number)]));
         let count = all.len();
         all.sort_unstable();
@@ -125,23 +142,23 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_named_with_its_purpose() {
-        let ports = Ports::claim(0, 2, true, true).expect("some range is free");
+        let ports = Ports::claim(0, 2, true, (1, 0)).expect("some range is free");
         let _holder = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.node(2))).expect("it was free");
-        let error = Ports::claim(ports.proxy(), 2, true, true).expect_err("node2's port is taken").to_string();
+        let error = Ports::claim(ports.proxy(), 2, true, (1, 0)).expect_err("node2's port is taken").to_string();
         assert!(error.contains(&format!("{} (node2)", ports.node(2))), "{error}");
     }
 
     #[test]
     fn a_part_that_is_not_started_needs_no_port() {
-        let ports = Ports::claim(0, 1, true, true).expect("some range is free");
+        let ports = Ports::claim(0, 1, true, (1, 0)).expect("some range is free");
         let _proxy = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.proxy())).expect("it was free");
         let _redis = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.redis())).expect("it was free");
-        assert_eq!(Ports::claim(ports.proxy(), 1, false, false).expect("only the node counts"), ports);
+        assert_eq!(Ports::claim(ports.proxy(), 1, false, (0, 0)).expect("only the node counts"), ports);
     }
 
     #[test]
     fn a_base_too_high_is_refused_with_the_highest() {
-        let error = Ports::claim(65_500, 1, true, true).expect_err("Redis would be above 65535").to_string();
+        let error = Ports::claim(65_500, 1, true, (1, 0)).expect_err("Redis would be above 65535").to_string();
         assert!(error.contains("65156"), "{error}");
     }
 }

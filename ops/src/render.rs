@@ -8,13 +8,33 @@ use std::path::Path;
 /// The configuration of Redis as shipped.
 const REDIS: &str = include_str!("../redis.conf");
 
+/// What a server of a Redis Cluster has beside it.
+const REDIS_CLUSTER: &str = include_str!("../redis-cluster.conf");
+
+/// The configuration of a sentinel as shipped.
+const SENTINEL: &str = include_str!("../redis-sentinel.conf");
+
 /// The configuration of HAProxy as shipped.
 const HAPROXY: &str = include_str!("../haproxy.cfg");
 
 /// Redis on `port`, its files in `dir`. In Redis' configuration the last word counts.
 pub(crate) fn redis(port: u16, dir: &Path) -> String {
-    let dir = dir.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
-    format!("{REDIS}\n# This cluster.\nport {port}\ndir \"{dir}\"\ndaemonize no\nlogfile \"\"\n")
+    format!("{REDIS}\n# This cluster.\nport {port}\ndir {}\ndaemonize no\nlogfile \"\"\n", quoted(dir))
+}
+
+/// A server of a Redis Cluster on `port`, and on `bus_port` for the others.
+pub(crate) fn redis_cluster(port: u16, bus_port: u16, dir: &Path) -> String {
+    format!("{}{REDIS_CLUSTER}\ncluster-port {bus_port}\n", redis(port, dir))
+}
+
+/// A sentinel on `port` of the loopback, for a master that begins at `master_port`.
+pub(crate) fn sentinel(port: u16, dir: &Path, master_port: u16) -> String {
+    let text = SENTINEL.replace("@MASTER_HOST@ @MASTER_PORT@", &format!("127.0.0.1 {master_port}"));
+    format!("{text}\n# This cluster.\nbind 127.0.0.1\nport {port}\ndir {}\ndaemonize no\n", quoted(dir))
+}
+
+fn quoted(dir: &Path) -> String {
+    format!("\"{}\"", dir.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// A node, as HAProxy sees it.

@@ -66,11 +66,22 @@ impl Node {
     }
 }
 
-/// Redis; without a pid when it is not ours to stop.
+/// Redis; without a pid when it is not ours to stop, or when there are several servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Redis {
     pub(crate) url: String,
     pub(crate) pid: Option<u32>,
+    /// If there are several: servers, and sentinels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) servers: Vec<RedisServer>,
+}
+
+/// One of several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RedisServer {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    pub(crate) pid: u32,
 }
 
 impl State {
@@ -128,7 +139,9 @@ impl State {
         let nodes = self.nodes.iter().map(Node::identity);
         let port = self.redis.url.rsplit(':').next().unwrap_or_default().trim_end_matches('/');
         let redis = self.redis.pid.iter().map(|&pid| Identity::new("redis", pid, "redis-server", &[port]));
-        vec![proxy.collect(), nodes.collect(), redis.collect()]
+        let servers = self.redis.servers.iter();
+        let servers = servers.map(|one| Identity::new(&one.name, one.pid, "redis-", &[&one.port.to_string()]));
+        vec![proxy.collect(), nodes.collect(), redis.chain(servers).collect()]
     }
 
     /// Names of the processes that are alive and still what this file says.
@@ -211,7 +224,7 @@ mod tests {
                 admin_url: "http://127.0.0.1:4101".into(),
                 pid: 11,
             }],
-            redis: Redis { url: "redis://127.0.0.1:4379".into(), pid: Some(12) },
+            redis: Redis { url: "redis://127.0.0.1:4379".into(), pid: Some(12), servers: Vec::new() },
             jwt_secret: "s".into(),
         }
     }
@@ -261,6 +274,8 @@ mod tests {
         assert_eq!(names(&state), [vec!["load balancer"], vec!["node1"], vec!["redis"]]);
         state.redis.pid = None;
         assert_eq!(names(&state)[2], Vec::<String>::new());
+        state.redis.servers = vec![RedisServer { name: "redis-server1".into(), port: 4379, pid: 13 }];
+        assert_eq!(names(&state)[2], ["redis-server1"]);
     }
 
     #[test]

@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::output::{Output, refused};
 use crate::ports::{NODES_MAX, Ports};
@@ -24,7 +22,10 @@ use crate::seed::{self, Sample};
 use crate::state::{DEFAULT_DIR, Node, Proxy, Redis, State, jwt_secret, prepare_dir};
 use crate::{client, down, render};
 
+mod redis;
 mod welcome;
+
+use self::redis::Topology;
 
 /// Until a process must be ready. Redis may have a long log to read.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -66,8 +67,11 @@ pub(crate) struct UpArgs {
     /// Where logs, data and state.json go [default: .mille].
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// How Redis stands. Each has data of its own in the state directory.
+    #[arg(long, value_enum, default_value_t = Topology::Single)]
+    redis: Topology,
     /// Uses this Redis instead of a private one.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "redis")]
     redis_url: Option<String>,
     /// Returns when the cluster is ready and leaves it running.
     #[arg(long)]
@@ -88,7 +92,8 @@ pub(crate) async fn run(args: UpArgs, output: &Output) -> Result<ExitCode> {
     let _lock = lock(&dir)?;
     refuse_second(&dir)?;
     let programs = Programs::find(&args)?;
-    let ports = Ports::claim(args.port_base, args.nodes, !args.no_proxy, args.redis_url.is_none())?;
+    let redis_ports = if args.redis_url.is_none() { args.redis.ports() } else { (0, 0) };
+    let ports = Ports::claim(args.port_base, args.nodes, !args.no_proxy, redis_ports)?;
     let mut stop = Stop::new()?;
 
     let mut cluster = Cluster::new(&args, dir.clone(), ports)?;
@@ -186,16 +191,16 @@ struct Cluster {
 impl Cluster {
     fn new(args: &UpArgs, dir: PathBuf, ports: Ports) -> Result<Self> {
         fs::create_dir_all(dir.join("logs")).context("can't make the directory for logs")?;
-        let url = args.redis_url.clone().unwrap_or_else(|| format!("redis://127.0.0.1:{}", ports.redis()));
-        let state =
-            State { proxy: None, nodes: Vec::new(), redis: Redis { url, pid: None }, jwt_secret: jwt_secret(&dir)? };
+        let url = args.redis_url.clone().unwrap_or_else(|| Self::redis_url(ports, args.redis));
+        let redis = Redis { url, pid: None, servers: Vec::new() };
+        let state = State { proxy: None, nodes: Vec::new(), redis, jwt_secret: jwt_secret(&dir)? };
         Ok(Self { dir, ports, state, running: Vec::new(), http: client::http(true, Duration::from_secs(2))? })
     }
 
     /// Starts everything, each when what it needs is ready.
     async fn start(&mut self, args: &UpArgs, programs: &Programs, output: &Output) -> Result<Option<Sample>> {
         if args.redis_url.is_none() {
-            self.start_redis(programs).await?;
+            self.start_redis(programs, args.redis).await?;
             output.note(format_args!("redis is ready on port {}", self.ports.redis()));
         }
         let threads = share_of_cores(args.nodes.into());
@@ -219,24 +224,6 @@ impl Cluster {
                 self.running.iter().filter(|process| process.name.starts_with("node")).map(Running::log_tail).collect();
             anyhow!("can't make the sample project: {error:#}\n{}", tails.join("\n"))
         })
-    }
-
-    async fn start_redis(&mut self, programs: &Programs) -> Result<()> {
-        let data = self.dir.join("redis");
-        fs::create_dir_all(&data).context("can't make the directory for Redis")?;
-        let config = self.dir.join("redis.conf");
-        fs::write(&config, render::redis(self.ports.redis(), &data)).context("can't write Redis' configuration")?;
-        let mut command = Command::new(&programs.redis);
-        // The port also as an argument: it makes the process recognisable before Redis renames itself.
-        command.arg(&config).args(["--port", &self.ports.redis().to_string()]);
-        self.state.redis.pid = Some(self.spawn("redis", command)?);
-        self.state.save(&self.dir)?;
-        let deadline = Instant::now() + READY_WITHIN;
-        while !redis_answers(self.ports.redis()).await {
-            self.expect_alive("redis", deadline)?;
-            sleep(LOOK_EVERY).await;
-        }
-        Ok(())
     }
 
     fn start_node(&mut self, number: u16, threads: usize, programs: &Programs) -> Result<()> {
@@ -389,18 +376,6 @@ fn already_running(dir: &Path, who: &str) -> anyhow::Error {
     ))
 }
 
-/// Whether Redis takes commands: while it reads its log it answers, but not with this.
-async fn redis_answers(port: u16) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(b"PING\r\n").await?;
-        let mut answer = [0; 5];
-        stream.read_exact(&mut answer).await?;
-        std::io::Result::Ok(answer == *b"+PONG")
-    };
-    timeout(Duration::from_secs(1), ask).await.is_ok_and(|answer| answer.unwrap_or(false))
-}
-
 /// Finds a program; also where an ordinary user's PATH does not look but Debian puts servers.
 pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -432,7 +407,7 @@ mod tests {
                 // Ourselves: alive, but no node.
                 pid: std::process::id(),
             }],
-            redis: Redis { url: "redis://127.0.0.1:3".into(), pid: None },
+            redis: Redis { url: "redis://127.0.0.1:3".into(), pid: None, servers: Vec::new() },
             jwt_secret: "s".into(),
         };
         state.save(dir.path()).expect("saved");

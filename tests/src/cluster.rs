@@ -1,6 +1,6 @@
 //! A cluster for one test: nodes as processes, with a Redis of their own or none.
 //!
-//! `Cluster::of(3).start()` is a sentence; what a test needs beyond it is said with `embedded`, `dev`,
+//! `Cluster::of(3).start()` is a sentence; what a test needs beyond it is said with `embedded`, `single`, `topology`, `dev`,
 //! `persistent`, `proxied`, `replicated`, `with`. Nodes never see the developer's own settings: their environment is cleaned of
 //! every variable a node reads. When a test fails, the end of every log is shown.
 
@@ -16,6 +16,7 @@ use crate::patience::{eventually, patience, soon};
 use crate::process::{Exit, Process, free_port, tail_of};
 use crate::proxy::Proxy;
 use crate::redis::Redis;
+use crate::store::{Store, Topology};
 use crate::token::{SECRET, Token};
 
 /// Seconds until a node must be ready.
@@ -37,7 +38,11 @@ const FOREIGN: [&str; 9] = [
 #[derive(Debug, Clone)]
 pub struct Builder {
     nodes: usize,
-    backend: Backend,
+    /// How Redis stands; none: as the environment says.
+    topology: Option<Topology>,
+    /// Whether the test has brought one.
+    is_foreign: bool,
+    persistent: bool,
     dev: bool,
     quiet: bool,
     proxied: bool,
@@ -46,19 +51,11 @@ pub struct Builder {
     left_out: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Backend {
-    Embedded,
-    Redis,
-    PersistentRedis,
-    ForeignRedis,
-}
-
 /// A running cluster. Dropping it kills everything it started.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
-    redis: Option<Redis>,
+    store: Store,
     replica: Option<Redis>,
     /// The line of each node to Redis; none if the nodes reach it directly.
     proxies: Vec<Proxy>,
@@ -81,31 +78,43 @@ impl Builder {
     /// Without Redis: the embedded backend. One node only.
     #[must_use]
     pub fn embedded(self) -> Self {
-        Self { backend: Backend::Embedded, ..self }
+        self.topology(Topology::Embedded)
+    }
+
+    /// With one Redis server, whatever the environment says: the test breaks it, or counts what it is asked.
+    #[must_use]
+    pub fn single(self) -> Self {
+        self.topology(Topology::Single)
+    }
+
+    /// With Redis as it stands here.
+    #[must_use]
+    pub fn topology(self, topology: Topology) -> Self {
+        Self { topology: Some(topology), ..self }
     }
 
     /// With a Redis that the test has brought.
     #[must_use]
     pub fn on(self, redis_url: &str) -> Self {
-        Self { backend: Backend::ForeignRedis, ..self.with("REDIS_URL", redis_url) }
+        Self { is_foreign: true, ..self.with("REDIS_URL", redis_url) }
     }
 
     /// With a Redis that keeps what it acknowledged through a kill.
     #[must_use]
     pub fn persistent(self) -> Self {
-        Self { backend: Backend::PersistentRedis, ..self }
+        Self { persistent: true, ..self }
     }
 
-    /// With a line of its own between each node and Redis, which the test can break.
+    /// With a line of its own between each node and a single Redis, which the test can break.
     #[must_use]
     pub fn proxied(self) -> Self {
-        Self { proxied: true, ..self }
+        Self { proxied: true, ..self.single() }
     }
 
     /// With a persistent Redis, a replica that can take its place, and lines that can lead there.
     #[must_use]
     pub fn replicated(self) -> Self {
-        Self { backend: Backend::PersistentRedis, proxied: true, replicated: true, ..self }
+        Self { replicated: true, ..self.persistent().proxied() }
     }
 
     /// With `--dev`: introspection is on.
@@ -151,35 +160,38 @@ impl Builder {
     /// # Errors
     /// When a binary is missing.
     pub async fn start_unready(self) -> Result<Cluster> {
-        ensure!(self.backend != Backend::Embedded || self.nodes == 1, "the embedded backend has one node");
-        let redis = match self.backend {
-            Backend::Embedded | Backend::ForeignRedis => None,
-            Backend::Redis => Some(Redis::start().await?),
-            Backend::PersistentRedis => Some(Redis::persistent().await?),
+        let store = match (self.is_foreign, self.topology) {
+            (true, _) => Store::Nothing,
+            (false, Some(Topology::Embedded)) if self.nodes != 1 => bail!("the embedded backend has one node"),
+            (false, Some(topology)) => Store::start(topology, self.persistent).await?,
+            (false, None) => match Topology::of_environment()? {
+                Topology::Embedded if self.nodes != 1 => Store::start(Topology::Single, self.persistent).await?,
+                topology => Store::start(topology, self.persistent).await?,
+            },
         };
-        let replica = match &redis {
-            Some(redis) if self.replicated => Some(Redis::replica_of(redis).await?),
-            _ => None,
+        let replica = match self.replicated {
+            true => Some(Redis::replica_of(store.single()?).await?),
+            false => None,
         };
         let home = tempfile::Builder::new().prefix("mille-cluster-").tempdir()?;
         let (mut nodes, mut proxies) = (Vec::with_capacity(self.nodes), Vec::new());
         for index in 0..self.nodes {
-            let mut redis_port = redis.as_ref().map(Redis::port);
-            if let Some(port) = redis_port.filter(|_| self.proxied) {
-                let proxy = Proxy::to_redis(port).await?;
-                redis_port = Some(proxy.port());
+            let mut redis_url = store.url();
+            if self.proxied {
+                let proxy = Proxy::to_redis(store.single()?.port()).await?;
+                redis_url = Some(format!("redis://127.0.0.1:{}", proxy.port()));
                 proxies.push(proxy);
             }
-            nodes.push(self.node(index, redis_port, home.path())?);
+            nodes.push(self.node(index, redis_url, home.path())?);
         }
-        let mut cluster = Cluster { nodes, redis, replica, proxies, quiet: self.quiet, home: Some(home) };
+        let mut cluster = Cluster { nodes, store, replica, proxies, quiet: self.quiet, home: Some(home) };
         for node in &mut cluster.nodes {
             node.launch()?;
         }
         Ok(cluster)
     }
 
-    fn node(&self, index: usize, redis_port: Option<u16>, home: &Path) -> Result<Node> {
+    fn node(&self, index: usize, redis_url: Option<String>, home: &Path) -> Result<Node> {
         let name = format!("node-{}", index + 1);
         let (port, admin_port) = (free_port()?, free_port()?);
         let mut environment = vec![
@@ -192,7 +204,7 @@ impl Builder {
             ("MILLE_DRAIN_NOTICE_SECONDS".to_owned(), "0".to_owned()),
             ("MILLE_DRAIN_WINDOW_SECONDS".to_owned(), "0".to_owned()),
         ];
-        environment.extend(redis_port.map(|port| ("REDIS_URL".to_owned(), format!("redis://127.0.0.1:{port}"))));
+        environment.extend(redis_url.map(|url| ("REDIS_URL".to_owned(), url)));
         environment.retain(|(name, _)| !self.left_out.contains(name));
         environment.extend(self.settings.iter().cloned());
         let log = home.join(format!("{name}.log"));
@@ -207,7 +219,9 @@ impl Cluster {
         let (settings, left_out) = (Vec::new(), Vec::new());
         Builder {
             nodes,
-            backend: Backend::Redis,
+            topology: None,
+            is_foreign: false,
+            persistent: false,
             dev: false,
             quiet: false,
             proxied: false,
@@ -295,12 +309,31 @@ impl Cluster {
         self.stranger(node).with_token(user, token)
     }
 
-    /// The cluster's Redis.
+    /// The cluster's Redis, if it stands alone.
     ///
     /// # Errors
-    /// When it has none.
+    /// When there is none, or several.
     pub fn redis(&mut self) -> Result<&mut Redis> {
-        self.redis.as_mut().context("an embedded cluster has no Redis")
+        self.store.single_mut()
+    }
+
+    /// The cluster's Redis, however it stands.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The same, to be broken.
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    /// The server that has the newest state of a key, however Redis stands.
+    ///
+    /// # Errors
+    /// When there is none, also not after a while.
+    pub async fn serving(&self, key: &str) -> Result<&Redis> {
+        self.store.serving(key).await
     }
 
     /// The replica of the cluster's Redis.
@@ -316,8 +349,7 @@ impl Cluster {
     /// # Errors
     /// When there is no replica, or it does not get there.
     pub async fn cut_replica_off(&self) -> Result<()> {
-        let redis = self.redis.as_ref().context("an embedded cluster has no Redis")?;
-        self.replica()?.catches_up_with(redis).await?;
+        self.replica()?.catches_up_with(self.store.single()?).await?;
         self.replica()?.cut_off()
     }
 
@@ -337,7 +369,7 @@ impl Cluster {
         let mut replica = self.replica.take().context("this cluster's Redis has no replica")?;
         self.redis()?.kill_9()?;
         replica.promote().await?;
-        self.redis = Some(replica);
+        self.store = Store::Single(replica);
         Ok(())
     }
 
@@ -466,8 +498,8 @@ impl Drop for Cluster {
             for node in &self.nodes {
                 eprintln!("--- the end of {}'s log ---\n{}", node.name, tail_of(&node.log));
             }
-            if let Some(redis) = &self.redis {
-                eprintln!("--- the end of Redis' log ---\n{}", redis.tail());
+            for (name, tail) in self.store.tails() {
+                eprintln!("--- the end of {name}'s log ---\n{tail}");
             }
         }
         if std::env::var_os("MILLE_TESTS_KEEP").is_some()

@@ -24,7 +24,7 @@
 //!
 //! Settings, all optional: `MILLE_NODE_BIN` (the node's binary), `MILLE_TESTS_PATIENCE` (a factor on every
 //! wait, for slow machines), `MILLE_TESTS_SEED` (repeats a random run), `MILLE_TESTS_KEEP` (keeps the
-//! directories with the logs).
+//! directories with the logs), `MILLE_TEST_REDIS` (how Redis stands: see [`Topology`]).
 
 mod client;
 mod cluster;
@@ -43,6 +43,7 @@ mod replica;
 mod resp;
 mod secured_redis;
 mod socket;
+mod store;
 mod stream;
 mod tls;
 mod token;
@@ -59,11 +60,12 @@ pub use plan_rules::{broken_rules, same_value};
 pub use presence::{Knock, PresenceSocket};
 pub use process::{Exit, Process, free_port};
 pub use proxy::Proxy;
-pub use redis::{Entry, Redis};
+pub use redis::{Entry, MASTER_NAME, NODES_PASSWORD, NODES_USER, Redis, RedisCluster, RedisSentinels, ask_redis};
 pub use replica::{Replica, Revision};
 pub use resp::Reply;
 pub use secured_redis::{NODE_PASSWORD, NODE_PASSWORD_IN_URL, SecuredRedis};
 pub use socket::{Event, Socket, Subscription};
+pub use store::{Store, Topology};
 pub use stream::EventStream;
 pub use tls::{Authority, Pair, Tunnel, path_text};
 pub use token::{SECRET, Token};

@@ -1,11 +1,23 @@
 //! A real `redis-server` of the test's own: a free loopback port, a directory that goes with it.
 //!
 //! With [`Redis::persistent`] it keeps what it acknowledged through a kill, as the shipped configuration does.
-//! With [`Redis::replica_of`] it follows another one over a line that can be cut, and can take its place.
+//! With [`Redis::replica_of`] it follows another one over a line that can be cut, and can take its place. Several of them
+//! make a [`RedisCluster`] or stand behind [`RedisSentinels`].
+
+mod cluster;
+mod migration;
+mod sentinels;
+mod users;
+mod view;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use cluster::RedisCluster;
+pub use sentinels::{MASTER_NAME, RedisSentinels};
+pub use users::{NODES_PASSWORD, NODES_USER};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
@@ -21,16 +33,37 @@ use crate::resp::{self, Reply};
 const PAGE_ENTRIES: &str = "200";
 /// Pages of a stream; more than any test writes.
 const PAGES_MAX: usize = 10_000;
+/// Its configuration, in its directory. Redis writes it anew when a Sentinel tells it to.
+const SETTINGS_FILE: &str = "redis.conf";
 
 /// A private Redis. Dropping it ends the process and removes its data.
 #[derive(Debug)]
 pub struct Redis {
     process: Option<Process>,
     port: u16,
-    persistent: bool,
+    kind: Kind,
+    is_paused: AtomicBool,
     /// The line to the Redis it follows.
     line: Option<Proxy>,
     home: TempDir,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Store,
+    Sentinel,
+}
+
+/// What a server is started with.
+#[derive(Debug)]
+struct Recipe {
+    port: u16,
+    kind: Kind,
+    /// Lines of its configuration.
+    settings: Vec<String>,
+    /// Files that it finds in its directory: name and text.
+    files: Vec<(&'static str, String)>,
+    line: Option<Proxy>,
 }
 
 /// An entry of a stream.
@@ -86,21 +119,15 @@ impl Redis {
     /// # Errors
     /// When no answer comes, or it is an error.
     pub async fn ask(&self, words: &[&str]) -> Result<Reply> {
-        let exchange = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-            stream.write_all(&resp::command(words)).await?;
-            let mut held = Vec::new();
-            loop {
-                ensure!(stream.read_buf(&mut held).await? > 0, "Redis let go");
-                if let Some((reply, _)) = resp::first(&held)? {
-                    return Ok(reply);
-                }
-            }
-        };
-        match within(soon(), "an answer of Redis", exchange).await?? {
-            Reply::Refused(reason) => bail!("Redis refuses {words:?}: {reason}"),
-            reply => Ok(reply),
-        }
+        self.ask_all(&[words]).await?.pop().context("no answer")
+    }
+
+    /// Asks several questions in one go, on a connection of their own.
+    ///
+    /// # Errors
+    /// As [`Redis::ask`], of any of them.
+    pub async fn ask_all<W: AsRef<str>>(&self, questions: &[impl AsRef<[W]>]) -> Result<Vec<Reply>> {
+        ask_all(self.port, questions).await
     }
 
     /// Every entry of a stream, oldest first.
@@ -156,7 +183,9 @@ impl Redis {
     /// # Errors
     /// When it doesn't run.
     pub fn pause(&self) -> Result<()> {
-        self.process.as_ref().context("Redis does not run")?.signal("STOP")
+        self.process.as_ref().context("Redis does not run")?.signal("STOP")?;
+        self.is_paused.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Lets it go on.
@@ -164,7 +193,15 @@ impl Redis {
     /// # Errors
     /// When it doesn't run.
     pub fn resume(&self) -> Result<()> {
-        self.process.as_ref().context("Redis does not run")?.signal("CONT")
+        self.process.as_ref().context("Redis does not run")?.signal("CONT")?;
+        self.is_paused.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether it runs and is not paused.
+    #[must_use]
+    pub fn is_awake(&self) -> bool {
+        self.process.is_some() && !self.is_paused.load(Ordering::Relaxed)
     }
 
     /// Cuts a replica off: what the other one writes from now on it never gets.
@@ -218,7 +255,8 @@ impl Redis {
     /// As [`Redis::start`].
     pub async fn restart(&mut self) -> Result<()> {
         self.kill_9()?;
-        self.process = Some(launch(self.port, self.persistent, self.line.as_ref(), self.home.path())?);
+        self.is_paused.store(false, Ordering::Relaxed);
+        self.process = Some(launch(self.kind, self.line.as_ref(), self.home.path())?);
         self.answers().await
     }
 
@@ -228,6 +266,7 @@ impl Redis {
         self.process.as_ref().map(Process::tail).unwrap_or_default()
     }
 
+    /// One line of what it tells of its replication.
     async fn replication(&self, name: &str) -> Result<String> {
         let info = self.ask(&["INFO", "replication"]).await?;
         let prefix = format!("{name}:");
@@ -236,12 +275,24 @@ impl Redis {
     }
 
     async fn start_with(persistent: bool, line: Option<Proxy>) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("mille-redis-").tempdir()?;
         let port = free_port()?;
-        let process = launch(port, persistent, line.as_ref(), home.path())?;
-        let mut redis = Self { process: Some(process), port, persistent, line, home };
+        let settings = settings_of(port, persistent);
+        let mut redis = Self::launch(Recipe { port, kind: Kind::Store, settings, files: Vec::new(), line })?;
         redis.answers().await?;
         Ok(redis)
+    }
+
+    /// Starts one and waits for nothing.
+    fn launch(recipe: Recipe) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("mille-redis-").tempdir()?;
+        for (name, text) in &recipe.files {
+            std::fs::write(home.path().join(name), text)?;
+        }
+        let settings = format!("{}\ndir {}\n", recipe.settings.join("\n"), home.path().display());
+        std::fs::write(home.path().join(SETTINGS_FILE), settings)?;
+        let process = launch(recipe.kind, recipe.line.as_ref(), home.path())?;
+        let Recipe { port, kind, line, .. } = recipe;
+        Ok(Self { process: Some(process), port, kind, is_paused: AtomicBool::new(false), line, home })
     }
 
     async fn answers(&mut self) -> Result<()> {
@@ -262,6 +313,40 @@ impl Redis {
     }
 }
 
+/// Asks a Redis that is not the kit's own one question.
+///
+/// # Errors
+/// As [`Redis::ask`].
+pub async fn ask_redis(port: u16, words: &[&str]) -> Result<Reply> {
+    ask_all(port, &[words]).await?.pop().context("no answer")
+}
+
+async fn ask_all<W: AsRef<str>>(port: u16, questions: &[impl AsRef<[W]>]) -> Result<Vec<Reply>> {
+    let words = |question: &[W]| resp::command(&question.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+    let asked: Vec<u8> = questions.iter().flat_map(|question| words(question.as_ref())).collect();
+    let exchange = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(&asked).await?;
+        let (mut held, mut replies) = (Vec::new(), Vec::with_capacity(questions.len()));
+        while replies.len() < questions.len() {
+            ensure!(stream.read_buf(&mut held).await? > 0, "Redis let go");
+            while let Some((reply, length)) = resp::first(&held)? {
+                held.drain(..length);
+                replies.push(reply);
+            }
+        }
+        anyhow::Ok(replies)
+    };
+    let replies = within(soon(), "an answer of Redis", exchange).await??;
+    for (question, reply) in questions.iter().zip(&replies) {
+        if let Reply::Refused(reason) = reply {
+            let words: Vec<&str> = question.as_ref().iter().map(AsRef::as_ref).collect();
+            bail!("Redis refuses {words:?}: {reason}");
+        }
+    }
+    Ok(replies)
+}
+
 fn entry(item: &Reply) -> Result<Entry> {
     let [id, fields] = item.items() else { bail!("no entry of a stream: {item:?}") };
     let text = |reply: &Reply| reply.text().map(str::to_owned).context("an entry holds texts");
@@ -269,24 +354,37 @@ fn entry(item: &Reply) -> Result<Entry> {
     Ok(Entry { id: text(id)?, fields: fields.collect::<Result<_>>()? })
 }
 
-fn launch(port: u16, persistent: bool, line: Option<&Proxy>, home: &Path) -> Result<Process> {
-    let log: PathBuf = home.join("redis.log");
-    let mut command = Command::new("redis-server");
-    command
-        .args(["--port", &port.to_string()])
-        .args(["--bind", "127.0.0.1"])
-        .args(["--save", ""])
-        .args(["--daemonize", "no"])
-        .arg("--dir")
-        .arg(home)
-        .args(["--appendonly", if persistent { "yes" } else { "no" }])
-        .args(["--appendfsync", "always"])
+/// An id as Redis gives them to servers and sentinels.
+fn random_id() -> String {
+    format!("{:032x}{:08x}", rand::random::<u128>(), rand::random::<u32>())
+}
+
+/// What every store is started with.
+fn settings_of(port: u16, persistent: bool) -> Vec<String> {
+    let port = format!("port {port}");
+    let lines = [
+        port.as_str(),
+        "bind 127.0.0.1",
+        "save \"\"",
+        "daemonize no",
+        if persistent { "appendonly yes" } else { "appendonly no" },
+        "appendfsync always",
         // A replica need not wait for others that might come.
-        .args(["--repl-diskless-sync-delay", "0"]);
+        "repl-diskless-sync-delay 0",
+    ];
+    lines.map(str::to_owned).to_vec()
+}
+
+fn launch(kind: Kind, line: Option<&Proxy>, home: &Path) -> Result<Process> {
+    let mut command = Command::new("redis-server");
+    command.arg(home.join(SETTINGS_FILE));
     if let Some(line) = line {
         command.args(["--replicaof", "127.0.0.1", &line.port().to_string()]);
     }
-    Process::start("redis-server", &mut command, &log)
+    if kind == Kind::Sentinel {
+        command.arg("--sentinel");
+    }
+    Process::start("redis-server", &mut command, &home.join("redis.log"))
         .context("the tests need redis-server (Debian: apt-get install redis-server)")
 }
 

@@ -161,7 +161,7 @@ async fn the_signal_that_follows_an_operators_wish_is_no_hurry() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_redis_is_silent_leaves_all_the_same() -> Result<()> {
-    let mut cluster = Cluster::of(1).start().await?;
+    let mut cluster = Cluster::of(1).single().start().await?;
     let ada = cluster.user(0, "ada");
     let project = ada.create_project("harbour").await?;
     let mut deltas = following(&ada, &project).await?;

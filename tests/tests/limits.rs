@@ -189,6 +189,7 @@ async fn the_places_of_a_dead_node_come_free() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_limits_are_each_nodes_own_and_nobody_is_kept_out() -> Result<()> {
     let mut cluster = Cluster::of(1)
+        .single()
         .with("MILLE_USER_CONNECTIONS_MAX", "40")
         .with("MILLE_USER_OPERATIONS_PER_SECOND", "100")
         .with("MILLE_USER_OPERATIONS_BURST", "100")

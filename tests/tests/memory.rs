@@ -62,6 +62,7 @@ async fn who_reads_nothing_for_a_while_keeps_the_socket_delays_nobody_and_reads_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operation_is_known_on_any_node_after_restarts_snapshots_and_trims() -> Result<()> {
     let mut cluster = Cluster::of(2)
+        .single()
         .persistent()
         .with("MILLE_SNAPSHOT_EVERY_CHANGES", "10")
         .with("MILLE_LOG_RETENTION_CHANGES", "60")

@@ -17,7 +17,7 @@ const REFUSED_WITHIN: Duration = Duration::from_millis(2_500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_people_read_listen_and_are_present_and_edits_are_refused_at_once() -> Result<()> {
-    let mut cluster = Cluster::of(2).persistent().start().await?;
+    let mut cluster = Cluster::of(2).single().persistent().start().await?;
     let (ada, bob) = (cluster.user(0, "ada"), cluster.user(0, "bob"));
     let project = ada.create_project("harbour").await?;
     ada.share(&project, "bob", "EDITOR").await?;

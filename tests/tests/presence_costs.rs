@@ -22,7 +22,7 @@ const MOVES: usize = 1_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connect_costs_a_few_commands_of_redis_however_many_are_there() -> Result<()> {
-    let mut cluster = Cluster::of(2).start().await?;
+    let mut cluster = Cluster::of(2).single().start().await?;
     let project = project_of(&cluster, 60).await?;
     let _owners =
         (cluster.user(0, "olga").presence(&project).await?, cluster.user(1, "olga").presence(&project).await?);
@@ -53,7 +53,7 @@ async fn a_connect_costs_a_few_commands_of_redis_however_many_are_there() -> Res
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moves_cost_no_command_while_everyone_is_at_one_node() -> Result<()> {
-    let mut cluster = Cluster::of(2).start().await?;
+    let mut cluster = Cluster::of(2).single().start().await?;
     let project = project_of(&cluster, 2).await?;
     let (mut ada, mut bob) = (in_plan(&cluster, 0, &project, 0).await?, in_plan(&cluster, 0, &project, 1).await?);
     let idle = Idle::measure(cluster.redis()?).await?;
@@ -77,7 +77,7 @@ async fn moves_cost_no_command_while_everyone_is_at_one_node() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moves_seen_at_another_node_cost_a_message_per_interval_and_not_per_move() -> Result<()> {
-    let mut cluster = Cluster::of(2).start().await?;
+    let mut cluster = Cluster::of(2).single().start().await?;
     let project = project_of(&cluster, 6).await?;
     let mut people = Vec::new();
     for person in 0..6 {

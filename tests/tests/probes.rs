@@ -17,7 +17,7 @@ const OUT_WITHIN_SECONDS: f64 = 25.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blip_of_redis_changes_nothing_and_an_outage_takes_the_node_out_until_it_ends() -> Result<()> {
-    let mut cluster = Cluster::of(1).start().await?;
+    let mut cluster = Cluster::of(1).single().start().await?;
     let probes = Client::new(&cluster.admin_url(0));
     let out = async || {
         let answer = probes.get("/readyz?verbose").await?;
@@ -58,7 +58,7 @@ async fn a_blip_of_redis_changes_nothing_and_an_outage_takes_the_node_out_until_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_became_a_replica_is_told_at_once_and_takes_the_node_out_after_the_grace() -> Result<()> {
-    let mut cluster = Cluster::of(1).start().await?;
+    let mut cluster = Cluster::of(1).single().start().await?;
     let probes = Client::new(&cluster.admin_url(0));
     let dead = mille_tests::free_port()?.to_string();
     let began = Instant::now();

@@ -206,7 +206,7 @@ fn quantile(sorted: &[(Duration, usize)], share: f64) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_ends_within_the_sweep_when_the_message_is_lost() -> Result<()> {
-    let mut cluster = Cluster::of(NODES).with("MILLE_SWEEP_SECONDS", &format!("{SWEEP_SECONDS}")).start().await?;
+    let cluster = Cluster::of(NODES).with("MILLE_SWEEP_SECONDS", &format!("{SWEEP_SECONDS}")).start().await?;
     let ada = cluster.user(0, "ada");
     let project = ada.create_project("harbour").await?;
     let mut listeners = Vec::new();
@@ -217,21 +217,22 @@ async fn a_right_ends_within_the_sweep_when_the_message_is_lost() -> Result<()> 
         listeners.push((number, listen(client, project, listens, loses).await?));
     }
     // Written past the nodes, so that nobody tells anybody.
-    let redis = cluster.redis()?;
     let members = format!("mille:{{project:{}}}:members", project.id);
+    let (of_project, of_revocations) =
+        (cluster.serving(&members).await?, cluster.serving("mille:{revocations}").await?);
     let (now, later) = (unix_ms()?.to_string(), (unix_ms()? + 3_600_000).to_string());
     for (number, _) in &listeners {
         let (user, _, loses) = subscriber(*number);
         let what = match loses {
             Loses::Membership => {
-                redis.ask(&["HDEL", &members, &user]).await?;
+                of_project.ask(&["HDEL", &members, &user]).await?;
                 continue;
             }
             Loses::UsersTokens => format!("user {user}"),
             Loses::OneToken => format!("token {}", token_id(&user)),
         };
-        redis.ask(&["HSET", "mille:{revocations}:at", &what, &now]).await?;
-        redis.ask(&["ZADD", "mille:{revocations}", &later, &what]).await?;
+        of_revocations.ask(&["HSET", "mille:{revocations}:at", &what, &now]).await?;
+        of_revocations.ask(&["ZADD", "mille:{revocations}", &later, &what]).await?;
     }
     let written = Instant::now();
     for (number, listener) in listeners {
@@ -312,7 +313,7 @@ async fn who_was_revoked_comes_back_with_a_new_token_and_never_with_the_old_one(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_outlives_a_redis_that_comes_back_empty() -> Result<()> {
-    let mut cluster = Cluster::of(2).start().await?;
+    let mut cluster = Cluster::of(2).single().start().await?;
     let token = Token::of("bob").issued_now().sign();
     admin(&cluster, 0).revoke_user("bob").await?;
     cluster.redis()?.restart().await?;

@@ -30,6 +30,7 @@ const TELLING_BYTES: usize = 16;
 async fn what_is_shown_at_the_doors_is_written_down_nowhere() -> Result<()> {
     let collector = Collector::start().await?;
     let cluster = Cluster::of(2)
+        .single()
         .with("RUST_LOG", "trace")
         .with("MILLE_JWT_LEEWAY_SECONDS", "0")
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())

@@ -70,7 +70,7 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     history.measure("ms until the first of the deaf had what they missed", first, bound_ms(2.0));
     // 70,000 deliveries at once: how long they take says more of the machine than of the repair.
     history.measure("ms until all of the deaf had what they missed", last, None);
-    Ok(Played { history, further: vec![STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH] })
+    Ok(Played::one(history, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH]))
 }
 
 async fn range_reads(stage: &mut Stage) -> Result<u64> {

@@ -78,5 +78,5 @@ pub(super) async fn play(order: Order, heir: Heir) -> Result<Played> {
     } else {
         vec![STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED]
     };
-    Ok(Played { history, further })
+    Ok(Played::one(history, &further))
 }

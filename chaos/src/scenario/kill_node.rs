@@ -15,5 +15,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
         stage.strike(blow).await?;
     }
     stage.reach(order.length).await;
-    Ok(Played { history: stage.close(false).await?, further: Vec::new() })
+    Ok(Played::one(stage.close(false).await?, &[]))
 }

@@ -45,5 +45,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     let edited = history.first_acknowledged_ms(back_ms).map_or(u64::MAX, |at| at - back_ms);
     history.measure("ms until an edit was acknowledged after Redis' return", edited, bound_ms(5.0));
     history.measure("ms the slowest answer took", history.slowest_answer_ms(killed_ms), bound_ms(4.0));
-    Ok(Played { history, further: vec![STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED] })
+    Ok(Played::one(history, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED]))
 }

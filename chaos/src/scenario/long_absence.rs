@@ -73,7 +73,7 @@ pub(super) async fn play(order: Order, absence: Absence) -> Result<Played> {
     if !is_beyond {
         further.push(NO_SNAPSHOT);
     }
-    Ok(Played { history, further })
+    Ok(Played::one(history, &further))
 }
 
 async fn first_entry(stage: &mut Stage) -> Result<Revision> {

@@ -33,5 +33,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     for (node, repair) in repairs.into_iter().enumerate() {
         history.measure(&format!("ms until node {node} told of what it had not heard"), repair, bound_ms(2.0));
     }
-    Ok(Played { history, further: vec![STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED] })
+    Ok(Played::one(history, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED]))
 }

@@ -37,5 +37,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     history.measure("ms until everyone was whole after the pause", whole, bound_ms(2.0));
     let edited = history.first_acknowledged_ms(back_ms).map_or(u64::MAX, |at| at - back_ms);
     history.measure("ms until an edit was acknowledged after the pause", edited, bound_ms(5.0));
-    Ok(Played { history, further: vec![STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED] })
+    Ok(Played::one(history, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED]))
 }

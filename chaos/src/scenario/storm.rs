@@ -40,5 +40,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     history.measure("watchers who lost their node", homeless.len() as u64, None);
     history.measure("ms until all of them had what was changed meanwhile", whole, bound_ms(2.0));
     history.measure("ms that the slowest edit since then took", history.slowest_answer_ms(killed_ms), bound_ms(2.0));
-    Ok(Played { history, further: vec![NO_SNAPSHOT, ONE_EPOCH] })
+    Ok(Played::one(history, &[NO_SNAPSHOT, ONE_EPOCH]))
 }

@@ -73,6 +73,7 @@ fn of(redis: &RedisFacts) -> Vec<Finding> {
     let facts = Known { info: &redis.info, config: &redis.config, redis };
     [
         facts.version(),
+        facts.mode(),
         facts.role(),
         facts.append_only(),
         facts.disk(),
@@ -118,6 +119,17 @@ impl Known<'_> {
                     .advise("put a newer Redis in its place")
             }
             Some(_) => Finding::ok("redis_version", format!("{version}, {}", self.redis.mode)),
+        })
+    }
+
+    /// Whether nodes take it for what it is.
+    fn mode(&self) -> Option<Finding> {
+        let is_cluster = self.info("cluster_enabled")? == "1";
+        (is_cluster && self.redis.mode != "cluster").then(|| {
+            let found =
+                format!("a server of a Redis Cluster, asked as {}: it has a part of the plans", self.redis.mode);
+            Finding::error("redis_mode", found)
+                .advise("give all nodes a REDIS_URL that begins with redis-cluster://, and any of its servers")
         })
     }
 
@@ -261,6 +273,10 @@ impl Known<'_> {
                 format!("{good} of the {wanted} replicas that min-replicas-to-write asks for: it refuses every edit");
             Finding::error("redis_replicas", found)
                 .advise("bring the replicas back, or CONFIG SET min-replicas-to-write lower")
+        } else if replicas == 0 && matches!(self.redis.mode.as_str(), "sentinel" | "cluster") {
+            let found = "none: when it dies nobody takes its place, and its plans wait until it is back";
+            Finding::warning("redis_replicas", found)
+                .advise("bring a replica back, or add one: docs/operating.md, \"Redis in several servers\"")
         } else {
             Finding::ok("redis_replicas", format!("{replicas} connected"))
         })
@@ -310,6 +326,13 @@ mod tests {
         let alone = [("connected_slaves", "0")];
         assert_eq!(status(&alone, &[("min-replicas-to-write", "1")], "redis_replicas"), Some(Status::Error));
         assert_eq!(status(&alone, &[], "redis_replicas"), Some(Status::Ok));
+        let of_shard = |mode: &str| {
+            let (mode, info) = (mode.to_owned(), map(&[("connected_slaves", "0"), ("cluster_enabled", "1")]));
+            let found = of(&RedisFacts { mode, info, ..RedisFacts::default() });
+            found.into_iter().map(|finding| (finding.name, finding.status)).collect::<Vec<_>>()
+        };
+        assert_eq!(of_shard("cluster"), [("redis_replicas", Status::Warning)]);
+        assert_eq!(of_shard("standalone"), [("redis_mode", Status::Error), ("redis_replicas", Status::Ok)]);
         let crowded = [("connected_clients", "90"), ("maxclients", "100")];
         assert_eq!(status(&crowded, &[], "redis_clients"), Some(Status::Error));
         let full_disk = [("aof_last_write_status", "err")];

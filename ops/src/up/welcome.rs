@@ -98,6 +98,12 @@ impl Welcome<'_> {
         }
         match self.state.redis.pid {
             Some(pid) => line(format!("  redis          {}   pid {pid}", self.state.redis.url)),
+            None if !self.state.redis.servers.is_empty() => {
+                line(format!("  redis          {}", self.state.redis.url));
+                for one in &self.state.redis.servers {
+                    line(format!("    {:<16}  port {}   pid {}", one.name, one.port, one.pid));
+                }
+            }
             None => line("  redis          the one you named".to_owned()),
         }
 
@@ -184,7 +190,7 @@ mod tests {
         let state = State {
             proxy: None,
             nodes: vec![node(1), node(2)],
-            redis: Redis { url: "redis://127.0.0.1:5379".into(), pid: None },
+            redis: Redis { url: "redis://127.0.0.1:5379".into(), pid: None, servers: Vec::new() },
             jwt_secret: "s".into(),
         };
         let welcome = Welcome {

@@ -21,11 +21,12 @@ use crate::backend::{Error, Result};
 use crate::clock;
 
 /// What is told of `INFO`.
-const INFO: [&str; 24] = [
+const INFO: [&str; 25] = [
     "redis_version",
     "run_id",
     "role",
     "loading",
+    "cluster_enabled",
     "aof_enabled",
     "aof_last_write_status",
     "aof_last_bgrewrite_status",
