@@ -281,6 +281,47 @@ async fn the_first_who_comes_to_a_node_sees_where_people_are_and_when_they_were_
     is_right(&elsewhere[0])
 }
 
+/// Of a node where nobody is, others tell no moves. Whoever looks there is told all the same, not only the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_again_at_a_node_where_nobody_is_sees_what_happened_since() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let (mut adas, elsewhere) = (ada.presence(&project).await?, cluster.user(1, "ada"));
+    adas.switch_document("plan", "canvas").await?;
+    adas.next("document_activity").await?;
+    let is_at = |user: &Value, x: i64| {
+        ensure!(same_value(&user["documents"]["plan"]["position"]["x"], &json!(x)), "ada is at {x}: {user}");
+        Ok(())
+    };
+    let move_to = async |adas: &mut PresenceSocket, x: i64| {
+        adas.move_cursor("plan", x as f64, 0.0).await?;
+        adas.quiet("cursor_update").await
+    };
+    for x in 1..=3 {
+        move_to(&mut adas, x).await?;
+        is_at(&elsewhere.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?[0], x)?;
+    }
+    move_to(&mut adas, 4).await?;
+    let mut bobs = PresenceSocket::connect(&bob, project.id).await?;
+    is_at(&bobs.join(None).await?[0], 4)?;
+
+    // What is no move is told too, within a digest.
+    let last_active = async |client: &Client| {
+        let all = client.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+        Ok::<_, anyhow::Error>(all[0]["lastActive"].as_str().context("a time")?.to_owned())
+    };
+    let before = last_active(&ada).await?;
+    ada.add_node(&project, "TransformNode", "clean").await?;
+    let after = last_active(&ada).await?;
+    ensure!(before < after, "an edit is an activity: {before}, {after}");
+    eventually(soon(), async || {
+        let told = last_active(&elsewhere).await?;
+        ensure!(told == after, "at the other node {told}, not {after}");
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_looks_around_is_followed_and_never_asked_to_slow_down() -> Result<()> {
     let cluster = Cluster::of(2).start().await?;

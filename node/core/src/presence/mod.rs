@@ -15,6 +15,7 @@
 //! It leaves to others: the clock, random bytes, encoding for the channel, the store, and slow sockets.
 
 mod cursors;
+mod digest;
 mod effects;
 mod kept;
 mod later;
@@ -367,6 +368,7 @@ impl Presence {
     fn announce(&mut self, connection: &ConnectionId) {
         let Some(entry) = self.roster.get_mut(connection) else { return };
         entry.told_moves = entry.record.moves;
+        entry.told_active = entry.record.last_active;
         let record = entry.record.clone();
         self.renew_farewells();
         self.out.push(Effect::Store { connection: connection.clone(), record: Box::new(record.clone()) });

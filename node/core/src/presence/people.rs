@@ -379,7 +379,9 @@ fn rename(record: &mut Record, join: &Join) {
 }
 
 fn entry_at(now: Moment, record: Record, seat: SeatId) -> Entry {
-    Entry { told_moves: record.moves, record, hold: Hold::Seated(seat), stamp: 0, active_at: now.at, idle_armed: false }
+    let (told_moves, told_active) = (record.moves, record.last_active);
+    let hold = Hold::Seated(seat);
+    Entry { record, hold, stamp: 0, told_moves, told_active, active_at: now.at, idle_armed: false }
 }
 
 fn new_place(now: Moment, document: &DocumentId, kind: DocumentType) -> Place {

@@ -65,7 +65,7 @@ pub struct PresencePart {
     outboxes: BTreeMap<SeatId, PresenceOutbox>,
     watchers: Watchers,
     workers: Workers,
-    /// Commands that came before the first answers of the store and of other nodes: a roster would be too short, or old.
+    /// Commands that came before the answers of the store and of other nodes: a roster would be too short, or old.
     waiting: VecDeque<PresenceCommand>,
     /// When they wait no longer: without a store, people see at least those of their own node.
     ready_by: Instant,
@@ -138,6 +138,9 @@ impl PresencePart {
     /// Does what somebody asks.
     pub fn handle(&mut self, command: PresenceCommand) {
         self.feel_pressure();
+        if self.is_open && matches!(command, PresenceCommand::Join { .. } | PresenceCommand::Users { .. }) {
+            self.look();
+        }
         if self.is_open {
             self.follow(command);
         } else if self.waiting.len() < limits::MAILBOX_COMMANDS_MAX {
@@ -293,6 +296,15 @@ impl PresencePart {
         if std::mem::replace(&mut self.level, level) != level {
             let effects = self.machine.press(self.now(), level);
             self.perform(effects);
+        }
+    }
+
+    /// Somebody is about to look at everyone: what is known may be old, if nobody was here to see it.
+    fn look(&mut self) {
+        let effects = self.machine.look(self.now());
+        self.perform(effects);
+        if !self.machine.is_ready() {
+            (self.is_open, self.ready_by) = (false, Instant::now() + limits::REDIS_COMMAND_TIMEOUT);
         }
     }
 

@@ -203,3 +203,45 @@ fn whoever_moves_elsewhere_keeps_no_machine_busy_where_nobody_is() {
     assert!(here.is_idle(), "neither connections nor listeners");
     assert!(here.deadline() > Some(Duration::from_millis(1_000)));
 }
+
+#[test]
+fn who_looks_again_where_nobody_is_sees_what_happened_since() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    let joined = there.join(at(0), Join { document: Some(doc("plan")), ..join(11, "dos") });
+    pass(&joined, &mut here, at(0));
+    for second in [10, 20_u16] {
+        let ms = 1_000 * u64::from(second);
+        there.move_cursor(at(ms), SeatId(11), cursor("plan", second.into()));
+        assert_eq!(published(&there.wake(at(ms))).len(), 1, "a digest: nobody elsewhere is told of moves");
+        there.acted(at(ms + 1), &UserId::new("dos"));
+        let asked = here.look(at(ms + 2));
+        assert!(!here.is_ready(), "whoever looks waits");
+        let answer = pass(&asked, &mut there, at(ms + 2));
+        pass(&answer, &mut here, at(ms + 3));
+        assert!(here.is_ready());
+        assert_eq!(here.users(), there.users());
+    }
+    here.look(at(30_000));
+    assert!(here.deadline() <= Some(Duration::from_millis(30_400)));
+    here.wake(at(30_400));
+    assert!(here.is_ready(), "who does not answer is not waited for");
+    here.join(at(31_000), join(1, "una"));
+    assert_eq!(here.look(at(31_001)), [], "with somebody here it is told anyway");
+}
+
+#[test]
+fn an_activity_that_is_no_move_is_told_with_the_next_digest_and_again_if_that_is_lost() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    let joined = here.join(at(0), join(1, "una"));
+    pass(&joined, &mut there, at(0));
+    pass(&there.join(at(0), join(11, "dos")), &mut here, at(0));
+    let active = |node: &Presence| node.users()[0].last_active.unix_ms - START_MS;
+    there.acted(at(1_000), &UserId::new("dos"));
+    assert_eq!(pass(&there.wake(at(2_000)), &mut here, at(2_000)), [], "nothing is to be asked");
+    assert_eq!(active(&here), 1_000);
+    there.acted(at(3_000), &UserId::new("dos"));
+    assert!(!published(&there.wake(at(4_000))).is_empty(), "and lost");
+    let asked = pass(&there.wake(at(6_000)), &mut here, at(6_000));
+    pass(&pass(&asked, &mut there, at(6_001)), &mut here, at(6_002));
+    assert_eq!(active(&here), 3_000);
+}

@@ -51,6 +51,16 @@ enum Step {
         which: usize,
         away: bool,
     },
+    /// Looks at another part of their document.
+    Look {
+        which: usize,
+        document: u8,
+        x: i16,
+    },
+    /// Does something otherwise than through their presence.
+    Act {
+        which: usize,
+    },
     /// Time passes, in tenths of a second.
     Wait {
         tenths: u8,
@@ -98,6 +108,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<usize>(), 0..3u8, prop::bool::weighted(0.9)).prop_map(|(which, document, kind)| Step::Switch { which, document, kind }),
         4 => (any::<usize>(), 0..3u8, any::<i16>()).prop_map(|(which, document, x)| Step::Move { which, document, x }),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(which, away)| Step::Status { which, away }),
+        1 => (any::<usize>(), 0..3u8, any::<i16>()).prop_map(|(which, document, x)| Step::Look { which, document, x }),
+        1 => any::<usize>().prop_map(|which| Step::Act { which }),
     ];
     prop_oneof![
         18 => plain.clone(),
@@ -330,6 +342,8 @@ impl World {
             | Step::Leave { which }
             | Step::Switch { which, .. }
             | Step::Move { which, .. }
+            | Step::Look { which, .. }
+            | Step::Act { which }
             | Step::Status { which, .. } => {
                 let (seat, node) = self.some_seat(which)?;
                 if matches!(step, Step::Lose { .. } | Step::Leave { .. }) {
@@ -345,6 +359,15 @@ impl World {
                     }
                     Step::Move { document, x, .. } => {
                         presence.move_cursor(now, seat, cursor(&format!("d{document}"), x.into()))
+                    }
+                    Step::Look { document, x, .. } => {
+                        let viewport = Viewport { x: x.into(), y: 0.0, zoom: 1.0 };
+                        presence.move_viewport(now, seat, &doc(&format!("d{document}")), viewport)
+                    }
+                    Step::Act { .. } => {
+                        let connection = presence.roster.seated(seat).and_then(|id| presence.roster.get(id));
+                        let user = connection.map(|entry| entry.record.user.clone())?;
+                        presence.acted(now, &user)
                     }
                     Step::Status { away, .. } => {
                         presence.update_status(now, seat, if away { Status::Away } else { Status::Active })
@@ -401,6 +424,19 @@ impl World {
         self.deliver_all();
     }
 
+    /// Somebody looks at every node, and whoever is asked for it may put the answer off.
+    fn look_everywhere(&mut self) {
+        for node in 0..NODES {
+            let effects = self.nodes[node].look(at(self.now));
+            self.perform(node, effects);
+        }
+        for _ in 0..3 {
+            self.deliver_all();
+            self.wait(1);
+        }
+        assert!(self.nodes.iter().all(Presence::is_ready), "all have answered");
+    }
+
     fn deliver_all(&mut self) {
         while !self.wire.is_empty() {
             self.deliver(0);
@@ -423,11 +459,10 @@ fn rosters_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
         prop_assert_eq!(seated, expected, "the seats of node {}", index);
         prop_assert_eq!(presence.roster.len(), world.seats.len(), "the roster of node {}", index);
     }
-    // Where nobody else is there to see them, positions and times are not told.
-    let seen = world.nodes.iter().filter(|node| node.own_connections() > 0).count() == NODES;
-    let told = |node: &Presence| node.users().into_iter().map(|user| still(user, seen)).collect::<Vec<_>>();
+    // Where nobody is, positions and times are asked for when somebody looks.
+    world.look_everywhere();
     for other in &world.nodes[1..] {
-        prop_assert_eq!(told(&world.nodes[0]), told(other));
+        prop_assert_eq!(world.nodes[0].users(), other.users());
     }
     for (seat, screen) in &world.screens {
         let presence = &world.nodes[world.seats[seat]];
@@ -444,16 +479,6 @@ fn rosters_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
         }
     }
     Ok(())
-}
-
-/// A user without times, which are told with other changes only, and perhaps without positions.
-fn still(mut user: UserPresence, with_positions: bool) -> UserPresence {
-    user.last_active = Timestamp::from_unix_ms(0);
-    for presence in user.documents.values_mut() {
-        presence.position = presence.position.take().filter(|_| with_positions);
-        presence.last_active_in_document = Timestamp::from_unix_ms(0);
-    }
-    user
 }
 
 /// What of a user is told whenever it changes.
