@@ -317,6 +317,7 @@ impl Actor {
             Command::Fail => panic!("told to fail"),
             Command::Refresh { reply } => {
                 match self.refresh.running {
+            Command::NodesDeparted(nodes) => self.presence.nodes_departed(&nodes),
                     // The read that is under way may have begun before what the asker knows of.
                     Some(_) => self.refresh.waiting_next.push(reply),
                     None => self.refresh.waiting.push(reply),

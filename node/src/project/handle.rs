@@ -191,6 +191,11 @@ impl ProjectHandle {
         let _ = self.commands.try_send(Command::NodesGone(nodes));
     }
 
+    pub(super) fn nodes_departed(&self, nodes: Vec<NodeId>) {
+        // A full mailbox is not waited for, as above.
+        let _ = self.commands.try_send(Command::NodesDeparted(nodes));
+    }
+
     pub(super) fn nodes_back(&self, nodes: Vec<NodeId>) {
         // A full mailbox is not waited for: they are believed again a little later.
         let _ = self.commands.try_send(Command::NodesBack(nodes));

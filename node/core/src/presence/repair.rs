@@ -235,6 +235,13 @@ impl Presence {
         self.effects()
     }
 
+    /// Nodes that were on their way out when their lease ended. Their people keep their places for the grace, as they do if
+    /// the node's own word that it goes arrives.
+    pub fn nodes_departed(&mut self, now: Moment, nodes: &[NodeId]) -> Vec<Effect> {
+        nodes.iter().for_each(|node| self.hand_over(now, node, u64::MAX));
+        self.nodes_gone(now, nodes)
+    }
+
     /// Whether somebody at this node watches the project without being present; then others send their cursors here too.
     pub fn set_watching(&mut self, now: Moment, watching: bool) -> Vec<Effect> {
         if self.peers.watching != watching {
@@ -461,21 +468,25 @@ impl Presence {
     }
 
     fn hear_departing(&mut self, now: Moment, from: &NodeId, stamp: u64) {
-        let until = now.at + self.settings.grace;
         // Who was told of later is back already, on the node's next life in the project.
-        let theirs = self
-            .roster
-            .entries()
-            .filter(|entry| entry.record.version.node == *from && entry.hold == Hold::Elsewhere && entry.stamp < stamp);
+        self.hand_over(now, from, stamp);
+        if let Some(peer) = self.peers.known.get_mut(from) {
+            (peer.departed_at, peer.watching) = (peer.departed_at.max(stamp), false);
+        }
+    }
+
+    /// Whoever a node told of before this stamp has the grace to come back elsewhere.
+    fn hand_over(&mut self, now: Moment, node: &NodeId, before: u64) {
+        let until = now.at + self.settings.grace;
+        let theirs = self.roster.entries().filter(|entry| {
+            entry.record.version.node == *node && entry.hold == Hold::Elsewhere && entry.stamp < before
+        });
         let theirs: Vec<_> = theirs.map(|entry| entry.record.connection.clone()).collect();
         for connection in theirs {
             if let Some(entry) = self.roster.get_mut(&connection) {
                 entry.hold = Hold::Orphan { until };
                 self.timers.insert((until, Timer::Grace(connection)));
             }
-        }
-        if let Some(peer) = self.peers.known.get_mut(from) {
-            (peer.departed_at, peer.watching) = (peer.departed_at.max(stamp), false);
         }
     }
 

@@ -205,6 +205,12 @@ impl PresencePart {
     pub fn nodes_gone(&mut self, nodes: &[NodeId]) {
         let effects = self.machine.nodes_gone(self.now(), nodes);
         self.perform(effects);
+    /// Nodes whose lease ended after they had said that they go.
+    pub fn nodes_departed(&mut self, nodes: &[NodeId]) {
+        let effects = self.machine.nodes_departed(self.now(), nodes);
+        self.perform(effects);
+    }
+
     }
 
     /// Nodes that are back although their lease had ended.

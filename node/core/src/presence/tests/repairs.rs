@@ -158,6 +158,24 @@ fn a_dead_node_takes_its_people_with_it_and_a_departing_one_does_not() {
 }
 
 #[test]
+fn who_was_on_the_way_out_when_its_lease_ended_has_said_goodbye_though_nobody_heard_it() {
+    let (mut here, mut leaving) = (node("a"), node("b"));
+    here.join(at(0), join(1, "una"));
+    let joined = leaving.join(at(0), join(11, "dos"));
+    let token = token(&leaving, 11, &joined);
+    pass(&joined, &mut here, at(1));
+    leaving.depart();
+    let gone = here.nodes_departed(at(1_000), &[NodeId::of("b", "1")]);
+    assert_eq!(frames(&here, 1, &gone), Vec::<Value>::new());
+    let early = here.wake(at(10_999));
+    assert_eq!(frames(&here, 1, &early), Vec::<Value>::new());
+    let resumed = here.join(at(10_999), resume(2, "dos", &token));
+    assert_eq!(frames(&here, 1, &resumed), Vec::<Value>::new());
+    here.wake(at(30_000));
+    assert_eq!(here.users().len(), 2);
+}
+
+#[test]
 fn a_machine_that_begins_anew_tells_nobody_anything_and_forgets_nobody() {
     let (mut old, mut there) = (node("a"), node("b"));
     old.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
@@ -227,6 +245,21 @@ fn who_looks_again_where_nobody_is_sees_what_happened_since() {
     assert!(here.is_ready(), "who does not answer is not waited for");
     here.join(at(31_000), join(1, "una"));
     assert_eq!(here.look(at(31_001)), [], "with somebody here it is told anyway");
+}
+
+#[test]
+fn a_change_that_comes_late_takes_no_newer_time_back() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    here.join(at(0), join(1, "una"));
+    pass(&there.join(at(0), Join { document: Some(doc("plan")), ..join(11, "dos") }), &mut here, at(0));
+    here.set_watching(at(0), true);
+    pass(&here.digest_now(at(0)), &mut there, at(0));
+    let change = there.update_status(at(1_000), SeatId(11), Status::Away);
+    there.move_cursor(at(1_500), SeatId(11), cursor("plan", 1.0));
+    pass(&there.wake(at(1_500)), &mut here, at(1_500));
+    pass(&change, &mut here, at(1_600));
+    let dos = |node: &Presence| node.users().into_iter().find(|user| user.user_id.as_str() == "dos");
+    assert_eq!(dos(&here), dos(&there));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::*;
 const NODES: usize = 3;
 /// How long a dead node's table and lease hold.
 const LEASE_MS: u64 = 10_000;
+/// Until the others see that a node gave its lease back.
+const NOTICED_MS: u64 = 1_000;
 /// What the promise allows: the grace, and a digest with its answer.
 const RIGHT_WITHIN_TENTHS: u64 = 120;
 /// What it allows beyond that where the node is under pressure.
@@ -83,6 +85,10 @@ enum Step {
     Kill {
         node: usize,
     },
+    /// A node is taken out in order, and starts again at once, under another incarnation.
+    Depart {
+        node: usize,
+    },
     /// A node comes under pressure, or the pressure eases.
     Press {
         node: usize,
@@ -119,6 +125,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|which| Step::Double { which }),
         1 => (0..NODES).prop_map(|node| Step::Interrupt { node }),
         1 => (0..NODES).prop_map(|node| Step::Kill { node }),
+        1 => (0..NODES).prop_map(|node| Step::Depart { node }),
         1 => (0..NODES, 0..5usize).prop_map(|(node, level)| Step::Press { node, level }),
         1 => (0..NODES).prop_map(|node| Step::Recycle { node }),
         1 => plain.prop_map(|step| Step::Fail { step: Box::new(step) }),
@@ -136,10 +143,21 @@ struct World {
     tokens: Vec<(String, u8)>,
     /// The store's tables.
     tables: BTreeMap<NodeId, BTreeMap<ConnectionId, Record>>,
-    /// When the leases of dead nodes end.
-    dying: Vec<(u64, NodeId)>,
+    /// When the leases of dead nodes end, and those of nodes that gave them back are missed.
+    dying: Vec<(u64, NodeId, End)>,
     next: u64,
     incarnation: u32,
+}
+
+/// How a node ends in the store, as the others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its lease, and its table with it.
+    Lease,
+    /// Its lease, which it gave back.
+    Returned,
+    /// Its table alone.
+    Table,
 }
 
 /// What a client knows, from the frames it got.
@@ -271,7 +289,7 @@ impl World {
         loop {
             let due = self.nodes.iter().filter_map(Presence::deadline).min();
             let due = due.map_or(until, |due| u64::try_from(due.as_millis()).unwrap()).max(self.now);
-            let death = self.dying.iter().map(|(due, _)| *due).min().unwrap_or(until);
+            let death = self.dying.iter().map(|(due, ..)| *due).min().unwrap_or(until);
             self.now = until.min(due).min(death.max(self.now));
             self.bury_the_dead();
             let now = at(self.now);
@@ -289,18 +307,36 @@ impl World {
 
     fn bury_the_dead(&mut self) {
         let now = self.now;
-        let dead: Vec<NodeId> = self.dying.extract_if(.., |(due, _)| *due <= now).map(|(_, node)| node).collect();
-        for gone in dead {
-            self.tables.remove(&gone);
-            for node in 0..NODES {
-                let effects = self.nodes[node].nodes_gone(at(now), std::slice::from_ref(&gone));
+        let dead: Vec<(u64, NodeId, End)> = self.dying.extract_if(.., |(due, ..)| *due <= now).collect();
+        for (_, gone, end) in dead {
+            if end != End::Returned {
+                self.tables.remove(&gone);
+            }
+            for node in (0..NODES).filter(|_| end != End::Table) {
+                let gone = std::slice::from_ref(&gone);
+                let effects = match end {
+                    End::Returned => self.nodes[node].nodes_departed(at(now), gone),
+                    _ => self.nodes[node].nodes_gone(at(now), gone),
+                };
                 self.perform(node, effects);
             }
         }
     }
 
     fn kill(&mut self, node: usize) {
-        self.dying.push((self.now + LEASE_MS, self.nodes[node].node.clone()));
+        self.dying.push((self.now + LEASE_MS, self.nodes[node].node.clone(), End::Lease));
+        self.start_again(node);
+    }
+
+    fn depart(&mut self, node: usize) {
+        let effects = self.nodes[node].depart();
+        self.perform(node, effects);
+        let id = self.nodes[node].node.clone();
+        self.dying.extend([(self.now + NOTICED_MS, id.clone(), End::Returned), (self.now + LEASE_MS, id, End::Table)]);
+        self.start_again(node);
+    }
+
+    fn start_again(&mut self, node: usize) {
         let theirs: Vec<u64> = self.seats.iter().filter(|(_, at)| **at == node).map(|(seat, _)| *seat).collect();
         theirs.into_iter().for_each(|seat| self.close(seat));
         let (presence, effects) = self.opened(node);
@@ -396,6 +432,7 @@ impl World {
                 self.perform(node, effects);
             }
             Step::Kill { node } => self.kill(node),
+            Step::Depart { node } => self.depart(node),
             Step::Press { node, level } => {
                 let effects = self.nodes[node].press(at(self.now), Level::at(level));
                 self.perform(node, effects);
@@ -417,7 +454,9 @@ impl World {
     /// From here on nothing is lost, until the promise is due.
     fn calm(&mut self) {
         let is_pressed = self.nodes.iter().any(|node| node.later.is_thin());
-        for _ in 0..RIGHT_WITHIN_TENTHS + if is_pressed { LATER_TENTHS } else { 0 } {
+        let is_leaving = self.dying.iter().any(|(.., end)| *end == End::Returned);
+        let later = if is_pressed { LATER_TENTHS } else { 0 } + if is_leaving { NOTICED_MS / 100 } else { 0 };
+        for _ in 0..RIGHT_WITHIN_TENTHS + later {
             self.deliver_all();
             self.wait(1);
         }
