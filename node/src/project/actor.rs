@@ -273,7 +273,7 @@ impl Actor {
             }
         }
         self.plans.begin_anew();
-        self.presence.begin_anew(former == Former::Failed).await;
+        self.presence.begin_anew(former == Former::Failed);
         // A read of members may have failed with the rest.
         self.start_refresh();
     }

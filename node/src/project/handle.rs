@@ -201,6 +201,13 @@ impl ProjectHandle {
         let _ = self.commands.try_send(Command::NodesBack(nodes));
     }
 
+    /// Makes the actor fail, as a mistake of ours would.
+    #[cfg(test)]
+    pub(crate) async fn fail(&self) {
+        // One that was given up has failed.
+        let _ = self.commands.send(Command::Fail).await;
+    }
+
     async fn ask_plan<T>(
         &self,
         plan: PlanId,

@@ -96,6 +96,8 @@ impl EventLog for Log {
 struct Tables {
     store: Arc<dyn PresenceStore>,
     is_faulty: AtomicBool,
+    /// Whoever writes gets no answer.
+    is_hung: AtomicBool,
 }
 
 #[async_trait]
@@ -109,6 +111,9 @@ impl PresenceStore for Tables {
         ttl: Duration,
     ) -> backend::Result<()> {
         assert!(!self.is_faulty.swap(false, Ordering::Relaxed), "told to fail");
+        if self.is_hung.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         self.store.put(project, node, connection, presence, ttl).await
     }
 
@@ -157,7 +162,8 @@ impl TestNode {
         };
         let log = Arc::new(log);
         backend.log = log.clone();
-        let tables = Arc::new(Tables { store: Arc::clone(&backend.presence), is_faulty: false.into() });
+        let store = Arc::clone(&backend.presence);
+        let tables = Arc::new(Tables { store, is_faulty: false.into(), is_hung: false.into() });
         backend.presence = tables.clone();
         let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Arc::new(Metrics::new()));
         let (bridge, controls) =

@@ -110,10 +110,8 @@ impl PresencePart {
 
     /// Goes on with a new machine and new tasks: the old ones are old, or one of them failed. Sockets and watchers stay and
     /// notice nothing, unless something failed: then they get the whole picture again, of which some may be missing.
-    pub async fn begin_anew(&mut self, failed: bool) {
-        // Else the last of the old tasks could write over what the first of the new ones wrote.
-        self.workers.finish().await;
-        self.workers = Workers::start(self.project, self.node.clone(), self.settings.table_ttl, &self.around);
+    pub fn begin_anew(&mut self, failed: bool) {
+        self.workers.start_anew(self.project, self.node.clone(), self.settings.table_ttl, &self.around);
         self.loads_under_way = 0;
         let kept = self.machine.keep();
         let (machine, effects) =
@@ -270,7 +268,7 @@ impl PresencePart {
         if self.machine.own_connections() > 0 || !self.waiting.is_empty() {
             self.drain();
         }
-        self.workers.finish().await;
+        self.workers.end().await;
     }
 
     /// The next answer of the store, for [`handle_answer`](Self::handle_answer). Cancel-safe.

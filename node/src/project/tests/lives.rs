@@ -206,6 +206,30 @@ async fn so_does_one_whose_task_of_presence_fails() {
 async fn what_is_done_in_a_project_shows_in_its_people_and_is_counted() {
     let (one, two, here, _, plan) = pair().await;
     let una = Person::join(&here, "ada").await;
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_delays_no_project_that_begins_anew() {
+    let (one, two, here, _, _) = pair().await;
+    let _una = Person::join(&here, "ada").await;
+    assert_eq!(connections(&here).await, 1);
+    sleep(Duration::from_secs(1)).await;
+    one.backend.presence.clear(here.id(), &NodeId::of("one", "1")).await.expect("cleared");
+    one.tables.is_hung.store(true, Ordering::Relaxed);
+    here.commands.send(Command::PresenceLost).await.expect("a mailbox");
+    sleep(Duration::from_secs(1)).await;
+    let failed = tokio::time::Instant::now();
+    here.fail().await;
+    assert_eq!(connections(&here).await, 1);
+    assert!(failed.elapsed() < Duration::from_millis(100), "{:?}", failed.elapsed());
+    one.tables.is_hung.store(false, Ordering::Relaxed);
+    eventually("once it answers, it is told", async || {
+        let tables = one.backend.presence.load(here.id()).await.expect("tables");
+        tables.iter().map(|(_, fields)| fields.len()).sum::<usize>() == 1
+    })
+    .await;
+    one.stop().await;
+    two.stop().await;
+}
+
     let last_active = async || {
         let (reply, answer) = tokio::sync::oneshot::channel();
         here.presence(PresenceCommand::Users { reply }).await.expect("a mailbox");
