@@ -244,6 +244,9 @@ impl Actor {
             // Where much goes on, there is a moment between two things in which nobody waits.
             if is_old && self.plans.is_at_rest(Instant::now()) {
                 return End::Old;
+            for user in self.plans.take_active() {
+                self.presence.acted(&user);
+            }
             }
         }
     }

@@ -230,6 +230,10 @@ async fn a_store_that_hangs_delays_no_project_that_begins_anew() {
     two.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_done_in_a_project_shows_in_its_people_and_is_counted() {
+    let (one, two, here, there, plan) = pair().await;
+    let una = Person::join(&here, "ada").await;
     let last_active = async || {
         let (reply, answer) = tokio::sync::oneshot::channel();
         here.presence(PresenceCommand::Users { reply }).await.expect("a mailbox");
@@ -237,11 +241,16 @@ async fn a_store_that_hangs_delays_no_project_that_begins_anew() {
     };
     let before = last_active().await;
     // People's times are those of the wall, which does not pause.
-    eventually("an edit is an activity", async || {
-        rename_often(&here, plan, "n", 1).await;
-        last_active().await > before
-    })
-    .await;
+    for (through, word) in [(&here, "n"), (&there, "m")] {
+        let before = last_active().await;
+        let mut edits = 0;
+        eventually("an edit is an activity, through whichever node", async || {
+            edits += 1;
+            rename_often(through, plan, &format!("{word}{edits}."), 1).await;
+            last_active().await > before
+        })
+        .await;
+    }
     let counted = |text: &str| one.projects.metrics().render().lines().any(|line| line.ends_with(text));
     assert!(counted("presence_members 1"));
     drop(una);
