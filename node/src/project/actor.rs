@@ -176,6 +176,9 @@ impl Actor {
         }
         self.plans.finish().await;
         self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
+        if retired == Retired::Idle {
+            self.metrics.plans.channels_idle_cleaned.increment(1);
+        }
         self.metrics.actors.retired(retired.as_str());
         retired
     }
@@ -241,12 +244,12 @@ impl Actor {
                 }
             }
             self.take_what_waits();
-            // Where much goes on, there is a moment between two things in which nobody waits.
-            if is_old && self.plans.is_at_rest(Instant::now()) {
-                return End::Old;
             for user in self.plans.take_active() {
                 self.presence.acted(&user);
             }
+            // Where much goes on, there is a moment between two things in which nobody waits.
+            if is_old && self.plans.is_at_rest(Instant::now()) {
+                return End::Old;
             }
         }
     }
@@ -314,13 +317,13 @@ impl Actor {
             }
             Command::Presence(command) => self.presence.handle(command),
             Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
+            Command::NodesDeparted(nodes) => self.presence.nodes_departed(&nodes),
             Command::NodesBack(nodes) => self.presence.nodes_back(&nodes),
             Command::PresenceLost => self.presence.restore(),
             #[cfg(test)]
             Command::Fail => panic!("told to fail"),
             Command::Refresh { reply } => {
                 match self.refresh.running {
-            Command::NodesDeparted(nodes) => self.presence.nodes_departed(&nodes),
                     // The read that is under way may have begun before what the asker knows of.
                     Some(_) => self.refresh.waiting_next.push(reply),
                     None => self.refresh.waiting.push(reply),

@@ -106,6 +106,7 @@ async fn a_project_that_nobody_uses_stays_for_its_time_and_then_goes() {
     let again = one.enter(here.id()).await;
     assert!(again.refresh().await.is_ok(), "it comes back when somebody asks");
     one.stop().await;
+    assert!(one.projects.metrics().render().contains("channels_idle_cleaned_total 1"), "its channel is let go of");
     two.stop().await;
 }
 
