@@ -140,8 +140,9 @@ const LIFETIME: Duration = Duration::from_secs(86_400);
 /// Changes that the log keeps.
 const KEPT_CHANGES: u64 = 3_000;
 
-struct TestNode {
-    projects: Projects,
+/// A node without a gateway.
+pub(crate) struct TestNode {
+    pub(crate) projects: Projects,
     bridge: Bridge,
     backend: Backend,
     log: Arc<Log>,
@@ -151,7 +152,7 @@ struct TestNode {
 }
 
 impl TestNode {
-    async fn start(store: &Embedded, name: &str) -> Self {
+    pub(crate) async fn start(store: &Embedded, name: &str) -> Self {
         let mut backend = store.connect();
         let log = Log {
             store: Arc::clone(&backend.log),
@@ -189,7 +190,7 @@ impl TestNode {
         self.projects.access(project, &ada(), Role::Owner).await.expect("access").project
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("a node stops");
@@ -219,7 +220,7 @@ async fn rename_often(project: &ProjectHandle, plan: PlanId, word: &str, times: 
     }
 }
 
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     for _ in 0..200 {
         if is_so().await {
             return;
