@@ -183,6 +183,7 @@ impl TestNode {
         };
         let projects = Projects::new(config, tasks.clone(), stop.clone());
         tasks.spawn(projects.clone().serve_control(controls));
+        tasks.spawn(renew(projects.clone(), stop.clone()));
         Self { projects, bridge, backend, log, tables, tasks, stop }
     }
 
@@ -194,6 +195,14 @@ impl TestNode {
         self.stop.cancel();
         self.tasks.close();
         timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("a node stops");
+    }
+}
+
+/// Keeps a node's tables of who is present, as its heartbeat does.
+async fn renew(projects: Projects, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(limits::HEARTBEAT_INTERVAL);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        projects.renew_presence().await.expect("a store");
     }
 }
 
