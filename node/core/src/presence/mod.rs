@@ -260,6 +260,12 @@ impl Presence {
         self.roster.own()
     }
 
+    /// Connections that left and are remembered, so that no late word brings them back.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.buried.len()
+    }
+
     /// Time between two cursor frames.
     #[must_use]
     pub fn cursor_interval(&self) -> Duration {

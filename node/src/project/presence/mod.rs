@@ -74,8 +74,8 @@ pub struct PresencePart {
     sweep_at: Instant,
     /// The pressure that the machine knows of.
     level: Level,
-    /// How many connections the metric knows of.
-    counted: usize,
+    /// How many connections the metrics know of: present ones, and those that are remembered.
+    counted: [usize; 2],
 }
 
 impl PresencePart {
@@ -102,7 +102,7 @@ impl PresencePart {
             loads_under_way: 0,
             sweep_at: origin + SWEEP_INTERVAL,
             level: Level::Calm,
-            counted: 0,
+            counted: [0; 2],
         };
         part.perform(effects);
         part
@@ -203,12 +203,12 @@ impl PresencePart {
     pub fn nodes_gone(&mut self, nodes: &[NodeId]) {
         let effects = self.machine.nodes_gone(self.now(), nodes);
         self.perform(effects);
+    }
+
     /// Nodes whose lease ended after they had said that they go.
     pub fn nodes_departed(&mut self, nodes: &[NodeId]) {
         let effects = self.machine.nodes_departed(self.now(), nodes);
         self.perform(effects);
-    }
-
     }
 
     /// Nodes that are back although their lease had ended.
@@ -432,17 +432,19 @@ impl PresencePart {
                 Effect::Expired(why) => self.around.metrics.presence.expiries(why).increment(1),
             }
         }
-        self.count(self.machine.own_connections());
+        self.count([self.machine.own_connections(), self.machine.remembered()]);
     }
 
-    /// Brings the number of this project's connections in the metric to `own`.
-    fn count(&mut self, own: usize) {
-        let gauge = &self.around.metrics.presence.members;
-        match own.checked_sub(self.counted) {
-            Some(more) => gauge.increment(more as f64),
-            None => gauge.decrement((self.counted - own) as f64),
+    /// Brings this project's part of the metrics to these numbers.
+    fn count(&mut self, counts: [usize; 2]) {
+        let gauges = [&self.around.metrics.presence.members, &self.around.metrics.presence.remembered];
+        for ((gauge, counted), count) in gauges.into_iter().zip(&mut self.counted).zip(counts) {
+            match count.checked_sub(*counted) {
+                Some(more) => gauge.increment(more as f64),
+                None => gauge.decrement((*counted - count) as f64),
+            }
+            *counted = count;
         }
-        self.counted = own;
     }
 
     fn now(&self) -> Moment {
@@ -456,7 +458,7 @@ impl PresencePart {
 
 impl Drop for PresencePart {
     fn drop(&mut self) {
-        self.count(0);
+        self.count([0; 2]);
     }
 }
 
