@@ -115,7 +115,7 @@ pub struct PlanMetrics {
     pub replayed_events: Counter,
     /// In the order of [`CAUSES`].
     gaps: [Counter; CAUSES.len()],
-    /// Channels of plans closed because nobody used them.
+    /// Channels of plans and projects closed because nobody used them.
     pub channels_idle_cleaned: Counter,
     /// Reports of execution progress dropped because a mailbox was full.
     pub progress_dropped: Counter,
@@ -174,7 +174,7 @@ impl PlanMetrics {
             ),
             channels_idle_cleaned: registry.counter(
                 "broadcast_channels_idle_cleaned_total",
-                "Channels of plans closed because nobody used them. Worry when it stays 0 for days: plans are never let go.",
+                "Channels of plans and projects closed because nobody used them. Worry when it stays 0 for days: plans are never let go.",
             ),
             progress_dropped: registry.counter(
                 "execution_progress_dropped_total",

@@ -172,6 +172,8 @@ pub(super) enum Command {
     Refresh { reply: oneshot::Sender<Result<(), Rejection>> },
     /// Nodes are gone from the cluster.
     NodesGone(Vec<NodeId>),
+    /// Nodes are gone that had said that they go.
+    NodesDeparted(Vec<NodeId>),
     /// Nodes are back that seemed gone.
     NodesBack(Vec<NodeId>),
     /// The store lost this node's table of the project's presence.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mille_core::replica::{Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
 use mille_core::{Applied, Opened, Refusal};
+use mille_shared::change::Change;
 use mille_shared::directory::Role;
 use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, Terms};
 use mille_shared::operation::Operation;
@@ -17,8 +18,9 @@ use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Jobs, OpeningId, PlanContext};
+use super::{Active, Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
+use crate::clock;
 use crate::metrics::EditResult;
 use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
@@ -40,6 +42,7 @@ pub(super) struct OpenPlan {
     opening: OpeningId,
     id: PlanId,
     context: PlanContext,
+    active: Active,
     replica: Replica,
     listeners: Vec<Listener>,
     /// With so many listeners, those that are over are let go before another comes.
@@ -107,12 +110,13 @@ pub(in crate::project) enum Done {
 }
 
 impl OpenPlan {
-    pub(super) fn new(opening: OpeningId, plan: Opened, context: PlanContext) -> Self {
+    pub(super) fn new(opening: OpeningId, plan: Opened, context: PlanContext, active: Active) -> Self {
         let replica = Replica::new(plan, context.settings.bounds, context.settings.snapshot_every);
         Self {
             opening,
             id: opening.plan,
             context,
+            active,
             replica,
             listeners: Vec::new(),
             prune_listeners_at: 0,
@@ -354,6 +358,7 @@ impl OpenPlan {
             }
             Effect::Rollback(rollback) => self.note_rollback(rollback, jobs),
             Effect::Deliver(applied) => {
+                self.note_active(&applied.change);
                 let listeners = || self.listeners.iter().filter(|listener| !listener.events.is_closed()).count();
                 let fan_out = self.traced.fan_out(plan, &applied, listeners);
                 self.deliver(&PlanEvent::Changed(applied), fan_out);
@@ -375,6 +380,13 @@ impl OpenPlan {
                 tracing::debug!(plan.id = %plan, cause = cause.as_str(), "the log is read to catch up");
                 self.context.metrics.plans.gap(cause);
             }
+        }
+    }
+
+    /// Whoever made a change is active, unless it is read so late that they may have gone to sleep since.
+    fn note_active(&self, change: &Change) {
+        if clock::now() < change.at.after(limits::IDLE_AFTER) {
+            self.active.lock().insert(change.user_id.clone());
         }
     }
 
