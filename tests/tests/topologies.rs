@@ -9,7 +9,7 @@ use mille_tests::{
     Cluster, MASTER_NAME, Process, Redis, RedisCluster, RedisSentinels, Token, ask_redis, eventually, free_port,
     last_words, mille, mille_ok, path_text, patience, soon,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What nodes, people, replicas and sentinels show.
@@ -36,6 +36,22 @@ impl Shipped {
             .arg(home.path());
         let process = Process::start("redis-start", &mut command, &home.path().join("redis.log"))?;
         Ok(Self { process, port, _home: home })
+    }
+
+    /// Waits until it answers so to an operator.
+    async fn says(&mut self, question: &[&str], wanted: &str) -> Result<()> {
+        eventually(patience(PROMOTED_SECONDS), async || {
+            self.process.must_live()?;
+            // A sentinel asks nobody who they are, and refuses to be told.
+            let known = ask_redis(self.port, &[&["AUTH", "operator", PASSWORD], question]).await;
+            let said = match known {
+                Ok(said) => said,
+                Err(_) => ask_redis(self.port, &[question]).await?,
+            };
+            ensure!(said.text().is_some_and(|text| text.contains(wanted)), "{said:?}");
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -86,8 +102,12 @@ async fn people_work(cluster: &Cluster) -> Result<()> {
         let project = eventually(patience(PROMOTED_SECONDS), async || ada.create_project(name).await).await?;
         let mut deltas = at_other.socket().await?.follow(&project, None).await?;
         ada.add_node(&project, "TransformNode", "clean").await?;
-        let delta = deltas.value("planDagDeltaChanged").await?;
-        ensure!(delta["kind"] == "DELTA", "{delta}");
+        // The document comes first, if it has not the change already.
+        let first = deltas.value("planDagDeltaChanged").await?;
+        if first["kind"] == "SNAPSHOT" && first["operations"][0]["value"]["nodes"] == json!([]) {
+            let delta = deltas.value("planDagDeltaChanged").await?;
+            ensure!(delta["kind"] == "DELTA", "{delta}");
+        }
     }
     Ok(())
 }
@@ -105,7 +125,7 @@ async fn the_shipped_redis_cluster_serves_nodes_and_the_doctor_names_a_shard_tha
         servers.push(Shipped::start(*port, &settings)?);
     }
     for server in &mut servers {
-        server.process.must_live()?;
+        server.says(&["CLUSTER", "INFO"], "cluster_state:ok").await?;
     }
     let cluster = Cluster::of(2).on(&url("redis-cluster", &ports, "")).start().await?;
     people_work(&cluster).await?;
@@ -148,21 +168,16 @@ async fn the_shipped_sentinels_serve_nodes_and_have_a_replica_take_over() -> Res
         ];
         sentinels.push(Shipped::start(*port, &settings)?);
     }
+    servers[1].says(&["INFO", "replication"], "master_link_status:up").await?;
+    for sentinel in &mut sentinels {
+        // It knows the others, and who could be promoted.
+        sentinel.says(&["SENTINEL", "CKQUORUM", MASTER_NAME], "OK 3 usable").await?;
+        sentinel.says(&["INFO", "sentinel"], ",slaves=1,sentinels=3").await?;
+    }
     let name = format!("&sentinelServiceName={MASTER_NAME}");
     let cluster = Cluster::of(2).on(&url("redis-sentinel", &ports[2..], &name)).start().await?;
     people_work(&cluster).await?;
-    // By now sentinels and the replica may still be getting to know each other.
     is_well(&cluster).await?;
-    for sentinel in &sentinels {
-        eventually(patience(PROMOTED_SECONDS), async || {
-            let known = ask_redis(sentinel.port, &["SENTINEL", "CKQUORUM", MASTER_NAME]).await?;
-            ensure!(known.text().is_some_and(|text| text.contains("OK 3 usable")), "{known:?}");
-            let replicas = ask_redis(sentinel.port, &["SENTINEL", "REPLICAS", MASTER_NAME]).await?;
-            ensure!(replicas.items().len() == 1, "{replicas:?}");
-            Ok(())
-        })
-        .await?;
-    }
     servers[0].process.kill_9()?;
     people_work(&cluster).await
 }
@@ -207,7 +222,7 @@ async fn a_url_that_can_not_be_meant_is_said_to_be_wrong() -> Result<()> {
     let at_shard = shards.url().replacen("redis-cluster", "redis", 1).split('?').next().unwrap_or_default().to_owned();
     let cases = [
         ("no name of a master", without_name.to_owned(), &["REDIS_URL", "sentinelServiceName"][..]),
-        ("a master that no sentinel knows", sentinels.replace("=mille", "=other"), &["REDIS_URL", "other"]),
+        ("a master that no sentinel knows", sentinels.replace("=mille", "=other"), &["REDIS_URL", "No such master"]),
         ("one Redis as a cluster", single.url().replacen("redis", "redis-cluster", 1), &["REDIS_URL", "cluster"]),
         ("a shard as one Redis", at_shard, &["REDIS_URL", "redis-cluster://"]),
     ];
