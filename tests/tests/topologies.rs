@@ -67,7 +67,7 @@ fn url(scheme: &str, ports: &[u16], more: &str) -> String {
     format!("{scheme}://mille:{PASSWORD}@127.0.0.1:{}?{}{more}", ports[0], others.join("&"))
 }
 
-/// What the doctor finds to be wrong or unknown, but for how fast Redis answers here: check and detail.
+/// What the doctor finds to be wrong or unknown, but for how fast Redis answers here: check, and where and what.
 async fn examined(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     let token = Token::of("operator").sign();
     let mut words = vec!["doctor".to_owned(), "--json".to_owned(), "--token".to_owned(), token];
@@ -77,7 +77,7 @@ async fn examined(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     let said = mille(&words.iter().map(String::as_str).collect::<Vec<_>>()).await?.json()?;
     let found = said["checks"].as_array().context("checks")?.iter().filter(|check| check["status"] != "ok");
     let text = |check: &Value, name: &str| check[name].as_str().unwrap_or_default().to_owned();
-    let found = found.map(|check| (text(check, "name"), text(check, "detail")));
+    let found = found.map(|check| (text(check, "name"), text(check, "node") + ": " + &text(check, "detail")));
     // The users that are shipped may not ask for settings, so two checks say that they are unknown.
     Ok(found
         .filter(|(name, _)| !["redis_latency", "redis_fsync", "redis_pubsub_buffer"].contains(&name.as_str()))
@@ -143,7 +143,8 @@ async fn the_shipped_redis_cluster_serves_nodes_and_the_doctor_names_a_shard_tha
     servers[0].process.kill_9()?;
     eventually(patience(PROMOTED_SECONDS), async || {
         let found = examined(&cluster).await?;
-        ensure!(found.iter().any(|(name, _)| name == "redis_slots"), "slots without a server are not named: {found:?}");
+        let is_named = found.iter().any(|(name, detail)| name == "redis" && detail.contains(&names[0]));
+        ensure!(is_named, "{} is gone and not named: {found:?}", names[0]);
         Ok(())
     })
     .await
