@@ -3,7 +3,7 @@
 //! Every node holds a lease that it renews; who stops renewing is suspect, then gone. Nobody is asked, nobody is elected.
 //! What must happen when a node is gone is the projects' affair.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -105,7 +105,8 @@ pub struct ClusterView {
 /// Which nodes are known to live, and which were taken for dead.
 #[derive(Debug, Default)]
 struct Census {
-    alive: BTreeSet<NodeId>,
+    /// And whether they are on their way out.
+    alive: BTreeMap<NodeId, bool>,
     /// The last of them, oldest first.
     gone: VecDeque<NodeId>,
     paused_until: Option<Instant>,
@@ -115,6 +116,8 @@ struct Census {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Changes {
     gone: Vec<NodeId>,
+    /// Gone, after they had said that they go.
+    departed: Vec<NodeId>,
     back: Vec<NodeId>,
 }
 
@@ -127,22 +130,29 @@ impl Census {
         self.paused_until = Some(until);
     }
 
-    fn take(&mut self, now: Instant, alive: BTreeSet<NodeId>) -> Changes {
-        let back: Vec<NodeId> = self.gone.iter().filter(|node| alive.contains(*node)).cloned().collect();
-        self.gone.retain(|node| !alive.contains(node));
+    fn take(&mut self, now: Instant, alive: BTreeMap<NodeId, bool>) -> Changes {
+        let back: Vec<NodeId> = self.gone.iter().filter(|node| alive.contains_key(*node)).cloned().collect();
+        self.gone.retain(|node| !alive.contains_key(node));
         self.paused_until.take_if(|until| *until <= now);
         if self.paused_until.is_some() {
             self.alive.extend(alive);
-            return Changes { gone: Vec::new(), back };
+            return Changes { back, ..Changes::default() };
         }
-        let gone: Vec<NodeId> = self.alive.difference(&alive).cloned().collect();
-        self.gone.extend(gone.iter().cloned());
+        let missed = std::mem::replace(&mut self.alive, alive);
+        let missed = missed.into_iter().filter(|(node, _)| !self.alive.contains_key(node));
+        let (departed, gone): (Vec<_>, Vec<_>) = missed.partition(|(_, draining)| *draining);
+        let ids = |nodes: Vec<(NodeId, bool)>| nodes.into_iter().map(|(node, _)| node).collect::<Vec<_>>();
+        let (departed, gone) = (ids(departed), ids(gone));
+        self.gone.extend(gone.iter().chain(&departed).cloned());
         let surplus = self.gone.len().saturating_sub(GONE_NODES_MAX);
         self.gone.drain(..surplus);
-        self.alive = alive;
-        Changes { gone, back }
+        Changes { gone, departed, back }
     }
 }
+
+/// How often it is looked who holds a lease. A dead node's people are gone so much after its lease at most. It costs one
+/// small question and one per node, and is no part of the renewal, which comes half as often and may take its time.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Missed renewals after which a node is suspect.
 const SUSPECT_AFTER: Duration = Duration::from_millis(limits::HEARTBEAT_INTERVAL.as_millis() as u64 * 5 / 2);
@@ -182,10 +192,19 @@ impl Cluster {
 
     /// Renews the lease and this node's presences, and tells the projects of nodes that are gone, until `stop`.
     pub async fn run(self, projects: Projects, stop: CancellationToken) {
-        let interval = limits::HEARTBEAT_INTERVAL.min(self.inner.lease / 4);
+        let census = Mutex::default();
+        tokio::join!(self.keep_lease(&projects, &census, &stop), self.watch_others(&projects, &census, &stop));
+    }
+
+    /// How often the lease is renewed.
+    fn renewal_interval(&self) -> Duration {
+        limits::HEARTBEAT_INTERVAL.min(self.inner.lease / 4)
+    }
+
+    async fn keep_lease(&self, projects: &Projects, census: &Mutex<Census>, stop: &CancellationToken) {
+        let interval = self.renewal_interval();
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut census = Census::default();
         let pulse = projects.metrics().vigil.pulse(Part::Heartbeat);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             pulse.beat();
@@ -196,17 +215,34 @@ impl Cluster {
                 continue;
             }
             if silence > 2 * interval {
-                census.pause(Instant::now() + 2 * interval);
+                census.lock().pause(Instant::now() + 2 * interval);
             }
             if let Err(error) = projects.renew_presence().await {
                 tracing::warn!(%error, "presences were not renewed");
             }
-            let Ok(alive) = self.inner.backend.leases.list().await else { continue };
-            let alive = alive.into_iter().map(|(id, _)| id).collect();
-            let Changes { gone, back } = census.take(Instant::now(), alive);
+        }
+    }
+
+    async fn watch_others(&self, projects: &Projects, census: &Mutex<Census>, stop: &CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL.min(self.inner.lease / 8));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let Ok(leases) = self.inner.backend.leases.list().await else { continue };
+            // Who could not renew its own lease judges nobody before it can.
+            if self.renewed_age() > 2 * self.renewal_interval() {
+                continue;
+            }
+            let is_draining =
+                |text: &str| serde_json::from_str(text).is_ok_and(|Record { draining, .. }: Record| draining);
+            let alive = leases.into_iter().map(|(id, text)| (id, is_draining(&text))).collect();
+            let Changes { gone, departed, back } = census.lock().take(Instant::now(), alive);
             if !back.is_empty() {
                 tracing::info!(nodes = ?back, "nodes are back that seemed gone");
                 projects.nodes_back(&back);
+            }
+            if !departed.is_empty() {
+                tracing::info!(nodes = ?departed, "nodes have left");
+                projects.nodes_departed(&departed);
             }
             if !gone.is_empty() {
                 tracing::info!(nodes = ?gone, "nodes are gone");
@@ -296,12 +332,25 @@ impl Cluster {
 mod tests {
     use super::*;
 
-    fn nodes(names: &[&str]) -> BTreeSet<NodeId> {
-        names.iter().map(|name| NodeId::of(name, "1")).collect()
+    fn nodes(names: &[&str]) -> BTreeMap<NodeId, bool> {
+        names.iter().map(|name| (NodeId::of(name, "1"), false)).collect()
     }
 
     fn changes(gone: &[&str], back: &[&str]) -> Changes {
-        Changes { gone: nodes(gone).into_iter().collect(), back: nodes(back).into_iter().collect() }
+        let ids = |names: &[&str]| nodes(names).into_keys().collect();
+        Changes { gone: ids(gone), departed: Vec::new(), back: ids(back) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_had_said_that_it_goes_has_departed() {
+        let (mut census, now) = (Census::default(), Instant::now());
+        let mut alive = nodes(&["a", "b", "c"]);
+        census.take(now, alive.clone());
+        alive.insert(NodeId::of("b", "1"), true);
+        census.take(now, alive);
+        let departed = vec![NodeId::of("b", "1")];
+        assert_eq!(census.take(now, nodes(&["a"])), Changes { departed, ..changes(&["c"], &[]) });
+        assert_eq!(census.take(now, nodes(&["a", "b"])), changes(&[], &["b"]));
     }
 
     #[tokio::test(start_paused = true)]

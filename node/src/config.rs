@@ -9,6 +9,7 @@ mod told;
 mod traces;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 
 use crate::backend::Retention;
+use crate::backend::redis::{AckLevel, Acknowledgement};
 use crate::clock::whole_ms;
 use crate::drain::DrainSettings;
 use crate::gateway::auth::{Algorithm, AuthSettings, KeySettings, Url};
@@ -64,6 +66,13 @@ pub struct Arguments {
     /// How long one Redis command may take.
     #[arg(long, env = "MILLE_REDIS_COMMAND_TIMEOUT_MS", default_value_t = whole_ms(limits::REDIS_COMMAND_TIMEOUT))]
     pub redis_command_timeout_ms: u64,
+    /// When an edit is acknowledged: `applied` (Redis has it) or `replicated:N` (N of its replicas have it, too).
+    #[arg(long, env = "MILLE_ACK", default_value_t)]
+    pub ack: AckLevel,
+    /// How long replicas may take, 1 to 60,000. Then the edit is answered with UNAVAILABLE, although it is applied.
+    #[arg(long, env = "MILLE_ACK_TIMEOUT_MS", default_value_t = whole_ms(limits::ACK_TIMEOUT),
+          value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub ack_timeout_ms: u64,
     /// The secret of HS256 tokens, at least 16 bytes.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
@@ -120,6 +129,10 @@ pub struct Arguments {
     /// Bytes of all texts of one plan.
     #[arg(long, env = "MILLE_PLAN_BYTES_MAX", default_value_t = limits::PLAN_BYTES_MAX)]
     pub plan_bytes_max: usize,
+    /// Threads that serve, at least 1 [default: one per core that this process may use]. Nodes that share a machine share its
+    /// cores too: threads beyond them wake each other for nothing.
+    #[arg(long, env = "MILLE_WORKER_THREADS")]
+    pub worker_threads: Option<NonZeroUsize>,
     /// Connections of this node.
     #[arg(long, env = "MILLE_CONNECTIONS_MAX", default_value_t = 50_000)]
     pub connections_max: usize,
@@ -184,6 +197,8 @@ pub struct Config {
     pub redis_ca_file: Option<PathBuf>,
     /// How long one Redis command may take.
     pub redis_command_timeout: Duration,
+    /// When an edit is acknowledged.
+    pub acknowledgement: Acknowledgement,
     /// Who may come in.
     pub auth: AuthSettings,
     /// The secret `--dev` made or was given: for the links it prints.
@@ -194,6 +209,8 @@ pub struct Config {
     pub node_lease: Duration,
     /// How plans are kept.
     pub plans: PlanSettings,
+    /// Threads that serve; absent: one per core.
+    pub worker_threads: Option<NonZeroUsize>,
     /// Connections of this node.
     pub connections_max: usize,
     /// What users, connections and strangers may do.
@@ -292,6 +309,9 @@ impl Config {
         {
             return contradiction("MILLE_REDIS_CA_FILE needs a REDIS_URL with TLS (rediss://) beside it".to_owned());
         }
+        if arguments.ack != AckLevel::Applied && arguments.redis_url.is_none() {
+            return contradiction(format!("MILLE_ACK ({}) needs a REDIS_URL beside it", arguments.ack));
+        }
         let tls = match (arguments.tls_cert_file.take(), arguments.tls_key_file.take()) {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
             (None, None) => None,
@@ -327,12 +347,17 @@ impl Config {
             advertise: arguments.advertise,
             redis_url: arguments.redis_url,
             redis_command_timeout,
+            acknowledgement: Acknowledgement {
+                level: arguments.ack,
+                timeout: Duration::from_millis(arguments.ack_timeout_ms),
+            },
             auth,
             dev_secret,
             redis_ca_file: arguments.redis_ca_file,
             allowed_origins,
             node_lease,
             plans: PlanSettings { bounds, snapshot_every: arguments.snapshot_every_changes, retention },
+            worker_threads: arguments.worker_threads,
             connections_max: arguments.connections_max,
             project_idle: Duration::from_secs(arguments.project_idle_seconds),
             project_lifetime: Duration::from_secs(arguments.project_lifetime_seconds),

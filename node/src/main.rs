@@ -32,7 +32,11 @@ fn main() -> ExitCode {
     };
     let traces = telemetry::start(format, &filter, config.traces.clone());
     raise_open_files();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = config.worker_threads {
+        runtime.worker_threads(threads.get());
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("mille-node: no runtime: {error}");

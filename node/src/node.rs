@@ -328,6 +328,7 @@ async fn connect(config: &Config, metrics: &Arc<Metrics>, shutdown: &Shutdown) -
     let settings = RedisSettings {
         ca_file: config.redis_ca_file.clone(),
         command_timeout: config.redis_command_timeout,
+        acknowledgement: config.acknowledgement,
         ..RedisSettings::at(url)
     };
     let observer = Arc::clone(metrics) as _;

@@ -5,6 +5,7 @@
 //! Ctrl-C in the terminal reaches only us and we stop the others in order.
 
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -27,6 +28,13 @@ pub(crate) fn raise_open_files() -> u64 {
     let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let now = if setrlimit(Resource::Nofile, wanted).is_ok() { limit.maximum } else { limit.current };
     now.unwrap_or(u64::MAX)
+}
+
+/// The share of this machine's cores, at least one, of each of so many processes that run here side by side: the threads that
+/// each should serve with.
+pub(crate) fn share_of_cores(processes: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (cores / processes.max(1)).max(1)
 }
 
 /// How to know a process again: its program and words its command line must hold.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::output::{Output, refused};
 use crate::ports::{NODES_MAX, Ports};
-use crate::process::{LOOK_EVERY, Running};
+use crate::process::{LOOK_EVERY, Running, share_of_cores};
 use crate::render::Server;
 use crate::seed::{self, Sample};
 use crate::state::{DEFAULT_DIR, Node, Proxy, Redis, State, jwt_secret, prepare_dir};
@@ -203,8 +203,9 @@ impl Cluster {
             self.start_redis(programs, args.redis).await?;
             output.note(format_args!("redis is ready on port {}", self.ports.redis()));
         }
+        let threads = share_of_cores(args.nodes.into());
         for number in 1..=args.nodes {
-            self.start_node(number, programs)?;
+            self.start_node(number, threads, programs)?;
         }
         for number in 1..=args.nodes {
             let url = format!("http://127.0.0.1:{}/readyz", self.ports.node(number));
@@ -225,7 +226,7 @@ impl Cluster {
         })
     }
 
-    fn start_node(&mut self, number: u16, programs: &Programs) -> Result<()> {
+    fn start_node(&mut self, number: u16, threads: usize, programs: &Programs) -> Result<()> {
         let name = format!("node{number}");
         let listen = format!("127.0.0.1:{}", self.ports.node(number));
         let admin = format!("127.0.0.1:{}", self.ports.admin(number));
@@ -241,6 +242,9 @@ impl Cluster {
             // Not as arguments, which every user of the machine can read.
             .env("JWT_SECRET", &self.state.jwt_secret)
             .env("REDIS_URL", &self.state.redis.url);
+        if std::env::var_os("MILLE_WORKER_THREADS").is_none() {
+            command.env("MILLE_WORKER_THREADS", threads.to_string());
+        }
         if std::env::var_os("MILLE_ALLOWED_ORIGINS").is_none() {
             command.env("MILLE_ALLOWED_ORIGINS", self.own_origins(number));
         }

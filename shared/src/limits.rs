@@ -218,6 +218,8 @@ pub const MAILBOX_COMMANDS_MAX: usize = 1_024;
 pub const FEED_MESSAGES_MAX: usize = 8_192;
 /// How long one Redis command may take. Then `UNAVAILABLE`.
 pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long replicas may take until they have an edit that must be on some of them. Then `UNAVAILABLE`, although it is applied.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node that is taken out says so before it closes the first socket: load balancers ask every second or two.
 pub const DRAIN_NOTICE: Duration = Duration::from_secs(5);
 /// The sockets of a node that is taken out are closed one by one over this time. As long as their places are kept.

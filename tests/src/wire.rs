@@ -124,6 +124,14 @@ impl RawSocket {
         Ok(self.stream.send(Message::close(Some(CloseCode::NORMAL_CLOSURE), "")).await?)
     }
 
+    /// Says that the page goes away, as browsers do for one that is reloaded.
+    ///
+    /// # Errors
+    /// When the socket is closed.
+    pub async fn go_away(&mut self) -> Result<()> {
+        Ok(self.stream.send(Message::close(Some(CloseCode::GOING_AWAY), "")).await?)
+    }
+
     /// The next thing, however long it takes. After the end it is the end again.
     pub async fn next(&mut self) -> Frame {
         if let Some(closing) = &self.closed {

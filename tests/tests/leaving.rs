@@ -21,14 +21,16 @@ async fn a_drain_is_noticed_before_anything_is_closed_and_then_goes_step_by_step
         .with("MILLE_DRAIN_WINDOW_SECONDS", &WINDOW_SECONDS.to_string())
         .start()
         .await?;
-    let (ada, elsewhere) = (cluster.user(0, "ada"), cluster.user(1, "ada"));
+    let ada = cluster.user(0, "ada");
     let project = ada.create_project("harbour").await?;
+    // Somebody else: who is shown to others is a user, and of one who is there too nobody is seen to go.
+    ada.share(&project, "bob", "VIEWER").await?;
     let mut deltas = following(&ada, &project).await?;
     let variables = json!({"p": project.id, "plan": project.plan, "after": null, "snapshot": true});
     let mut stream = ada.stream(d::FOLLOW_BRIEFLY, variables).await?;
     stream.next().await?.context("a snapshot")?;
     let mut grace = cluster.user(0, "ada").presence(&project).await?;
-    let mut witness = elsewhere.presence(&project).await?;
+    let mut witness = cluster.user(1, "bob").presence(&project).await?;
     witness.everything().await?;
 
     let admin = Client::new(&cluster.admin_url(0));

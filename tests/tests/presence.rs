@@ -1,7 +1,9 @@
 //! The promise: everyone sees who is here, where, and who left, whichever node they are on and whatever dies.
 
 use anyhow::{Context as _, Result, ensure};
-use mille_tests::{Client, Cluster, PresenceSocket, Project, documents as d, eventually, patience, same_value, soon};
+use mille_tests::{
+    Client, Cluster, Frame, PresenceSocket, Project, Token, documents as d, eventually, patience, same_value, soon,
+};
 use serde_json::{Value, json};
 
 /// The lease of the nodes in the test that kills one, in seconds.
@@ -187,6 +189,57 @@ async fn a_reload_is_resumed_on_another_node_and_nobody_notices() -> Result<()> 
     Ok(())
 }
 
+/// As browsers reload: the old page's socket is closed first, and the new page may reach another node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_closed_and_loaded_again_within_the_grace_is_noticed_by_nobody() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    // One witness at the node that the page leaves, and one at the node where it comes back.
+    let mut witnesses = [ada.presence(&project).await?, ada.at(bob.base()).presence(&project).await?];
+    let mut page = PresenceSocket::connect(&bob, project.id).await?;
+    let mut resume = page.next("welcome").await?["resumeToken"].as_str().context("a resume token")?.to_owned();
+    page.join(None).await?;
+    page.switch_document("plan", "canvas").await?;
+    let is_in_the_plan = |presence: &Value| presence["userId"] == "bob" && !presence["documents"]["plan"].is_null();
+    for witness in &mut witnesses {
+        witness.next_where("user_presence", soon(), is_in_the_plan).await?;
+        witness.quiet("user_presence").await?;
+    }
+    let nodes = [&ada, &bob];
+    for reload in 0..4 {
+        // Closed in order, without a code of its own, or not at all: only the line is gone.
+        match reload {
+            0 | 1 => page.raw().go_away().await?,
+            2 => page.raw().close().await?,
+            _ => {}
+        }
+        if reload < 3 {
+            page.closing(soon()).await?;
+        }
+        drop(page);
+        page = PresenceSocket::connect(&bob.at(nodes[reload % 2].base()), project.id).await?;
+        page.next("welcome").await?;
+        let roster = page.join(Some(&resume)).await?;
+        ensure!(users_of(&roster) == ["ada", "bob"], "{roster}");
+        let welcome = page.next("welcome").await.context("whoever has the place back is welcomed by its name")?;
+        resume = welcome["resumeToken"].as_str().context("a resume token")?.to_owned();
+        page.switch_document("plan", "canvas").await?;
+    }
+    // What he does next reaches the witnesses after anything that the reloads could have caused.
+    page.send("update_status", json!({"status": "away"})).await?;
+    for witness in &mut witnesses {
+        let is_away = |presence: &Value| presence["userId"] == "bob" && presence["status"] == "away";
+        witness.next_where("user_presence", soon(), is_away).await?;
+        let told = witness.quiet("user_presence").await?;
+        ensure!(!told.iter().any(|presence| presence["userId"] == "bob"), "a reload was told to others: {told:?}");
+    }
+    page.send("leave_session", json!({})).await?;
+    for witness in &mut witnesses {
+        witness.next_where("user_presence", soon(), is("bob", false)).await?;
+    }
+    Ok(())
+}
+
 /// A page that reloads shows a document again, and opens it as any page does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_reloads_in_a_document_is_told_who_is_in_it() -> Result<()> {
@@ -229,6 +282,85 @@ async fn a_node_that_dies_takes_its_users_with_it_within_its_lease() -> Result<(
     cluster.restart(1).await?;
     let _back = bob.presence(&project).await.context("the node that came back takes him in")?;
     adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    Ok(())
+}
+
+/// By the settings as they are shipped: a lease of ten seconds, and two for the others to see that it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_usual_lease_the_users_of_a_dead_node_are_gone_within_twelve_seconds() -> Result<()> {
+    let mut cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let (mut adas, _bobs) = (ada.presence(&project).await?, bob.presence(&project).await?);
+    adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    cluster.kill_9(1)?;
+    adas.next_where("user_presence", patience(12.0), is("bob", false)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_is_told_from_people_everywhere() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let mut adas = ada.presence(&project).await?;
+    let token = Token::of("bob").claim("agent", json!(true)).sign();
+    let mut agents = cluster.bearer(1, "bob", token).presence(&project).await?;
+    let told = adas.next_where("user_presence", soon(), is("bob", true)).await?;
+    ensure!(told["isAgent"] == true, "{told}");
+    for socket in [&mut adas, &mut agents] {
+        socket.switch_document("plan", "canvas").await?;
+    }
+    let flags = |list: &Value| -> Vec<(String, bool)> {
+        let users = list.as_array().into_iter().flatten();
+        users.filter_map(|one| Some((one["userId"].as_str()?.to_owned(), one["isAgent"].as_bool()?))).collect()
+    };
+    let due = vec![("ada".to_owned(), false), ("bob".to_owned(), true)];
+    adas.next_where("document_activity", soon(), |data| flags(&data["activeUsers"]) == due).await?;
+    for base in [ada.base(), bob.base()] {
+        let all = ada.at(base).ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+        ensure!(flags(&all) == due, "{all}");
+        let roster = PresenceSocket::connect(&ada.at(base), project.id).await?.join(None).await?;
+        ensure!(flags(&roster) == due, "{roster}");
+    }
+    agents.send("leave_session", json!({})).await?;
+    adas.next_where("user_presence", soon(), is("bob", false)).await?;
+    Ok(())
+}
+
+/// Cursors replace each other and cost nothing, whichever documents they are in: nobody is told off for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_points_is_never_asked_to_slow_down() -> Result<()> {
+    let cluster = Cluster::of(1).start().await?;
+    let ada = cluster.user(0, "ada");
+    let project = ada.create_project("harbour").await?;
+    let mut adas = ada.presence(&project).await?;
+    for x in 0..200 {
+        adas.move_cursor(if x % 2 == 0 { "plan" } else { "board" }, f64::from(x), 0.0).await?;
+    }
+    // The node answers the close after everything before it. A ping would count, and might be the one too many.
+    adas.raw().close().await?;
+    let mut errors = Vec::new();
+    loop {
+        match adas.raw().next().await {
+            Frame::Text(text) => errors.extend(text.contains(r#""type":"error""#).then_some(text)),
+            Frame::Closed(_) => break,
+            _ => {}
+        }
+    }
+    ensure!(errors.is_empty(), "{errors:?}");
+
+    // A page that is loaded again says where it looks before anything else.
+    let mut page = PresenceSocket::connect(&ada, project.id).await?;
+    let resume = page.next("welcome").await?["resumeToken"].as_str().context("a resume token")?.to_owned();
+    page.join(None).await?;
+    page.switch_document("plan", "canvas").await?;
+    page.next("document_activity").await?;
+    let mut again = PresenceSocket::connect(&ada, project.id).await?;
+    again.join(Some(&resume)).await?;
+    for x in 1..=200 {
+        again.send("update_viewport", json!({"documentId": "plan", "x": x, "y": 0, "zoom": 2})).await?;
+    }
+    let errors: Vec<Value> = again.everything().await?.into_iter().filter(|one| one["type"] == "error").collect();
+    ensure!(errors.is_empty(), "{errors:?}");
     Ok(())
 }
 
@@ -279,6 +411,47 @@ async fn the_first_who_comes_to_a_node_sees_where_people_are_and_when_they_were_
     is_right(&bobs.join(None).await?[0])?;
     let elsewhere = cluster.user(2, "bob").ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
     is_right(&elsewhere[0])
+}
+
+/// Of a node where nobody is, others tell no moves. Whoever looks there is told all the same, not only the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_again_at_a_node_where_nobody_is_sees_what_happened_since() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let (ada, bob, project) = two_people(&cluster).await?;
+    let (mut adas, elsewhere) = (ada.presence(&project).await?, cluster.user(1, "ada"));
+    adas.switch_document("plan", "canvas").await?;
+    adas.next("document_activity").await?;
+    let is_at = |user: &Value, x: i64| {
+        ensure!(same_value(&user["documents"]["plan"]["position"]["x"], &json!(x)), "ada is at {x}: {user}");
+        Ok(())
+    };
+    let move_to = async |adas: &mut PresenceSocket, x: i64| {
+        adas.move_cursor("plan", x as f64, 0.0).await?;
+        adas.quiet("cursor_update").await
+    };
+    for x in 1..=3 {
+        move_to(&mut adas, x).await?;
+        is_at(&elsewhere.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?[0], x)?;
+    }
+    move_to(&mut adas, 4).await?;
+    let mut bobs = PresenceSocket::connect(&bob, project.id).await?;
+    is_at(&bobs.join(None).await?[0], 4)?;
+
+    // What is no move is told too, within a digest.
+    let last_active = async |client: &Client| {
+        let all = client.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+        Ok::<_, anyhow::Error>(all[0]["lastActive"].as_str().context("a time")?.to_owned())
+    };
+    let before = last_active(&ada).await?;
+    ada.add_node(&project, "TransformNode", "clean").await?;
+    let after = last_active(&ada).await?;
+    ensure!(before < after, "an edit is an activity: {before}, {after}");
+    eventually(soon(), async || {
+        let told = last_active(&elsewhere).await?;
+        ensure!(told == after, "at the other node {told}, not {after}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,8 +3,8 @@
 //!
 //! A random story on three nodes, in chapters. In each, people come, go, reload, open documents, move and change status,
 //! while messages between nodes are lost and, in two chapters, a node is killed and comes back. The test keeps a list of
-//! the sockets that are open. After a chapter nothing happens any more, and within the grace and two seconds (and the
-//! lease, if a node died) everyone must agree with that list.
+//! the sockets that are open. After a chapter nothing happens any more, and within the grace (or the lease,
+//! if a node died and that is longer) and two seconds everyone must agree with that list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -166,8 +166,8 @@ impl Story {
                 _ => self.something(is_lossy).await?,
             }
         }
-        let settled = SETTLED_SECONDS + doomed.map_or(0.0, |_| LEASE_SECONDS);
-        self.settle(settled).await?;
+        // The grace and the lease run side by side.
+        self.settle(SETTLED_SECONDS.max(LEASE_SECONDS + 2.0)).await?;
         if doomed.is_some() {
             let witnesses = self.tabs.iter().filter(|tab| tab.met_lodger);
             let blind: Vec<_> =

@@ -86,6 +86,17 @@ pub trait EventLog: Send + Sync + 'static {
     /// differ, its payloads are single lines, and its hashes continue `expected`.
     async fn commit(&self, plan: PlanId, expected: Head, batch: &[Proposal], terms: &Terms) -> Result<CommitOutcome>;
 
+    /// Whether an operation counts as done only when [`confirm`](Self::confirm) says so.
+    fn must_confirm(&self) -> bool {
+        false
+    }
+
+    /// Waits, for as long as is set, until as many of the store's replicas as is set have the operation's entry. `false`: they
+    /// do not, or the entry is not at that place any more.
+    async fn confirm(&self, _plan: PlanId, _revision: Revision, _key: &OperationKey) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Up to `limit` entries (at least one, at most [`LOG_PAGE_ENTRIES`](mille_shared::limits::LOG_PAGE_ENTRIES)) after
     /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage>;

@@ -19,6 +19,8 @@ impl Config {
             ("MILLE_ALLOWED_ORIGINS", self.allowed_origins.to_string()),
             ("MILLE_NODE_LEASE_SECONDS", self.node_lease.as_secs().to_string()),
             ("MILLE_REDIS_COMMAND_TIMEOUT_MS", self.redis_command_timeout.as_millis().to_string()),
+            ("MILLE_ACK", self.acknowledgement.level.to_string()),
+            ("MILLE_ACK_TIMEOUT_MS", self.acknowledgement.timeout.as_millis().to_string()),
             ("MILLE_SNAPSHOT_EVERY_CHANGES", plans.snapshot_every.to_string()),
             ("MILLE_LOG_RETENTION_CHANGES", plans.retention.changes.to_string()),
             ("MILLE_LOG_RETENTION_SECONDS", plans.retention.age.as_secs().to_string()),

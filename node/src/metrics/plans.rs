@@ -38,12 +38,14 @@ pub enum EditResult {
     Overloaded,
     /// The log did not answer; it may be there.
     Unavailable,
+    /// It is there, and too few replicas have it.
+    Unconfirmed,
     /// The project stopped on this node, or the user's right ended meanwhile.
     Stopped,
 }
 
 impl EditResult {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Accepted,
         Self::Repeated,
         Self::Unchanged,
@@ -51,6 +53,7 @@ impl EditResult {
         Self::Refused,
         Self::Overloaded,
         Self::Unavailable,
+        Self::Unconfirmed,
         Self::Stopped,
     ];
 
@@ -63,6 +66,7 @@ impl EditResult {
             Self::Refused => "refused",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
+            Self::Unconfirmed => "unconfirmed",
             Self::Stopped => "stopped",
         }
     }
@@ -111,7 +115,7 @@ pub struct PlanMetrics {
     pub replayed_events: Counter,
     /// In the order of [`CAUSES`].
     gaps: [Counter; CAUSES.len()],
-    /// Channels of plans closed because nobody used them.
+    /// Channels of plans and projects closed because nobody used them.
     pub channels_idle_cleaned: Counter,
     /// Reports of execution progress dropped because a mailbox was full.
     pub progress_dropped: Counter,
@@ -170,7 +174,7 @@ impl PlanMetrics {
             ),
             channels_idle_cleaned: registry.counter(
                 "broadcast_channels_idle_cleaned_total",
-                "Channels of plans closed because nobody used them. Worry when it stays 0 for days: plans are never let go.",
+                "Channels of plans and projects closed because nobody used them. Worry when it stays 0 for days: plans are never let go.",
             ),
             progress_dropped: registry.counter(
                 "execution_progress_dropped_total",

@@ -9,6 +9,8 @@ use super::registry::Registry;
 pub struct PresenceMetrics {
     /// Connections present in projects at this node, those in their grace included.
     pub members: Gauge,
+    /// Connections that left and are remembered.
+    pub remembered: Gauge,
     /// In the order of [`Expiry::ALL`].
     expiries: [Counter; Expiry::ALL.len()],
     /// Presence sockets that were given the whole picture anew.
@@ -27,6 +29,10 @@ impl PresenceMetrics {
             members: registry.gauge(
                 "presence_members",
                 "Connections present in projects at this node, those in their grace included. Worry when it stays above the open sockets for longer than 10 s.",
+            ),
+            remembered: registry.gauge(
+                "presence_remembered",
+                "Connections that left, remembered for a minute in each project so that no late word brings them back. Worry when it stays high while nobody comes or goes.",
             ),
             expiries: registry.counters(
                 "presence_expiries_total",

@@ -176,6 +176,9 @@ impl Actor {
         }
         self.plans.finish().await;
         self.bridge.forget(Channel::Project(self.id), &self.feed_sender).await;
+        if retired == Retired::Idle {
+            self.metrics.plans.channels_idle_cleaned.increment(1);
+        }
         self.metrics.actors.retired(retired.as_str());
         retired
     }
@@ -241,6 +244,9 @@ impl Actor {
                 }
             }
             self.take_what_waits();
+            for user in self.plans.take_active() {
+                self.presence.acted(&user);
+            }
             // Where much goes on, there is a moment between two things in which nobody waits.
             if is_old && self.plans.is_at_rest(Instant::now()) {
                 return End::Old;
@@ -273,7 +279,7 @@ impl Actor {
             }
         }
         self.plans.begin_anew();
-        self.presence.begin_anew(former == Former::Failed).await;
+        self.presence.begin_anew(former == Former::Failed);
         // A read of members may have failed with the rest.
         self.start_refresh();
     }
@@ -330,6 +336,7 @@ impl Actor {
             }
             Command::Presence(command) => self.presence.handle(command),
             Command::NodesGone(nodes) => self.presence.nodes_gone(&nodes),
+            Command::NodesDeparted(nodes) => self.presence.nodes_departed(&nodes),
             Command::NodesBack(nodes) => self.presence.nodes_back(&nodes),
             Command::PresenceLost => self.presence.restore(),
             #[cfg(test)]

@@ -139,6 +139,9 @@ pub enum Rejection {
     /// The store did not answer. It may have happened: repeat it with the same operation id.
     #[error("the plan's log does not answer")]
     Unavailable,
+    /// It is in the log, and not on as many replicas as an acknowledgement promises: repeat it with the same operation id.
+    #[error("it is applied, but not replicated yet; the same operationId asks again")]
+    Unconfirmed,
     /// The project stops on this node. It may have happened: repeat it elsewhere with the same operation id.
     #[error("the project is stopping on this node")]
     Stopping,
@@ -169,6 +172,8 @@ pub(super) enum Command {
     Refresh { reply: oneshot::Sender<Result<(), Rejection>> },
     /// Nodes are gone from the cluster.
     NodesGone(Vec<NodeId>),
+    /// Nodes are gone that had said that they go.
+    NodesDeparted(Vec<NodeId>),
     /// Nodes are back that seemed gone.
     NodesBack(Vec<NodeId>),
     /// The store lost this node's table of the project's presence.

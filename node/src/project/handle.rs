@@ -191,9 +191,21 @@ impl ProjectHandle {
         let _ = self.commands.try_send(Command::NodesGone(nodes));
     }
 
+    pub(super) fn nodes_departed(&self, nodes: Vec<NodeId>) {
+        // A full mailbox is not waited for, as above.
+        let _ = self.commands.try_send(Command::NodesDeparted(nodes));
+    }
+
     pub(super) fn nodes_back(&self, nodes: Vec<NodeId>) {
         // A full mailbox is not waited for: they are believed again a little later.
         let _ = self.commands.try_send(Command::NodesBack(nodes));
+    }
+
+    /// Makes the actor fail, as a mistake of ours would.
+    #[cfg(test)]
+    pub(crate) async fn fail(&self) {
+        // One that was given up has failed.
+        let _ = self.commands.send(Command::Fail).await;
     }
 
     async fn ask_plan<T>(

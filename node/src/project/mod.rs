@@ -25,4 +25,4 @@ pub use plans::PlanSettings;
 pub use registry::{Mailboxes, OpenError, Projects, ProjectsConfig};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

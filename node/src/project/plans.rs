@@ -6,7 +6,7 @@
 
 mod open_plan;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use mille_core::PlanBounds;
 use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
 use mille_shared::{PlanId, ProjectId, UserId, limits};
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -58,6 +59,7 @@ pub(super) struct Plans {
     jobs: Jobs,
     /// How many openings there were.
     openings: u64,
+    active: Active,
     /// Plans that were heard at the last sweep although they were not open; looked for only while some may be.
     leftovers: Option<HashMap<PlanId, usize>>,
 }
@@ -69,6 +71,9 @@ pub(super) struct OpeningId {
     plan: PlanId,
     number: u64,
 }
+
+/// Whose changes were told since it was last asked.
+type Active = Arc<Mutex<BTreeSet<UserId>>>;
 
 type Jobs = JoinSet<(OpeningId, Done)>;
 
@@ -89,7 +94,8 @@ struct Opening {
 
 impl Plans {
     pub(super) fn new(context: PlanContext) -> Self {
-        Self { context, slots: HashMap::new(), jobs: JoinSet::new(), openings: 0, leftovers: None }
+        let active = Active::default();
+        Self { context, slots: HashMap::new(), jobs: JoinSet::new(), openings: 0, active, leftovers: None }
     }
 
     /// None open, as at the beginning, whatever became of those that are. Listeners are let go of and attach again; who
@@ -189,7 +195,7 @@ impl Plans {
             (Done::Opened(Ok(opened)), Some(slot)) => {
                 let is_settled = self.context.bridge.see_life(&opened.state.life);
                 let seen = Input::HeadSeen(HeadSeen { state: opened.state, is_settled });
-                let open = OpenPlan::new(id, *opened.plan, self.context.clone());
+                let open = OpenPlan::new(id, *opened.plan, self.context.clone(), Arc::clone(&self.active));
                 let Slot::Opening(opening) = std::mem::replace(slot, Slot::Open(Box::new(open))) else { return };
                 for input in opening.heard.into_iter().chain([seen]) {
                     self.input(plan, input);
@@ -222,6 +228,11 @@ impl Plans {
             }
             _ => {}
         }
+    }
+
+    /// Whose changes were told since this was last asked, through whichever node they came.
+    pub(super) fn take_active(&self) -> BTreeSet<UserId> {
+        std::mem::take(&mut *self.active.lock())
     }
 
     /// Lets go of listeners who may no longer listen.

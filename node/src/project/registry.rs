@@ -287,6 +287,13 @@ impl Projects {
         }
     }
 
+    /// Tells every project that nodes are gone which had said that they go.
+    pub fn nodes_departed(&self, nodes: &[NodeId]) {
+        for handle in self.running() {
+            handle.nodes_departed(nodes.to_vec());
+        }
+    }
+
     /// Tells every project that nodes are back which seemed gone.
     pub fn nodes_back(&self, nodes: &[NodeId]) {
         for handle in self.running() {

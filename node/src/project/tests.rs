@@ -96,6 +96,8 @@ impl EventLog for Log {
 struct Tables {
     store: Arc<dyn PresenceStore>,
     is_faulty: AtomicBool,
+    /// Whoever writes gets no answer.
+    is_hung: AtomicBool,
 }
 
 #[async_trait]
@@ -109,6 +111,9 @@ impl PresenceStore for Tables {
         ttl: Duration,
     ) -> backend::Result<()> {
         assert!(!self.is_faulty.swap(false, Ordering::Relaxed), "told to fail");
+        if self.is_hung.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         self.store.put(project, node, connection, presence, ttl).await
     }
 
@@ -135,8 +140,9 @@ const LIFETIME: Duration = Duration::from_secs(86_400);
 /// Changes that the log keeps.
 const KEPT_CHANGES: u64 = 3_000;
 
-struct TestNode {
-    projects: Projects,
+/// A node without a gateway.
+pub(crate) struct TestNode {
+    pub(crate) projects: Projects,
     bridge: Bridge,
     backend: Backend,
     log: Arc<Log>,
@@ -146,7 +152,7 @@ struct TestNode {
 }
 
 impl TestNode {
-    async fn start(store: &Embedded, name: &str) -> Self {
+    pub(crate) async fn start(store: &Embedded, name: &str) -> Self {
         let mut backend = store.connect();
         let log = Log {
             store: Arc::clone(&backend.log),
@@ -157,7 +163,8 @@ impl TestNode {
         };
         let log = Arc::new(log);
         backend.log = log.clone();
-        let tables = Arc::new(Tables { store: Arc::clone(&backend.presence), is_faulty: false.into() });
+        let store = Arc::clone(&backend.presence);
+        let tables = Arc::new(Tables { store, is_faulty: false.into(), is_hung: false.into() });
         backend.presence = tables.clone();
         let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Arc::new(Metrics::new()));
         let (bridge, controls) =
@@ -176,6 +183,7 @@ impl TestNode {
         };
         let projects = Projects::new(config, tasks.clone(), stop.clone());
         tasks.spawn(projects.clone().serve_control(controls));
+        tasks.spawn(renew(projects.clone(), stop.clone()));
         Self { projects, bridge, backend, log, tables, tasks, stop }
     }
 
@@ -183,10 +191,18 @@ impl TestNode {
         self.projects.access(project, &ada(), Role::Owner).await.expect("access").project
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("a node stops");
+    }
+}
+
+/// Keeps a node's tables of who is present, as its heartbeat does.
+async fn renew(projects: Projects, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(limits::HEARTBEAT_INTERVAL);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        projects.renew_presence().await.expect("a store");
     }
 }
 
@@ -213,7 +229,7 @@ async fn rename_often(project: &ProjectHandle, plan: PlanId, word: &str, times: 
     }
 }
 
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     for _ in 0..200 {
         if is_so().await {
             return;

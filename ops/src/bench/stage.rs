@@ -20,6 +20,7 @@ use super::course::FIRST_NUMBER;
 use super::ground::{Ground, SUBSCRIBERS_PER_USER};
 use super::wire::STEP_TIMEOUT;
 use crate::output::{Output, refused};
+use crate::process::share_of_cores;
 
 /// What listeners and editors call themselves.
 pub(super) const CLIENT_ID: &str = "mille-bench";
@@ -103,6 +104,8 @@ impl Stage {
         let (mut urls, mut processes, mut children) = (Vec::new(), Vec::new(), Vec::new());
         for number in 1..=ground.state.nodes.len() {
             let mut command = Command::new(program);
+            // What `mille up` gives the nodes.
+            command.env("TOKIO_WORKER_THREADS", share_of_cores(ground.state.nodes.len()).to_string());
             command.arg(&ground.state.redis.url).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
             let mut child = command.spawn().with_context(|| format!("{} does not start", program.display()))?;
             let mut lines = BufReader::new(child.stdout.take().context("its output is ours")?).lines();

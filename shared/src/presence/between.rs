@@ -47,6 +47,12 @@ pub enum Body {
         sum: u64,
         /// Whether the node wants cursor moves although it has no connections.
         watching: bool,
+        /// A sum over when each did something last, as told with this. `None`: the node is of an earlier version.
+        #[serde(default)]
+        active: Option<u64>,
+        /// Who did something since it was last told, and did not only move.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        acted: Vec<Activity>,
     },
     /// Asks one node for everyone it has.
     Ask {
@@ -57,6 +63,20 @@ pub enum Body {
     Everyone(Vec<Record>),
     /// The node is going. Its people are on their way to others and keep their places for the grace.
     Departing,
+}
+
+/// When somebody last did something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Who.
+    #[serde(rename = "c")]
+    pub connection: ConnectionId,
+    /// The connection's generation, so that what a former node says is known as such.
+    #[serde(rename = "g")]
+    pub generation: u64,
+    /// When, by the node's clock.
+    #[serde(rename = "a")]
+    pub at: Timestamp,
 }
 
 /// One cursor's newest position.

@@ -11,7 +11,7 @@ pub mod position;
 pub mod record;
 pub mod server;
 
-pub use between::{Body, CursorMove, NodeMessage};
+pub use between::{Activity, Body, CursorMove, NodeMessage};
 pub use client::{ClientFrame, FrameError};
 pub use document::{DocumentId, DocumentType};
 pub use position::{Position, Viewport};

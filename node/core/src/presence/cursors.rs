@@ -128,6 +128,7 @@ impl Presence {
             match &mut entry.record.place {
                 Some(place) if place.document == *document => {
                     place.viewport = Some(viewport);
+                    place.last_active = place.last_active.max(now.wall);
                     entry.record.moves += 1;
                     self.cursors.mark(now, document, &connection);
                     self.cursors.mark_untold(&connection);
@@ -192,6 +193,7 @@ impl Presence {
         for connection in untold {
             let Some(entry) = self.roster.get_mut(&connection).filter(|entry| entry.hold.is_own()) else { continue };
             let Some(place) = &entry.record.place else { continue };
+            let at = place.last_active;
             moves.push(CursorMove {
                 connection,
                 generation: entry.record.version.generation,
@@ -200,10 +202,11 @@ impl Presence {
                 position: place.position.clone(),
                 selected: place.selected.clone(),
                 viewport: place.viewport,
-                at: place.last_active,
+                at,
                 moved_at_ms: place.moved_at_ms,
             });
             entry.told_moves = entry.record.moves;
+            entry.told_active = entry.told_active.max(at);
         }
         if !moves.is_empty() {
             self.publish(Body::Cursors { moves });

@@ -15,6 +15,7 @@
 //! It leaves to others: the clock, random bytes, encoding for the channel, the store, and slow sockets.
 
 mod cursors;
+mod digest;
 mod effects;
 mod kept;
 mod later;
@@ -259,6 +260,12 @@ impl Presence {
         self.roster.own()
     }
 
+    /// Connections that left and are remembered, so that no late word brings them back.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.buried.len()
+    }
+
     /// Time between two cursor frames.
     #[must_use]
     pub fn cursor_interval(&self) -> Duration {
@@ -367,6 +374,7 @@ impl Presence {
     fn announce(&mut self, connection: &ConnectionId) {
         let Some(entry) = self.roster.get_mut(connection) else { return };
         entry.told_moves = entry.record.moves;
+        entry.told_active = entry.record.last_active;
         let record = entry.record.clone();
         self.renew_farewells();
         self.out.push(Effect::Store { connection: connection.clone(), record: Box::new(record.clone()) });

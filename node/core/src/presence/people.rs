@@ -138,7 +138,10 @@ impl Presence {
         document: &DocumentId,
         kind: DocumentType,
     ) -> Vec<Effect> {
-        if let Some(connection) = self.acting(now, seat) {
+        let place = self.roster.seated(seat).and_then(|connection| self.place_of(connection));
+        // Old clients answer each other's switches by repeating theirs. That nobody did, so nobody is active by it.
+        let is_repeat = place.is_some_and(|place| place.document == *document && is_settled(place, Some(kind)));
+        if !is_repeat && let Some(connection) = self.acting(now, seat) {
             self.enter(now, seat, &connection, document, Some(kind));
         }
         self.effects()
@@ -255,8 +258,7 @@ impl Presence {
         let Some(entry) = self.roster.get(connection) else { return false };
         let place = entry.record.place.as_ref().filter(|place| place.document == *document);
         let is_there = place.is_some();
-        let is_settled =
-            place.is_some_and(|place| said.is_none() || said == Some(place.kind) && place.said_at.is_some());
+        let is_repeat = place.is_some_and(|place| is_settled(place, said));
         let known = self.roster.opening(document).map(|opened| (opened.kind, opened.said_at));
         if let (Some(said), Some((known, Some(_)))) = (said, known)
             && said != known
@@ -265,7 +267,7 @@ impl Presence {
             self.refuse(seat, ErrorCode::DocumentTypeMismatch, message);
             return false;
         }
-        if is_settled {
+        if is_repeat {
             return true;
         }
         if known.is_none() && self.roster.documents() >= limits::DOCUMENTS_PER_PROJECT_MAX {
@@ -287,9 +289,12 @@ impl Presence {
         true
     }
 
+    fn place_of(&self, connection: &ConnectionId) -> Option<&Place> {
+        self.roster.get(connection)?.record.place.as_ref()
+    }
+
     fn document_of(&self, connection: &ConnectionId) -> Option<DocumentId> {
-        let place = self.roster.get(connection)?.record.place.as_ref()?;
-        Some(place.document.clone())
+        Some(self.place_of(connection)?.document.clone())
     }
 
     pub(super) fn arm_idle(&mut self, connection: &ConnectionId) {
@@ -379,7 +384,14 @@ fn rename(record: &mut Record, join: &Join) {
 }
 
 fn entry_at(now: Moment, record: Record, seat: SeatId) -> Entry {
-    Entry { told_moves: record.moves, record, hold: Hold::Seated(seat), stamp: 0, active_at: now.at, idle_armed: false }
+    let (told_moves, told_active) = (record.moves, record.last_active);
+    let hold = Hold::Seated(seat);
+    Entry { record, hold, stamp: 0, told_moves, told_active, active_at: now.at, idle_armed: false }
+}
+
+/// Whether nothing is new if somebody who is in this place says that its document is of this type.
+fn is_settled(place: &Place, said: Option<DocumentType>) -> bool {
+    said.is_none_or(|said| said == place.kind && place.said_at.is_some())
 }
 
 fn new_place(now: Moment, document: &DocumentId, kind: DocumentType) -> Place {

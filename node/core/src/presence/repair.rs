@@ -1,22 +1,22 @@
 //! What other nodes say, what the store says, and how a lost word of either is made good.
 //!
-//! Every node says now and then how many connections it has, with a sum over their versions and told moves. Who counts
-//! otherwise asks it for everyone. A node whose people are here but that says nothing is looked up in the store, where
+//! Every node says now and then how many connections it has, with sums over them ([`super::digest`]). Who counts otherwise
+//! asks it for everyone. A node whose people are here but that says nothing is looked up in the store, where
 //! its table ends with its life.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use mille_shared::presence::{Body, CursorMove, DocumentId, NodeMessage, Place, Record};
+use mille_shared::presence::{Body, CursorMove, DocumentId, NodeMessage, Place, Record, Version};
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId};
 
 use super::effects::{Effect, Expiry, Moment};
 use super::roster::{Entry, Hold};
-use super::{GONE_FOR, Presence, Timer};
+use super::{Presence, Timer};
 
 /// Digests that a node sends after its last connection left, in case that leave was lost.
-const FAREWELLS: u8 = 3;
+pub(super) const FAREWELLS: u8 = 3;
 /// Digests of a node that may be missed before the store is asked whether it lives.
 const SILENT_DIGESTS: u32 = 3;
 
@@ -27,36 +27,36 @@ const ANSWERS_WITHIN: Duration = Duration::from_millis(400);
 /// What is known of the other nodes.
 #[derive(Debug)]
 pub(super) struct Peers {
-    known: IndexMap<NodeId, Peer>,
+    pub(super) known: IndexMap<NodeId, Peer>,
     /// Nodes that are gone, and until when whatever still comes from them is not believed.
-    gone: BTreeMap<NodeId, Duration>,
+    pub(super) gone: BTreeMap<NodeId, Duration>,
     /// A load under way: since when, and who told everything meanwhile and so knows better than the store.
-    loading: Option<(Duration, BTreeSet<NodeId>)>,
+    pub(super) loading: Option<(Duration, BTreeSet<NodeId>)>,
     ready: bool,
-    /// Nodes that were asked for everyone when the store was first read, and until when they are waited for: what they have
-    /// is newer, above all where people are and when they last did something.
+    /// Nodes that were asked for everyone because somebody here is about to look, and until when they are waited for: what
+    /// they have is newer, above all where people are and when they last did something.
     unheard: Option<(Duration, BTreeSet<NodeId>)>,
     /// When messages may last have been lost.
     interrupted_at: Duration,
     /// Whether the last load failed, so that another is due with the next digest.
-    reload: bool,
+    pub(super) reload: bool,
     /// When a full answer was last given, and when the next is due to somebody who asked since.
     answered_at: Option<Duration>,
     pub(super) answer_at: Option<Duration>,
     /// Somebody asked before the store was read.
     asked_early: bool,
-    farewells: u8,
+    pub(super) farewells: u8,
     pub(super) digest_at: Duration,
     /// Whether somebody at this node watches without being present.
     pub(super) watching: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Peer {
+pub(super) struct Peer {
     stamp: u64,
     /// Its stamp when it said that it goes. What it said before counts no more; what it says after, it says anew.
     departed_at: u64,
-    heard_at: Duration,
+    pub(super) heard_at: Duration,
     watching: bool,
 }
 
@@ -139,16 +139,19 @@ impl Presence {
             }
             Body::Left { connection, version } if version.node == from => self.hear_left(now, &connection, version),
             Body::Cursors { moves } => moves.into_iter().for_each(|moved| self.hear_move(now, &from, moved)),
-            Body::Digest { connections, sum, watching } if is_newest => {
-                peer.watching = watching;
-                if self.sum_of(&from) != (connections, sum) {
+            Body::Digest { connections, sum, watching, active, acted } => {
+                if is_newest {
+                    peer.watching = watching;
+                }
+                acted.into_iter().for_each(|acted| self.hear_acted(&from, &acted));
+                if is_newest && !self.sums_of(&from).are(connections, sum, active) {
                     self.publish(Body::Ask { node: from });
                 }
             }
             Body::Ask { node } if node == self.node => self.answer(now),
             Body::Everyone(records) => self.hear_everyone(now, &from, records, stamp),
             Body::Departing => self.hear_departing(now, &from, stamp),
-            Body::Here(_) | Body::Left { .. } | Body::Digest { .. } | Body::Ask { .. } => {}
+            Body::Here(_) | Body::Left { .. } | Body::Ask { .. } => {}
         }
         if was_alone && self.somebody_elsewhere(now) {
             self.tell_untold_moves();
@@ -198,6 +201,20 @@ impl Presence {
         self.effects()
     }
 
+    /// Somebody here is about to look at everyone. Of nodes without onlookers others tell no moves, so what such a node
+    /// knows may be as old as its last onlooker: it asks those who have people, and is [ready](Self::is_ready) when they have
+    /// answered, or soon anyhow.
+    pub fn look(&mut self, now: Moment) -> Vec<Effect> {
+        let owners = self.owners_elsewhere();
+        if !self.has_onlookers() && self.peers.is_ready() && !owners.is_empty() {
+            for node in &owners {
+                self.publish(Body::Ask { node: node.clone() });
+            }
+            self.peers.unheard = Some((now.at + ANSWERS_WITHIN, owners));
+        }
+        self.effects()
+    }
+
     /// Messages may have been lost: the store is read again.
     pub fn interrupted(&mut self, now: Moment) -> Vec<Effect> {
         self.peers.interrupted_at = now.at;
@@ -216,6 +233,13 @@ impl Presence {
             self.peers.known.swap_remove(node);
         }
         self.effects()
+    }
+
+    /// Nodes that were on their way out when their lease ended. Their people keep their places for the grace, as they do if
+    /// the node's own word that it goes arrives.
+    pub fn nodes_departed(&mut self, now: Moment, nodes: &[NodeId]) -> Vec<Effect> {
+        nodes.iter().for_each(|node| self.hand_over(now, node, u64::MAX));
+        self.nodes_gone(now, nodes)
     }
 
     /// Whether somebody at this node watches the project without being present; then others send their cursors here too.
@@ -263,7 +287,7 @@ impl Presence {
     // ---- used by the rest of the machine ---------------------------------------------------------------------------
 
     /// How long a node may say nothing before the store is asked whether it lives.
-    fn silence(&self) -> Duration {
+    pub(super) fn silence(&self) -> Duration {
         self.settings.digest_interval * SILENT_DIGESTS
     }
 
@@ -276,43 +300,6 @@ impl Presence {
     /// Something of ours changed: others are to be sure of it, also if it was the last.
     pub(super) fn renew_farewells(&mut self) {
         self.peers.farewells = FAREWELLS;
-    }
-
-    pub(super) fn wants_digest(&self) -> bool {
-        !self.departed
-            && (self.roster.len() > 0 || self.peers.watching || self.peers.farewells > 0 || self.peers.reload)
-    }
-
-    pub(super) fn digest(&mut self, now: Moment) {
-        self.peers.digest_at = now.at + self.settings.digest_interval;
-        self.peers.gone.retain(|_, until| *until > now.at);
-        self.peers.known.retain(|_, peer| peer.heard_at + GONE_FOR > now.at);
-        if self.departed {
-            return;
-        }
-        if self.somebody_elsewhere(now) {
-            self.tell_untold_moves();
-        }
-        let has_something = self.roster.own() > 0 || self.peers.watching;
-        if has_something || self.peers.farewells > 0 {
-            self.peers.farewells = if has_something { FAREWELLS } else { self.peers.farewells - 1 };
-            let (connections, sum) = self.sum_of(&self.node.clone());
-            self.publish(Body::Digest { connections, sum, watching: self.peers.watching });
-        }
-        let silence = self.silence();
-        let is_silent = |node: &NodeId| self.peers.known.get(node).is_none_or(|peer| peer.heard_at + silence < now.at);
-        let somebody_silent = self.owners_elsewhere().iter().any(is_silent);
-        if self.peers.loading.is_none() && (self.peers.reload || somebody_silent) {
-            self.load(now);
-        }
-    }
-
-    /// Moves are not told while nobody elsewhere is there to see them. Somebody is now.
-    fn tell_untold_moves(&mut self) {
-        for entry in self.roster.entries().filter(|entry| entry.hold.is_own() && entry.told_moves < entry.record.moves)
-        {
-            self.cursors.mark_untold(&entry.record.connection);
-        }
     }
 
     pub(super) fn somebody_elsewhere(&self, now: Moment) -> bool {
@@ -358,10 +345,12 @@ impl Presence {
                 return None;
             }
             let known = entry.record.clone();
-            let same_hand = known.version.node == record.version.node
-                && known.version.generation == record.version.generation
-                && known.moves > record.moves;
+            let same_hand =
+                known.version.node == record.version.node && known.version.generation == record.version.generation;
             if same_hand {
+                record.last_active = record.last_active.max(known.last_active);
+            }
+            if same_hand && known.moves > record.moves {
                 // A move in another document is not one in this: with its number alone, nobody would miss its place.
                 if let (Some(new), Some(old)) = (&mut record.place, known.place.clone())
                     && new.document == old.document
@@ -421,7 +410,7 @@ impl Presence {
         }
     }
 
-    fn hear_left(&mut self, now: Moment, connection: &ConnectionId, version: mille_shared::presence::Version) {
+    fn hear_left(&mut self, now: Moment, connection: &ConnectionId, version: Version) {
         match self.roster.get(connection).map(|entry| (&entry.record.version, entry.hold)) {
             Some((known, _)) if *known > version => {}
             Some((_, hold)) => {
@@ -479,21 +468,25 @@ impl Presence {
     }
 
     fn hear_departing(&mut self, now: Moment, from: &NodeId, stamp: u64) {
-        let until = now.at + self.settings.grace;
         // Who was told of later is back already, on the node's next life in the project.
-        let theirs = self
-            .roster
-            .entries()
-            .filter(|entry| entry.record.version.node == *from && entry.hold == Hold::Elsewhere && entry.stamp < stamp);
+        self.hand_over(now, from, stamp);
+        if let Some(peer) = self.peers.known.get_mut(from) {
+            (peer.departed_at, peer.watching) = (peer.departed_at.max(stamp), false);
+        }
+    }
+
+    /// Whoever a node told of before this stamp has the grace to come back elsewhere.
+    fn hand_over(&mut self, now: Moment, node: &NodeId, before: u64) {
+        let until = now.at + self.settings.grace;
+        let theirs = self.roster.entries().filter(|entry| {
+            entry.record.version.node == *node && entry.hold == Hold::Elsewhere && entry.stamp < before
+        });
         let theirs: Vec<_> = theirs.map(|entry| entry.record.connection.clone()).collect();
         for connection in theirs {
             if let Some(entry) = self.roster.get_mut(&connection) {
                 entry.hold = Hold::Orphan { until };
                 self.timers.insert((until, Timer::Grace(connection)));
             }
-        }
-        if let Some(peer) = self.peers.known.get_mut(from) {
-            (peer.departed_at, peer.watching) = (peer.departed_at.max(stamp), false);
         }
     }
 
@@ -518,7 +511,7 @@ impl Presence {
             self.roster.entries().filter(|entry| entry.hold.is_own()).map(|entry| entry.record.clone()).collect();
         for record in &own {
             if let Some(entry) = self.roster.get_mut(&record.connection) {
-                entry.told_moves = record.moves;
+                (entry.told_moves, entry.told_active) = (record.moves, record.last_active);
             }
         }
         self.publish(Body::Everyone(own));
@@ -536,9 +529,10 @@ impl Presence {
             return;
         }
         let until = now.at + self.settings.grace;
-        let told_moves = record.moves;
+        let (told_moves, told_active) = (record.moves, record.last_active);
         let hold = Hold::Grace { until };
-        self.put(Entry { record, hold, stamp: 0, told_moves, active_at: now.at, idle_armed: false }, None);
+        let entry = Entry { record, hold, stamp: 0, told_moves, told_active, active_at: now.at, idle_armed: false };
+        self.put(entry, None);
         self.timers.insert((until, Timer::Grace(connection)));
     }
 
@@ -549,34 +543,14 @@ impl Presence {
         theirs.iter().for_each(|connection| self.strike(connection, Expiry::NodeGone));
     }
 
-    fn owners_elsewhere(&self) -> BTreeSet<NodeId> {
+    pub(super) fn owners_elsewhere(&self) -> BTreeSet<NodeId> {
         let elsewhere = self.roster.entries().filter(|entry| entry.hold == Hold::Elsewhere);
         elsewhere.map(|entry| entry.record.version.node.clone()).collect()
-    }
-
-    /// How many connections a node has, and the sum over them, as far as it told.
-    fn sum_of(&self, node: &NodeId) -> (u32, u64) {
-        let theirs = self.roster.entries().filter(|entry| entry.record.version.node == *node);
-        theirs.fold((0, 0), |(count, sum), entry| {
-            let moves = if entry.hold.is_own() { entry.told_moves } else { entry.record.moves };
-            (count + 1, sum.wrapping_add(fingerprint(&entry.record, moves)))
-        })
     }
 }
 
 fn elsewhere(record: Record, stamp: u64) -> Entry {
-    Entry { told_moves: 0, record, hold: Hold::Elsewhere, stamp, active_at: Duration::ZERO, idle_armed: false }
-}
-
-/// FNV-1a over what makes a record the newest. Its last bytes alone would move the sum by so little that two changes
-/// could cancel, so the bits are mixed once more. Every version of the program must compute the same.
-fn fingerprint(record: &Record, moves: u64) -> u64 {
-    let version = &record.version;
-    let numbers = [version.generation, version.seq, moves].map(u64::to_be_bytes);
-    let bytes = record.connection.as_str().bytes().chain(numbers.into_iter().flatten());
-    let hash: u64 =
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    mixed ^ (mixed >> 33)
+    let (told_moves, told_active) = (record.moves, record.last_active);
+    let hold = Hold::Elsewhere;
+    Entry { record, hold, stamp, told_moves, told_active, active_at: Duration::ZERO, idle_armed: false }
 }

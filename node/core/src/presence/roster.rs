@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) told_moves: u64,
     /// Its last activity, if this node has it.
     pub(super) active_at: Duration,
+    /// When that was, as last told to other nodes.
+    pub(super) told_active: Timestamp,
     /// Whether a timer looks after its idleness.
     pub(super) idle_armed: bool,
 }

@@ -133,6 +133,10 @@ fn a_repeated_switch_changes_and_sends_nothing() {
     effects.extend(here.wake(at(2)));
     assert_eq!(types(&frames(&here, 1, &effects)), ["user_presence", "document_activity"]);
     assert_eq!(here.switch_document(at(3), SeatId(2), &doc("plan"), DocumentType::Canvas), []);
+    here.wake(at(60_003));
+    assert_eq!(here.users()[0].status, Status::Idle);
+    assert_eq!(here.switch_document(at(61_000), SeatId(2), &doc("plan"), DocumentType::Canvas), [], "also of the idle");
+    assert_eq!(here.users()[0].last_active.unix_ms, START_MS + 2);
 }
 
 #[test]
@@ -279,7 +283,8 @@ fn who_only_looks_around_can_be_followed() {
     let effects = here.wake(at(1));
     let cursor = &frames(&here, 1, &effects)[0]["data"]["cursors"][0];
     assert_eq!((cursor["position"].is_null(), cursor["viewport"]["zoom"].as_f64()), (true, Some(2.0)));
-    assert_eq!(here.users()[0].documents[&doc("plan")].viewport.map(|viewport| viewport.x), Some(5.0));
+    let place = &here.users()[0].documents[&doc("plan")];
+    assert_eq!((place.viewport.map(|viewport| viewport.x), place.last_active_in_document), (Some(5.0), at(1).wall));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use fred::types::config::{
 };
 use fred::types::{Builder, RespVersion};
 
-use super::{CONNECT_TIMEOUT, ConnectError, NO_BROADCAST_MESSAGES_MAX, RedisSettings, secure};
+use super::{Acknowledgement, CONNECT_TIMEOUT, ConnectError, NO_BROADCAST_MESSAGES_MAX, RedisSettings, secure};
 
 /// Where a server is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +71,7 @@ pub(super) struct Access {
     sentinel: Config,
     pub(super) seeds: Seeds,
     pub(super) command_timeout: Duration,
+    pub(super) acknowledgement: Acknowledgement,
 }
 
 impl Access {
@@ -98,7 +99,7 @@ impl Access {
                 "user and password must be without blanks, quotes and control characters".into(),
             ));
         }
-        Ok(Self { config, sentinel, seeds, command_timeout: settings.command_timeout })
+        Ok(Self { config, sentinel, seeds, command_timeout: settings.command_timeout, acknowledgement: settings.acknowledgement })
     }
 
     pub(super) fn is_cluster(&self) -> bool {

@@ -25,6 +25,7 @@ pub(super) const CREATE: Function = Function("mille_v5_create");
 pub(super) const HEADS: Function = Function("mille_v5_heads");
 pub(super) const COMMIT: Function = Function("mille_v5_commit");
 pub(super) const REVIVE: Function = Function("mille_v5_revive");
+pub(super) const CONFIRM: Function = Function("mille_v5_confirm");
 pub(super) const SNAPSHOT_STORE: Function = Function("mille_v5_snapshot_store");
 pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v5_snapshot_load");
 pub(super) const PROJECT_CREATE: Function = Function("mille_v5_project_create");
@@ -146,6 +147,7 @@ mod tests {
             "sunsubscribe",
         ];
         let sent = [
+            include_str!("confirm.rs"),
             include_str!("directory.rs"),
             include_str!("leases.rs"),
             include_str!("line.rs"),

@@ -11,6 +11,7 @@ Keys and channels come from the caller, all of one slot; nothing here makes a na
   operations  hash; operation key -> revision, for every entry of the log
   snapshots   hash; "<revision> <stored at, ms>" -> "<hash> <state>", so that trimming reads names, never states
   written     string; the server's life in which the log was written last
+  confirmed   string with an expiry; nothing: written so that replicas can be waited for
   record      hash; a project: name, description (may be absent), created, updated (ms)
   members     hash; user -> "<role> <since, ms>"
   plans       hash; plan id -> the plan's entry, as text
@@ -230,6 +231,17 @@ local function revive(keys, args)
   redis.call('HSET', snapshots, args[1] .. ' ' .. whole(now_ms()), args[2] .. ' ' .. args[3])
   if args[4] ~= '' then redis.call('SET', written, args[4]) end
   return { life(), args[1], args[2] }
+end
+
+-- keys: log, confirmed   args: revision, operation key   answers: 1 | 0
+-- Whether an operation's entry is there. Writes something, so that who asks for replicas right after asks for those that
+-- have this, and all that came before it.
+local CONFIRMED_MS = 1000
+local function confirm(keys, args)
+  local entry = redis.call('XRANGE', keys[1], args[1], args[1])[1]
+  if not entry or field(entry[2], 'o') ~= args[2] then return 0 end
+  redis.call('SET', keys[2], '', 'PX', CONFIRMED_MS)
+  return 1
 end
 
 -- Snapshots --------------------------------------------------------------------------------------------------------
@@ -494,6 +506,7 @@ redis.register_function('mille_v5_create', create)
 redis.register_function { function_name = 'mille_v5_heads', callback = heads, flags = { 'no-writes' } }
 redis.register_function('mille_v5_commit', commit)
 redis.register_function('mille_v5_revive', revive)
+redis.register_function('mille_v5_confirm', confirm)
 redis.register_function('mille_v5_snapshot_store', snapshot_store)
 redis.register_function { function_name = 'mille_v5_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
 redis.register_function('mille_v5_project_create', project_create)

@@ -12,12 +12,14 @@ use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
 use mille_shared::{PlanId, Revision};
+use tokio::time::Instant;
 
-use super::functions::{self, COMMIT, CREATE, HEADS, REVIVE};
+use super::confirm::{AckLevel, Question};
+use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, REVIVE};
 use super::route::{Redis, told};
 use super::server::{Failure, Server};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{fan_out, keys};
+use super::{fan_out, keys, translate};
 use crate::backend::{Channel, EventLog, Lane, Result, envelope};
 use crate::traces::{self, Traced};
 
@@ -53,6 +55,33 @@ impl EventLog for Redis {
         let answer = self.call(COMMIT, keys, args).await.and_then(|answer| outcome(&answer.into_array()));
         traces::committed(&traced, &answer);
         answer
+    }
+
+    fn must_confirm(&self) -> bool {
+        self.context.access.acknowledgement.level != AckLevel::Applied
+    }
+
+    async fn confirm(&self, plan: PlanId, revision: Revision, key: &OperationKey) -> Result<bool> {
+        let log = keys::log(plan);
+        let deadline = Instant::now() + self.context.access.acknowledgement.timeout + self.patience();
+        loop {
+            let server = self.at(&log)?;
+            let Some(confirmer) = &server.confirmer else { return Ok(true) };
+            let question = Question {
+                keys: vec![log.clone(), keys::confirmed(plan)],
+                args: vec![revision.to_string().into(), key.as_str().into()],
+            };
+            match confirmer.ask(question).await {
+                Ok(is_confirmed) => return Ok(is_confirmed),
+                Err(error) if Instant::now() >= deadline => return Err(translate(CONFIRM.0, &error)),
+                Err(error) if functions::is_missing(&error) => {
+                    server.load_library(CONFIRM.0).await.map_err(|failure| told(CONFIRM.0, failure))?;
+                }
+                // Asking does no harm, so it is asked again wherever the plan is now.
+                Err(_) if self.context.access.is_moving() => self.look_again(deadline).await,
+                Err(error) => return Err(translate(CONFIRM.0, &error)),
+            }
+        }
     }
 
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage> {

@@ -10,6 +10,7 @@
 mod access;
 mod breaker;
 mod cluster;
+mod confirm;
 mod directory;
 mod facts;
 mod functions;
@@ -45,7 +46,7 @@ use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::ClientLike;
 use fred::types::ConnectHandle;
 use futures_util::future::{join_all, try_join_all};
-use mille_shared::limits::REDIS_COMMAND_TIMEOUT;
+use mille_shared::limits::{ACK_TIMEOUT, REDIS_COMMAND_TIMEOUT};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -62,6 +63,7 @@ use route::Redis;
 use server::Context;
 use topology::Topology;
 
+pub use confirm::{AckLevel, Acknowledgement};
 pub use observer::{Connection, RedisObserver};
 pub use sweep::Sweep;
 
@@ -90,6 +92,8 @@ pub struct RedisSettings {
     pub ca_file: Option<PathBuf>,
     /// How long a command may take. Then [`Error::Unavailable`].
     pub command_timeout: Duration,
+    /// When an edit is acknowledged.
+    pub acknowledgement: Acknowledgement,
     /// How slowly it is swept behind deleted projects.
     pub sweep: Sweep,
 }
@@ -98,7 +102,13 @@ impl RedisSettings {
     /// The server at `url`, with the usual patience.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), ca_file: None, command_timeout: REDIS_COMMAND_TIMEOUT, sweep: Sweep::default() }
+        Self {
+            url: url.into(),
+            ca_file: None,
+            command_timeout: REDIS_COMMAND_TIMEOUT,
+            acknowledgement: Acknowledgement { level: AckLevel::default(), timeout: ACK_TIMEOUT },
+            sweep: Sweep::default(),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::{Access, Address};
+use super::confirm::{AckLevel, Confirmer};
 use super::gate::Gate;
 use super::keys::Channels;
 use super::line::{Line, SharedOutlet};
@@ -76,6 +77,8 @@ pub(super) struct Server {
     pub(super) gate: Arc<Gate>,
     pub(super) line: Arc<Line>,
     pub(super) version: String,
+    /// Absent: nothing is to be confirmed.
+    pub(super) confirmer: Option<Confirmer>,
     in_flight: Semaphore,
     lanes: Lanes,
     command_timeout: Duration,
@@ -121,12 +124,21 @@ impl Server {
         }
         context.tasks.spawn(watchdog::watch(client.clone(), Arc::clone(&gate), stop.clone()));
         let line = line::open(&builder, context, &stop).await.map_err(|error| not_let_in(&error))?;
+        let acknowledgement = context.access.acknowledgement;
+        let confirmer = match acknowledgement.level {
+            AckLevel::Applied => None,
+            AckLevel::Replicated(replicas) => {
+                let opened = Confirmer::open(&builder, replicas, acknowledgement.timeout, &context.tasks, &stop).await;
+                Some(opened.map_err(|error| not_let_in(&error))?)
+            }
+        };
         let server = Arc::new(Self {
             address: address.clone(),
             client,
             gate,
             line,
             version,
+            confirmer,
             in_flight: Semaphore::new(IN_FLIGHT_MAX),
             lanes: Lanes::open(&builder, &context.tasks, &stop),
             command_timeout: context.access.command_timeout,

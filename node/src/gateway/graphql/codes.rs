@@ -84,7 +84,7 @@ impl From<Rejection> for ApiError {
                 let (name, limit) = (LimitName::PendingOperations, limits::PENDING_OPERATIONS_MAX);
                 overloaded(format!("{name}: {message}, at most {limit} may")).limit(name, limit)
             }
-            Rejection::Unavailable => unavailable(message),
+            Rejection::Unavailable | Rejection::Unconfirmed => unavailable(message),
             Rejection::Stopping => draining(message),
         }
     }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_may_succeed_later_says_when() {
-        for rejection in [Rejection::Overloaded, Rejection::Unavailable, Rejection::Stopping] {
+        for rejection in [Rejection::Overloaded, Rejection::Unavailable, Rejection::Unconfirmed, Rejection::Stopping] {
             let error = ApiError::from(rejection.clone());
             assert!(error.code.is_retryable() && error.retry_after_ms.is_some(), "{rejection:?}");
         }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use async_graphql::{Enum, Object, SimpleObject};
 use mille_core::presence::Event;
 use mille_core::{Applied, Touch};
-use mille_shared::presence::Position;
 use mille_shared::{PlanId, Timestamp, UserId};
 
 use super::events::{touched_edge, touched_node};
@@ -53,14 +52,14 @@ impl CollaborationEvent {
         told.map(|(index, _)| Self { plan, told: Told::Touch(Arc::clone(&applied), index) }).collect()
     }
 
-    /// What happened to a project's people, if it concerns this plan: everyone who comes or goes, and the cursors on the
-    /// canvas of the document that bears the plan's id.
+    /// What happened to a project's people, if it concerns this plan: everyone who comes or goes, and the cursors that have
+    /// an x and a y, on a canvas or in space, in the document that bears the plan's id.
     pub(super) fn of_people(plan: PlanId, event: Event) -> Option<Self> {
         let event = match event {
             Event::Joined { user, name, color } => Person { user, name, color, what: What::Joined },
             Event::Left { user, name, color } => Person { user, name, color, what: What::Left },
             Event::CursorMoved { user, name, color, document, position, selected } => {
-                let Position::Canvas { x, y, .. } = position else { return None };
+                let (x, y) = position.plane()?;
                 // Clients choose their documents' ids. Only one that is the number of another plan is surely not this one's.
                 if document.as_str().parse::<i32>().is_ok_and(|other| other != plan.0) {
                     return None;

@@ -1,4 +1,7 @@
-//! How many frames a connection may send. Cursor moves are not counted: they replace each other before they cost anything.
+//! How many frames a connection may send, and how many errors it is answered.
+//!
+//! Cursor moves in the open document are not counted: they replace each other before they cost anything. A move into another
+//! document is, since it opens it, but its excess is dropped without a word: a client that points is never told off.
 
 use std::num::NonZeroU32;
 
@@ -8,6 +11,9 @@ use mille_shared::limits;
 /// One connection's allowance.
 pub(super) struct FrameLimiter {
     frames: DefaultDirectRateLimiter,
+    /// Errors that say that frames were too many.
+    refusals: DefaultDirectRateLimiter,
+    /// All errors, whatever they say. As many as frames are counted: each of those may have its answer.
     errors: DefaultDirectRateLimiter,
 }
 
@@ -27,18 +33,29 @@ impl FrameLimiter {
         let per_second = NonZeroU32::new(limits::PRESENCE_FRAMES_PER_SECOND).unwrap_or(NonZeroU32::MIN);
         Self {
             frames: RateLimiter::direct(Quota::per_second(per_second)),
-            errors: RateLimiter::direct(Quota::per_second(NonZeroU32::MIN)),
+            refusals: RateLimiter::direct(Quota::per_second(NonZeroU32::MIN)),
+            errors: RateLimiter::direct(Quota::per_second(per_second)),
         }
     }
 
     pub(super) fn judge(&self) -> Verdict {
-        if self.frames.check().is_ok() {
+        if self.has_room() {
             Verdict::Take
-        } else if self.errors.check().is_ok() {
+        } else if self.refusals.check().is_ok() {
             Verdict::Refuse
         } else {
             Verdict::Ignore
         }
+    }
+
+    /// Whether a frame that counts may be followed, if nothing is said of those that may not.
+    pub(super) fn has_room(&self) -> bool {
+        self.frames.check().is_ok()
+    }
+
+    /// Whether an error may be sent.
+    pub(super) fn may_err(&self) -> bool {
+        self.errors.check().is_ok()
     }
 }
 
@@ -53,5 +70,6 @@ mod tests {
         let count = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
         assert!(count(Verdict::Take) >= 20 && count(Verdict::Take) < 40);
         assert_eq!(count(Verdict::Refuse), 1);
+        assert!((20..40).contains(&(0..500).filter(|_| limiter.may_err()).count()));
     }
 }

@@ -41,6 +41,8 @@ const MEMBER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 const MOVES_INTERVAL: Duration = Duration::from_millis(limits::CURSOR_INTERVAL.as_millis() as u64 / 2);
 /// The colour of those who give none.
 const COLOR: &str = "#607d8b";
+/// What an error frame begins with: frames are written with their type first.
+const ERROR_BEGINS: &[u8] = br#"{"type":"error""#;
 /// The code in metrics of a socket that ended without a close frame.
 const ABNORMAL: u16 = 1006;
 /// What a close frame without a code counts as.
@@ -263,6 +265,13 @@ impl Session {
     fn pass_on(&mut self, outgoing: Outgoing) -> Step {
         let (why, code, reason) = match outgoing {
             Outgoing::Frame(frame) => {
+                if frame.starts_with(ERROR_BEGINS) {
+                    // It may be that the document was not opened: the next move there counts as opening it.
+                    self.document = None;
+                    if !self.limiter.may_err() {
+                        return Step::Continue(());
+                    }
+                }
                 self.writer.text(frame);
                 return Step::Continue(());
             }
@@ -293,7 +302,7 @@ impl Session {
                 }
                 Err(FrameError::Refused { code, message }) => {
                     if self.may_send() {
-                        self.writer.frame(&ServerFrame::error(code, message));
+                        self.err(code, message);
                     }
                     Step::Continue(())
                 }
@@ -320,7 +329,11 @@ impl Session {
             _ => None,
         };
         let is_move = moved_in.is_some() && moved_in == self.document.as_ref();
-        if !is_move && !self.may_send() {
+        let is_taken = match moved_in {
+            Some(_) => is_move || self.limiter.has_room(),
+            None => self.may_send(),
+        };
+        if !is_taken {
             return Step::Continue(());
         }
         let seat = self.seat;
@@ -335,7 +348,7 @@ impl Session {
                 Step::Continue(())
             }
             _ if self.outbox.is_none() => {
-                self.writer.frame(&ServerFrame::error(ErrorCode::NotJoined, "send join_session first"));
+                self.err(ErrorCode::NotJoined, "send join_session first");
                 Step::Continue(())
             }
             ClientFrame::CursorUpdate(update) if !is_move => {
@@ -355,6 +368,8 @@ impl Session {
             }
             ClientFrame::UpdateStatus { status } => self.ask(PresenceCommand::UpdateStatus { seat, status }).await,
             ClientFrame::UpdateViewport { document, viewport } => {
+                // A page that resumed says nothing else of where it is. If it is not there, the project says so.
+                self.document.get_or_insert_with(|| document.clone());
                 self.viewport = Some((document, viewport));
                 self.moved()
             }
@@ -373,7 +388,7 @@ impl Session {
         if ask.user_id != self.identity.user_id.as_str() {
             let message = "userId is another than the token's";
             self.project.metrics().rights.refused(NotAllowed::OtherUser);
-            self.writer.frame(&ServerFrame::error(ErrorCode::Forbidden, message));
+            self.err(ErrorCode::Forbidden, message);
             return Step::Continue(());
         }
         if !self.is_member() {
@@ -426,9 +441,9 @@ impl Session {
             }
             Ok(_) => {
                 self.project.metrics().rights.refused(NotAllowed::OtherUser);
-                self.writer.frame(&ServerFrame::error(ErrorCode::Forbidden, "the token is somebody else's"));
+                self.err(ErrorCode::Forbidden, "the token is somebody else's");
             }
-            Err(_) => self.writer.frame(&ServerFrame::error(ErrorCode::Unauthenticated, "the token is not good")),
+            Err(_) => self.err(ErrorCode::Unauthenticated, "the token is not good"),
         }
     }
 
@@ -460,13 +475,20 @@ impl Session {
         }
     }
 
+    /// Says that something is wrong, unless that was said too often lately.
+    fn err(&mut self, code: ErrorCode, message: impl Into<String>) {
+        if self.limiter.may_err() {
+            self.writer.frame(&ServerFrame::error(code, message));
+        }
+    }
+
     /// Whether the client may send a frame that is no cursor move; if not, it is told now and then.
     fn may_send(&mut self) -> bool {
         let verdict = self.limiter.judge();
         if verdict != Verdict::Take {
             self.project.metrics().limits.limited(LimitName::PresenceFrames);
         }
-        if verdict == Verdict::Refuse {
+        if verdict == Verdict::Refuse && self.limiter.may_err() {
             let (name, limit) = (LimitName::PresenceFrames, limits::PRESENCE_FRAMES_PER_SECOND as usize);
             self.writer.frame(&ServerFrame::limited(ErrorCode::RateLimited, name, limit, Some(1_000)));
         }

@@ -1,5 +1,6 @@
 //! One open plan: its replica, its listeners, and who waits for what.
 
+mod acknowledged;
 mod newcomers;
 mod traced;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use mille_core::replica::{Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
 use mille_core::{Applied, Opened, Refusal};
+use mille_shared::change::Change;
 use mille_shared::directory::Role;
 use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, Terms};
 use mille_shared::operation::Operation;
@@ -16,8 +18,9 @@ use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Jobs, OpeningId, PlanContext};
+use super::{Active, Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
+use crate::clock;
 use crate::metrics::EditResult;
 use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
@@ -39,6 +42,7 @@ pub(super) struct OpenPlan {
     opening: OpeningId,
     id: PlanId,
     context: PlanContext,
+    active: Active,
     replica: Replica,
     listeners: Vec<Listener>,
     /// With so many listeners, those that are over are let go before another comes.
@@ -99,17 +103,20 @@ pub(in crate::project) enum Done {
     Past(Result<Past, ReplayError>),
     /// The change of a repeated operation was read.
     Told { ticket: Ticket, revision: Revision, applied: Option<Arc<Applied>> },
+    /// It was asked whether replicas have an operation.
+    Confirmed { ticket: Ticket, result: EditResult, accepted: Box<Accepted>, confirmed: backend::Result<bool> },
     /// Nothing to do any more: a snapshot was kept, a message sent, a channel closed.
     Closed,
 }
 
 impl OpenPlan {
-    pub(super) fn new(opening: OpeningId, plan: Opened, context: PlanContext) -> Self {
+    pub(super) fn new(opening: OpeningId, plan: Opened, context: PlanContext, active: Active) -> Self {
         let replica = Replica::new(plan, context.settings.bounds, context.settings.snapshot_every);
         Self {
             opening,
             id: opening.plan,
             context,
+            active,
             replica,
             listeners: Vec::new(),
             prune_listeners_at: 0,
@@ -216,7 +223,10 @@ impl OpenPlan {
             Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
             Done::Told { ticket, revision, applied } => {
                 let plan = Arc::clone(self.replica.plan());
-                self.answer_as(EditResult::Repeated, ticket, Ok(Accepted { revision, applied, plan }));
+                self.acknowledge(EditResult::Repeated, ticket, Accepted { revision, applied, plan }, jobs);
+            }
+            Done::Confirmed { ticket, result, accepted, confirmed } => {
+                self.confirmed(ticket, result, *accepted, confirmed);
             }
             Done::Past(read) => self.past_read(read, jobs),
             Done::Missed { lost, outcome, found } => {
@@ -348,6 +358,7 @@ impl OpenPlan {
             }
             Effect::Rollback(rollback) => self.note_rollback(rollback, jobs),
             Effect::Deliver(applied) => {
+                self.note_active(&applied.change);
                 let listeners = || self.listeners.iter().filter(|listener| !listener.events.is_closed()).count();
                 let fan_out = self.traced.fan_out(plan, &applied, listeners);
                 self.deliver(&PlanEvent::Changed(applied), fan_out);
@@ -369,6 +380,13 @@ impl OpenPlan {
                 tracing::debug!(plan.id = %plan, cause = cause.as_str(), "the log is read to catch up");
                 self.context.metrics.plans.gap(cause);
             }
+        }
+    }
+
+    /// Whoever made a change is active, unless it is read so late that they may have gone to sleep since.
+    fn note_active(&self, change: &Change) {
+        if clock::now() < change.at.after(limits::IDLE_AFTER) {
+            self.active.lock().insert(change.user_id.clone());
         }
     }
 
@@ -426,7 +444,8 @@ impl OpenPlan {
     fn judge(&mut self, ticket: Ticket, verdict: Verdict, jobs: &mut Jobs) {
         let (answer, repeat) = match verdict {
             Verdict::Accepted { applied, plan } => {
-                (Ok(Accepted { revision: applied.revision(), applied: Some(applied), plan }), None)
+                let accepted = Accepted { revision: applied.revision(), applied: Some(applied), plan };
+                return self.acknowledge(EditResult::Accepted, ticket, accepted, jobs);
             }
             Verdict::Unchanged { plan, repeat } => {
                 (Ok(Accepted { revision: plan.revision(), applied: None, plan }), repeat)
@@ -449,7 +468,7 @@ impl OpenPlan {
     fn tell_repeated(&mut self, ticket: Ticket, revision: Revision, jobs: &mut Jobs) {
         if let Some(applied) = self.replica.recent(revision) {
             let (applied, plan) = (Some(Arc::clone(applied)), Arc::clone(self.replica.plan()));
-            return self.answer_as(EditResult::Repeated, ticket, Ok(Accepted { revision, applied, plan }));
+            return self.acknowledge(EditResult::Repeated, ticket, Accepted { revision, applied, plan }, jobs);
         }
         let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
         jobs.spawn(async move {
@@ -501,6 +520,7 @@ fn result_of(answer: &Result<Accepted, Rejection>) -> EditResult {
         Err(Rejection::Refused(_) | Rejection::NoSuchPlan | Rejection::Unrecoverable { .. }) => EditResult::Refused,
         Err(Rejection::Overloaded) => EditResult::Overloaded,
         Err(Rejection::Unavailable) => EditResult::Unavailable,
+        Err(Rejection::Unconfirmed) => EditResult::Unconfirmed,
         Err(Rejection::Forbidden | Rejection::Stopping) => EditResult::Stopped,
     }
 }

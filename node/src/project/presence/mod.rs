@@ -65,7 +65,7 @@ pub struct PresencePart {
     outboxes: BTreeMap<SeatId, PresenceOutbox>,
     watchers: Watchers,
     workers: Workers,
-    /// Commands that came before the first answers of the store and of other nodes: a roster would be too short, or old.
+    /// Commands that came before the answers of the store and of other nodes: a roster would be too short, or old.
     waiting: VecDeque<PresenceCommand>,
     /// When they wait no longer: without a store, people see at least those of their own node.
     ready_by: Instant,
@@ -74,8 +74,8 @@ pub struct PresencePart {
     sweep_at: Instant,
     /// The pressure that the machine knows of.
     level: Level,
-    /// How many connections the metric knows of.
-    counted: usize,
+    /// How many connections the metrics know of: present ones, and those that are remembered.
+    counted: [usize; 2],
 }
 
 impl PresencePart {
@@ -102,7 +102,7 @@ impl PresencePart {
             loads_under_way: 0,
             sweep_at: origin + SWEEP_INTERVAL,
             level: Level::Calm,
-            counted: 0,
+            counted: [0; 2],
         };
         part.perform(effects);
         part
@@ -110,10 +110,8 @@ impl PresencePart {
 
     /// Goes on with a new machine and new tasks: the old ones are old, or one of them failed. Sockets and watchers stay and
     /// notice nothing, unless something failed: then they get the whole picture again, of which some may be missing.
-    pub async fn begin_anew(&mut self, failed: bool) {
-        // Else the last of the old tasks could write over what the first of the new ones wrote.
-        self.workers.finish().await;
-        self.workers = Workers::start(self.project, self.node.clone(), self.settings.table_ttl, &self.around);
+    pub fn begin_anew(&mut self, failed: bool) {
+        self.workers.start_anew(self.project, self.node.clone(), self.settings.table_ttl, &self.around);
         self.loads_under_way = 0;
         let kept = self.machine.keep();
         let (machine, effects) =
@@ -138,6 +136,9 @@ impl PresencePart {
     /// Does what somebody asks.
     pub fn handle(&mut self, command: PresenceCommand) {
         self.feel_pressure();
+        if self.is_open && matches!(command, PresenceCommand::Join { .. } | PresenceCommand::Users { .. }) {
+            self.look();
+        }
         if self.is_open {
             self.follow(command);
         } else if self.waiting.len() < limits::MAILBOX_COMMANDS_MAX {
@@ -204,6 +205,12 @@ impl PresencePart {
         self.perform(effects);
     }
 
+    /// Nodes whose lease ended after they had said that they go.
+    pub fn nodes_departed(&mut self, nodes: &[NodeId]) {
+        let effects = self.machine.nodes_departed(self.now(), nodes);
+        self.perform(effects);
+    }
+
     /// Nodes that are back although their lease had ended.
     pub fn nodes_back(&mut self, nodes: &[NodeId]) {
         self.machine.nodes_back(nodes);
@@ -261,7 +268,7 @@ impl PresencePart {
         if self.machine.own_connections() > 0 || !self.waiting.is_empty() {
             self.drain();
         }
-        self.workers.finish().await;
+        self.workers.end().await;
     }
 
     /// The next answer of the store, for [`handle_answer`](Self::handle_answer). Cancel-safe.
@@ -293,6 +300,15 @@ impl PresencePart {
         if std::mem::replace(&mut self.level, level) != level {
             let effects = self.machine.press(self.now(), level);
             self.perform(effects);
+        }
+    }
+
+    /// Somebody is about to look at everyone: what is known may be old, if nobody was here to see it.
+    fn look(&mut self) {
+        let effects = self.machine.look(self.now());
+        self.perform(effects);
+        if !self.machine.is_ready() {
+            (self.is_open, self.ready_by) = (false, Instant::now() + limits::REDIS_COMMAND_TIMEOUT);
         }
     }
 
@@ -416,17 +432,19 @@ impl PresencePart {
                 Effect::Expired(why) => self.around.metrics.presence.expiries(why).increment(1),
             }
         }
-        self.count(self.machine.own_connections());
+        self.count([self.machine.own_connections(), self.machine.remembered()]);
     }
 
-    /// Brings the number of this project's connections in the metric to `own`.
-    fn count(&mut self, own: usize) {
-        let gauge = &self.around.metrics.presence.members;
-        match own.checked_sub(self.counted) {
-            Some(more) => gauge.increment(more as f64),
-            None => gauge.decrement((self.counted - own) as f64),
+    /// Brings this project's part of the metrics to these numbers.
+    fn count(&mut self, counts: [usize; 2]) {
+        let gauges = [&self.around.metrics.presence.members, &self.around.metrics.presence.remembered];
+        for ((gauge, counted), count) in gauges.into_iter().zip(&mut self.counted).zip(counts) {
+            match count.checked_sub(*counted) {
+                Some(more) => gauge.increment(more as f64),
+                None => gauge.decrement((*counted - count) as f64),
+            }
+            *counted = count;
         }
-        self.counted = own;
     }
 
     fn now(&self) -> Moment {
@@ -440,7 +458,7 @@ impl PresencePart {
 
 impl Drop for PresencePart {
     fn drop(&mut self) {
-        self.count(0);
+        self.count([0; 2]);
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mille_core::presence::Join;
 use mille_shared::ConnectionId;
-use mille_shared::presence::client::Secret;
+use mille_shared::presence::client::{CursorUpdate, Secret};
+use mille_shared::presence::{DocumentId, DocumentType, Position};
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
@@ -177,4 +178,32 @@ async fn a_drain_closes_with_a_hint_and_nobody_elsewhere_sees_a_leave() {
     assert_eq!(dos.try_next(), None, "the hand-over made a noise");
     let left = there.run(frame(&mut dos, "user_presence")).await;
     assert_eq!(left["isOnline"], false, "who does not come back leaves in the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_again_where_nobody_is_is_told_what_happened_since() {
+    let store = Embedded::new();
+    let (mut here, mut there) = (Node::start(&store, "a").await, Node::start(&store, "b").await);
+    let mut una = here.join(1, "una", None);
+    here.run(frame(&mut una, "bulk_presence")).await;
+    for x in [1.0, 2.0] {
+        let position = Position::Canvas { x, y: 0.0, zoom: None };
+        let (document, kind) = (DocumentId::new("plan"), DocumentType::Canvas);
+        let update = CursorUpdate {
+            document: document.clone(),
+            kind,
+            position: position.clone(),
+            selected: None,
+            timestamp_ms: 1,
+        };
+        here.part.handle(PresenceCommand::MoveCursor { seat: SeatId(1), update: Box::new(update) });
+        settle(&mut here, &mut there).await;
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        there.part.handle(PresenceCommand::Users { reply });
+        let users = tokio::select! {
+            users = there.run(answer) => users.unwrap(),
+            () = here.run(std::future::pending()) => unreachable!(),
+        };
+        assert_eq!(users[0].documents[&document].position, Some(position));
+    }
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use mille_shared::presence::Record;
 use mille_shared::{ConnectionId, NodeId, ProjectId};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -93,14 +94,43 @@ struct Pending {
 
 impl Workers {
     pub(super) fn start(project: ProjectId, node: NodeId, table_ttl: Duration, around: &Surroundings) -> Self {
+        Self::start_after(std::future::ready(()), project, node, table_ttl, around)
+    }
+
+    /// New tasks in place of these, which finish what waits as far as [`FINISH_WITHIN`] reaches. The new ones write and read
+    /// after that: else the last of the old could write over what the first of the new wrote. Nobody waits for it.
+    pub(super) fn start_anew(&mut self, project: ProjectId, node: NodeId, table_ttl: Duration, around: &Surroundings) {
+        let finished = CancellationToken::new();
+        let (former, done) = (self.end(), finished.clone().drop_guard());
+        around.tasks.spawn(async move {
+            former.await;
+            drop(done);
+        });
+        *self = Self::start_after(finished.cancelled_owned(), project, node, table_ttl, around);
+    }
+
+    fn start_after(
+        turn: impl Future<Output = ()> + Send + 'static,
+        project: ProjectId,
+        node: NodeId,
+        table_ttl: Duration,
+        around: &Surroundings,
+    ) -> Self {
+        let turn = turn.shared();
         let ledger = Arc::new(Ledger::default());
         let (loads, wanted) = mpsc::channel(1);
         let (messages, outgoing) = mpsc::channel(MESSAGES_MAX);
         let (answer, answers) = mpsc::channel(4);
         let keeper = Keeper { project, node, table_ttl, store: Arc::clone(&around.store), answer: answer.clone() };
         let tasks = FuturesUnordered::from_iter([
-            around.tasks.spawn(keeper.run(Arc::clone(&ledger))),
-            around.tasks.spawn(read(project, Arc::clone(&around.store), wanted, answer)),
+            around.tasks.spawn(turn.clone().then({
+                let ledger = Arc::clone(&ledger);
+                |()| keeper.run(ledger)
+            })),
+            around.tasks.spawn(turn.then({
+                let store = Arc::clone(&around.store);
+                move |()| read(project, store, wanted, answer)
+            })),
             around.tasks.spawn(speak(project, Arc::clone(&around.pubsub), outgoing)),
         ]);
         Self { ledger, doors: Some(Doors { loads, messages }), answers, tasks }
@@ -137,16 +167,18 @@ impl Workers {
         }
     }
 
-    /// Lets the tasks finish what waits, and waits for them up to [`FINISH_WITHIN`].
-    pub(super) async fn finish(&mut self) {
+    /// Lets the tasks finish what waits. The future waits for them up to [`FINISH_WITHIN`].
+    pub(super) fn end(&mut self) -> impl Future<Output = ()> + use<> {
         self.doors = None;
         self.close();
         self.answers.close();
         let mut tasks = std::mem::take(&mut self.tasks);
-        let done = async { while tasks.next().await.is_some() {} };
-        if tokio::time::timeout(FINISH_WITHIN, done).await.is_err() {
-            // Who is not done by then waits for a store that does not answer; its table ends with its expiry.
-            tasks.iter().for_each(JoinHandle::abort);
+        async move {
+            let done = async { while tasks.next().await.is_some() {} };
+            if tokio::time::timeout(FINISH_WITHIN, done).await.is_err() {
+                // Who is not done by then waits for a store that does not answer; its table ends with its expiry.
+                tasks.iter().for_each(JoinHandle::abort);
+            }
         }
     }
 

@@ -63,8 +63,11 @@ impl Person {
 }
 
 /// Two people in one project, at two nodes, each knowing the other.
-async fn two_people(here: &ProjectHandle, there: &ProjectHandle) -> (Person, Person) {
-    let (mut una, mut dos) = (Person::join(here, "ada").await, Person::join(there, "ada").await);
+async fn two_people(node: &TestNode, here: &ProjectHandle, there: &ProjectHandle) -> (Person, Person) {
+    let access = node.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    node.projects.set_member(&access, &UserId::new("bob"), Role::Viewer).await.expect("a member");
+    eventually("bob is known", async || there.members().role_of(&UserId::new("bob")).is_some()).await;
+    let (mut una, mut dos) = (Person::join(here, "ada").await, Person::join(there, "bob").await);
     eventually("both are known on both nodes", async || connections(here).await == 2 && connections(there).await == 2)
         .await;
     // Whatever was to be said of it is said.
@@ -103,6 +106,7 @@ async fn a_project_that_nobody_uses_stays_for_its_time_and_then_goes() {
     sleep(Duration::from_secs(60)).await;
     assert!(!runs(&here));
     assert_eq!(retired(&one, "idle"), 1);
+    assert!(one.projects.metrics().render().contains("channels_idle_cleaned_total 1"), "its channel is let go of");
     let again = one.enter(here.id()).await;
     assert!(again.refresh().await.is_ok(), "it comes back when somebody asks");
     one.stop().await;
@@ -112,7 +116,7 @@ async fn a_project_that_nobody_uses_stays_for_its_time_and_then_goes() {
 #[tokio::test(start_paused = true)]
 async fn an_old_project_begins_anew_and_nobody_it_serves_notices() {
     let (one, two, here, there, plan) = pair().await;
-    let (mut una, mut dos) = two_people(&here, &there).await;
+    let (mut una, mut dos) = two_people(&one, &here, &there).await;
     let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
     let mut seen = 0;
     let started = tokio::time::Instant::now();
@@ -142,7 +146,7 @@ async fn fails_and_goes_on(cause: impl AsyncFnOnce(&TestNode, &ProjectHandle, Pl
     let other = one.projects.create_project("other", None, &ada()).await.expect("a project").project;
     let other_plan = other.plan_id(None).await.expect("a plan");
     let mut others = other.follow(other_plan, &ada(), Start::Next, false).await.expect("follow");
-    let (mut una, mut dos) = two_people(&here, &there).await;
+    let (mut una, mut dos) = two_people(&one, &here, &there).await;
     una.news("bulk_presence");
     let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
     let (reply, answer) = tokio::sync::oneshot::channel();
@@ -165,11 +169,11 @@ async fn fails_and_goes_on(cause: impl AsyncFnOnce(&TestNode, &ProjectHandle, Pl
     }
     assert!(runs(&here) && connections(&here).await == 2 && connections(&there).await == 2);
     let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
-    one.projects.set_member(&access, &UserId::new("bob"), Role::Viewer).await.expect("a member");
-    let joined = Person::join(&here, "bob").await;
+    one.projects.set_member(&access, &UserId::new("cyd"), Role::Viewer).await.expect("a member");
+    let joined = Person::join(&here, "cyd").await;
     eventually("who comes later is seen elsewhere", async || connections(&there).await == 3).await;
     let event = timeout(Duration::from_secs(1), watch.next()).await.expect("soon");
-    assert!(matches!(&event, Some(Event::Joined { user, .. }) if user.as_str() == "bob"), "{event:?}");
+    assert!(matches!(&event, Some(Event::Joined { user, .. }) if user.as_str() == "cyd"), "{event:?}");
     drop(joined);
 
     rename_often(&other, other_plan, "o", 1).await;
@@ -203,21 +207,50 @@ async fn so_does_one_whose_task_of_presence_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_delays_no_project_that_begins_anew() {
+    let (one, two, here, _, _) = pair().await;
+    let _una = Person::join(&here, "ada").await;
+    assert_eq!(connections(&here).await, 1);
+    sleep(Duration::from_secs(1)).await;
+    one.backend.presence.clear(here.id(), &NodeId::of("one", "1")).await.expect("cleared");
+    one.tables.is_hung.store(true, Ordering::Relaxed);
+    here.commands.send(Command::PresenceLost).await.expect("a mailbox");
+    sleep(Duration::from_secs(1)).await;
+    let failed = tokio::time::Instant::now();
+    here.fail().await;
+    assert_eq!(connections(&here).await, 1);
+    assert!(failed.elapsed() < Duration::from_millis(100), "{:?}", failed.elapsed());
+    one.tables.is_hung.store(false, Ordering::Relaxed);
+    eventually("once it answers, it is told", async || {
+        let tables = one.backend.presence.load(here.id()).await.expect("tables");
+        tables.iter().map(|(_, fields)| fields.len()).sum::<usize>() == 1
+    })
+    .await;
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_done_in_a_project_shows_in_its_people_and_is_counted() {
-    let (one, two, here, _, plan) = pair().await;
+    let (one, two, here, there, plan) = pair().await;
     let una = Person::join(&here, "ada").await;
     let last_active = async || {
         let (reply, answer) = tokio::sync::oneshot::channel();
         here.presence(PresenceCommand::Users { reply }).await.expect("a mailbox");
         answer.await.expect("users")[0].last_active
     };
-    let before = last_active().await;
+    let _events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
     // People's times are those of the wall, which does not pause.
-    eventually("an edit is an activity", async || {
-        rename_often(&here, plan, "n", 1).await;
-        last_active().await > before
-    })
-    .await;
+    for (through, word) in [(&here, "n"), (&there, "m")] {
+        let before = last_active().await;
+        let mut edits = 0;
+        eventually("an edit is an activity, through whichever node", async || {
+            edits += 1;
+            rename_often(through, plan, &format!("{word}{edits}."), 1).await;
+            last_active().await > before
+        })
+        .await;
+    }
     let counted = |text: &str| one.projects.metrics().render().lines().any(|line| line.ends_with(text));
     assert!(counted("presence_members 1"));
     drop(una);
@@ -243,7 +276,7 @@ async fn what_a_failed_project_listened_to_is_let_go_of() {
 #[tokio::test(start_paused = true)]
 async fn a_project_that_fails_again_and_again_is_given_up_and_its_sockets_may_come_back() {
     let (one, two, here, there, plan) = pair().await;
-    let (mut una, mut dos) = two_people(&here, &there).await;
+    let (mut una, mut dos) = two_people(&one, &here, &there).await;
     for _ in 0..4 {
         here.commands.send(Command::Fail).await.expect("a mailbox");
     }

@@ -152,3 +152,24 @@ fn a_user_whose_tabs_opened_a_document_as_two_types_is_shown_with_the_first() {
     let last = told.iter().rfind(|frame| frame["type"] == "user_presence").unwrap();
     assert_eq!(last["data"]["documents"]["plan"]["documentType"], "timeline");
 }
+
+#[test]
+fn a_project_has_so_many_documents_at_once_and_no_more() {
+    let mut here = node("a");
+    let max = u64::try_from(mille_shared::limits::DOCUMENTS_PER_PROJECT_MAX).unwrap();
+    for seat in 1..=max + 1 {
+        here.join(at(0), join(seat, &format!("u{seat}")));
+        let effects = here.switch_document(at(1), SeatId(seat), &doc(&format!("d{seat}")), DocumentType::Canvas);
+        let refused = frames(&here, seat, &effects).into_iter().find(|frame| frame["type"] == "error");
+        assert_eq!(refused.is_some(), seat > max, "{seat}");
+        if let Some(error) = refused {
+            assert_eq!((&error["code"], &error["limit"]), (&"LIMIT_EXCEEDED".into(), &max.into()), "{error}");
+        }
+    }
+    assert_eq!(here.census().total.documents, usize::try_from(max).unwrap());
+    let open = here.switch_document(at(2), SeatId(max + 1), &doc("d1"), DocumentType::Canvas);
+    assert!(frames(&here, max + 1, &open).iter().all(|frame| frame["type"] != "error"), "one that is open has room");
+    here.switch_document(at(3), SeatId(2), &doc("d1"), DocumentType::Canvas);
+    let freed = here.switch_document(at(4), SeatId(max + 1), &doc("new"), DocumentType::Canvas);
+    assert!(frames(&here, max + 1, &freed).iter().all(|frame| frame["type"] != "error"), "what is left makes room");
+}

@@ -158,6 +158,24 @@ fn a_dead_node_takes_its_people_with_it_and_a_departing_one_does_not() {
 }
 
 #[test]
+fn who_was_on_the_way_out_when_its_lease_ended_has_said_goodbye_though_nobody_heard_it() {
+    let (mut here, mut leaving) = (node("a"), node("b"));
+    here.join(at(0), join(1, "una"));
+    let joined = leaving.join(at(0), join(11, "dos"));
+    let token = token(&leaving, 11, &joined);
+    pass(&joined, &mut here, at(1));
+    leaving.depart();
+    let gone = here.nodes_departed(at(1_000), &[NodeId::of("b", "1")]);
+    assert_eq!(frames(&here, 1, &gone), Vec::<Value>::new());
+    let early = here.wake(at(10_999));
+    assert_eq!(frames(&here, 1, &early), Vec::<Value>::new());
+    let resumed = here.join(at(10_999), resume(2, "dos", &token));
+    assert_eq!(frames(&here, 1, &resumed), Vec::<Value>::new());
+    here.wake(at(30_000));
+    assert_eq!(here.users().len(), 2);
+}
+
+#[test]
 fn a_machine_that_begins_anew_tells_nobody_anything_and_forgets_nobody() {
     let (mut old, mut there) = (node("a"), node("b"));
     old.join(at(0), Join { document: Some(doc("plan")), ..join(1, "una") });
@@ -202,4 +220,61 @@ fn whoever_moves_elsewhere_keeps_no_machine_busy_where_nobody_is() {
     pass(&told, &mut here, at(1));
     assert!(here.is_idle(), "neither connections nor listeners");
     assert!(here.deadline() > Some(Duration::from_millis(1_000)));
+}
+
+#[test]
+fn who_looks_again_where_nobody_is_sees_what_happened_since() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    let joined = there.join(at(0), Join { document: Some(doc("plan")), ..join(11, "dos") });
+    pass(&joined, &mut here, at(0));
+    for second in [10, 20_u16] {
+        let ms = 1_000 * u64::from(second);
+        there.move_cursor(at(ms), SeatId(11), cursor("plan", second.into()));
+        assert_eq!(published(&there.wake(at(ms))).len(), 1, "a digest: nobody elsewhere is told of moves");
+        there.acted(at(ms + 1), &UserId::new("dos"));
+        let asked = here.look(at(ms + 2));
+        assert!(!here.is_ready(), "whoever looks waits");
+        let answer = pass(&asked, &mut there, at(ms + 2));
+        pass(&answer, &mut here, at(ms + 3));
+        assert!(here.is_ready());
+        assert_eq!(here.users(), there.users());
+    }
+    here.look(at(30_000));
+    assert!(here.deadline() <= Some(Duration::from_millis(30_400)));
+    here.wake(at(30_400));
+    assert!(here.is_ready(), "who does not answer is not waited for");
+    here.join(at(31_000), join(1, "una"));
+    assert_eq!(here.look(at(31_001)), [], "with somebody here it is told anyway");
+}
+
+#[test]
+fn a_change_that_comes_late_takes_no_newer_time_back() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    here.join(at(0), join(1, "una"));
+    pass(&there.join(at(0), Join { document: Some(doc("plan")), ..join(11, "dos") }), &mut here, at(0));
+    here.set_watching(at(0), true);
+    pass(&here.digest_now(at(0)), &mut there, at(0));
+    let change = there.update_status(at(1_000), SeatId(11), Status::Away);
+    there.move_cursor(at(1_500), SeatId(11), cursor("plan", 1.0));
+    pass(&there.wake(at(1_500)), &mut here, at(1_500));
+    pass(&change, &mut here, at(1_600));
+    let dos = |node: &Presence| node.users().into_iter().find(|user| user.user_id.as_str() == "dos");
+    assert_eq!(dos(&here), dos(&there));
+}
+
+#[test]
+fn an_activity_that_is_no_move_is_told_with_the_next_digest_and_again_if_that_is_lost() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    let joined = here.join(at(0), join(1, "una"));
+    pass(&joined, &mut there, at(0));
+    pass(&there.join(at(0), join(11, "dos")), &mut here, at(0));
+    let active = |node: &Presence| node.users()[0].last_active.unix_ms - START_MS;
+    there.acted(at(1_000), &UserId::new("dos"));
+    assert_eq!(pass(&there.wake(at(2_000)), &mut here, at(2_000)), [], "nothing is to be asked");
+    assert_eq!(active(&here), 1_000);
+    there.acted(at(3_000), &UserId::new("dos"));
+    assert!(!published(&there.wake(at(4_000))).is_empty(), "and lost");
+    let asked = pass(&there.wake(at(6_000)), &mut here, at(6_000));
+    pass(&pass(&asked, &mut there, at(6_001)), &mut here, at(6_002));
+    assert_eq!(active(&here), 3_000);
 }

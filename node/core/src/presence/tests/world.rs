@@ -10,6 +10,8 @@ use super::*;
 const NODES: usize = 3;
 /// How long a dead node's table and lease hold.
 const LEASE_MS: u64 = 10_000;
+/// Until the others see that a node gave its lease back.
+const NOTICED_MS: u64 = 1_000;
 /// What the promise allows: the grace, and a digest with its answer.
 const RIGHT_WITHIN_TENTHS: u64 = 120;
 /// What it allows beyond that where the node is under pressure.
@@ -51,6 +53,16 @@ enum Step {
         which: usize,
         away: bool,
     },
+    /// Looks at another part of their document.
+    Look {
+        which: usize,
+        document: u8,
+        x: i16,
+    },
+    /// Does something otherwise than through their presence.
+    Act {
+        which: usize,
+    },
     /// Time passes, in tenths of a second.
     Wait {
         tenths: u8,
@@ -71,6 +83,10 @@ enum Step {
     },
     /// A node dies without a word and starts again at once, under another incarnation.
     Kill {
+        node: usize,
+    },
+    /// A node is taken out in order, and starts again at once, under another incarnation.
+    Depart {
         node: usize,
     },
     /// A node comes under pressure, or the pressure eases.
@@ -98,6 +114,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<usize>(), 0..3u8, prop::bool::weighted(0.9)).prop_map(|(which, document, kind)| Step::Switch { which, document, kind }),
         4 => (any::<usize>(), 0..3u8, any::<i16>()).prop_map(|(which, document, x)| Step::Move { which, document, x }),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(which, away)| Step::Status { which, away }),
+        1 => (any::<usize>(), 0..3u8, any::<i16>()).prop_map(|(which, document, x)| Step::Look { which, document, x }),
+        1 => any::<usize>().prop_map(|which| Step::Act { which }),
     ];
     prop_oneof![
         18 => plain.clone(),
@@ -107,6 +125,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|which| Step::Double { which }),
         1 => (0..NODES).prop_map(|node| Step::Interrupt { node }),
         1 => (0..NODES).prop_map(|node| Step::Kill { node }),
+        1 => (0..NODES).prop_map(|node| Step::Depart { node }),
         1 => (0..NODES, 0..5usize).prop_map(|(node, level)| Step::Press { node, level }),
         1 => (0..NODES).prop_map(|node| Step::Recycle { node }),
         1 => plain.prop_map(|step| Step::Fail { step: Box::new(step) }),
@@ -124,10 +143,21 @@ struct World {
     tokens: Vec<(String, u8)>,
     /// The store's tables.
     tables: BTreeMap<NodeId, BTreeMap<ConnectionId, Record>>,
-    /// When the leases of dead nodes end.
-    dying: Vec<(u64, NodeId)>,
+    /// When the leases of dead nodes end, and those of nodes that gave them back are missed.
+    dying: Vec<(u64, NodeId, End)>,
     next: u64,
     incarnation: u32,
+}
+
+/// How a node ends in the store, as the others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its lease, and its table with it.
+    Lease,
+    /// Its lease, which it gave back.
+    Returned,
+    /// Its table alone.
+    Table,
 }
 
 /// What a client knows, from the frames it got.
@@ -259,7 +289,7 @@ impl World {
         loop {
             let due = self.nodes.iter().filter_map(Presence::deadline).min();
             let due = due.map_or(until, |due| u64::try_from(due.as_millis()).unwrap()).max(self.now);
-            let death = self.dying.iter().map(|(due, _)| *due).min().unwrap_or(until);
+            let death = self.dying.iter().map(|(due, ..)| *due).min().unwrap_or(until);
             self.now = until.min(due).min(death.max(self.now));
             self.bury_the_dead();
             let now = at(self.now);
@@ -277,18 +307,36 @@ impl World {
 
     fn bury_the_dead(&mut self) {
         let now = self.now;
-        let dead: Vec<NodeId> = self.dying.extract_if(.., |(due, _)| *due <= now).map(|(_, node)| node).collect();
-        for gone in dead {
-            self.tables.remove(&gone);
-            for node in 0..NODES {
-                let effects = self.nodes[node].nodes_gone(at(now), std::slice::from_ref(&gone));
+        let dead: Vec<(u64, NodeId, End)> = self.dying.extract_if(.., |(due, ..)| *due <= now).collect();
+        for (_, gone, end) in dead {
+            if end != End::Returned {
+                self.tables.remove(&gone);
+            }
+            for node in (0..NODES).filter(|_| end != End::Table) {
+                let gone = std::slice::from_ref(&gone);
+                let effects = match end {
+                    End::Returned => self.nodes[node].nodes_departed(at(now), gone),
+                    _ => self.nodes[node].nodes_gone(at(now), gone),
+                };
                 self.perform(node, effects);
             }
         }
     }
 
     fn kill(&mut self, node: usize) {
-        self.dying.push((self.now + LEASE_MS, self.nodes[node].node.clone()));
+        self.dying.push((self.now + LEASE_MS, self.nodes[node].node.clone(), End::Lease));
+        self.start_again(node);
+    }
+
+    fn depart(&mut self, node: usize) {
+        let effects = self.nodes[node].depart();
+        self.perform(node, effects);
+        let id = self.nodes[node].node.clone();
+        self.dying.extend([(self.now + NOTICED_MS, id.clone(), End::Returned), (self.now + LEASE_MS, id, End::Table)]);
+        self.start_again(node);
+    }
+
+    fn start_again(&mut self, node: usize) {
         let theirs: Vec<u64> = self.seats.iter().filter(|(_, at)| **at == node).map(|(seat, _)| *seat).collect();
         theirs.into_iter().for_each(|seat| self.close(seat));
         let (presence, effects) = self.opened(node);
@@ -330,6 +378,8 @@ impl World {
             | Step::Leave { which }
             | Step::Switch { which, .. }
             | Step::Move { which, .. }
+            | Step::Look { which, .. }
+            | Step::Act { which }
             | Step::Status { which, .. } => {
                 let (seat, node) = self.some_seat(which)?;
                 if matches!(step, Step::Lose { .. } | Step::Leave { .. }) {
@@ -345,6 +395,15 @@ impl World {
                     }
                     Step::Move { document, x, .. } => {
                         presence.move_cursor(now, seat, cursor(&format!("d{document}"), x.into()))
+                    }
+                    Step::Look { document, x, .. } => {
+                        let viewport = Viewport { x: x.into(), y: 0.0, zoom: 1.0 };
+                        presence.move_viewport(now, seat, &doc(&format!("d{document}")), viewport)
+                    }
+                    Step::Act { .. } => {
+                        let connection = presence.roster.seated(seat).and_then(|id| presence.roster.get(id));
+                        let user = connection.map(|entry| entry.record.user.clone())?;
+                        presence.acted(now, &user)
                     }
                     Step::Status { away, .. } => {
                         presence.update_status(now, seat, if away { Status::Away } else { Status::Active })
@@ -373,6 +432,7 @@ impl World {
                 self.perform(node, effects);
             }
             Step::Kill { node } => self.kill(node),
+            Step::Depart { node } => self.depart(node),
             Step::Press { node, level } => {
                 let effects = self.nodes[node].press(at(self.now), Level::at(level));
                 self.perform(node, effects);
@@ -394,11 +454,26 @@ impl World {
     /// From here on nothing is lost, until the promise is due.
     fn calm(&mut self) {
         let is_pressed = self.nodes.iter().any(|node| node.later.is_thin());
-        for _ in 0..RIGHT_WITHIN_TENTHS + if is_pressed { LATER_TENTHS } else { 0 } {
+        let is_leaving = self.dying.iter().any(|(.., end)| *end == End::Returned);
+        let later = if is_pressed { LATER_TENTHS } else { 0 } + if is_leaving { NOTICED_MS / 100 } else { 0 };
+        for _ in 0..RIGHT_WITHIN_TENTHS + later {
             self.deliver_all();
             self.wait(1);
         }
         self.deliver_all();
+    }
+
+    /// Somebody looks at every node, and whoever is asked for it may put the answer off.
+    fn look_everywhere(&mut self) {
+        for node in 0..NODES {
+            let effects = self.nodes[node].look(at(self.now));
+            self.perform(node, effects);
+        }
+        for _ in 0..3 {
+            self.deliver_all();
+            self.wait(1);
+        }
+        assert!(self.nodes.iter().all(Presence::is_ready), "all have answered");
     }
 
     fn deliver_all(&mut self) {
@@ -423,11 +498,10 @@ fn rosters_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
         prop_assert_eq!(seated, expected, "the seats of node {}", index);
         prop_assert_eq!(presence.roster.len(), world.seats.len(), "the roster of node {}", index);
     }
-    // Where nobody else is there to see them, positions and times are not told.
-    let seen = world.nodes.iter().filter(|node| node.own_connections() > 0).count() == NODES;
-    let told = |node: &Presence| node.users().into_iter().map(|user| still(user, seen)).collect::<Vec<_>>();
+    // Where nobody is, positions and times are asked for when somebody looks.
+    world.look_everywhere();
     for other in &world.nodes[1..] {
-        prop_assert_eq!(told(&world.nodes[0]), told(other));
+        prop_assert_eq!(world.nodes[0].users(), other.users());
     }
     for (seat, screen) in &world.screens {
         let presence = &world.nodes[world.seats[seat]];
@@ -444,16 +518,6 @@ fn rosters_agree(steps: Vec<Step>) -> Result<(), TestCaseError> {
         }
     }
     Ok(())
-}
-
-/// A user without times, which are told with other changes only, and perhaps without positions.
-fn still(mut user: UserPresence, with_positions: bool) -> UserPresence {
-    user.last_active = Timestamp::from_unix_ms(0);
-    for presence in user.documents.values_mut() {
-        presence.position = presence.position.take().filter(|_| with_positions);
-        presence.last_active_in_document = Timestamp::from_unix_ms(0);
-    }
-    user
 }
 
 /// What of a user is told whenever it changes.

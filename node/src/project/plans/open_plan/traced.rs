@@ -51,6 +51,7 @@ impl TracedChanges {
                 Some(Err(Rejection::Refused(_))) => edit.failed("refused", false),
                 Some(Err(Rejection::Overloaded)) => edit.failed("overloaded", true),
                 Some(Err(Rejection::Unavailable)) => edit.failed("unavailable", true),
+                Some(Err(Rejection::Unconfirmed)) => edit.failed("unconfirmed", true),
                 Some(Err(_)) | None => edit.failed("stopping", true),
             }
         }
