@@ -322,12 +322,12 @@ impl Redis {
     }
 }
 
-/// Asks a Redis that is not the kit's own one question.
+/// Asks a Redis that is not the kit's own, and brings the answer to the last question: the first may say who asks.
 ///
 /// # Errors
-/// As [`Redis::ask`].
-pub async fn ask_redis(port: u16, words: &[&str]) -> Result<Reply> {
-    ask_all(port, &[words]).await?.pop().context("no answer")
+/// As [`Redis::ask`], of any of them.
+pub async fn ask_redis(port: u16, questions: &[&[&str]]) -> Result<Reply> {
+    ask_all(port, questions).await?.pop().context("no answer")
 }
 
 async fn ask_all<W: AsRef<str>>(port: u16, questions: &[impl AsRef<[W]>]) -> Result<Vec<Reply>> {

@@ -77,6 +77,9 @@ pub(super) struct Access {
 impl Access {
     pub(super) fn of(settings: &RedisSettings) -> Result<Self, ConnectError> {
         let (url, tls) = secure::tls_of(&settings.url, settings.ca_file.as_deref())?;
+        if url.contains("-sentinel://") && !url.contains("sentinelServiceName=") {
+            return Err(ConnectError::Url("sentinels must be asked by name: add sentinelServiceName=… to it".into()));
+        }
         let mut config = Config::from_url(&url).map_err(|error| ConnectError::Url(error.to_string()))?;
         config.tls = tls;
         config.version = RespVersion::RESP3;
