@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
-use fred::interfaces::{ClientLike, FredResult, FunctionInterface};
+use fred::interfaces::{ClientLike, EventInterface, FredResult, FunctionInterface};
 use fred::types::config::Options;
 use fred::types::{Builder, Value};
 use futures_util::future::join_all;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::functions::CONFIRM;
+use super::line::forget;
 use super::server::here;
 use super::{leave_when_stopped, watchdog};
 
@@ -115,21 +116,24 @@ impl Confirmer {
 }
 
 async fn serve(client: Client, replicas: NonZeroU32, timeout: Duration, mut questions: mpsc::Receiver<Asked>) {
+    let (mut losses, mut reconnects) = (client.error_rx(), client.reconnect_rx());
     let mut together = Vec::with_capacity(TOGETHER_MAX);
     while questions.recv_many(&mut together, TOGETHER_MAX).await > 0 {
+        forget(&mut reconnects);
+        forget(&mut losses);
         let looks = together.iter().map(|Asked { question: Question { keys, args }, .. }| {
             let (keys, args) = (keys.clone(), args.clone());
             async { client.fcall::<i64, _, _, _>(CONFIRM.0, keys, args).await }
         });
         let found = join_all(looks).await;
-        let have = if found.iter().any(|found| matches!(found, Ok(1))) {
-            wait(&client, replicas, timeout).await
-        } else {
-            Ok(0)
-        };
-        if have.is_err()
-            || found.iter().any(|found| found.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Timeout))
-        {
+        let is_any_there = found.iter().any(|found| matches!(found, Ok(1)));
+        let mut have = if is_any_there { wait(&client, replicas, timeout).await } else { Ok(0) };
+        // To a connection on which nothing was written, WAIT says at once how many replicas there are.
+        if !(losses.is_empty() && reconnects.is_empty()) {
+            have = Err(FredError::new(ErrorKind::Canceled, "the connection was made anew meanwhile"));
+        }
+        let is_late = |error: &FredError| *error.kind() == ErrorKind::Timeout;
+        if have.as_ref().is_err_and(is_late) || found.iter().any(|found| found.as_ref().is_err_and(is_late)) {
             // Nobody else watches this connection.
             watchdog::reconnect(&client).await;
         }

@@ -333,7 +333,7 @@ impl Line {
 }
 
 /// Takes what waits, and leaves it at that.
-fn forget<T: Clone>(events: &mut Receiver<T>) {
+pub(super) fn forget<T: Clone>(events: &mut Receiver<T>) {
     while matches!(events.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
 }
 
