@@ -99,7 +99,13 @@ impl Access {
                 "user and password must be without blanks, quotes and control characters".into(),
             ));
         }
-        Ok(Self { config, sentinel, seeds, command_timeout: settings.command_timeout, acknowledgement: settings.acknowledgement })
+        Ok(Self {
+            config,
+            sentinel,
+            seeds,
+            command_timeout: settings.command_timeout,
+            acknowledgement: settings.acknowledgement,
+        })
     }
 
     pub(super) fn is_cluster(&self) -> bool {

@@ -122,8 +122,14 @@ async fn serve(client: Client, replicas: NonZeroU32, timeout: Duration, mut ques
             async { client.fcall::<i64, _, _, _>(CONFIRM.0, keys, args).await }
         });
         let found = join_all(looks).await;
-        let have = if found.iter().any(|found| matches!(found, Ok(1))) { wait(&client, replicas, timeout).await } else { Ok(0) };
-        if have.is_err() || found.iter().any(|found| found.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Timeout)) {
+        let have = if found.iter().any(|found| matches!(found, Ok(1))) {
+            wait(&client, replicas, timeout).await
+        } else {
+            Ok(0)
+        };
+        if have.is_err()
+            || found.iter().any(|found| found.as_ref().is_err_and(|error| *error.kind() == ErrorKind::Timeout))
+        {
             // Nobody else watches this connection.
             watchdog::reconnect(&client).await;
         }
