@@ -213,6 +213,15 @@ impl Redis {
         Ok(())
     }
 
+    /// Lets a replica that was cut off go on with what it missed.
+    ///
+    /// # Errors
+    /// When it is no replica.
+    pub fn join_again(&self) -> Result<()> {
+        self.line.as_ref().context("this Redis follows nobody")?.mend();
+        Ok(())
+    }
+
     /// Makes a replica its own master.
     ///
     /// # Errors

@@ -93,6 +93,11 @@ async fn a_drain_is_noticed_before_anything_is_closed_and_then_goes_step_by_step
     // Its lease is given back, so nobody waits for it to expire; and nobody was seen to come or go.
     let seen = operator.ask(d::CLUSTER, "cluster", json!({})).await?;
     ensure!(nodes(&seen).count() == 1, "the node is still there: {seen}");
+    eventually(soon(), async || {
+        ensure!(cluster.log(1).contains("nodes have left"), "the witness' node has seen that it went");
+        Ok(())
+    })
+    .await?;
     let told = witness.quiet("user_presence").await?;
     ensure!(told.is_empty(), "the roster flickers: {told:?}");
     Ok(())

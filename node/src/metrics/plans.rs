@@ -132,7 +132,7 @@ impl PlanMetrics {
         Self {
             edit_seconds: registry.histograms(
                 "edit_seconds",
-                "From an edit's arrival at its plan to its answer, in seconds, by result. Worry when the 99th percentile of 'accepted' nears 0.25, and about 'unavailable' and 'overloaded'.",
+                "From an edit's arrival at its plan to its answer, in seconds, by result. Worry when the 99th percentile of 'accepted' nears 0.25, and about 'unavailable', 'overloaded' and 'unconfirmed'.",
                 "result",
                 EditResult::ALL.map(EditResult::as_str),
             ),
