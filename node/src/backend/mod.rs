@@ -458,8 +458,8 @@ pub struct StoreStatus {
     pub version: String,
     /// `master` or `replica`.
     pub role: String,
-    /// Whether it answers.
+    /// Whether it answers; of several servers, whether all do and no slot is without one.
     pub connected: bool,
-    /// How long it takes to answer, in milliseconds.
+    /// How long it takes to answer, in milliseconds; of several servers the slowest.
     pub latency_ms: Option<f64>,
 }

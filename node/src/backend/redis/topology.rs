@@ -76,6 +76,8 @@ pub(super) struct Topology {
     opening: HashSet<Address>,
     /// Where to begin when all that is known is gone.
     everyone: Vec<Address>,
+    /// Something is other than when the map was made last.
+    is_stale: bool,
 }
 
 impl Topology {
@@ -92,6 +94,7 @@ impl Topology {
             left: HashMap::new(),
             opening: HashSet::new(),
             everyone: Vec::new(),
+            is_stale: false,
         };
         topology.wanted = match &topology.context.access.seeds {
             Seeds::Single(address) => Wanted::One(vec![address.clone()]),
@@ -142,7 +145,10 @@ impl Topology {
                     is_due = false;
                     match stop.run_until_cancelled(self.look()).await {
                         None => return,
-                        Some(Ok(wanted)) => self.wanted = wanted,
+                        Some(Ok(wanted)) => {
+                            self.is_stale |= wanted != self.wanted;
+                            self.wanted = wanted;
+                        }
                         Some(Err(error)) => tracing::debug!(%error, "nobody says who serves what"),
                     }
                     looked = Instant::now();
@@ -157,7 +163,8 @@ impl Topology {
     /// Exchanges the map if it should be another, and leaves whoever has no part any more.
     fn settle(&mut self, redis: &Redis, moved: &Notify) {
         let before = redis.map();
-        if let Some(map) = self.map(Some(&before)).filter(|map| !map.is_like(&before)) {
+        let map = std::mem::take(&mut self.is_stale).then(|| self.map(Some(&before))).flatten();
+        if let Some(map) = map.filter(|map| !map.is_like(&before)) {
             tracing::info!(
                 servers = map.servers().len(),
                 shards = map.shards().len(),
@@ -182,6 +189,7 @@ impl Topology {
             } else {
                 tracing::info!(server = %server.address, "left: it serves nothing of ours any more");
                 self.left.remove(&server.address);
+                self.is_stale = true;
                 server.leave();
             }
         }
@@ -226,6 +234,7 @@ impl Topology {
     fn opened(&mut self, address: Address, server: Option<Arc<Server>>) {
         self.opening.remove(&address);
         self.servers.extend(server);
+        self.is_stale = true;
         // A sentinel may be wrong: then the next in question is tried.
         if let Wanted::One(candidates) = &mut self.wanted
             && candidates.first() == Some(&address)
@@ -279,8 +288,10 @@ impl Topology {
         });
         let mut opinions: Vec<Opinion> =
             most(asking.collect()).await.into_iter().filter_map(Result::ok).flatten().collect();
-        if opinions.is_empty() {
-            opinions = self.ask_strangers(by_name).await?;
+        match opinions.is_empty() {
+            true => opinions = self.ask_strangers(by_name).await?,
+            // Nobody else is needed any more.
+            false => self.scouts.clear(),
         }
         let layout = cluster::layout(&opinions).ok_or_else(no_answer)?;
         self.everyone.clone_from(&layout.everyone);
