@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use mille_node::backend::redis::{ConnectError, Connection, RedisObserver, RedisSettings, connect};
 use mille_node::backend::{Backend, Channel, Error, Incoming, Interruption, Lane, Retention, Shard};
-use mille_shared::PlanId;
 use mille_shared::log::{CommitOutcome, StoreLife, StoredSnapshot, Terms};
+use mille_shared::{PlanId, Timestamp, UserId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,6 +49,22 @@ async fn a_lost_function_library_is_loaded_again() {
     let retention = Retention { changes: 10, age: Duration::ZERO, changes_max: 10 };
     assert!(writer.backend.snapshots.store(PLAN, snapshot.clone(), retention).await.expect("an answer"));
     assert_eq!(writer.backend.snapshots.load(PLAN, None, Lane::Replay).await.expect("an answer"), Some(snapshot));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_counter_of_projects_that_lost_its_end_gives_no_project_away() {
+    let server = Server::start().await;
+    let node = server.connect().await;
+    let (ada, mallory, at) = (UserId::new("ada"), UserId::new("mallory"), Timestamp::from_unix_ms(1));
+    let mut adas = Vec::new();
+    for name in ["one", "two", "three", "four"] {
+        adas.push(node.directory.create_project(name, None, &ada, at).await.expect("a project"));
+    }
+    assert_eq!(server.say("DEL mille:{directory}:projects").expect("an answer"), ":1\r\n");
+    let hers = node.directory.create_project("hers", None, &mallory, at).await.expect("a project");
+    assert!(adas.iter().all(|project| project.id != hers.id), "{hers:?}");
+    assert_eq!(node.directory.projects_of(&mallory).await.expect("her projects"), [hers]);
+    assert_eq!(node.directory.projects_of(&ada).await.expect("her projects"), adas);
 }
 
 async fn life(writer: &Writer) -> Option<StoreLife> {

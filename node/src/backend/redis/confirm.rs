@@ -12,7 +12,7 @@ use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, FredResult, FunctionInterface};
 use fred::types::config::Options;
-use fred::types::{Builder, Value};
+use fred::types::{Builder, ClusterHash, CustomCommand, Value};
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -20,12 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use super::functions::CONFIRM;
 use super::line::forget;
-use super::server::here;
 use super::{leave_when_stopped, watchdog};
 
 /// Operations that are asked about together.
 const TOGETHER_MAX: usize = 256;
-/// Operations that wait to be asked about, at one server. Beyond it the next wait to get in, within their own time.
+/// Operations that wait to be asked about, at one server. Beyond it the next wait to get in. All of them within their own time.
 const WAITING_MAX: usize = 4_096;
 /// What a replica may take is the server's to watch; its answer may come so much later.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
@@ -119,6 +118,8 @@ async fn serve(client: Client, replicas: NonZeroU32, timeout: Duration, mut ques
     let (mut losses, mut reconnects) = (client.error_rx(), client.reconnect_rx());
     let mut together = Vec::with_capacity(TOGETHER_MAX);
     while questions.recv_many(&mut together, TOGETHER_MAX).await > 0 {
+        // Whoever asked may have given up.
+        together.retain(|asked: &Asked| !asked.reply.is_closed());
         forget(&mut reconnects);
         forget(&mut losses);
         let looks = together.iter().map(|Asked { question: Question { keys, args }, .. }| {
@@ -139,7 +140,6 @@ async fn serve(client: Client, replicas: NonZeroU32, timeout: Duration, mut ques
         }
         let is_enough = have.map(|have| have >= i64::from(replicas.get()));
         for (Asked { reply, .. }, found) in together.drain(..).zip(found) {
-            // Whoever asked may have left.
             let _ = reply.send(found.and_then(|found| if found == 1 { is_enough.clone() } else { Ok(false) }));
         }
     }
@@ -150,7 +150,8 @@ async fn wait(client: &Client, replicas: NonZeroU32, timeout: Duration) -> FredR
     let patience = Options { timeout: Some(timeout + ANSWER_GRACE), ..Options::default() };
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let words: Vec<Value> = vec![replicas.to_string().into(), timeout_ms.to_string().into()];
-    client.with_options(&patience).custom(here("wait"), words).await
+    // The library must know that it may take long: it gives up connections that are silent for a second.
+    client.with_options(&patience).custom(CustomCommand::new_static("wait", ClusterHash::Random, true), words).await
 }
 
 #[cfg(test)]

@@ -20,7 +20,10 @@ use super::log::all_keys;
 use super::route::Redis;
 use super::values::{corrupt, field, pairs, parse, parsed, text};
 use super::{fan_out, fan_out_each, keys};
-use crate::backend::{Directory, MemberChange, Result};
+use crate::backend::{Directory, Error, MemberChange, Result};
+
+/// Numbers that are tried for a project, each twice as far ahead as the one before.
+const NUMBERS_MAX: u32 = 20;
 
 #[async_trait]
 impl Directory for Redis {
@@ -31,13 +34,20 @@ impl Directory for Redis {
         owner: &UserId,
         at: Timestamp,
     ) -> Result<Project> {
-        let id = ProjectId(self.ask("incr", keys::PROJECTS_COUNTER, []).await?);
-        self.hint(owner, id).await?;
         let mut args: Vec<Value> = vec![owner.as_str().into(), at.unix_ms.to_string().into(), name.into()];
         args.extend(description.map(Value::from));
-        self.call(PROJECT_CREATE, vec![keys::record(id), keys::members(id)], args).await?;
-        let (name, description) = (name.to_owned(), description.map(str::to_owned));
-        Ok(Project { id, name, description, created_at: at, updated_at: at })
+        for tries in 0..NUMBERS_MAX {
+            // Ever further ahead: a counter that lost its end is soon beyond the projects that are there.
+            let id = ProjectId(self.ask("incrby", keys::PROJECTS_COUNTER, [(1_i64 << tries).into()]).await?);
+            self.hint(owner, id).await?;
+            let made = self.call(PROJECT_CREATE, vec![keys::record(id), keys::members(id)], args.clone()).await?;
+            if made.as_i64() == Some(1) {
+                let (name, description) = (name.to_owned(), description.map(str::to_owned));
+                return Ok(Project { id, name, description, created_at: at, updated_at: at });
+            }
+            tracing::warn!(project.id = %id, "the number of a new project is taken: the counter of projects has lost its end");
+        }
+        Err(Error::Unavailable("no number is free for a project".to_owned()))
     }
 
     async fn project(&self, id: ProjectId) -> Result<Option<Project>> {

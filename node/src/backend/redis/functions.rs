@@ -108,6 +108,7 @@ mod tests {
             CREATE,
             HEADS,
             COMMIT,
+            CONFIRM,
             REVIVE,
             SNAPSHOT_STORE,
             SNAPSHOT_LOAD,

@@ -47,11 +47,6 @@ pub(super) fn written(plan: PlanId) -> String {
     format!("{PLAN_PREFIX}{plan}}}:written")
 }
 
-/// Written when it is asked whether replicas have an entry of the plan's log.
-pub(super) fn confirmed(plan: PlanId) -> String {
-    format!("{PLAN_PREFIX}{plan}}}:confirmed")
-}
-
 /// The plan's entry, to find its project by its id.
 pub(super) fn plan(plan: PlanId) -> String {
     format!("{PLAN_PREFIX}{plan}}}:plan")

@@ -11,7 +11,6 @@ Keys and channels come from the caller, all of one slot; nothing here makes a na
   operations  hash; operation key -> revision, for every entry of the log
   snapshots   hash; "<revision> <stored at, ms>" -> "<hash> <state>", so that trimming reads names, never states
   written     string; the server's life in which the log was written last
-  confirmed   string with an expiry; nothing: written so that replicas can be waited for
   record      hash; a project: name, description (may be absent), created, updated (ms)
   members     hash; user -> "<role> <since, ms>"
   plans       hash; plan id -> the plan's entry, as text
@@ -233,14 +232,13 @@ local function revive(keys, args)
   return { life(), args[1], args[2] }
 end
 
--- keys: log, confirmed   args: revision, operation key   answers: 1 | 0
--- Whether an operation's entry is there. Writes something, so that who asks for replicas right after asks for those that
--- have this, and all that came before it.
-local CONFIRMED_MS = 1000
+-- keys: log, operations   args: revision, operation key   answers: 1 | 0
+-- Whether an operation's entry is there. Writes what stands there already, so that who asks for replicas right after asks for
+-- those that have this, and all that came before it.
 local function confirm(keys, args)
   local entry = redis.call('XRANGE', keys[1], args[1], args[1])[1]
   if not entry or field(entry[2], 'o') ~= args[2] then return 0 end
-  redis.call('SET', keys[2], '', 'PX', CONFIRMED_MS)
+  redis.call('HSET', keys[2], args[2], args[1])
   return 1
 end
 
@@ -327,13 +325,15 @@ end
 
 -- Projects ---------------------------------------------------------------------------------------------------------
 
--- keys: record, members   args: owner, at, name [, description]
+-- keys: record, members   args: owner, at, name [, description]   answers: 1 | 0
+-- Begins a project. One that is there is left alone: the counter of projects lies on another server, which may have lost its end.
 local function project_create(keys, args)
   local owner, at = args[1], args[2]
+  if redis.call('EXISTS', keys[1], keys[2]) > 0 then return 0 end
   redis.call('HSET', keys[1], 'name', args[3], 'created', at, 'updated', at)
   if args[4] then redis.call('HSET', keys[1], 'description', args[4]) end
   redis.call('HSET', keys[2], owner, 'owner ' .. at)
-  return redis.status_reply('OK')
+  return 1
 end
 
 -- keys: record, members, plans   answers: nil | users, plan ids

@@ -12,7 +12,7 @@ use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
 use mille_shared::{PlanId, Revision};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::confirm::{AckLevel, Question};
 use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, REVIVE};
@@ -68,10 +68,11 @@ impl EventLog for Redis {
             let server = self.at(&log)?;
             let Some(confirmer) = &server.confirmer else { return Ok(true) };
             let question = Question {
-                keys: vec![log.clone(), keys::confirmed(plan)],
+                keys: vec![log.clone(), keys::operations(plan)],
                 args: vec![revision.to_string().into(), key.as_str().into()],
             };
-            match confirmer.ask(question).await {
+            let Ok(answer) = timeout_at(deadline, confirmer.ask(question)).await else { return Ok(false) };
+            match answer {
                 Ok(is_confirmed) => return Ok(is_confirmed),
                 Err(error) if Instant::now() >= deadline => return Err(translate(CONFIRM.0, &error)),
                 Err(error) if functions::is_missing(&error) => {

@@ -21,6 +21,20 @@ pub(super) fn word(answer: BTreeMap<String, String>, asked: &Address) -> Option<
     Some(Word { primary, epoch: answer.get("config-epoch")?.parse().ok()? })
 }
 
+/// The words that are no older than what was believed before: a sentinel that has not heard of a failover yet would lead back
+/// to the server that was deposed. All of them, if every one of the `sentinels` speaks and none has heard of that: they were made
+/// anew.
+pub(super) fn fresh(words: Vec<Word>, believed: u64, sentinels: usize) -> Vec<Word> {
+    let is_fresh = |word: &Word| word.epoch >= believed;
+    let are_made_anew = words.len() >= sentinels && !words.iter().any(is_fresh);
+    words.into_iter().filter(|word| are_made_anew || is_fresh(word)).collect()
+}
+
+/// The newest epoch in which one of them speaks.
+pub(super) fn newest(words: &[Word]) -> u64 {
+    words.iter().map(|word| word.epoch).max().unwrap_or_default()
+}
+
 /// Whom to believe, the most likely first.
 pub(super) fn candidates(words: &[Word]) -> Vec<Address> {
     let mut votes: BTreeMap<&Address, (u64, usize)> = BTreeMap::new();
@@ -51,6 +65,15 @@ mod tests {
         assert_eq!(first(&[]), None);
         assert_eq!(first(&[said(1, 3), said(1, 3), said(2, 4)]), Some(2));
         assert_eq!(first(&[said(1, 0), said(2, 0), said(2, 0)]), Some(2));
+    }
+
+    #[test]
+    fn a_word_older_than_one_that_was_believed_counts_for_nothing() {
+        let old = || vec![said(1, 3), said(1, 3)];
+        assert_eq!(fresh(old(), 3, 3), old());
+        assert_eq!(fresh(vec![said(1, 3), said(2, 4)], 4, 3), [said(2, 4)]);
+        assert!(fresh(old(), 4, 3).is_empty(), "the third, who led the failover, may only be late");
+        assert_eq!(fresh(old(), 4, 2), old(), "nobody has ever heard of it");
     }
 
     #[test]

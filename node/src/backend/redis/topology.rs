@@ -78,6 +78,8 @@ pub(super) struct Topology {
     everyone: Vec<Address>,
     /// Something is other than when the map was made last.
     is_stale: bool,
+    /// The newest epoch in which a sentinel spoke.
+    believed: u64,
 }
 
 impl Topology {
@@ -95,6 +97,7 @@ impl Topology {
             opening: HashSet::new(),
             everyone: Vec::new(),
             is_stale: false,
+            believed: 0,
         };
         topology.wanted = match &topology.context.access.seeds {
             Seeds::Single(address) => Wanted::One(vec![address.clone()]),
@@ -272,9 +275,11 @@ impl Topology {
         });
         let words: Vec<FredResult<Option<Word>>> = most(asking.collect()).await;
         let heard: Vec<Word> = words.iter().filter_map(|word| word.as_ref().ok()?.clone()).collect();
+        let heard = sentinel::fresh(heard, self.believed, sentinels.len());
         if heard.is_empty() {
             return Err(words.into_iter().find_map(Result::err).unwrap_or_else(no_answer));
         }
+        self.believed = sentinel::newest(&heard);
         Ok(Wanted::One(sentinel::candidates(&heard)))
     }
 

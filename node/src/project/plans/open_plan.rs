@@ -12,7 +12,7 @@ use mille_core::replica::{Cause, Effect, Input, Readmission, Replica, Rollback, 
 use mille_core::{Applied, Opened, Refusal};
 use mille_shared::change::Change;
 use mille_shared::directory::Role;
-use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, Terms};
+use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Terms};
 use mille_shared::operation::Operation;
 use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
 use tokio::sync::mpsc;
@@ -70,6 +70,8 @@ pub(super) struct OpenPlan {
 /// An operation that waits for its answer.
 struct Waiting {
     since: Instant,
+    /// To ask with whether it is confirmed; absent: it need not be.
+    key: Option<OperationKey>,
     reply: SubmitReply,
 }
 
@@ -312,7 +314,9 @@ impl OpenPlan {
         if let Some(trace) = trace {
             self.traced.begin(ticket, &operation, trace);
         }
-        self.tickets.insert(ticket, Waiting { since: Instant::now(), reply });
+        let must_confirm = self.context.backend.log.must_confirm();
+        let key = must_confirm.then(|| OperationKey::of(&operation.user_id, &operation.client_id, &operation.id));
+        self.tickets.insert(ticket, Waiting { since: Instant::now(), key, reply });
         self.input(Input::Submit { ticket, operation, repeatable }, jobs);
     }
 
@@ -483,7 +487,7 @@ impl OpenPlan {
 
     fn answer_as(&mut self, result: EditResult, ticket: Ticket, answer: Result<Accepted, Rejection>) {
         self.traced.answered(ticket, Some(&answer));
-        if let Some(Waiting { since, reply }) = self.tickets.remove(&ticket) {
+        if let Some(Waiting { since, reply, .. }) = self.tickets.remove(&ticket) {
             self.context.metrics.plans.edit_seconds(result).record(since.elapsed().as_secs_f64());
             // Whoever asked may have hung up; the change stands all the same.
             let _ = reply.send(answer);

@@ -14,11 +14,10 @@ use crate::project::command::{Accepted, Rejection};
 impl OpenPlan {
     /// Answers an operation that is in the log, when it is as safe there as an acknowledgement promises.
     pub(super) fn acknowledge(&mut self, result: EditResult, ticket: Ticket, accepted: Accepted, jobs: &mut Jobs) {
-        let log = &self.context.backend.log;
-        let Some(applied) = accepted.applied.as_ref().filter(|_| log.must_confirm()) else {
+        let Some(key) = self.tickets.get(&ticket).and_then(|waiting| waiting.key.clone()) else {
             return self.answer_as(result, ticket, Ok(accepted));
         };
-        let (opening, plan, log, key) = (self.opening, self.id, Arc::clone(log), applied.operation_key());
+        let (opening, plan, log) = (self.opening, self.id, Arc::clone(&self.context.backend.log));
         jobs.spawn(async move {
             let confirmed = log.confirm(plan, accepted.revision, &key).await;
             (opening, Done::Confirmed { ticket, result, accepted: Box::new(accepted), confirmed })
