@@ -104,9 +104,10 @@ pub trait EventLog: Send + Sync + 'static {
     /// The lives of the store's servers, of those that answer.
     async fn lives(&self) -> Result<Vec<StoreLife>>;
 
-    /// Where several logs end. All or none are told: whoever would not have one shard hold up another asks for each
-    /// shard's plans by themselves.
-    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>>;
+    /// Where several logs end, in the order of `plans`; `None` where that is not known now, and an error if it is known of
+    /// none. All are answered together: whoever would not have one shard hold up another asks for each shard's plans by
+    /// themselves.
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<LogState>>>;
 
     /// Puts a log back that is gone whole: a snapshot of the plan, and the changes that led to it with the operations
     /// they were, the newest last. A log that is there is left alone. Answers where the log ends now.

@@ -219,10 +219,12 @@ impl Bridge {
     }
 
     /// Tells heads, unless the subscription was interrupted since they were asked for: there is another check then.
-    fn tell_heads(&self, plans: &[OpenPlan], drops: &[u64], heads: Vec<LogState>, asked_at: u64) {
+    fn tell_heads(&self, plans: &[OpenPlan], drops: &[u64], heads: Vec<Option<LogState>>, asked_at: u64) {
         let interruptions = self.inner.interruptions.lock();
         if *interruptions == asked_at {
             for (((plan, feed, _), drops), state) in plans.iter().zip(drops).zip(heads) {
+                // The next check asks again.
+                let Some(state) = state else { continue };
                 let is_settled = self.see_life(&state.life);
                 feed.offer_head(*plan, state, is_settled, *drops);
             }

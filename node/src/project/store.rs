@@ -153,6 +153,6 @@ pub(super) async fn revive(
 
 /// Where a plan's log ends.
 pub(super) async fn state(backend: &Backend, plan: PlanId) -> backend::Result<LogState> {
-    let state = backend.log.heads(&[plan]).await?.into_iter().next();
+    let state = backend.log.heads(&[plan]).await?.into_iter().flatten().next();
     state.ok_or_else(|| backend::Error::Corrupt("no head for a plan that was asked for".to_owned()))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mille_node::backend::embedded::Embedded;
 use mille_node::backend::redis::{self, RedisObserver, RedisSettings};
-use mille_node::backend::{Backend, Incoming, Lane};
+use mille_node::backend::{Backend, Error, Incoming, Lane};
 use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, Proposal, Terms};
 use mille_shared::{PlanId, Revision};
 use tempfile::TempDir;
@@ -362,9 +362,10 @@ pub(crate) fn new_changes() -> Terms {
     Terms::Add { followed: Vec::new(), settled: None, lost_epoch: None, begins_epoch: None }
 }
 
-/// The heads alone.
+/// The heads alone, all of them.
 pub(crate) async fn heads(backend: &Backend, plans: &[PlanId]) -> mille_node::backend::Result<Vec<Option<Head>>> {
-    Ok(backend.log.heads(plans).await?.into_iter().map(|state| state.head).collect())
+    let unknown = || Error::Unavailable("the head of one is not known now".to_owned());
+    backend.log.heads(plans).await?.into_iter().map(|state| Ok(state.ok_or_else(unknown)?.head)).collect()
 }
 
 /// Proposals that follow `hash`, one behind the other.

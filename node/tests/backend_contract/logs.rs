@@ -123,8 +123,8 @@ pub(crate) async fn heads_come_in_the_order_asked_for(store: Store) {
     }
     assert_eq!(heads(&backend, &plans).await.expect("heads"), expected);
     assert_eq!(heads(&backend, &[]).await.expect("heads"), []);
-    let states = backend.log.heads(&plans[..2]).await.expect("heads");
-    assert!(backend.log.lives().await.expect("lives").contains(&states[0].life));
+    let state = backend.log.heads(&plans[..2]).await.expect("heads").remove(0).expect("its state");
+    assert!(backend.log.lives().await.expect("lives").contains(&state.life));
 }
 
 pub(crate) async fn a_deleted_log_leaves_nothing(store: Store) {
@@ -195,7 +195,7 @@ pub(crate) async fn a_log_that_is_gone_is_put_back(store: Store) {
         whole[2..].iter().cloned().zip(written[1..].iter().map(|proposal| proposal.key.clone())).collect();
     let snapshot = StoredSnapshot { head: writer.head, payload: "{\"state\":1}".into() };
 
-    let life = backend.log.heads(&[PLAN]).await.expect("an answer").remove(0).life;
+    let life = backend.log.heads(&[PLAN]).await.expect("an answer").remove(0).expect("its state").life;
     let revive = async |snapshot: &StoredSnapshot, changes: &[_]| {
         backend.log.revive(PLAN, snapshot.clone(), changes, Some(&life)).await.expect("an answer")
     };

@@ -193,6 +193,56 @@ async fn an_interruption_by_a_moved_slot_names_its_channels() {
     }
 }
 
+/// A server gives a slot away to one that does not take it. Whatever else it has is known and heard as before, also after
+/// a reconnect; and so is what was in that slot once somebody has it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_nobody_takes_silences_no_other() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let (here, there) = (cluster.connect().await, cluster.connect().await);
+    let mut incoming = queue(&there);
+    let mut plans: Vec<PlanId> = (1..=60).map(PlanId).filter(|plan| cluster.primary_of(&log_of(*plan)) == 0).collect();
+    let lost = plans.remove(plans.len() / 2);
+    for plan in &plans {
+        Writer::begin(&here, *plan).await;
+        there.pubsub.subscribe(Channel::Plan(*plan)).await.expect("subscribed");
+    }
+    there.pubsub.subscribe(Channel::Plan(lost)).await.expect("subscribed");
+    let slot = cluster.slot_of(&log_of(lost));
+    cluster.says_that_a_slot_is_of(0, slot, 1);
+
+    let asked: Vec<PlanId> = [&plans[..1], &[lost], &plans[1..]].concat();
+    let known = there.log.heads(&asked).await.expect("heads");
+    let unknown = asked.iter().zip(&known).filter(|(_, state)| state.is_none()).map(|(plan, _)| *plan);
+    assert_eq!(unknown.collect::<Vec<_>>(), [lost]);
+    assert!(there.log.heads(&[lost]).await.is_err());
+
+    there.pubsub.reconnect(there.pubsub.shard_of(Channel::Plan(lost)).expect("its shard")).await;
+    match next(&mut incoming).await {
+        Incoming::Interrupted { why: Interruption::Probe, reach: Reach::Only(heard) } => {
+            assert_eq!(heard.len(), plans.len());
+            assert!(!heard.contains(&Channel::Plan(lost)));
+        }
+        other => panic!("{other:?}"),
+    }
+    for plan in plans {
+        here.pubsub.publish(Channel::Plan(plan), "news".into()).await.expect("published");
+        assert_eq!(message(next(&mut incoming).await).0, Channel::Plan(plan));
+    }
+
+    cluster.says_that_a_slot_is_of(0, slot, 0);
+    match next(&mut incoming).await {
+        Incoming::Interrupted { why: Interruption::Moved, reach: Reach::Only(back) } => {
+            assert_eq!(back[..], [Channel::Plan(lost)]);
+        }
+        other => panic!("{other:?}"),
+    }
+    here.pubsub.publish(Channel::Plan(lost), "news".into()).await.expect("published");
+    assert_eq!(message(next(&mut incoming).await).0, Channel::Plan(lost));
+}
+
 /// Between two servers, the new one has the key and the old one the slot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_is_written_while_its_slot_is_on_its_way() {
@@ -207,7 +257,7 @@ async fn a_log_is_written_while_its_slot_is_on_its_way() {
     let slot = cluster.slot_of(&log_of(PlanId(7)));
     cluster.begin_to_migrate(slot, from, to);
     // The target is another server with another life; whoever followed the log vouches for it, once that life is settled.
-    let life = writer.backend.log.heads(&[PlanId(7)]).await.expect("an answer").remove(0).life;
+    let life = writer.backend.log.heads(&[PlanId(7)]).await.expect("an answer").remove(0).expect("its state").life;
     let lives = writer.backend.log.lives().await.expect("lives");
     assert!(lives.len() == 3 && lives.contains(&life));
     let known = heads(&writer.backend, &[PlanId(7)]).await.expect("asked on its way");

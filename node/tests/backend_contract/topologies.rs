@@ -178,6 +178,11 @@ impl Cluster {
         }
     }
 
+    /// Has a primary say that a slot without keys is another's, whoever that may be in truth.
+    pub(crate) fn says_that_a_slot_is_of(&self, server: usize, slot: usize, owner: usize) {
+        self.must(server, &format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[owner]));
+    }
+
     fn must(&self, server: usize, command: &str) -> String {
         let answer = self.servers[server].say(command).expect("an answer");
         assert!(!answer.starts_with('-'), "{command}: {answer}");

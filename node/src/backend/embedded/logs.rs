@@ -108,9 +108,9 @@ impl EventLog for Store {
         Ok(vec![life()])
     }
 
-    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<LogState>>> {
         let logs = lock(&self.logs);
-        let state = |plan| LogState { head: logs.plans.get(plan).map(PlanLog::head), life: life() };
+        let state = |plan| Some(LogState { head: logs.plans.get(plan).map(PlanLog::head), life: life() });
         Ok(plans.iter().map(state).collect())
     }
 

@@ -25,7 +25,7 @@ use imbl::HashSet;
 use parking_lot::Mutex;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +71,8 @@ pub(super) async fn open(builder: &Builder, context: &Context, stop: &Cancellati
         restorations_begun: AtomicU64::new(0),
         restored,
         outlet: Arc::clone(&context.outlet),
+        trouble: Arc::clone(&context.trouble),
+        moved: Arc::clone(&context.moved),
         state: State::default(),
         observer: context.tally.part(),
     });
@@ -94,6 +96,10 @@ pub(super) struct Line {
     /// To whoever takes messages.
     restored: mpsc::Sender<Restored>,
     outlet: SharedOutlet,
+    /// Told when the server says that a channel is another's.
+    trouble: Arc<Notify>,
+    /// Told when one was let go that nobody else knows of.
+    moved: Arc<Notify>,
     state: State,
     observer: Part,
 }
@@ -109,6 +115,13 @@ struct State {
     is_asked_for: AtomicBool,
 }
 
+/// A channel that is another server's, and how this one says so.
+#[derive(Debug)]
+struct Refused {
+    channel: Channel,
+    error: FredError,
+}
+
 /// Everything is subscribed to again.
 struct Restored {
     /// The last restoration that had begun by then.
@@ -121,7 +134,10 @@ impl Line {
     pub(super) async fn subscribe(&self, channel: Channel) -> FredResult<()> {
         // First noted, so that a reconnect in between subscribes it too, and no message of it is taken for a stray.
         self.channels.rcu(|channels| channels.update(channel));
-        let answer = self.subscribe_to(&[channel]).await;
+        let answer = match self.subscribe_to(&[channel]).await {
+            Ok(refused) => refused.into_iter().next().map_or(Ok(()), |Refused { error, .. }| Err(error)),
+            Err(error) => Err(error),
+        };
         if answer.is_err() {
             self.forget(channel);
         }
@@ -139,25 +155,31 @@ impl Line {
         }
     }
 
-    /// Listens to channels that another server had, and then says that messages may have been lost on them meanwhile. After
-    /// an error some of them are not listened to.
-    pub(super) async fn take_over(&self, channels: &[Channel]) -> FredResult<()> {
+    /// Listens to channels that another server had, and then says that messages may have been lost on them meanwhile. Answers
+    /// how many of them are listened to: the others are another server's by now. After an error it is only some.
+    pub(super) async fn take_over(&self, channels: &[Channel]) -> FredResult<usize> {
         self.channels.rcu(|all| channels.iter().fold(HashSet::clone(all), |all, channel| all.update(*channel)));
-        let (mut taken, mut failure) = (Vec::with_capacity(channels.len()), Ok(()));
+        let (mut taken, mut failure) = (Vec::with_capacity(channels.len()), None);
         for some in channels.chunks(SUBSCRIBE_CHANNELS_MAX) {
-            if failure.is_ok() {
-                failure = self.subscribe_to(some).await;
+            if failure.is_none() {
+                match self.subscribe_to(some).await {
+                    Ok(refused) => {
+                        self.let_go(&refused);
+                        let is_refused = |channel: &Channel| refused.iter().any(|refused| refused.channel == *channel);
+                        taken.extend(some.iter().copied().filter(|channel| !is_refused(channel)));
+                        continue;
+                    }
+                    Err(error) => failure = Some(error),
+                }
             }
-            match &failure {
-                Ok(()) => taken.extend_from_slice(some),
-                Err(_) => some.iter().for_each(|channel| self.forget(*channel)),
-            }
+            some.iter().for_each(|channel| self.forget(*channel));
         }
-        if !taken.is_empty() {
+        let count = taken.len();
+        if count > 0 {
             let reach = self.reach(taken);
             self.outlet.lock().send(Incoming::Interrupted { why: Interruption::Moved, reach });
         }
-        failure
+        failure.map_or(Ok(count), Err)
     }
 
     /// Makes the connection anew, since it seems to deliver nothing.
@@ -277,8 +299,15 @@ impl Line {
             let wanted: Vec<_> = self.channels.load().iter().copied().collect();
             let answer = self.subscribe_to(&wanted).await;
             let is_same_connection = || losses.is_empty() && reconnects.is_empty();
-            if answer.is_ok() && is_same_connection() {
-                return self.tell_restored(wanted.len()).await;
+            if let Ok(refused) = &answer
+                && is_same_connection()
+            {
+                self.let_go(refused);
+                self.tell_restored(wanted.len() - refused.len()).await;
+                if !refused.is_empty() {
+                    self.moved.notify_one();
+                }
+                return;
             }
             sleep(RESUBSCRIBE_PAUSE).await;
             if !is_same_connection() {
@@ -301,21 +330,38 @@ impl Line {
         let _ = self.restored.send(Restored { number, why }).await;
     }
 
-    /// Subscribes, and waits until the server has it.
-    async fn subscribe_to(&self, channels: &[Channel]) -> FredResult<()> {
+    /// Takes for strays what this server says is another's, and has it looked whose.
+    fn let_go(&self, refused: &[Refused]) {
+        let Some(Refused { error, .. }) = refused.first() else { return };
+        tracing::warn!(%error, channels = refused.len(), "channels are another server's by now");
+        for Refused { channel, .. } in refused {
+            self.forget(*channel);
+        }
+        self.trouble.notify_one();
+    }
+
+    /// Subscribes, and waits until the server has it. Answers what it refused because another server has it; everything else
+    /// is listened to.
+    async fn subscribe_to(&self, channels: &[Channel]) -> FredResult<Vec<Refused>> {
         if !self.names.are_sharded() {
             for some in channels.chunks(SUBSCRIBE_CHANNELS_MAX) {
                 let names: Vec<_> = some.iter().map(|channel| self.names.name(*channel)).collect();
                 self.subscriber.subscribe(names).await?;
             }
             // It answers in the order of asking.
-            return self.subscriber.ping::<Value>(None).await.map(drop);
+            return self.subscriber.ping::<Value>(None).await.map(|_| Vec::new());
         }
+        let mut refused = Vec::new();
         for some in channels.chunks(FAN_OUT_MAX) {
             let answers = join_all(some.iter().map(|channel| self.subscribe_to_shard(self.names.name(*channel)))).await;
-            answers.into_iter().collect::<FredResult<()>>()?;
+            for (channel, answer) in some.iter().zip(answers) {
+                match answer {
+                    Err(error) if error.is_moved() => refused.push(Refused { channel: *channel, error }),
+                    answer => answer?,
+                }
+            }
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// One channel at a time: those of a call must be of one slot, and each has an answer of its own.

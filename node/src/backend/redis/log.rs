@@ -19,7 +19,7 @@ use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, REVIVE};
 use super::route::{Redis, told};
 use super::server::{Failure, Server};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{fan_out, keys, translate};
+use super::{fan_out_each, keys, translate};
 use crate::backend::{Channel, EventLog, Lane, Result, envelope};
 use crate::traces::{self, Traced};
 
@@ -109,11 +109,25 @@ impl EventLog for Redis {
         }
     }
 
-    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
+    async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<LogState>>> {
         // In a cluster every plan has a slot of its own, and a call is for one slot.
         let per_call = if self.context.access.is_cluster() { 1 } else { HEADS_PER_CALL_MAX };
         let parts: Vec<&[PlanId]> = plans.chunks(per_call).collect();
-        Ok(fan_out(&parts, |part| self.heads_of(part)).await?.concat())
+        let answers = fan_out_each(&parts, |part| self.heads_of(part)).await;
+        let (mut states, mut failure) = (Vec::with_capacity(plans.len()), None);
+        for (part, answer) in parts.iter().zip(answers) {
+            match answer {
+                Ok(heads) => states.extend(heads.into_iter().map(Some)),
+                Err(error) => {
+                    states.extend(part.iter().map(|_| None));
+                    failure = Some(error);
+                }
+            }
+        }
+        match failure {
+            Some(error) if states.iter().all(Option::is_none) => Err(error),
+            _ => Ok(states),
+        }
     }
 
     async fn revive(

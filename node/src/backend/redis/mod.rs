@@ -45,7 +45,8 @@ use std::time::Duration;
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::ClientLike;
 use fred::types::ConnectHandle;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, stream};
 use mille_shared::limits::{ACK_TIMEOUT, REDIS_COMMAND_TIMEOUT};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -179,16 +180,16 @@ pub async fn connect(
         tally: Tally::new(observer),
         outlet: Arc::new(Mutex::new(outlet)),
         trouble: Arc::new(Notify::new()),
+        moved: Arc::new(Notify::new()),
         tasks: tasks.clone(),
         stop: stop.clone(),
     });
     let (topology, map) = Topology::begin(Arc::clone(&context)).await?;
     let redis = Arc::new(Redis::new(Arc::clone(&context), map));
     let pubsub = Arc::new(Subscription::new(Arc::clone(&redis), incoming));
-    let moved = Arc::new(Notify::new());
     tasks.spawn(sweep::keep(Arc::clone(&redis), settings.sweep, stop.clone()));
-    tasks.spawn(topology.keep(Arc::clone(&redis), Arc::clone(&moved)));
-    tasks.spawn(topology::follow(Arc::clone(&pubsub), moved, context));
+    tasks.spawn(topology.keep(Arc::clone(&redis)));
+    tasks.spawn(topology::follow(Arc::clone(&pubsub), context));
     Ok(Backend {
         log: redis.clone(),
         snapshots: redis.clone(),
@@ -218,11 +219,15 @@ async fn fan_out_each<I, T, F>(items: &[I], ask: impl Fn(&I) -> F) -> Vec<Result
 where
     F: Future<Output = Result<T>>,
 {
-    let mut answers = Vec::with_capacity(items.len());
-    for some in items.chunks(FAN_OUT_MAX) {
-        answers.extend(join_all(some.iter().map(&ask)).await);
-    }
-    answers
+    let numbered = |(number, item)| {
+        let answer = ask(item);
+        async move { (number, answer.await) }
+    };
+    let asking: Vec<_> = items.iter().enumerate().map(numbered).collect();
+    // One that takes long holds up no other.
+    let mut answers: Vec<(usize, Result<T>)> = stream::iter(asking).buffer_unordered(FAN_OUT_MAX).collect().await;
+    answers.sort_unstable_by_key(|(number, _)| *number);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// Answers of a server that works, but can't do it now.

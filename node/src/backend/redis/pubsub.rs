@@ -58,7 +58,8 @@ impl PubSub for Subscription {
         self.wanted.rcu(|wanted| wanted.update(channel));
         let answer = self.listen(channel).await;
         if answer.is_err() {
-            self.wanted.rcu(|wanted| wanted.without(&channel));
+            // It may have followed its slot meanwhile.
+            let _ = self.unsubscribe(channel).await;
         }
         answer
     }
@@ -147,7 +148,9 @@ impl Subscription {
         for server in map.servers() {
             for channel in server.line.channels().iter() {
                 let is_here = map.at(&self.redis.channels().name(*channel)).is_some_and(|at| Arc::ptr_eq(at, server));
-                if !is_here {
+                if is_here {
+                    is_whole &= self.wants(*channel) || self.leave(server, *channel).await;
+                } else {
                     // The server has ended this subscription itself, if the slot has moved; it would refuse to be asked.
                     server.line.forget(*channel);
                 }
@@ -159,15 +162,26 @@ impl Subscription {
     async fn bring(&self, server: &Arc<Server>, channels: &[Channel]) -> bool {
         let taken = server.line.take_over(channels).await;
         match &taken {
-            Ok(()) => {
-                tracing::info!(channels = channels.len(), server = %server.address, "channels are heard here now")
+            Ok(taken) => {
+                tracing::info!(channels = taken, of = channels.len(), server = %server.address, "channels are heard here now")
             }
             Err(error) => tracing::warn!(%error, server = %server.address, "channels can't be heard here yet"),
         }
-        for channel in channels.iter().filter(|channel| !self.wanted.load().contains(*channel)) {
-            // Left while it was on its way.
-            let _ = server.line.unsubscribe(*channel).await;
+        taken.is_ok_and(|taken| taken == channels.len())
+    }
+
+    /// Listens no more to what was left while it was on its way. Answers whether nobody wants it still: who came back to it
+    /// meanwhile may have been taken away what was just given.
+    async fn leave(&self, server: &Server, channel: Channel) -> bool {
+        let _ = server.line.unsubscribe(channel).await;
+        let is_wanted = self.wants(channel);
+        if is_wanted {
+            server.line.forget(channel);
         }
-        taken.is_ok()
+        !is_wanted
+    }
+
+    fn wants(&self, channel: Channel) -> bool {
+        self.wanted.load().contains(&channel)
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Context {
     pub(super) outlet: SharedOutlet,
     /// Told when a server seems lost, or is no primary any more: another may have taken its place.
     pub(super) trouble: Arc<Notify>,
+    /// Told when channels may not be listened to where they are served.
+    pub(super) moved: Arc<Notify>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }

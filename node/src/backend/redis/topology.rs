@@ -17,7 +17,7 @@ use fred::types::Value;
 use futures_util::StreamExt as _;
 use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use super::access::{Address, Seeds};
@@ -121,7 +121,7 @@ impl Topology {
     }
 
     /// Keeps the map as it should be, until the node stops.
-    pub(super) async fn keep(mut self, redis: Arc<Redis>, moved: Arc<Notify>) {
+    pub(super) async fn keep(mut self, redis: Arc<Redis>) {
         if !self.context.access.is_moving() {
             return;
         }
@@ -158,13 +158,13 @@ impl Topology {
                     self.open_missing(&opened);
                 }
             }
-            self.settle(&redis, &moved);
+            self.settle(&redis);
             redis.looks.send_modify(|looks| *looks += 1);
         }
     }
 
     /// Exchanges the map if it should be another, and leaves whoever has no part any more.
-    fn settle(&mut self, redis: &Redis, moved: &Notify) {
+    fn settle(&mut self, redis: &Redis) {
         let before = redis.map();
         let map = std::mem::take(&mut self.is_stale).then(|| self.map(Some(&before))).flatten();
         if let Some(map) = map.filter(|map| !map.is_like(&before)) {
@@ -175,7 +175,7 @@ impl Topology {
                 "other servers serve redis' slots now"
             );
             redis.set_map(map);
-            moved.notify_one();
+            self.context.moved.notify_one();
         }
         let (now, map) = (Instant::now(), redis.map());
         let has_part = |server: &Arc<Server>| {
@@ -358,13 +358,13 @@ async fn open(context: &Arc<Context>, address: &Address) -> Result<Arc<Server>, 
 }
 
 /// Has channels follow their slots, until the node stops.
-pub(super) async fn follow(subscription: Arc<Subscription>, moved: Arc<Notify>, context: Arc<Context>) {
+pub(super) async fn follow(subscription: Arc<Subscription>, context: Arc<Context>) {
     let mut is_whole = true;
     loop {
         tokio::select! {
             biased;
             () = context.stop.cancelled() => return,
-            () = moved.notified() => {}
+            () = context.moved.notified() => {}
             () = tokio::time::sleep(watchdog::PING_INTERVAL), if !is_whole => {}
         }
         is_whole = subscription.follow().await;
