@@ -12,7 +12,7 @@ use mille_shared::log::{
 };
 use mille_shared::{PlanId, Revision, limits};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -294,4 +294,22 @@ async fn a_subscription_that_is_down_is_not_called_deaf_until_it_is_down_for_lon
     soon(async { while !matches!(feed.next().await, Heard::Interrupted { why: Interruption::Probe, .. }) {} }).await;
     assert!(down.elapsed() >= limits::HEADS_HELD_MAX + limits::PROBE_DEAF_AFTER, "{:?}", down.elapsed());
     assert_eq!(bench.line.reconnects.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn interruptions_without_end_hold_up_no_check() {
+    let bench = Bench::start(MANY, MANY).await;
+    let (_sender, _feed) = bench.listen(PLAN).await;
+    let asked = bench.heads_asked();
+    let mut pace = interval(Duration::from_millis(1));
+    let interrupted = async {
+        loop {
+            pace.tick().await;
+            bench.line.reconnect(Shard::ONLY).await;
+        }
+    };
+    tokio::select! {
+        () = interrupted => {}
+        checked = timeout(Duration::from_secs(10), bench.asked(asked + 20)) => checked.expect("checks go on"),
+    }
 }

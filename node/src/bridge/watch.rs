@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mille_shared::log::LogState;
 use mille_shared::{PlanId, limits};
-use tokio::time::{Instant, MissedTickBehavior, sleep};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::deafness::Deafness;
@@ -80,18 +80,25 @@ impl Bridge {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let pulse = self.inner.metrics.vigil.pulse(Part::Watch);
         let mut rounds = Rounds::default();
+        // When to look after an interruption.
+        let mut due: Option<Instant> = None;
         loop {
             pulse.beat();
             let is_tick = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.inner.interrupted.notified() => {
-                    sleep(limits::HEAD_CHECK_JITTER.mul_f64(rand::random())).await;
-                    false
-                }
                 _ = ticks.tick() => true,
                 Some(over) = rounds.running.next(), if !rounds.running.is_empty() => {
                     self.over(&mut rounds, over);
+                    continue;
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    due = None;
+                    false
+                }
+                // However many come meanwhile, one look is for all of them.
+                () = self.inner.interrupted.notified(), if due.is_none() => {
+                    due = Some(Instant::now() + limits::HEAD_CHECK_JITTER.mul_f64(rand::random()));
                     continue;
                 }
             };

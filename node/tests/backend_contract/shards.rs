@@ -222,8 +222,7 @@ async fn a_slot_that_nobody_takes_silences_no_other() {
     there.pubsub.reconnect(there.pubsub.shard_of(Channel::Plan(lost)).expect("its shard")).await;
     match next(&mut incoming).await {
         Incoming::Interrupted { why: Interruption::Probe, reach: Reach::Only(heard) } => {
-            assert_eq!(heard.len(), plans.len());
-            assert!(!heard.contains(&Channel::Plan(lost)));
+            assert!(plans.iter().all(|plan| heard.contains(&Channel::Plan(*plan))), "{heard:?}");
         }
         other => panic!("{other:?}"),
     }
