@@ -84,6 +84,21 @@ pub(crate) struct RedisServer {
     pub(crate) pid: u32,
 }
 
+impl Redis {
+    /// The addresses of its servers. Sentinels are none.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let servers = self.servers.iter().filter(|one| !one.name.contains("sentinel"));
+        let several: Vec<String> = servers.map(|one| format!("redis://127.0.0.1:{}", one.port)).collect();
+        if several.is_empty() { vec![self.url.clone()] } else { several }
+    }
+
+    /// Those of its processes that are ours, by name.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (String, u32)> {
+        let only = self.pid.map(|pid| ("redis".to_owned(), pid));
+        only.into_iter().chain(self.servers.iter().map(|one| (one.name.clone(), one.pid)))
+    }
+}
+
 impl State {
     /// Reads the state in `dir`; none when no cluster was started there or it was stopped.
     ///

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::count_up_to;
 use super::ground::Ground;
-use super::redis::Redis;
+use super::redis::Primaries;
 use super::report::{Faults, Promise, Quantiles, conclude, costs_table, show};
 use super::usage::{Cost, Meter, counters, growth};
 use crate::output::Output;
@@ -113,7 +113,7 @@ struct Plot {
 /// Runs it; the exit code says whether its promises were kept.
 pub(crate) async fn run(args: &EditsArgs, output: Output) -> Result<ExitCode> {
     let ground = Ground::prepare(args.state.as_deref(), 1).await?;
-    let mut redis = Redis::connect(&ground.state.redis.url).await?;
+    let mut redis = Primaries::connect(&ground.state.redis).await?;
     let usual = redis.appendfsync().await?;
     let fsync = args.appendfsync.map_or(usual.as_str(), |fsync| fsync.as_str());
     redis.set_appendfsync(fsync).await?;
@@ -172,9 +172,9 @@ async fn measure(
     }
 
     sleep_until(window.opens).await;
-    let mut redis = Redis::connect(&ground.state.redis.url).await?;
+    let mut redis = Primaries::connect(&ground.state.redis).await?;
     let stop = CancellationToken::new();
-    let pings = Redis::connect(&ground.state.redis.url).await?.ping(stop.clone());
+    let pings = Primaries::connect(&ground.state.redis).await?.ping(stop.clone());
     let (commands, heard) = (redis.commands().await?, heard(ground).await?);
     let mut meter = Meter::start(&ground.state);
     sleep_until(window.closes).await;
@@ -338,7 +338,11 @@ impl Price {
             seconds * 1e6 / edits as f64
         };
         let is_node = |name: &str| ground.state.nodes.iter().any(|node| node.name == name);
-        Self { nodes: of(&is_node), redis: of(&|name| name == "redis"), generator: of(&|name| name == "generator") }
+        Self {
+            nodes: of(&is_node),
+            redis: of(&|name| name.starts_with("redis")),
+            generator: of(&|name| name == "generator"),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::state;
+
 /// Patience with one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two PINGs.
@@ -20,9 +22,71 @@ const PING_EVERY: Duration = Duration::from_millis(10);
 /// Bytes of an answer; INFO has some thousands.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// Connections to the servers that take writes: the only one, the one that sentinels watch over, or all primaries.
+#[derive(Debug)]
+pub(crate) struct Primaries(Vec<Redis>);
+
+impl Primaries {
+    /// Connects to them.
+    ///
+    /// # Errors
+    /// When a server is not reached by `redis://`, does not answer, or when none takes writes.
+    pub(crate) async fn connect(redis: &state::Redis) -> Result<Self> {
+        let mut primaries = Vec::new();
+        for address in redis.addresses() {
+            let mut server = Redis::connect(&address).await?;
+            if server.is_primary().await? {
+                primaries.push(server);
+            }
+        }
+        ensure!(!primaries.is_empty(), "no Redis takes writes");
+        Ok(Self(primaries))
+    }
+
+    /// How often each command was served since they began, from functions too, by all of them together.
+    ///
+    /// # Errors
+    /// When one does not tell.
+    pub(crate) async fn commands(&mut self) -> Result<BTreeMap<String, u64>> {
+        let mut all = BTreeMap::new();
+        for primary in &mut self.0 {
+            for (name, calls) in primary.commands().await? {
+                *all.entry(name).or_default() += calls;
+            }
+        }
+        Ok(all)
+    }
+
+    /// When they bring their files to disk: the first one, as all are begun alike.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub(crate) async fn appendfsync(&mut self) -> Result<String> {
+        let first = self.0.first_mut().context("no Redis takes writes")?;
+        first.appendfsync().await
+    }
+
+    /// Lets them bring their files to disk at other times.
+    ///
+    /// # Errors
+    /// When one refuses.
+    pub(crate) async fn set_appendfsync(&mut self, when: &str) -> Result<()> {
+        for primary in &mut self.0 {
+            primary.set_appendfsync(when).await?;
+        }
+        Ok(())
+    }
+
+    /// Measures the round trip of a PING to one of them again and again until told to stop.
+    pub(crate) fn ping(mut self, stop: CancellationToken) -> JoinHandle<Result<Vec<Duration>>> {
+        let first = self.0.swap_remove(0);
+        first.ping(stop)
+    }
+}
+
 /// A connection to Redis.
 #[derive(Debug)]
-pub(crate) struct Redis {
+struct Redis {
     stream: BufReader<TcpStream>,
 }
 
@@ -31,7 +95,7 @@ impl Redis {
     ///
     /// # Errors
     /// When the address is of another kind, or nobody answers there.
-    pub(crate) async fn connect(url: &str) -> Result<Self> {
+    async fn connect(url: &str) -> Result<Self> {
         let uri: Uri = url.parse().context("the address of Redis can't be read")?;
         ensure!(uri.scheme_str() == Some("redis"), "only a Redis at redis:// can be asked");
         let authority = uri.authority().context("the address of Redis has no host")?.as_str();
@@ -50,7 +114,7 @@ impl Redis {
     ///
     /// # Errors
     /// When Redis does not tell.
-    pub(crate) async fn commands(&mut self) -> Result<BTreeMap<String, u64>> {
+    async fn commands(&mut self) -> Result<BTreeMap<String, u64>> {
         Ok(calls(&self.ask(&["INFO", "commandstats"]).await?))
     }
 
@@ -58,7 +122,7 @@ impl Redis {
     ///
     /// # Errors
     /// When Redis does not tell.
-    pub(crate) async fn appendfsync(&mut self) -> Result<String> {
+    async fn appendfsync(&mut self) -> Result<String> {
         let answer = self.ask(&["CONFIG", "GET", "appendfsync"]).await?;
         answer.lines().nth(1).map(str::to_owned).context("Redis does not tell when it writes")
     }
@@ -67,12 +131,17 @@ impl Redis {
     ///
     /// # Errors
     /// When Redis refuses.
-    pub(crate) async fn set_appendfsync(&mut self, when: &str) -> Result<()> {
+    async fn set_appendfsync(&mut self, when: &str) -> Result<()> {
         self.ask(&["CONFIG", "SET", "appendfsync", when]).await.map(drop)
     }
 
+    /// Whether it takes writes.
+    async fn is_primary(&mut self) -> Result<bool> {
+        Ok(self.ask(&["INFO", "replication"]).await?.contains("role:master"))
+    }
+
     /// Measures the round trip of a PING again and again until told to stop.
-    pub(crate) fn ping(mut self, stop: CancellationToken) -> JoinHandle<Result<Vec<Duration>>> {
+    fn ping(mut self, stop: CancellationToken) -> JoinHandle<Result<Vec<Duration>>> {
         tokio::spawn(async move {
             let mut turns = interval(PING_EVERY);
             turns.set_missed_tick_behavior(MissedTickBehavior::Delay);

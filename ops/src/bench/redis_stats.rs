@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::redis::Redis;
+use super::redis::Primaries;
+use crate::state::Redis;
 
 /// Commands that are left out: asked by those who measure, or by those who keep connections alive.
 const ASIDE: [&str; 4] = ["info", "ping", "hello", "client"];
@@ -17,9 +18,9 @@ const PER_EDIT_MIN: f64 = 0.02;
 /// Calls so far, by command.
 ///
 /// # Errors
-/// When the Redis at `url` does not answer.
-pub(super) async fn calls(url: &str) -> Result<BTreeMap<String, u64>> {
-    Ok(told(Redis::connect(url).await?.commands().await?))
+/// When Redis does not answer.
+pub(super) async fn calls(redis: &Redis) -> Result<BTreeMap<String, u64>> {
+    Ok(told(Primaries::connect(redis).await?.commands().await?))
 }
 
 fn told(calls: BTreeMap<String, u64>) -> BTreeMap<String, u64> {

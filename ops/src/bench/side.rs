@@ -110,11 +110,11 @@ impl Side {
     /// # Errors
     /// When somebody has lost the connection.
     pub(super) async fn round(&mut self, rhythm: Rhythm, seconds: u32, patience: Duration) -> Result<Round> {
-        let before = redis_stats::calls(&self.redis.url).await?;
+        let before = redis_stats::calls(&self.redis).await?;
         let deliveries = self.listeners.deliveries();
         self.meter = Meter::of_all(&self.stage.processes);
         let ourselves = ("generator".to_owned(), std::process::id());
-        let redis = self.redis.pid.map(|pid| ("redis".to_owned(), pid));
+        let redis = self.redis.processes();
         let mut beside = Meter::of_all(&redis.into_iter().chain([ourselves]).collect::<Vec<_>>());
         let (made, start) = self.edit(rhythm, rhythm.rate * seconds, patience).await?;
         let due: u64 = (0..self.stage.listeners()).map(|listener| self.due(&made, listener)).sum();
@@ -123,7 +123,7 @@ impl Side {
         let elapsed = start.elapsed();
         let (costs, beside) = (self.meter.read(), beside.read());
         let deliveries = self.listeners.deliveries() - deliveries;
-        let after = redis_stats::calls(&self.redis.url).await?;
+        let after = redis_stats::calls(&self.redis).await?;
         if let Some(why) = self.listeners.ended() {
             bail!("a subscriber of {} lost its connection: {why}", self.stage.name());
         }

@@ -57,7 +57,7 @@ impl Meter {
     /// Begins now.
     pub(crate) fn start(state: &State) -> Self {
         let nodes = state.nodes.iter().map(|node| (node.name.clone(), node.pid));
-        let redis = state.redis.pid.map(|pid| ("redis".to_owned(), pid));
+        let redis = state.redis.processes();
         let ourselves = ("generator".to_owned(), std::process::id());
         Self { processes: nodes.chain(redis).chain([ourselves]).map(|(name, pid)| Metered::new(name, pid)).collect() }
     }
