@@ -47,7 +47,7 @@ pub(super) struct OpenPlan {
     listeners: Vec<Listener>,
     /// With so many listeners, those that are over are let go before another comes.
     prune_listeners_at: usize,
-    /// Bounded with the replica's queue.
+    /// Bounded with the replica's queue; where edits wait for replicas too, by [`limits::PENDING_OPERATIONS_MAX`].
     tickets: HashMap<Ticket, Waiting>,
     next_ticket: u64,
     /// Who waits until we know the log's head. Bounded by the mailbox' callers, each of whom waits for one answer.
@@ -317,6 +317,9 @@ impl OpenPlan {
         let must_confirm = self.context.backend.log.must_confirm();
         let key = must_confirm.then(|| OperationKey::of(&operation.user_id, &operation.client_id, &operation.id));
         self.tickets.insert(ticket, Waiting { since: Instant::now(), key, reply });
+        if must_confirm && self.tickets.len() > limits::PENDING_OPERATIONS_MAX {
+            return self.answer(ticket, Err(Rejection::Overloaded));
+        }
         self.input(Input::Submit { ticket, operation, repeatable }, jobs);
     }
 
