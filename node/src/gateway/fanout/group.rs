@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::outlet::{Delivery, Outlet};
-use super::render::{Execution, Rendered, Renderer};
+use super::render::{Rendered, Renderer, Rendering};
 use super::walk::Walker;
 use super::{Common, Deposit};
 use crate::gateway::transport::Session;
@@ -90,9 +90,9 @@ impl Member {
 }
 
 impl Group {
-    pub(super) fn new(deposit: &Deposit, execution: Execution, common: Arc<Common>) -> Arc<Self> {
+    pub(super) fn new(deposit: &Deposit, rendering: Rendering, common: Arc<Common>) -> Arc<Self> {
         let (project, plan) = (deposit.following.project().clone(), deposit.plan);
-        let renderer = Renderer::new(project.id(), plan, execution);
+        let renderer = Renderer::new(project.id(), plan, rendering);
         let kept = project.metrics().pressure.backlog();
         let press = Press { renderer, made: HashMap::new(), order: VecDeque::new(), kept };
         Arc::new(Self {

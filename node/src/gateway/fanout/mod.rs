@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use group::{Alone, Group, Member, alone};
 pub use outlet::{Delivery, Outlet, Waiting};
-pub use render::{Execution, RenderFeed, Rendered};
+pub use render::{Execution, Projection, RenderFeed, Rendered, Rendering};
 pub use selection::Selection;
 
 use super::auth::RevokedTokens;
@@ -78,22 +78,34 @@ pub struct Deposit {
     pub plan: PlanId,
     /// What the subscription lacks, and what comes then.
     pub following: Following,
+    /// If its selection need not be executed.
+    pub projection: Option<Projection>,
 }
 
 /// Where a resolver leaves it. In the data of a subscription that can be shared.
-#[derive(Clone, Default)]
-pub struct Sharing(Arc<Mutex<Option<Deposit>>>);
+#[derive(Clone)]
+pub struct Sharing {
+    /// Nothing in its document says that parts of it are left out.
+    pub is_plain: bool,
+    deposit: Arc<Mutex<Option<Deposit>>>,
+}
 
 impl Sharing {
+    /// For a subscription that asks for this.
+    #[must_use]
+    pub fn of(selection: &Selection) -> Self {
+        Self { is_plain: !selection.has_directives(), deposit: Arc::default() }
+    }
+
     /// Leaves what the subscription's events come from.
     pub fn leave(&self, deposit: Deposit) {
-        *self.0.lock() = Some(deposit);
+        *self.deposit.lock() = Some(deposit);
     }
 
     /// What was left.
     #[must_use]
     pub fn take(&self) -> Option<Deposit> {
-        self.0.lock().take()
+        self.deposit.lock().take()
     }
 }
 
@@ -112,7 +124,7 @@ impl Groups {
 
     /// The group of those who ask the same.
     #[must_use]
-    pub fn of(&self, selection: &Selection, deposit: &Deposit, execution: Execution) -> Arc<Group> {
+    pub fn of(&self, selection: &Selection, deposit: &Deposit, rendering: Rendering) -> Arc<Group> {
         let project = deposit.following.project().id();
         let key = Key { project, plan: deposit.plan, selection: selection.clone() };
         let mut known = self.known.lock();
@@ -124,7 +136,7 @@ impl Groups {
             return group;
         }
         known.sweep();
-        let group = Group::new(deposit, execution, Arc::clone(&self.common));
+        let group = Group::new(deposit, rendering, Arc::clone(&self.common));
         let of_key = known.groups.entry(key).or_default();
         of_key.retain(|group| group.strong_count() > 0);
         of_key.push(Arc::downgrade(&group));

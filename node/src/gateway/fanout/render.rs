@@ -1,7 +1,8 @@
-//! One execution of a subscription's selection for everybody who asked the same.
+//! What a subscription's selection comes to, for everybody who asked the same.
 //!
-//! The selection runs once, over events that are put in one by one, and what it makes of each is written down once, as the
-//! bytes that everybody is sent. Nothing in it may wait, or depend on who asked.
+//! Some selections can be written straight from an event. Any other is executed once, over events that are put in one by
+//! one. What is made of each is written down once, as the bytes that everybody is sent. Nothing in it may wait, or depend on
+//! who asked.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -87,8 +88,25 @@ impl RenderFeed {
 /// Starts the execution of a selection over a feed.
 pub type Execution = Box<dyn FnOnce(RenderFeed) -> BoxStream<'static, Response> + Send>;
 
+/// Writes what an event comes to, as JSON. `None`: nothing.
+pub type Projection = Box<dyn Fn(PlanEvent) -> Option<serde_json::Result<Vec<u8>>> + Send>;
+
+/// How a selection comes to its answers.
+pub enum Rendering {
+    /// It is written.
+    Projected(Projection),
+    /// It is executed.
+    Executed(Execution),
+}
+
+/// What makes the answers of a group.
+pub(super) enum Renderer {
+    Projection(Projection),
+    Run(Run),
+}
+
 /// An execution that is under way.
-pub(super) struct Renderer {
+pub(super) struct Run {
     responses: BoxStream<'static, Response>,
     feed: RenderFeed,
     woken: Arc<Woken>,
@@ -106,9 +124,14 @@ impl Wake for Woken {
 }
 
 impl Renderer {
-    pub(super) fn new(project: ProjectId, plan: PlanId, execution: Execution) -> Self {
-        let feed = RenderFeed::new(project, plan);
-        Self { responses: execution(feed.clone()), feed, woken: Arc::default(), is_over: false }
+    pub(super) fn new(project: ProjectId, plan: PlanId, rendering: Rendering) -> Self {
+        match rendering {
+            Rendering::Projected(projection) => Self::Projection(projection),
+            Rendering::Executed(execution) => {
+                let feed = RenderFeed::new(project, plan);
+                Self::Run(Run { responses: execution(feed.clone()), feed, woken: Arc::default(), is_over: false })
+            }
+        }
     }
 
     /// What an event that leads to `head` comes to.
@@ -119,9 +142,23 @@ impl Renderer {
             payloads: Vec::with_capacity(1),
             failure: None,
         };
+        match self {
+            Self::Projection(write) => match write(event) {
+                Some(Ok(payload)) => rendered.payloads.push(payload.into()),
+                Some(Err(_)) => rendered.failure = Some(broken()),
+                None => {}
+            },
+            Self::Run(run) => run.render(event, &mut rendered),
+        }
+        rendered
+    }
+}
+
+impl Run {
+    fn render(&mut self, event: PlanEvent, rendered: &mut Rendered) {
         if self.is_over {
             rendered.failure = Some(broken());
-            return rendered;
+            return;
         }
         self.feed.put(event);
         while let Some(mut response) = self.next() {
@@ -137,7 +174,6 @@ impl Renderer {
         if self.is_over {
             rendered.failure.get_or_insert_with(broken);
         }
-        rendered
     }
 
     /// What the execution says next, if it says it at once.

@@ -33,6 +33,12 @@ impl Selection {
         Some(Self { query, operation_name: name, variables })
     }
 
+    /// Whether its document may have directives: it has their sign, if only in a text.
+    #[must_use]
+    pub fn has_directives(&self) -> bool {
+        self.query.contains('@')
+    }
+
     /// The document.
     #[must_use]
     pub fn query(&self) -> &str {

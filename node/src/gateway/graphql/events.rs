@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_graphql::{Enum, Json, Object, SimpleObject};
 use mille_core::{Applied, EdgeRecord, NodeRecord, Plan, Touch};
-use mille_shared::{PlanId, ProjectId, Revision, delta};
+use mille_shared::{PlanId, ProjectId, Revision, Timestamp, delta};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::types::{PlanDagEdge, PlanDagMetadata, PlanDagNode};
@@ -15,13 +15,13 @@ use crate::project::PlanEvent;
 
 /// A plan's event as its delta stream tells it.
 pub(super) struct PlanDagDeltaEvent {
-    project: ProjectId,
-    plan: PlanId,
-    told: Told,
+    pub(super) project: ProjectId,
+    pub(super) plan: PlanId,
+    pub(super) told: Told,
 }
 
 /// What an event tells.
-enum Told {
+pub(super) enum Told {
     Change(Arc<Applied>),
     Snapshot { plan: Arc<Plan>, reason: &'static str },
 }
@@ -41,12 +41,65 @@ impl PlanDagDeltaEvent {
         };
         Some(Self { project, plan, told })
     }
+}
 
+impl Told {
     /// Its place in the plan's log.
-    fn place(&self) -> Revision {
-        match &self.told {
-            Told::Change(applied) => applied.revision(),
-            Told::Snapshot { plan, .. } => plan.revision(),
+    pub(super) fn place(&self) -> Revision {
+        match self {
+            Self::Change(applied) => applied.revision(),
+            Self::Snapshot { plan, .. } => plan.revision(),
+        }
+    }
+
+    pub(super) fn kind(&self) -> DeltaKind {
+        match self {
+            Self::Change(_) => DeltaKind::Delta,
+            Self::Snapshot { .. } => DeltaKind::Snapshot,
+        }
+    }
+
+    pub(super) fn previous(&self) -> Option<Revision> {
+        self.applied().map(|applied| applied.previous)
+    }
+
+    pub(super) fn user_id(&self) -> &str {
+        self.applied().map_or("", |applied| applied.change.user_id.as_str())
+    }
+
+    pub(super) fn client_id(&self) -> &str {
+        self.applied().map_or("", |applied| applied.change.client_id.as_str())
+    }
+
+    pub(super) fn operation_id(&self) -> Option<&str> {
+        self.applied().map(|applied| applied.change.operation_id.as_str())
+    }
+
+    pub(super) fn at(&self) -> Timestamp {
+        match self {
+            Self::Change(applied) => applied.change.at,
+            Self::Snapshot { plan, .. } => plan.last_modified(),
+        }
+    }
+
+    pub(super) fn operations(&self) -> Vec<PatchOperation<'_>> {
+        match self {
+            Self::Change(applied) => applied.patch.iter().map(PatchOperation::Step).collect(),
+            Self::Snapshot { plan, .. } => vec![PatchOperation::Whole(plan)],
+        }
+    }
+
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Change(_) => None,
+            Self::Snapshot { reason, .. } => Some(reason),
+        }
+    }
+
+    fn applied(&self) -> Option<&Applied> {
+        match self {
+            Self::Change(applied) => Some(applied),
+            Self::Snapshot { .. } => None,
         }
     }
 }
@@ -69,76 +122,52 @@ impl PlanDagDeltaEvent {
 
     /// Whether it tells of one change or of the whole document.
     async fn kind(&self) -> DeltaKind {
-        match &self.told {
-            Told::Change(_) => DeltaKind::Delta,
-            Told::Snapshot { .. } => DeltaKind::Snapshot,
-        }
+        self.told.kind()
     }
 
     /// The number of changes so far, counted from 0 within the revision's epoch.
     async fn version(&self) -> i32 {
-        self.place().version()
+        self.told.place().version()
     }
 
     /// The revision of the document after it. Continue from it with `after`.
     async fn revision(&self) -> String {
-        self.place().to_string()
+        self.told.place().to_string()
     }
 
     /// The revision of the document before it. Null for a `SNAPSHOT`.
     async fn previous_revision(&self) -> Option<String> {
-        match &self.told {
-            Told::Change(applied) => Some(applied.previous.to_string()),
-            Told::Snapshot { .. } => None,
-        }
+        self.told.previous().map(|revision| revision.to_string())
     }
 
     /// Who made the change. Empty for a `SNAPSHOT`.
     async fn user_id(&self) -> &str {
-        match &self.told {
-            Told::Change(applied) => applied.change.user_id.as_str(),
-            Told::Snapshot { .. } => "",
-        }
+        self.told.user_id()
     }
 
     /// Through which client program. Empty if it gave no name, and for a `SNAPSHOT`.
     async fn client_id(&self) -> &str {
-        match &self.told {
-            Told::Change(applied) => applied.change.client_id.as_str(),
-            Told::Snapshot { .. } => "",
-        }
+        self.told.client_id()
     }
 
     /// The operation that made the change: the client's own id, or one that was made. Null for a `SNAPSHOT`.
     async fn operation_id(&self) -> Option<&str> {
-        match &self.told {
-            Told::Change(applied) => Some(applied.change.operation_id.as_str()),
-            Told::Snapshot { .. } => None,
-        }
+        self.told.operation_id()
     }
 
     /// When the change was made; of a `SNAPSHOT`, when the plan last changed. RFC 3339 UTC.
     async fn timestamp(&self) -> String {
-        match &self.told {
-            Told::Change(applied) => applied.change.at.to_string(),
-            Told::Snapshot { plan, .. } => plan.last_modified().to_string(),
-        }
+        self.told.at().to_string()
     }
 
     /// What to do with the document, one after the other: RFC 6902.
     async fn operations(&self) -> Vec<PatchOperation<'_>> {
-        match &self.told {
-            Told::Change(applied) => applied.patch.iter().map(PatchOperation::Step).collect(),
-            Told::Snapshot { plan, .. } => vec![PatchOperation::Whole(plan)],
-        }
+        self.told.operations()
     }
 
     /// Why there is a `SNAPSHOT`. Null for a `DELTA`.
     async fn reason(&self) -> Option<&'static str> {
-        match &self.told {
-            Told::Change(_) => None,
-            Told::Snapshot { reason, .. } => Some(reason),
-        }
+        self.told.reason()
     }
 }
 
@@ -152,41 +181,35 @@ pub(super) enum DeltaKind {
 }
 
 /// One step of a JSON Patch.
-enum PatchOperation<'a> {
+pub(super) enum PatchOperation<'a> {
     Step(&'a delta::PatchOperation),
     /// The whole document in the place of the one before.
     Whole(&'a Plan),
 }
 
-/// One step of a JSON Patch (RFC 6902). The cluster sends `ADD`, `REMOVE` and `REPLACE`.
-#[Object]
 impl PatchOperation<'_> {
-    /// What to do.
-    async fn op(&self) -> PatchOp {
+    pub(super) fn verb(&self) -> PatchOp {
         match self {
             Self::Step(step) => step.op.into(),
             Self::Whole(_) => PatchOp::Replace,
         }
     }
 
-    /// Where: a JSON Pointer (RFC 6901). Empty means the whole document.
-    async fn path(&self) -> &str {
+    pub(super) fn place(&self) -> &str {
         match self {
             Self::Step(step) => &step.path,
             Self::Whole(_) => "",
         }
     }
 
-    /// The new value; for `ADD`, `REPLACE` and `TEST`.
-    async fn value(&self) -> Option<Json<PatchValue<'_>>> {
+    pub(super) fn new_value(&self) -> Option<PatchValue<'_>> {
         match self {
-            Self::Step(step) => step.value.as_ref().map(|value| Json(PatchValue::Part(value))),
-            Self::Whole(plan) => Some(Json(PatchValue::Document(plan))),
+            Self::Step(step) => step.value.as_ref().map(PatchValue::Part),
+            Self::Whole(plan) => Some(PatchValue::Document(plan)),
         }
     }
 
-    /// The place it comes from; for `MOVE` and `COPY`.
-    async fn from(&self) -> Option<&str> {
+    pub(super) fn origin(&self) -> Option<&str> {
         match self {
             Self::Step(step) => step.from.as_deref(),
             Self::Whole(_) => None,
@@ -194,10 +217,34 @@ impl PatchOperation<'_> {
     }
 }
 
+/// One step of a JSON Patch (RFC 6902). The cluster sends `ADD`, `REMOVE` and `REPLACE`.
+#[Object]
+impl PatchOperation<'_> {
+    /// What to do.
+    async fn op(&self) -> PatchOp {
+        self.verb()
+    }
+
+    /// Where: a JSON Pointer (RFC 6901). Empty means the whole document.
+    async fn path(&self) -> &str {
+        self.place()
+    }
+
+    /// The new value; for `ADD`, `REPLACE` and `TEST`.
+    async fn value(&self) -> Option<Json<PatchValue<'_>>> {
+        self.new_value().map(Json)
+    }
+
+    /// The place it comes from; for `MOVE` and `COPY`.
+    async fn from(&self) -> Option<&str> {
+        self.origin()
+    }
+}
+
 /// The verbs of RFC 6902.
 #[derive(Enum, Debug, Clone, Copy, PartialEq, Eq)]
 #[graphql(remote = "mille_shared::delta::PatchOp")]
-enum PatchOp {
+pub(super) enum PatchOp {
     /// Insert a value.
     Add,
     /// Take a value away.
@@ -213,7 +260,7 @@ enum PatchOp {
 }
 
 /// A value in a patch, written straight from where it stands.
-enum PatchValue<'a> {
+pub(super) enum PatchValue<'a> {
     Part(&'a serde_json::Value),
     Document(&'a Plan),
 }

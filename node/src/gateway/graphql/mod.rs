@@ -17,6 +17,7 @@ mod mutation;
 mod nullable;
 mod operation;
 mod presence;
+mod projection;
 mod query;
 mod schema;
 mod subscription;

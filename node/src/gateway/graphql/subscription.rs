@@ -13,10 +13,11 @@ use mille_shared::{PlanId, Revision};
 use super::collaboration::CollaborationEvent;
 use super::events::{PlanDagDeltaEvent, PlanDagUpdateEvent};
 use super::execution::{NodeExecutionStatusEvent, StatusTeller};
+use super::projection::Projection;
 use super::weights::READ;
 use super::{codes, guard, presence};
 use crate::gateway::errors::ApiError;
-use crate::gateway::fanout::{Deposit, RenderFeed, Sharing};
+use crate::gateway::fanout::{self, Deposit, RenderFeed, Sharing};
 use crate::gateway::transport::{EventRevision, ResumeAfter};
 use crate::metrics::LearntAt;
 use crate::project::presence::PresenceCommand;
@@ -52,7 +53,11 @@ impl Subscription {
         let start = start(ctx, after, otherwise)?;
         let project = access.project.id();
         let following = access.project.follow(plan, &access.user_id, start, false).await?;
-        Ok(shared(ctx, plan, following, move |event| PlanDagDeltaEvent::of(project, plan, event)))
+        let words = move |event| PlanDagDeltaEvent::of(project, plan, event);
+        let project = move |projection: Projection| -> fanout::Projection {
+            Box::new(move |event| words(event).map(|event| projection.write(&event)))
+        };
+        Ok(shared(ctx, plan, following, words, || Projection::of(ctx.field()).map(project)))
     }
 
     /// The same changes as typed events, one per element.
@@ -70,7 +75,7 @@ impl Subscription {
         let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
         let start = start(ctx, after, Start::Next)?;
         let following = access.project.follow(plan, &access.user_id, start, false).await?;
-        Ok(shared(ctx, plan, following, move |event| PlanDagUpdateEvent::of(plan, event)))
+        Ok(shared(ctx, plan, following, move |event| PlanDagUpdateEvent::of(plan, event), || None))
     }
 
     /// How far the executions of a plan's nodes are. States are never dropped; progress between them is thinned.
@@ -140,15 +145,18 @@ fn events(ctx: &Context<'_>, following: Following) -> PlanEvents {
     stream::unfold(Some(following), next).boxed()
 }
 
-/// A plan's events in a stream's own words: left to those who tell many the same, where there are such.
+/// A plan's events in a stream's own words: left to those who tell many the same, where there are such, with what they are
+/// projected by.
 fn shared<T: Send + 'static, I: IntoIterator<Item = T, IntoIter: Send> + 'static>(
     ctx: &Context<'_>,
     plan: PlanId,
     following: Following,
     words: impl Fn(PlanEvent) -> I + Send + 'static,
+    projection: impl FnOnce() -> Option<fanout::Projection>,
 ) -> BoxStream<'static, Result<T, ApiError>> {
     if let Some(sharing) = ctx.data_opt::<Sharing>() {
-        sharing.leave(Deposit { plan, following });
+        let projection = sharing.is_plain.then(projection).flatten();
+        sharing.leave(Deposit { plan, following, projection });
         return stream::empty().boxed();
     }
     mark(ctx, tell(events(ctx, following), words)).boxed()

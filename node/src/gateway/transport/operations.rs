@@ -24,7 +24,7 @@ use super::request::Operation;
 use super::{Dialect, Session, TransportObserver};
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
 use crate::gateway::fanout::{
-    Alone, Delivery, Deposit, Execution, Group, Groups, Member, Outlet, Selection, Sharing, Waiting, alone,
+    Alone, Delivery, Deposit, Execution, Group, Groups, Member, Outlet, Rendering, Selection, Sharing, Waiting, alone,
 };
 use crate::metrics::LearntAt;
 use crate::project::{Ended, Following, Place};
@@ -103,7 +103,7 @@ enum What {
 struct Shared {
     deposit: Deposit,
     selection: Selection,
-    execution: Execution,
+    rendering: Rendering,
 }
 
 /// An id may be used again after its operation; the serial tells the two apart.
@@ -301,8 +301,8 @@ impl Operations {
                 Some(Outcome::Next { id: key.id, response, learnt })
             }
             What::Left(shared) => {
-                let Shared { deposit, selection, execution } = *shared;
-                let group = self.groups.of(&selection, &deposit, execution);
+                let Shared { deposit, selection, rendering } = *shared;
+                let group = self.groups.of(&selection, &deposit, rendering);
                 self.catch_up(key, group, deposit.following);
                 None
             }
@@ -378,13 +378,15 @@ impl Drop for Operations {
 
 /// The events of a subscription, until it is known whether a group has them.
 fn first_events(key: Key, operation: Operation, executor: &impl Executor) -> Events {
-    let (learnt, sharing) = (LearntAt::default(), Sharing::default());
+    let learnt = LearntAt::default();
     let mut request = operation.request.data(learnt.clone());
-    let selection = Selection::of(&mut request);
-    if selection.is_some() {
+    let twin = Selection::of(&mut request).map(|selection| {
+        let (sharing, variables) = (Sharing::of(&selection), request.variables.clone());
+        (sharing, selection, variables, executor.clone())
+    });
+    if let Some((sharing, ..)) = &twin {
         request = request.data(sharing.clone());
     }
-    let twin = selection.map(|selection| (selection, request.variables.clone(), executor.clone()));
     let ended = key.clone();
     let events = AssertUnwindSafe(executor.execute_stream(request, None)).catch_unwind();
     let responses = events.map(move |event| {
@@ -392,13 +394,15 @@ fn first_events(key: Key, operation: Operation, executor: &impl Executor) -> Eve
         Event { key: key.clone(), what: What::Response { response, learnt: learnt.take() } }
     });
     let end = stream::once(async move {
-        let what = match (sharing.take(), twin) {
-            (Some(deposit), Some((selection, variables, executor))) => {
-                let execution = execution(&selection, variables, executor);
-                What::Left(Box::new(Shared { deposit, selection, execution }))
-            }
-            _ => What::Over,
-        };
+        let left = twin.and_then(|(sharing, selection, variables, executor)| {
+            let mut deposit = sharing.take()?;
+            let rendering = match deposit.projection.take() {
+                Some(projection) => Rendering::Projected(projection),
+                None => Rendering::Executed(execution(&selection, variables, executor)),
+            };
+            Some(Shared { deposit, selection, rendering })
+        });
+        let what = left.map_or(What::Over, |shared| What::Left(Box::new(shared)));
         Event { key: ended, what }
     });
     responses.chain(end).boxed()
