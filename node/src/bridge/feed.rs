@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::Rests;
 use crate::backend::{Channel, Interruption, Reach};
 use crate::metrics::Metrics;
 
@@ -53,6 +54,7 @@ pub enum Heard {
 pub struct FeedSender {
     sender: mpsc::Sender<Heard>,
     lag: Arc<Lag>,
+    rests: Arc<Rests>,
     metrics: Arc<Metrics>,
 }
 
@@ -76,11 +78,14 @@ pub struct Feed {
 pub(super) fn line(metrics: Arc<Metrics>) -> (FeedSender, Feed) {
     let (sender, receiver) = mpsc::channel(limits::FEED_MESSAGES_MAX);
     let lag = Arc::new(Lag::default());
-    (FeedSender { sender, lag: Arc::clone(&lag), metrics }, Feed { receiver, lag, older: 0 })
+    (FeedSender { sender, lag: Arc::clone(&lag), rests: Arc::default(), metrics }, Feed { receiver, lag, older: 0 })
 }
 
 impl FeedSender {
     pub(super) fn offer(&self, heard: Heard) {
+        if matches!(heard, Heard::Interrupted { .. }) {
+            self.rests.end_all();
+        }
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(heard) {
             self.dropped(&mut self.lag.drops.lock());
         }
@@ -91,10 +96,11 @@ impl FeedSender {
         *self.lag.drops.lock()
     }
 
-    /// As [`Self::offer`], for a head that was asked for when so much had been dropped. It says nothing after a later drop.
+    /// As [`Self::offer`], for a head that was asked for when so much had been dropped. It says nothing after a later drop, and
+    /// nothing to who is at rest and knows it.
     pub(super) fn offer_head(&self, plan: PlanId, state: LogState, is_settled: bool, asked_at: u64) {
         let mut drops = self.lag.drops.lock();
-        if *drops != asked_at {
+        if *drops != asked_at || self.rests.is_known(plan, &state, is_settled) {
             return;
         }
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(Heard::Head { plan, state, is_settled }) {
@@ -104,8 +110,15 @@ impl FeedSender {
 
     fn dropped(&self, drops: &mut u64) {
         *drops += 1;
+        self.rests.end_all();
         self.lag.is_untold.store(true, Ordering::Release);
         self.metrics.bridge.messages_dropped.increment(1);
+    }
+
+    /// The plans of this line's actor that are at rest.
+    #[must_use]
+    pub fn rests(&self) -> &Rests {
+        &self.rests
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
@@ -189,6 +202,37 @@ mod tests {
         }
         sender.offer_head(PlanId(3), nowhere(), true, sender.drops());
         assert!(matches!(feed.next().await, Heard::Head { plan: PlanId(3), .. }));
+    }
+
+    #[tokio::test]
+    async fn who_is_at_rest_is_not_told_what_it_knows() {
+        let plan = PlanId(1);
+        let rest = || {
+            let (sender, feed) = line(Arc::new(Metrics::new()));
+            sender.rests().begin(plan, nowhere(), true);
+            (sender, feed)
+        };
+        let is_told = |sender: &FeedSender, feed: &mut Feed, plan, state, is_settled| {
+            sender.offer_head(plan, state, is_settled, sender.drops());
+            std::iter::from_fn(|| feed.try_next()).any(|heard| matches!(heard, Heard::Head { .. }))
+        };
+        let (sender, mut feed) = rest();
+        assert!(!is_told(&sender, &mut feed, plan, nowhere(), true));
+        let another_life = LogState { life: StoreLife::new("another"), ..nowhere() };
+        assert!(is_told(&sender, &mut feed, plan, another_life, true));
+        assert!(is_told(&sender, &mut feed, plan, nowhere(), false));
+        assert!(is_told(&sender, &mut feed, PlanId(2), nowhere(), true));
+        assert!(!is_told(&sender, &mut feed, plan, nowhere(), true), "it rests still");
+
+        assert!(sender.rests().end(plan).is_some());
+        assert!(is_told(&sender, &mut feed, plan, nowhere(), true), "something happened to it");
+        let (sender, mut feed) = rest();
+        sender.offer(Heard::Interrupted { why: Interruption::Reconnect, reach: Reach::Everything });
+        assert!(is_told(&sender, &mut feed, plan, nowhere(), true), "something may have happened to it");
+        let (sender, mut feed) = rest();
+        (0..=limits::FEED_MESSAGES_MAX).for_each(|_| sender.offer(message()));
+        assert!(std::iter::from_fn(|| feed.try_next()).count() > limits::FEED_MESSAGES_MAX);
+        assert!(is_told(&sender, &mut feed, plan, nowhere(), true), "it missed something");
     }
 
     fn nowhere() -> LogState {

@@ -9,6 +9,7 @@ mod deafness;
 mod feed;
 mod interests;
 mod lives;
+mod rests;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -36,6 +37,7 @@ pub use control::{Control, ControlMessage, Controls};
 pub use feed::{Feed, FeedSender, Heard};
 use interests::Interests;
 use lives::Lives;
+pub use rests::Rests;
 use turns::Turns;
 
 /// The node's subscription. Cheap to clone.

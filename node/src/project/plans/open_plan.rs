@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_core::replica::{Cause, Effect, Input, Readmission, Replica, Rollback, Ticket, Verdict};
+use mille_core::replica::{Cause, Effect, HeadSeen, Input, Readmission, Replica, Rollback, Ticket, Verdict};
 use mille_core::{Applied, Opened, Refusal};
 use mille_shared::change::Change;
 use mille_shared::directory::Role;
@@ -63,8 +63,9 @@ pub(super) struct OpenPlan {
     learnt: Instant,
     traced: TracedChanges,
     used: Instant,
-    /// When the log was last seen to hold what we hold.
+    /// When the log was last seen to hold what we hold; at rest, the bridge knows better.
     confirmed: Instant,
+    is_at_rest: bool,
 }
 
 /// An operation that waits for its answer.
@@ -111,6 +112,12 @@ pub(in crate::project) enum Done {
     Closed,
 }
 
+impl Drop for OpenPlan {
+    fn drop(&mut self) {
+        self.end_rest();
+    }
+}
+
 impl OpenPlan {
     pub(super) fn new(opening: OpeningId, plan: Opened, context: PlanContext, active: Active) -> Self {
         let replica = Replica::new(plan, context.settings.bounds, context.settings.snapshot_every);
@@ -134,6 +141,7 @@ impl OpenPlan {
             traced: TracedChanges::default(),
             used: Instant::now(),
             confirmed: Instant::now(),
+            is_at_rest: false,
         }
     }
 
@@ -163,15 +171,34 @@ impl OpenPlan {
     /// As [`Self::input`], of what this node learnt a moment before.
     pub(super) fn learn(&mut self, input: Input, learnt: Instant, jobs: &mut Jobs) {
         self.learnt = learnt;
-        let is_check = matches!(input, Input::HeadSeen(_));
+        self.end_rest();
+        let check = match &input {
+            Input::HeadSeen(seen) => Some(seen.clone()),
+            _ => None,
+        };
         for effect in self.replica.handle(input) {
             self.perform(effect, jobs);
         }
-        if is_check && self.replica.is_confirmed() {
+        if let Some(seen) = check.filter(|_| self.replica.is_confirmed()) {
             self.confirmed = Instant::now();
+            self.begin_rest(seen);
         }
         self.traced.applied();
         self.answer_behind(jobs);
+    }
+
+    /// Has the bridge tell no more that the log is where it was just seen, unless more than that is to come of it.
+    fn begin_rest(&mut self, HeadSeen { state, is_settled }: HeadSeen) {
+        if state.head == Some(self.replica.plan().head()) && !self.replica.is_busy() {
+            self.is_at_rest = true;
+            self.context.feed.rests().begin(self.id, state, is_settled);
+        }
+    }
+
+    fn end_rest(&mut self) {
+        if std::mem::take(&mut self.is_at_rest) {
+            self.confirmed = self.context.feed.rests().end(self.id).unwrap_or(self.confirmed);
+        }
     }
 
     /// Whether a history is part of what this copy holds.
@@ -298,7 +325,8 @@ impl OpenPlan {
 
     /// Whether the log was seen to hold what we hold. While it was not, we may be the only ones who remember it.
     pub(super) fn is_safe(&self, now: Instant) -> bool {
-        now.duration_since(self.confirmed) < CONFIRMED_FOR
+        let at_rest = self.is_at_rest.then(|| self.context.feed.rests().seen(self.id)).flatten();
+        now.duration_since(at_rest.unwrap_or(self.confirmed)) < CONFIRMED_FOR
     }
 
     fn submit(
