@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
 use mille_shared::{CloseCode, PlanId, ProjectId, UserId, limits};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Members;
@@ -192,20 +193,29 @@ impl Actor {
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let born = Instant::now();
         let (mut used, mut is_old) = (born, false);
+        // Waited for once, not anew with each thing that happens.
+        let changed = Arc::clone(&self.changed);
+        let (mut stopped, mut news) = (pin!(stop.cancelled()), pin!(changed.notified()));
+        let (mut refreshes, mut wakes) = (pin!(sleep_until(self.refresh.due)), pin!(sleep_until(born)));
         loop {
             self.pulse.beat();
             self.present.store(self.presence.connections(), Ordering::Relaxed);
-            let (wake, refresh_due) = (self.presence.next_deadline(), self.refresh.due);
+            let wake = self.presence.next_deadline();
+            move_to(refreshes.as_mut(), self.refresh.due);
+            wake.into_iter().for_each(|deadline| move_to(wakes.as_mut(), deadline));
             let next = tokio::select! {
-                () = stop.cancelled() => return End::Retired(Retired::Stopped),
+                () = &mut stopped => return End::Retired(Retired::Stopped),
                 members = self.refresh.done() => Next::Members(members),
-                () = self.changed.notified() => Next::Changed,
+                () = &mut news => {
+                    news.set(changed.notified());
+                    Next::Changed
+                }
                 _ = sweeps.tick() => Next::Sweep,
-                () = tokio::time::sleep_until(refresh_due) => Next::RefreshDue,
+                () = &mut refreshes => Next::RefreshDue,
                 heard = self.feed.next() => Next::Heard(heard),
                 job = self.plans.done() => Next::Job(job),
                 answer = self.presence.answer() => Next::Presence(answer),
-                () = until(wake) => Next::Wake,
+                () = &mut wakes, if wake.is_some() => Next::Wake,
                 command = self.commands.recv() => Next::Command(command),
             };
             match next {
@@ -451,9 +461,9 @@ pub(super) async fn read_members(backend: Backend, id: ProjectId) -> backend::Re
     Ok(project.filter(|_| !members.is_empty()).map(|project| Members { project, plans, members }))
 }
 
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
+/// Has a timer end then, if it would not.
+fn move_to(timer: Pin<&mut Sleep>, deadline: Instant) {
+    if timer.deadline() != deadline {
+        timer.reset(deadline);
     }
 }
