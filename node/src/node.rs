@@ -179,7 +179,7 @@ impl Node {
                 moment_max,
                 shutdown.sockets.clone(),
             ),
-            executor: graphql::schema(projects.clone(), cluster.clone(), revoker.clone(), config.dev),
+            executor: graphql::executor(projects.clone(), cluster.clone(), revoker.clone(), config.dev),
             authenticator: authenticator.clone(),
             shedding: shedding.clone(),
             limits: config.limits.transport.clone(),

@@ -11,6 +11,7 @@ mod contract;
 mod edits;
 mod events;
 mod execution;
+mod executor;
 mod guard;
 mod inputs;
 mod mutation;
@@ -25,7 +26,8 @@ mod tokens;
 mod types;
 mod weights;
 
+pub use executor::MilleExecutor;
 pub use mutation::Mutation;
 pub use query::Query;
-pub use schema::{MilleSchema, schema};
+pub use schema::{MilleSchema, executor};
 pub use subscription::Subscription;

@@ -1,10 +1,10 @@
 //! The schema, put together and bounded.
 
-use async_graphql::{Schema, SchemaBuilder};
+use async_graphql::{Schema, SchemaBuilder, ValidationMode};
 use mille_shared::limits;
 
 use super::presence::Guests;
-use super::{Mutation, Query, Subscription};
+use super::{MilleExecutor, Mutation, Query, Subscription};
 use crate::cluster::Cluster;
 use crate::gateway::auth::Revoker;
 use crate::project::Projects;
@@ -19,13 +19,19 @@ const DEV_DEPTH_MAX: usize = 24;
 /// Complexity in development, for the same reason.
 const DEV_COMPLEXITY_MAX: usize = 2_000;
 
-/// The schema over a node's projects and cluster.
+/// What runs requests over a node's projects and cluster.
 ///
-/// With `dev` it tells about itself: introspection, suggestions for misspelt names, and bounds that let the usual tools
-/// ask for both.
+/// With `dev` the schema tells about itself: introspection, suggestions for misspelt names, and bounds that let the usual
+/// tools ask for both.
 #[must_use]
-pub fn schema(projects: Projects, cluster: Cluster, revoker: Revoker, dev: bool) -> MilleSchema {
-    builder(dev).data(projects).data(cluster).data(revoker).data(Guests::default()).finish()
+pub fn executor(projects: Projects, cluster: Cluster, revoker: Revoker, dev: bool) -> MilleExecutor {
+    let guests = Guests::default();
+    let over = |builder: SchemaBuilder<Query, Mutation, Subscription>| {
+        builder.data(projects.clone()).data(cluster.clone()).data(revoker.clone()).data(guests.clone()).finish()
+    };
+    let strict = over(builder(dev));
+    let sdl = strict.sdl();
+    MilleExecutor::new(strict, over(builder(dev).validation_mode(ValidationMode::Fast)), &sdl)
 }
 
 pub(super) fn builder(dev: bool) -> SchemaBuilder<Query, Mutation, Subscription> {
