@@ -20,7 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use super::functions::CONFIRM;
 use super::line::forget;
-use super::{leave_when_stopped, watchdog};
+use super::link::Link;
+use super::watchdog;
 
 /// Operations that are asked about together.
 const TOGETHER_MAX: usize = 256;
@@ -94,8 +95,8 @@ impl Confirmer {
         stop: &CancellationToken,
     ) -> FredResult<Self> {
         let client = builder.build()?;
-        let connection = client.init().await?;
-        tasks.spawn(leave_when_stopped(client.clone(), connection, stop.clone()));
+        let link = Link::make(client.clone()).await?;
+        tasks.spawn(link.leave_when_stopped(stop.clone()));
         let (sender, questions) = mpsc::channel(WAITING_MAX);
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(serve(client, replicas, timeout, questions)).await });

@@ -30,9 +30,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::keys::Channels;
+use super::link::Link;
 use super::observer::{Connection, Part, RedisObserver as _};
 use super::server::{Context, here};
-use super::{BROADCAST_MESSAGES_MAX, FAN_OUT_MAX, SHARDED_BROADCAST_MESSAGES_MAX, leave_when_stopped, watchdog};
+use super::{BROADCAST_MESSAGES_MAX, FAN_OUT_MAX, SHARDED_BROADCAST_MESSAGES_MAX, watchdog};
 use crate::backend::incoming::Outlet;
 use crate::backend::{Channel, Incoming, Interruption, Reach};
 
@@ -60,7 +61,7 @@ pub(super) async fn open(builder: &Builder, context: &Context, stop: &Cancellati
     builder.with_performance_config(|performance| performance.broadcast_channel_capacity = messages_max);
     let subscriber = builder.build_subscriber_client()?;
     let messages = subscriber.message_rx();
-    let connection = subscriber.init().await?;
+    let link = Link::make(subscriber.clone()).await?;
     // From here on only: the first connection interrupts nothing.
     let (losses, reconnects) = (subscriber.error_rx(), subscriber.reconnect_rx());
     let (restored, restorations) = mpsc::channel(RESTORATIONS_UNTOLD_MAX);
@@ -77,7 +78,7 @@ pub(super) async fn open(builder: &Builder, context: &Context, stop: &Cancellati
         observer: context.tally.part(),
     });
     let tasks = &context.tasks;
-    tasks.spawn(leave_when_stopped(subscriber.clone(), connection, stop.clone()));
+    tasks.spawn(link.leave_when_stopped(stop.clone()));
     tasks.spawn(watchdog::watch(subscriber, Arc::clone(&line), stop.clone()));
     tasks.spawn(Arc::clone(&line).dispatch(messages, restorations, stop.clone()));
     tasks.spawn(Arc::clone(&line).keep(losses, reconnects, stop.clone()));
