@@ -1,10 +1,11 @@
 //! What only a cluster or a failover can do to us, and what we promise then: nothing is lost, nothing comes twice, the epoch
 //! stays, and whoever has nothing on the sick server notices nothing.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_node::backend::redis::{ConnectError, RedisSettings, Sweep, connect};
+use mille_node::backend::redis::{AckLevel, Acknowledgement, ConnectError, RedisSettings, Sweep, connect};
 use mille_node::backend::{Backend, Channel, Incoming, Interruption, Reach};
 use mille_node::clock;
 use mille_node::metrics::Metrics;
@@ -271,6 +272,32 @@ async fn a_log_is_written_while_its_slot_is_on_its_way() {
     assert_eq!(writer.read().await.len(), 3);
     cluster.end_migration(slot, from, to);
     assert_eq!(heads(&writer.backend, &[PlanId(7)]).await.expect("asked at the new place"), [Some(writer.head)]);
+}
+
+/// Who must have them on a replica too is told so, at whichever server the log is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_are_confirmed_while_their_slot_is_on_its_way() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(1).await;
+    let level = AckLevel::Replicated(NonZeroU32::MIN);
+    let acknowledgement = Acknowledgement { level, timeout: Duration::from_secs(1) };
+    let writing = cluster.connect_with(RedisSettings { acknowledgement, ..RedisSettings::at(cluster.url()) }).await;
+    let bench = Bench::begin(writing, cluster.connect_observed(Arc::new(())).await).await;
+    let home = cluster.primary_of(HOME);
+    let moving = bench.plan_with(|plan| cluster.primary_of(&log_of(plan)) != home).await;
+    let mut moving_on = bench.traffic(moving).await;
+    // Until the lives of all servers are settled, as they are unless a node has just begun.
+    moving_on.goes_on(100).await;
+    let (slot, from) = (cluster.slot_of(&log_of(moving)), cluster.primary_of(&log_of(moving)));
+    let to = (from + 1) % 3;
+    cluster.begin_to_migrate(slot, from, to);
+    moving_on.goes_on(50).await;
+    cluster.end_migration(slot, from, to);
+    moving_on.goes_on(50).await;
+    let moved = moving_on.ends().await;
+    assert!(moved.repeats == 0 && moved.longest < UNDISTURBED, "{moved:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

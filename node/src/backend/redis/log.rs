@@ -19,7 +19,7 @@ use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, REVIVE};
 use super::route::{Redis, told};
 use super::server::{Failure, Server};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{fan_out_each, keys, translate};
+use super::{fan_out_each, keys};
 use crate::backend::{Channel, EventLog, Lane, Result, envelope};
 use crate::traces::{self, Traced};
 
@@ -63,24 +63,26 @@ impl EventLog for Redis {
 
     async fn confirm(&self, plan: PlanId, revision: Revision, key: &OperationKey) -> Result<bool> {
         let log = keys::log(plan);
-        let deadline = Instant::now() + self.context.access.acknowledgement.timeout + self.patience();
+        let patience = self.context.access.acknowledgement.timeout + self.patience();
+        let mut journey = self.journey(CONFIRM.0, &log, patience)?;
         loop {
-            let server = self.at(&log)?;
-            let Some(confirmer) = &server.confirmer else { return Ok(true) };
+            let Some(confirmer) = &journey.server.confirmer else { return Ok(true) };
             let question = Question {
                 keys: vec![log.clone(), keys::operations(plan)],
                 args: vec![revision.to_string().into(), key.as_str().into()],
+                is_asking: journey.is_asking,
             };
-            let Ok(answer) = timeout_at(deadline, confirmer.ask(question)).await else { return Ok(false) };
-            match answer {
+            let Ok(answer) = timeout_at(journey.deadline, confirmer.ask(question)).await else { return Ok(false) };
+            let error = match answer {
                 Ok(is_confirmed) => return Ok(is_confirmed),
-                Err(error) if Instant::now() >= deadline => return Err(translate(CONFIRM.0, &error)),
-                Err(error) if functions::is_missing(&error) => {
-                    server.load_library(CONFIRM.0).await.map_err(|failure| told(CONFIRM.0, failure))?;
+                Err(error) => error,
+            };
+            if let Err(error) = journey.go_on(error).await {
+                if !self.context.access.is_moving() || Instant::now() >= journey.deadline {
+                    return Err(error);
                 }
                 // Asking does no harm, so it is asked again wherever the plan is now.
-                Err(_) if self.context.access.is_moving() => self.look_again(deadline).await,
-                Err(error) => return Err(translate(CONFIRM.0, &error)),
+                journey.look_again().await?;
             }
         }
     }
