@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use mille_node::backend::redis::{AckLevel, Acknowledgement, ConnectError, RedisSettings, Sweep, connect};
 use mille_node::backend::{Backend, Channel, Incoming, Interruption, Reach};
 use mille_node::clock;
@@ -12,7 +13,7 @@ use mille_node::metrics::Metrics;
 use mille_node::project::{ProjectHandle, Projects, Start};
 use mille_shared::PlanId;
 use mille_shared::directory::{Plan, Role};
-use mille_shared::log::{CommitOutcome, Terms};
+use mille_shared::log::{CommitOutcome, StoreLife, Terms};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
@@ -258,7 +259,7 @@ async fn a_log_is_written_while_its_slot_is_on_its_way() {
     cluster.begin_to_migrate(slot, from, to);
     // The target is another server with another life; whoever followed the log vouches for it, once that life is settled.
     let life = writer.backend.log.heads(&[PlanId(7)]).await.expect("an answer").remove(0).expect("its state").life;
-    let lives = writer.backend.log.lives().await.expect("lives");
+    let lives: Vec<StoreLife> = writer.backend.log.lives().collect().await;
     assert!(lives.len() == 3 && lives.contains(&life));
     let known = heads(&writer.backend, &[PlanId(7)]).await.expect("asked on its way");
     assert_eq!(known, [Some(writer.head)]);
@@ -300,6 +301,38 @@ async fn edits_are_confirmed_while_their_slot_is_on_its_way() {
     assert!(moved.repeats == 0 && moved.longest < UNDISTURBED, "{moved:?}");
 }
 
+/// One server does not answer, and others say that a slot is its. What moves between those is heard again as soon as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_holds_up_no_channels_of_the_others() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let node = cluster.connect_observed(Arc::new(())).await;
+    let mut incoming = queue(&node);
+    let plans = (1..=60).map(PlanId).filter(|plan| cluster.primary_of(&log_of(*plan)) == 0);
+    let plans: Vec<PlanId> = plans.take(4).collect();
+    for plan in &plans {
+        node.pubsub.subscribe(Channel::Plan(*plan)).await.expect("subscribed");
+    }
+    cluster.servers[2].freeze();
+    let began = Instant::now();
+    assert_eq!(node.log.lives().take(2).count().await, 2);
+    assert!(began.elapsed() < UNDISTURBED, "{:?}", began.elapsed());
+    cluster.says_that_a_slot_is_of(0, cluster.slot_of(&log_of(plans[0])), 2);
+    for plan in &plans[1..] {
+        let began = Instant::now();
+        cluster.migrate(cluster.slot_of(&log_of(*plan)), 0, 1);
+        match next(&mut incoming).await {
+            Incoming::Interrupted { why: Interruption::Moved, reach: Reach::Only(moved) } => {
+                assert_eq!(moved[..], [Channel::Plan(*plan)]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(began.elapsed() < UNDISTURBED, "{:?}", began.elapsed());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_url_of_the_wrong_kind_is_told_at_once() {
     if !is_chosen("cluster") {
@@ -327,7 +360,7 @@ async fn each_primary_gets_back_the_functions_it_lost() {
     for server in &cluster.servers {
         assert_eq!(server.say("FUNCTION FLUSH").expect("an answer"), "+OK\r\n");
     }
-    assert_eq!(node.log.lives().await.expect("lives").len(), 3);
+    assert_eq!(node.log.lives().count().await, 3);
     for server in &cluster.servers {
         assert_eq!(server.say("FUNCTION FLUSH").expect("an answer"), "+OK\r\n");
     }

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use fred::clients::Client;
 use fred::interfaces::{FunctionInterface, StreamsInterface};
 use fred::types::Value;
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, FuturesUnordered};
 use mille_shared::limits::LOG_PAGE_ENTRIES;
 use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
@@ -100,15 +101,9 @@ impl EventLog for Redis {
         Ok(LogPage { has_more: entries.len() == limit, entries })
     }
 
-    async fn lives(&self) -> Result<Vec<StoreLife>> {
-        let map = self.map();
-        let answers = join_all(map.servers().iter().map(life_of)).await;
-        let (lives, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-        let lives: Vec<StoreLife> = lives.into_iter().filter_map(Result::ok).collect();
-        match failed.into_iter().find_map(Result::err) {
-            Some(error) if lives.is_empty() => Err(error),
-            _ => Ok(lives),
-        }
+    fn lives(&self) -> BoxStream<'static, StoreLife> {
+        let asking: FuturesUnordered<_> = self.map().servers().iter().cloned().map(life_of).collect();
+        asking.filter_map(async |life| life.ok()).boxed()
     }
 
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<LogState>>> {
@@ -181,7 +176,7 @@ impl Redis {
     }
 }
 
-async fn life_of(server: &Arc<Server>) -> Result<StoreLife> {
+async fn life_of(server: Arc<Server>) -> Result<StoreLife> {
     let ask = || {
         server
             .send(HEADS.0, server.client.fcall_ro::<Value, _, _, _>(HEADS.0, Vec::<String>::new(), Vec::<Value>::new()))

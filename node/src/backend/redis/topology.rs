@@ -15,10 +15,10 @@ use fred::error::Error as FredError;
 use fred::interfaces::FredResult;
 use fred::types::Value;
 use futures_util::StreamExt as _;
-use futures_util::future::{join, join_all};
+use futures_util::future::{BoxFuture, join, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 
 use super::access::{Address, Seeds};
 use super::cluster::{self, Layout, Opinion};
@@ -360,13 +360,29 @@ async fn open(context: &Arc<Context>, address: &Address) -> Result<Arc<Server>, 
 /// Has channels follow their slots, until the node stops.
 pub(super) async fn follow(subscription: Arc<Subscription>, context: Arc<Context>) {
     let mut is_whole = true;
+    // One for each server at most: one that does not answer holds up no other.
+    let mut repairs = FuturesUnordered::<BoxFuture<'_, (Address, bool)>>::new();
+    let mut busy = HashSet::new();
     loop {
         tokio::select! {
             biased;
             () = context.stop.cancelled() => return,
+            Some((address, is_done)) = repairs.next(), if !repairs.is_empty() => {
+                busy.remove(&address);
+                if !is_done {
+                    is_whole = false;
+                    continue;
+                }
+            }
             () = context.moved.notified() => {}
-            () = tokio::time::sleep(watchdog::PING_INTERVAL), if !is_whole => {}
+            () = sleep(watchdog::PING_INTERVAL), if !is_whole => {}
         }
-        is_whole = subscription.follow().await;
+        let (due, is_all) = subscription.repairs(&busy);
+        is_whole = is_all;
+        for repair in due {
+            let (address, subscription) = (repair.server.address.clone(), &subscription);
+            busy.insert(address.clone());
+            repairs.push(Box::pin(async move { (address, subscription.repair(repair).await) }));
+        }
     }
 }
