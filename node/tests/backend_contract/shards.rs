@@ -168,6 +168,15 @@ async fn a_slot_moves_under_a_listener_and_a_writer() {
     assert!(stayed.longest < UNDISTURBED, "{stayed:?}");
 }
 
+/// Has a node listen to plans on all servers.
+async fn listened_to(node: &Backend) -> Vec<Channel> {
+    let channels: Vec<Channel> = (1..=40).map(|id| Channel::Plan(PlanId(id))).collect();
+    for channel in &channels {
+        node.pubsub.subscribe(*channel).await.expect("subscribed");
+    }
+    channels
+}
+
 /// Only those who hear the moved channels are told, and they hear again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interruption_by_a_moved_slot_names_its_channels() {
@@ -176,11 +185,7 @@ async fn an_interruption_by_a_moved_slot_names_its_channels() {
     }
     let cluster = Cluster::start(0).await;
     let (here, there) = (cluster.connect().await, cluster.connect().await);
-    let mut incoming = queue(&there);
-    let channels: Vec<Channel> = (1..=40).map(|id| Channel::Plan(PlanId(id))).collect();
-    for channel in &channels {
-        there.pubsub.subscribe(*channel).await.expect("subscribed");
-    }
+    let (mut incoming, channels) = (queue(&there), listened_to(&there).await);
     let from = cluster.primary_of(&log_of(PlanId(7)));
     cluster.migrate(cluster.slot_of(&log_of(PlanId(7))), from, (from + 1) % 3);
     match next(&mut incoming).await {
@@ -299,6 +304,29 @@ async fn edits_are_confirmed_while_their_slot_is_on_its_way() {
     moving_on.goes_on(50).await;
     let moved = moving_on.ends().await;
     assert!(moved.repeats == 0 && moved.longest < UNDISTURBED, "{moved:?}");
+}
+
+/// A slot goes away and comes back before anybody looks. The server has ended its subscriptions all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_slot_that_came_back_has_lost_is_heard_again() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let (here, there) = (cluster.connect().await, cluster.connect().await);
+    let mut incoming = queue(&there);
+    listened_to(&there).await;
+    let (from, slot) = (cluster.primary_of(&log_of(PlanId(7))), cluster.slot_of(&log_of(PlanId(7))));
+    cluster.migrate(slot, from, (from + 1) % 3);
+    cluster.migrate(slot, (from + 1) % 3, from);
+    match next(&mut incoming).await {
+        Incoming::Interrupted { why: Interruption::Moved, reach: Reach::Only(lost) } => {
+            assert!(lost.contains(&Channel::Plan(PlanId(7))), "{lost:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    here.pubsub.publish(Channel::Plan(PlanId(7)), "news".into()).await.expect("published");
+    assert_eq!(message(next(&mut incoming).await).0, Channel::Plan(PlanId(7)));
 }
 
 /// One server does not answer, and others say that a slot is its. What moves between those is heard again as soon as ever.

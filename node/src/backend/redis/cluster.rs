@@ -15,6 +15,8 @@ use super::values::info_field;
 pub(super) struct Layout {
     /// Every primary, also those without a slot.
     pub(super) primaries: Vec<Address>,
+    /// In which epoch each of them has its slots. It grows when one is given a slot, or takes another's place.
+    pub(super) epochs: Vec<u64>,
     /// Every server, replicas too: whom to ask when the primaries do not answer.
     pub(super) everyone: Vec<Address>,
     /// By slot, the primary's place among `primaries`.
@@ -25,6 +27,13 @@ impl Layout {
     pub(super) fn owner(&self, slot: u16) -> Option<&Address> {
         let place = self.owners.get(usize::from(slot)).copied().flatten()?;
         self.primaries.get(usize::from(place))
+    }
+
+    /// Primaries that have been given something since: a slot that they gave away before, perhaps.
+    pub(super) fn grown_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Address> {
+        let with_epochs = |layout: &'a Self| layout.primaries.iter().zip(&layout.epochs);
+        let had: BTreeMap<&Address, &u64> = with_epochs(before).collect();
+        with_epochs(self).filter(move |(at, epoch)| had.get(at).is_some_and(|had| had < epoch)).map(|(at, _)| at)
     }
 }
 
@@ -115,6 +124,7 @@ pub(super) fn layout(opinions: &[Opinion]) -> Option<Layout> {
     everyone.sort();
     (!primaries.is_empty()).then(|| Layout {
         primaries: primaries.iter().map(|server| server.address.clone()).collect(),
+        epochs: primaries.iter().map(|server| server.epoch).collect(),
         everyone,
         owners: claims.into_iter().map(|claim| claim.map(|(_, place)| place)).collect(),
     })
@@ -189,5 +199,14 @@ mod tests {
     fn only_a_server_that_sees_a_majority_counts() {
         assert!(is_in_majority("cluster_state:ok\r\ncluster_slots_assigned:16384\r\n"));
         assert!(!is_in_majority("cluster_state:fail\r\n"));
+    }
+
+    #[test]
+    fn a_primary_that_was_given_something_is_told() {
+        let before = layout(&[said(ONE)]).expect("a layout");
+        let given = ONE.replace("myself,master - 0 0 5", "myself,master - 0 0 7");
+        let after = layout(&[said(&given)]).expect("a layout");
+        assert_eq!(after.grown_since(&before).collect::<Vec<_>>(), [&at(1)]);
+        assert_eq!(before.grown_since(&after).count(), 0);
     }
 }

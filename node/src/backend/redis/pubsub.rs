@@ -166,7 +166,7 @@ impl Subscription {
                     _ => server.line.forget(*channel),
                 }
             }
-            if missing.is_empty() && strays.is_empty() {
+            if missing.is_empty() && strays.is_empty() && !server.line.is_doubted() {
                 continue;
             }
             if busy.contains(&server.address) {
@@ -181,6 +181,9 @@ impl Subscription {
     /// Does it. Answers whether everything is as it should be; if not, it is to be tried again.
     pub(super) async fn repair(&self, Repair { server, missing, strays }: Repair) -> bool {
         let mut is_whole = missing.is_empty() || self.bring(&server, &missing).await;
+        if server.line.is_doubted() {
+            is_whole &= server.line.look_after().await;
+        }
         for channel in strays {
             is_whole &= self.wants(channel) || self.leave(&server, channel).await;
         }

@@ -150,6 +150,7 @@ impl Topology {
                         None => return,
                         Some(Ok(wanted)) => {
                             self.is_stale |= wanted != self.wanted;
+                            self.doubt_channels(&wanted);
                             self.wanted = wanted;
                         }
                         Some(Err(error)) => tracing::debug!(%error, "nobody says who serves what"),
@@ -160,6 +161,17 @@ impl Topology {
             }
             self.settle(&redis);
             redis.looks.send_modify(|looks| *looks += 1);
+        }
+    }
+
+    /// A slot that came back to a server between two looks has lost its subscriptions there.
+    fn doubt_channels(&self, wanted: &Wanted) {
+        let (Wanted::Many(before), Wanted::Many(now)) = (&self.wanted, wanted) else { return };
+        for address in now.grown_since(before) {
+            if let Some(server) = self.servers.iter().find(|server| server.address == *address) {
+                server.line.doubt();
+                self.context.moved.notify_one();
+            }
         }
     }
 
