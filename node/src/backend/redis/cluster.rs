@@ -3,12 +3,22 @@
 //! A server that was cut off believes for a while what is past. So only those count that see a majority (`cluster_state:ok`);
 //! of two that claim a slot, the one with the higher configuration epoch has it, as among the servers themselves; and what
 //! a server that answers does not claim, nobody else may claim for it. A mistake that is left costs a MOVED.
+//!
+//! One that was cut off may also be the only one we hear. What is older than what was believed before counts for nothing, for as
+//! long as somebody cut off may not have noticed; after that, the cluster's epochs have begun anew.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::access::Address;
 use super::map::SLOTS;
 use super::values::info_field;
+
+/// How long older words than those that were believed count for nothing. Whoever is cut off says so itself after the time that
+/// the servers allow each other, 15 s unless they are told otherwise.
+const OLD_WORDS_REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// Who serves which slots.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +50,8 @@ impl Layout {
 /// What one server says.
 #[derive(Debug)]
 pub(super) struct Opinion {
+    /// The newest epoch it has heard of.
+    epoch: u64,
     /// Itself and all others it knows.
     servers: Vec<Described>,
 }
@@ -55,15 +67,36 @@ struct Described {
     slots: Vec<(u16, u16)>,
 }
 
-/// Whether the server sees a majority of the cluster.
-pub(super) fn is_in_majority(info: &str) -> bool {
-    info_field(info, "cluster_state") == Some("ok")
+/// Which opinions count, by when they are of.
+#[derive(Debug, Default)]
+pub(super) struct Believed {
+    /// The newest epoch of those that counted.
+    epoch: u64,
+    /// Since when there were only older ones.
+    older_since: Option<Instant>,
 }
 
-/// Reads the answer to `CLUSTER NODES` of the server at `asked`. `by_name`: servers are known by the names they announce, if
-/// any, for the sake of their certificates.
-pub(super) fn opinion(nodes: &str, asked: &Address, by_name: bool) -> Opinion {
-    Opinion { servers: nodes.lines().filter_map(|line| described(line, asked, by_name)).collect() }
+impl Believed {
+    /// Those that count.
+    pub(super) fn fresh(&mut self, mut opinions: Vec<Opinion>, now: Instant) -> Vec<Opinion> {
+        let Some(newest) = opinions.iter().map(|opinion| opinion.epoch).max() else { return opinions };
+        if newest >= self.epoch {
+            *self = Self { epoch: newest, older_since: None };
+        } else if now.duration_since(*self.older_since.get_or_insert(now)) >= OLD_WORDS_REFUSED_FOR {
+            tracing::warn!(epoch = newest, believed = self.epoch, "the cluster's epochs have begun anew");
+            *self = Self { epoch: newest, older_since: None };
+        }
+        opinions.retain(|opinion| opinion.epoch >= self.epoch);
+        opinions
+    }
+}
+
+/// Reads the answers to `CLUSTER INFO` and `CLUSTER NODES` of the server at `asked`. `by_name`: servers are known by the names
+/// they announce, if any, for the sake of their certificates. `None`: it sees no majority of the cluster.
+pub(super) fn opinion(info: &str, nodes: &str, asked: &Address, by_name: bool) -> Option<Opinion> {
+    let epoch = info_field(info, "cluster_current_epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+    let servers = nodes.lines().filter_map(|line| described(line, asked, by_name)).collect();
+    (info_field(info, "cluster_state") == Some("ok")).then_some(Opinion { epoch, servers })
 }
 
 /// `<id> <ip:port@bus[,name[,…]]> <flags> <primary> <ping> <pong> <epoch> <link> <slot or range or [slot-moves]>…`
@@ -138,8 +171,13 @@ mod tests {
         Address { host: "10.0.0.1".into(), port }
     }
 
+    fn said_in(epoch: u64, nodes: &str) -> Opinion {
+        let info = format!("cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_current_epoch:{epoch}\r\n");
+        opinion(&info, nodes, &at(9), false).expect("it sees a majority")
+    }
+
     fn said(nodes: &str) -> Opinion {
-        opinion(nodes, &at(9), false)
+        said_in(0, nodes)
     }
 
     fn owners(opinions: &[Opinion], slots: &[u16]) -> Vec<Option<u16>> {
@@ -188,7 +226,7 @@ mod tests {
     #[test]
     fn servers_are_known_by_name_where_names_are_certified() {
         let address = |by_name| {
-            let servers = opinion(ONE, &at(9), by_name).servers;
+            let servers = opinion("cluster_state:ok", ONE, &at(9), by_name).expect("an opinion").servers;
             servers.iter().map(|server| server.address.host.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(address(false), ["10.0.0.1"; 3]);
@@ -197,8 +235,26 @@ mod tests {
 
     #[test]
     fn only_a_server_that_sees_a_majority_counts() {
-        assert!(is_in_majority("cluster_state:ok\r\ncluster_slots_assigned:16384\r\n"));
-        assert!(!is_in_majority("cluster_state:fail\r\n"));
+        assert!(opinion("cluster_state:ok\r\n", ONE, &at(9), false).is_some());
+        assert!(opinion("cluster_state:fail\r\n", ONE, &at(9), false).is_none());
+    }
+
+    #[test]
+    fn what_is_older_than_what_was_believed_counts_for_nothing_until_it_is_all_there_is_for_long() {
+        let began = Instant::now();
+        let mut believed = Believed::default();
+        let mut count = |seconds: u64, epochs: &[u64]| {
+            let said = epochs.iter().map(|epoch| said_in(*epoch, ONE)).collect();
+            believed.fresh(said, began + Duration::from_secs(seconds)).len()
+        };
+        assert_eq!(count(0, &[6, 7, 7]), 2);
+        assert_eq!(count(1, &[6]), 0, "it was cut off");
+        assert_eq!(count(20, &[6, 7]), 1);
+        assert_eq!(count(40, &[]), 0);
+        assert_eq!(count(41, &[6]), 0, "there was a newer one meanwhile");
+        assert_eq!(count(70, &[6]), 0);
+        assert_eq!(count(71, &[2, 2]), 2, "the epochs have begun anew");
+        assert_eq!(count(72, &[1, 2]), 1);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 
 use super::access::{Address, Seeds};
-use super::cluster::{self, Layout, Opinion};
+use super::cluster::{self, Believed, Layout, Opinion};
 use super::map::Map;
 use super::pubsub::Subscription;
 use super::route::Redis;
@@ -80,6 +80,8 @@ pub(super) struct Topology {
     is_stale: bool,
     /// The newest epoch in which a sentinel spoke.
     believed: u64,
+    /// The same of servers of a cluster.
+    opinions: Believed,
 }
 
 impl Topology {
@@ -98,6 +100,7 @@ impl Topology {
             everyone: Vec::new(),
             is_stale: false,
             believed: 0,
+            opinions: Believed::default(),
         };
         topology.wanted = match &topology.context.access.seeds {
             Seeds::Single(address) => Wanted::One(vec![address.clone()]),
@@ -303,10 +306,13 @@ impl Topology {
                 join(scout::ask(client, "cluster", &["info"]), scout::ask(client, "cluster", &["nodes"])).await;
             heard(info?, nodes?, &server.address, by_name)
         });
-        let mut opinions: Vec<Opinion> =
-            most(asking.collect()).await.into_iter().filter_map(Result::ok).flatten().collect();
+        let heard = most(asking.collect()).await.into_iter().filter_map(Result::ok).flatten().collect();
+        let mut opinions = self.opinions.fresh(heard, Instant::now());
         match opinions.is_empty() {
-            true => opinions = self.ask_strangers(by_name).await?,
+            true => {
+                let heard = self.ask_strangers(by_name).await?;
+                opinions = self.opinions.fresh(heard, Instant::now());
+            }
             // Nobody else is needed any more.
             false => self.scouts.clear(),
         }
@@ -357,7 +363,7 @@ async fn most<T>(mut asking: FuturesUnordered<impl Future<Output = FredResult<T>
 
 fn heard(info: Value, nodes: Value, asked: &Address, by_name: bool) -> FredResult<Option<Opinion>> {
     let (info, nodes): (String, String) = (info.convert()?, nodes.convert()?);
-    Ok(cluster::is_in_majority(&info).then(|| cluster::opinion(&nodes, asked, by_name)))
+    Ok(cluster::opinion(&info, &nodes, asked, by_name))
 }
 
 fn no_answer() -> FredError {
