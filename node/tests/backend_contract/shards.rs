@@ -361,6 +361,22 @@ async fn a_frozen_server_holds_up_no_channels_of_the_others() {
     }
 }
 
+/// Servers that have names send us on by them; those who do not may know each other by number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_sent_on_to_a_server_by_another_name_finds_it() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    cluster.announces("localhost").await;
+    let mut writer = Writer::begin(&cluster.connect().await, PlanId(7)).await;
+    writer.write(&["a"]).await;
+    let (from, slot) = (cluster.primary_of(&log_of(PlanId(7))), cluster.slot_of(&log_of(PlanId(7))));
+    cluster.begin_to_migrate(slot, from, (from + 1) % 3);
+    let known = heads(&writer.backend, &[PlanId(7)]).await.expect("asked on its way");
+    assert_eq!(known, [Some(writer.head)]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_url_of_the_wrong_kind_is_told_at_once() {
     if !is_chosen("cluster") {

@@ -27,6 +27,8 @@ pub(super) struct Layout {
     pub(super) primaries: Vec<Address>,
     /// In which epoch each of them has its slots. It grows when one is given a slot, or takes another's place.
     pub(super) epochs: Vec<u64>,
+    /// Other addresses of servers, as others may call them: by number where we call them by name, and the other way round.
+    pub(super) aliases: BTreeMap<Address, Address>,
     /// Every server, replicas too: whom to ask when the primaries do not answer.
     pub(super) everyone: Vec<Address>,
     /// By slot, the primary's place among `primaries`.
@@ -61,6 +63,8 @@ pub(super) struct Opinion {
 struct Described {
     id: String,
     address: Address,
+    /// As it may be called as well.
+    alias: Option<Address>,
     is_itself: bool,
     is_primary: bool,
     epoch: u64,
@@ -111,8 +115,10 @@ fn described(line: &str, asked: &Address, by_name: bool) -> Option<Described> {
     }
     let mut place = place.split(',');
     let mut address = Address::read(place.next()?.split('@').next()?, asked)?;
-    if let Some(name) = place.next().filter(|name| by_name && !name.is_empty() && !name.contains('=')) {
-        address.host = name.into();
+    let name = place.next().filter(|name| !name.is_empty() && !name.contains('='));
+    let mut alias = name.map(|name| Address { host: name.into(), port: address.port });
+    if let Some(alias) = alias.as_mut().filter(|_| by_name) {
+        std::mem::swap(&mut address, alias);
     }
     let slots = words.skip(1).filter(|slot| !slot.starts_with('[')).filter_map(|slot| {
         let (first, last) = slot.split_once('-').unwrap_or((slot, slot));
@@ -121,6 +127,7 @@ fn described(line: &str, asked: &Address, by_name: bool) -> Option<Described> {
     Some(Described {
         id: id.to_owned(),
         address,
+        alias,
         is_itself: has("myself"),
         is_primary: has("master") && !has("fail"),
         epoch,
@@ -158,6 +165,7 @@ pub(super) fn layout(opinions: &[Opinion]) -> Option<Layout> {
     (!primaries.is_empty()).then(|| Layout {
         primaries: primaries.iter().map(|server| server.address.clone()).collect(),
         epochs: primaries.iter().map(|server| server.epoch).collect(),
+        aliases: known.values().filter_map(|server| Some((server.alias.clone()?, server.address.clone()))).collect(),
         everyone,
         owners: claims.into_iter().map(|claim| claim.map(|(_, place)| place)).collect(),
     })
@@ -231,6 +239,16 @@ mod tests {
         };
         assert_eq!(address(false), ["10.0.0.1"; 3]);
         assert_eq!(address(true), ["10.0.0.1", "name", "10.0.0.1"]);
+    }
+
+    #[test]
+    fn whoever_is_called_otherwise_is_known_all_the_same() {
+        let named = Address { host: "name".into(), port: 2 };
+        for (by_name, known, other) in [(false, at(2), named.clone()), (true, named, at(2))] {
+            let opinion = opinion("cluster_state:ok", ONE, &at(9), by_name).expect("an opinion");
+            let layout = layout(&[opinion]).expect("a layout");
+            assert_eq!(layout.aliases, BTreeMap::from([(other, known)]));
+        }
     }
 
     #[test]

@@ -227,7 +227,7 @@ impl Topology {
                     let has = layout.owner(slot).filter(|owner| connected.contains(owner));
                     has.or(had.filter(|had| connected.contains(had))).cloned()
                 };
-                Some(Map::sharded(self.servers.clone(), owner))
+                Some(Map::sharded(self.servers.clone(), owner, layout.aliases.clone()))
             }
         }
     }
