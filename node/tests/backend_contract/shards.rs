@@ -361,6 +361,36 @@ async fn a_frozen_server_holds_up_no_channels_of_the_others() {
     }
 }
 
+/// Slots are given to a server that we can't reach. However many heads are unknown for that, all of it takes as long as one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_heads_that_are_unknown_take_as_long_as_one() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let giver = cluster.primary_of(HOME);
+    let stranger = (giver + 1) % 3;
+    cluster.servers[stranger].freeze();
+    let node = cluster.connect_observed(Arc::new(())).await;
+    let plans: Vec<PlanId> =
+        (1..).map(PlanId).filter(|plan| cluster.primary_of(&log_of(*plan)) == giver).take(250).collect();
+    let known = Writer::begin(&node, plans[0]).await;
+    for plan in &plans[1..] {
+        let slot = cluster.slot_of(&log_of(*plan));
+        if slot != cluster.slot_of(&log_of(plans[0])) {
+            cluster.says_that_a_slot_is_of(giver, slot, stranger);
+        }
+    }
+    let began = Instant::now();
+    node.log.heads(&plans[1..2]).await.expect_err("nobody knows it");
+    let one = began.elapsed();
+    let began = Instant::now();
+    let states = node.log.heads(&plans).await.expect("one is known");
+    assert!(began.elapsed() < 2 * one, "{:?} and {one:?}", began.elapsed());
+    let heads: Vec<_> = states.into_iter().flatten().filter_map(|state| state.head).collect();
+    assert_eq!(heads, [known.head]);
+}
+
 /// Servers that have names send us on by them; those who do not may know each other by number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_sent_on_to_a_server_by_another_name_finds_it() {

@@ -7,8 +7,10 @@ use fred::clients::Client;
 use fred::error::Error as FredError;
 use fred::interfaces::{FredResult, FunctionInterface};
 use fred::types::Value;
+use tokio::sync::Semaphore;
 
 use super::route::Redis;
+use super::server::Way;
 use crate::backend::{Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
@@ -61,18 +63,20 @@ impl Redis {
         self.send(function.0, first(&keys), call).await
     }
 
-    /// Calls a function that writes nothing, on the command connection.
+    /// Calls a function that writes nothing, on the command connection. With `room`, so many at a time as that has, without
+    /// those that wait to be sent on.
     pub(super) async fn call_read_only(
         &self,
         function: Function,
         keys: Vec<String>,
         args: Vec<Value>,
+        room: Option<&Semaphore>,
     ) -> Result<Value> {
         let call = |client: Client| {
             let (keys, args) = (keys.clone(), args.clone());
             async move { client.fcall_ro(function.0, keys, args).await }
         };
-        self.send(function.0, first(&keys), call).await
+        self.go(Way::Commands, function.0, first(&keys), call, room).await
     }
 
     /// Calls a function with or for something large, on one of the lane's connections.

@@ -13,6 +13,7 @@ use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
 use mille_shared::{PlanId, Revision};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::confirm::{AckLevel, Question};
@@ -20,12 +21,14 @@ use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, REVIVE};
 use super::route::{Redis, told};
 use super::server::{Failure, Server};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{fan_out_each, keys};
+use super::{FAN_OUT_MAX, fan_out_each, keys};
 use crate::backend::{Channel, EventLog, Lane, Result, envelope};
 use crate::traces::{self, Traced};
 
 /// Logs in one question for their heads. Redis serves nobody else meanwhile.
 const HEADS_PER_CALL_MAX: usize = 500;
+/// Heads of one question that wait until it is known who has them; together, so that all of them wait as long as one does.
+const HEADS_WAITING_MAX: usize = 1_024;
 
 #[async_trait]
 impl EventLog for Redis {
@@ -110,7 +113,8 @@ impl EventLog for Redis {
         // In a cluster every plan has a slot of its own, and a call is for one slot.
         let per_call = if self.context.access.is_cluster() { 1 } else { HEADS_PER_CALL_MAX };
         let parts: Vec<&[PlanId]> = plans.chunks(per_call).collect();
-        let answers = fan_out_each(&parts, |part| self.heads_of(part)).await;
+        let room = Semaphore::new(FAN_OUT_MAX);
+        let answers = fan_out_each(&parts, HEADS_WAITING_MAX, |part| self.heads_of(part, &room)).await;
         let (mut states, mut failure) = (Vec::with_capacity(plans.len()), None);
         for (part, answer) in parts.iter().zip(answers) {
             match answer {
@@ -162,10 +166,10 @@ impl EventLog for Redis {
 }
 
 impl Redis {
-    async fn heads_of(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
+    async fn heads_of(&self, plans: &[PlanId], room: &Semaphore) -> Result<Vec<LogState>> {
         const WHAT: &str = "heads of logs";
         let keys = plans.iter().map(|plan| keys::log(*plan)).collect();
-        let answer = self.call_read_only(HEADS, keys, Vec::new()).await?.into_array();
+        let answer = self.call_read_only(HEADS, keys, Vec::new(), Some(room)).await?.into_array();
         let Some((name, heads)) = answer.split_first() else { return Err(corrupt(WHAT)) };
         if heads.len() != 2 * plans.len() {
             return Err(corrupt(WHAT));

@@ -212,8 +212,8 @@ where
     Ok(answers)
 }
 
-/// As [`fan_out`], but what fails for one is told of that one.
-async fn fan_out_each<I, T, F>(items: &[I], ask: impl Fn(&I) -> F) -> Vec<Result<T>>
+/// As [`fan_out`], so many at a time; but what fails for one is told of that one.
+async fn fan_out_each<I, T, F>(items: &[I], at_once: usize, ask: impl Fn(&I) -> F) -> Vec<Result<T>>
 where
     F: Future<Output = Result<T>>,
 {
@@ -223,7 +223,7 @@ where
     };
     let asking: Vec<_> = items.iter().enumerate().map(numbered).collect();
     // One that takes long holds up no other.
-    let mut answers: Vec<(usize, Result<T>)> = stream::iter(asking).buffer_unordered(FAN_OUT_MAX).collect().await;
+    let mut answers: Vec<(usize, Result<T>)> = stream::iter(asking).buffer_unordered(at_once).collect().await;
     answers.sort_unstable_by_key(|(number, _)| *number);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }

@@ -14,7 +14,7 @@ use fred::clients::Client;
 use fred::error::Error as FredError;
 use fred::interfaces::{ClientLike, FredResult};
 use fred::types::{FromValue, Value};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::access::Address;
@@ -108,7 +108,7 @@ impl Redis {
         T: Send,
         F: Future<Output = FredResult<T>> + Send,
     {
-        self.go(Way::Commands, name, key, command).await
+        self.go(Way::Commands, name, key, command, None).await
     }
 
     /// Sends a command with or for something large, on one of the lane's connections.
@@ -123,7 +123,7 @@ impl Redis {
         T: Send,
         F: Future<Output = FredResult<T>> + Send,
     {
-        self.go(Way::Aside(lane), name, key, command).await
+        self.go(Way::Aside(lane), name, key, command, None).await
     }
 
     /// Sends a command of that name, about this key, with these arguments.
@@ -142,12 +142,14 @@ impl Redis {
         .await
     }
 
-    async fn go<T, F>(
+    /// Sends a command one way or the other, and on. `room`: what it needs a part of while it is at a server.
+    pub(super) async fn go<T, F>(
         &self,
         way: Way,
         name: &'static str,
         key: &str,
         command: impl Fn(Client) -> F + Send + Sync,
+        room: Option<&Semaphore>,
     ) -> Result<T>
     where
         T: Send,
@@ -155,7 +157,14 @@ impl Redis {
     {
         let mut journey = self.journey(name, key, self.patience())?;
         loop {
-            match journey.server.run(way, name, &command, journey.is_asking).await {
+            let answer = {
+                let _part = match room {
+                    Some(room) => room.acquire().await.ok(),
+                    None => None,
+                };
+                journey.server.run(way, name, &command, journey.is_asking).await
+            };
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Refused(error)) => return Err(error),
                 Err(Failure::Told(error)) => journey.go_on(error).await?,
