@@ -65,7 +65,7 @@ impl EventLog for Redis {
         self.context.access.acknowledgement.level != AckLevel::Applied
     }
 
-    async fn confirm(&self, plan: PlanId, revision: Revision, key: &OperationKey) -> Result<bool> {
+    async fn confirm(&self, plan: PlanId, revision: Revision, key: Option<&OperationKey>) -> Result<bool> {
         let log = keys::log(plan);
         let patience = self.context.access.acknowledgement.timeout + self.patience();
         let mut journey = self.journey(CONFIRM.0, &log, patience)?;
@@ -73,7 +73,7 @@ impl EventLog for Redis {
             let Some(confirmer) = &journey.server.confirmer else { return Ok(true) };
             let question = Question {
                 keys: vec![log.clone(), keys::operations(plan)],
-                args: vec![revision.to_string().into(), key.as_str().into()],
+                args: vec![revision.to_string().into(), key.map(OperationKey::as_str).unwrap_or_default().into()],
                 is_asking: journey.is_asking,
             };
             let Ok(answer) = timeout_at(journey.deadline, confirmer.ask(question)).await else { return Ok(false) };
