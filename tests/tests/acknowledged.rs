@@ -42,11 +42,16 @@ async fn what_no_replica_has_in_time_is_told_and_is_not_acknowledged_until_one_h
         let refusal = refused(ada.ask(d::ADD_NODE, "addPlanDagNode", adding(&project, "crane")).await)?;
         ensure!(refusal.code == "UNAVAILABLE" && refusal.extensions["retryable"] == true, "{refusal:?}");
     }
+    // What changes nothing rests on what is there, which may be lost yet.
+    let as_it_is = json!({"p": project.id, "op": "again", "id": "crane", "updates": {"metadata": {"label": "crane"}}});
+    let refusal = refused(ada.ask(d::UPDATE_NODE, "updatePlanDagNode", as_it_is.clone()).await)?;
+    ensure!(refusal.code == "UNAVAILABLE" && refusal.extensions["retryable"] == true, "{refusal:?}");
     replica.apply(&deltas.value("planDagDeltaChanged").await?)?;
     ensure!(replica.snapshots() == 1, "a listener on another node hears of it as of any other");
 
     cluster.replica()?.join_again()?;
     add(&ada, &project, "crane").await?;
+    ada.ask(d::UPDATE_NODE, "updatePlanDagNode", as_it_is).await?;
     ensure!(ada.revision(&project).await?.seq == replica.revision().context("a revision")?.seq, "it happened once");
     add(&cluster.user(1, "ada"), &project, "buoy").await?;
     replica.apply(&deltas.value("planDagDeltaChanged").await?)?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::facts::RedisFacts;
 use mille_shared::log::{
@@ -91,9 +92,9 @@ pub trait EventLog: Send + Sync + 'static {
         false
     }
 
-    /// Waits, for as long as is set, until as many of the store's replicas as is set have the operation's entry. `false`: they
-    /// do not, or the entry is not at that place any more.
-    async fn confirm(&self, _plan: PlanId, _revision: Revision, _key: &OperationKey) -> Result<bool> {
+    /// Waits, for as long as is set, until as many of the store's replicas as is set have the entry: the operation's, or
+    /// whichever is there. `false`: they do not, or it is not at that place any more.
+    async fn confirm(&self, _plan: PlanId, _revision: Revision, _key: Option<&OperationKey>) -> Result<bool> {
         Ok(true)
     }
 
@@ -101,8 +102,8 @@ pub trait EventLog: Send + Sync + 'static {
     /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage>;
 
-    /// The lives of the store's servers, of those that answer.
-    async fn lives(&self) -> Result<Vec<StoreLife>>;
+    /// The lives of the store's servers, each when it is told. Those of servers that do not answer are not.
+    fn lives(&self) -> BoxStream<'static, StoreLife>;
 
     /// Where several logs end, in the order of `plans`; `None` where that is not known now, and an error if it is known of
     /// none. All are answered together: whoever would not have one shard hold up another asks for each shard's plans by

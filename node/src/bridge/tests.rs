@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
 use mille_shared::log::{
     ChainHash, CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot,
     Terms,
@@ -95,8 +96,8 @@ impl EventLog for Heads {
         unreachable!("the bridge asks for heads only")
     }
 
-    async fn lives(&self) -> Result<Vec<StoreLife>> {
-        Ok(vec![StoreLife::new("life")])
+    fn lives(&self) -> BoxStream<'static, StoreLife> {
+        stream::iter([StoreLife::new("life")]).boxed()
     }
 
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<LogState>>> {

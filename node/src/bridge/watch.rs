@@ -59,6 +59,8 @@ enum Over {
     Round(Shard, Watched),
     /// The question for the lives of all servers.
     Lives,
+    /// The farewell to the probe of a shard that is gone.
+    Left,
 }
 
 /// The looks that are under way: one per shard at most.
@@ -102,12 +104,12 @@ impl Bridge {
                     continue;
                 }
             };
-            self.look(&mut rounds, is_tick).await;
+            self.look(&mut rounds, is_tick);
         }
     }
 
     /// Begins a look at every shard that is not looked at already.
-    async fn look<'a>(&'a self, rounds: &mut Rounds<'a>, is_tick: bool) {
+    fn look<'a>(&'a self, rounds: &mut Rounds<'a>, is_tick: bool) {
         let shards = self.inner.backend.pubsub.shards();
         let mut plans = self.plans_by_shard();
         // So that a plan that opens later, or comes from another server, need not wait for a life to settle.
@@ -131,15 +133,14 @@ impl Bridge {
         for shard in gone {
             rounds.idle.remove(&shard);
             self.inner.probes_heard.lock().remove(&shard);
-            if let Err(error) = self.inner.backend.pubsub.unsubscribe(Channel::Probe(shard)).await {
-                tracing::debug!(%error, ?shard, "could not unsubscribe");
-            }
+            rounds.running.push(Box::pin(self.leave(shard)));
         }
     }
 
     fn over<'a>(&'a self, rounds: &mut Rounds<'a>, over: Over) {
         match over {
             Over::Lives => rounds.is_asking_lives = false,
+            Over::Left => {}
             Over::Round(shard, watched) if rounds.again.remove(&shard) => {
                 let plans = self.plans_by_shard().remove(&shard).unwrap_or_default();
                 rounds.running.push(Box::pin(self.round(shard, watched, plans, false)));
@@ -167,8 +168,16 @@ impl Bridge {
         Over::Round(shard, watched)
     }
 
+    async fn leave(&self, shard: Shard) -> Over {
+        if let Err(error) = self.inner.backend.pubsub.unsubscribe(Channel::Probe(shard)).await {
+            tracing::debug!(%error, ?shard, "could not unsubscribe");
+        }
+        Over::Left
+    }
+
     async fn see_lives(&self) -> Over {
-        for life in self.inner.backend.log.lives().await.unwrap_or_default() {
+        let mut lives = self.inner.backend.log.lives();
+        while let Some(life) = lives.next().await {
             self.see_life(&life);
         }
         Over::Lives

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 use mille_core::PlanBounds;
 use mille_shared::directory::Role;
 use mille_shared::log::{
@@ -53,8 +54,8 @@ impl EventLog for Log {
         self.store.commit(plan, expected, batch, terms).await
     }
 
-    async fn lives(&self) -> backend::Result<Vec<StoreLife>> {
-        self.store.lives().await
+    fn lives(&self) -> BoxStream<'static, StoreLife> {
+        self.store.lives()
     }
 
     async fn revive(

@@ -1,17 +1,19 @@
 //! What only a cluster or a failover can do to us, and what we promise then: nothing is lost, nothing comes twice, the epoch
 //! stays, and whoever has nothing on the sick server notices nothing.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_node::backend::redis::{ConnectError, RedisSettings, Sweep, connect};
+use futures_util::StreamExt as _;
+use mille_node::backend::redis::{AckLevel, Acknowledgement, ConnectError, RedisSettings, Sweep, connect};
 use mille_node::backend::{Backend, Channel, Incoming, Interruption, Reach};
 use mille_node::clock;
 use mille_node::metrics::Metrics;
 use mille_node::project::{ProjectHandle, Projects, Start};
 use mille_shared::PlanId;
 use mille_shared::directory::{Plan, Role};
-use mille_shared::log::{CommitOutcome, Terms};
+use mille_shared::log::{CommitOutcome, StoreLife, Terms};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
@@ -166,6 +168,15 @@ async fn a_slot_moves_under_a_listener_and_a_writer() {
     assert!(stayed.longest < UNDISTURBED, "{stayed:?}");
 }
 
+/// Has a node listen to plans on all servers.
+async fn listened_to(node: &Backend) -> Vec<Channel> {
+    let channels: Vec<Channel> = (1..=40).map(|id| Channel::Plan(PlanId(id))).collect();
+    for channel in &channels {
+        node.pubsub.subscribe(*channel).await.expect("subscribed");
+    }
+    channels
+}
+
 /// Only those who hear the moved channels are told, and they hear again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interruption_by_a_moved_slot_names_its_channels() {
@@ -174,11 +185,7 @@ async fn an_interruption_by_a_moved_slot_names_its_channels() {
     }
     let cluster = Cluster::start(0).await;
     let (here, there) = (cluster.connect().await, cluster.connect().await);
-    let mut incoming = queue(&there);
-    let channels: Vec<Channel> = (1..=40).map(|id| Channel::Plan(PlanId(id))).collect();
-    for channel in &channels {
-        there.pubsub.subscribe(*channel).await.expect("subscribed");
-    }
+    let (mut incoming, channels) = (queue(&there), listened_to(&there).await);
     let from = cluster.primary_of(&log_of(PlanId(7)));
     cluster.migrate(cluster.slot_of(&log_of(PlanId(7))), from, (from + 1) % 3);
     match next(&mut incoming).await {
@@ -257,7 +264,7 @@ async fn a_log_is_written_while_its_slot_is_on_its_way() {
     cluster.begin_to_migrate(slot, from, to);
     // The target is another server with another life; whoever followed the log vouches for it, once that life is settled.
     let life = writer.backend.log.heads(&[PlanId(7)]).await.expect("an answer").remove(0).expect("its state").life;
-    let lives = writer.backend.log.lives().await.expect("lives");
+    let lives: Vec<StoreLife> = writer.backend.log.lives().collect().await;
     assert!(lives.len() == 3 && lives.contains(&life));
     let known = heads(&writer.backend, &[PlanId(7)]).await.expect("asked on its way");
     assert_eq!(known, [Some(writer.head)]);
@@ -271,6 +278,133 @@ async fn a_log_is_written_while_its_slot_is_on_its_way() {
     assert_eq!(writer.read().await.len(), 3);
     cluster.end_migration(slot, from, to);
     assert_eq!(heads(&writer.backend, &[PlanId(7)]).await.expect("asked at the new place"), [Some(writer.head)]);
+}
+
+/// Who must have them on a replica too is told so, at whichever server the log is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_are_confirmed_while_their_slot_is_on_its_way() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(1).await;
+    let level = AckLevel::Replicated(NonZeroU32::MIN);
+    let acknowledgement = Acknowledgement { level, timeout: Duration::from_secs(1) };
+    let writing = cluster.connect_with(RedisSettings { acknowledgement, ..RedisSettings::at(cluster.url()) }).await;
+    let bench = Bench::begin(writing, cluster.connect_observed(Arc::new(())).await).await;
+    let home = cluster.primary_of(HOME);
+    let moving = bench.plan_with(|plan| cluster.primary_of(&log_of(plan)) != home).await;
+    let mut moving_on = bench.traffic(moving).await;
+    // Until the lives of all servers are settled, as they are unless a node has just begun.
+    moving_on.goes_on(100).await;
+    let (slot, from) = (cluster.slot_of(&log_of(moving)), cluster.primary_of(&log_of(moving)));
+    let to = (from + 1) % 3;
+    cluster.begin_to_migrate(slot, from, to);
+    moving_on.goes_on(50).await;
+    cluster.end_migration(slot, from, to);
+    moving_on.goes_on(50).await;
+    let moved = moving_on.ends().await;
+    assert!(moved.repeats == 0 && moved.longest < UNDISTURBED, "{moved:?}");
+}
+
+/// A slot goes away and comes back before anybody looks. The server has ended its subscriptions all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_slot_that_came_back_has_lost_is_heard_again() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let (here, there) = (cluster.connect().await, cluster.connect().await);
+    let mut incoming = queue(&there);
+    listened_to(&there).await;
+    let (from, slot) = (cluster.primary_of(&log_of(PlanId(7))), cluster.slot_of(&log_of(PlanId(7))));
+    cluster.migrate(slot, from, (from + 1) % 3);
+    cluster.migrate(slot, (from + 1) % 3, from);
+    match next(&mut incoming).await {
+        Incoming::Interrupted { why: Interruption::Moved, reach: Reach::Only(lost) } => {
+            assert!(lost.contains(&Channel::Plan(PlanId(7))), "{lost:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    here.pubsub.publish(Channel::Plan(PlanId(7)), "news".into()).await.expect("published");
+    assert_eq!(message(next(&mut incoming).await).0, Channel::Plan(PlanId(7)));
+}
+
+/// One server does not answer, and others say that a slot is its. What moves between those is heard again as soon as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_holds_up_no_channels_of_the_others() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let node = cluster.connect_observed(Arc::new(())).await;
+    let mut incoming = queue(&node);
+    let plans = (1..=60).map(PlanId).filter(|plan| cluster.primary_of(&log_of(*plan)) == 0);
+    let plans: Vec<PlanId> = plans.take(4).collect();
+    for plan in &plans {
+        node.pubsub.subscribe(Channel::Plan(*plan)).await.expect("subscribed");
+    }
+    cluster.servers[2].freeze();
+    let began = Instant::now();
+    assert_eq!(node.log.lives().take(2).count().await, 2);
+    assert!(began.elapsed() < UNDISTURBED, "{:?}", began.elapsed());
+    cluster.says_that_a_slot_is_of(0, cluster.slot_of(&log_of(plans[0])), 2);
+    for plan in &plans[1..] {
+        let began = Instant::now();
+        cluster.migrate(cluster.slot_of(&log_of(*plan)), 0, 1);
+        match next(&mut incoming).await {
+            Incoming::Interrupted { why: Interruption::Moved, reach: Reach::Only(moved) } => {
+                assert_eq!(moved[..], [Channel::Plan(*plan)]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(began.elapsed() < UNDISTURBED, "{:?}", began.elapsed());
+    }
+}
+
+/// Slots are given to a server that we can't reach. However many heads are unknown for that, all of it takes as long as one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_heads_that_are_unknown_take_as_long_as_one() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    let giver = cluster.primary_of(HOME);
+    let stranger = (giver + 1) % 3;
+    cluster.servers[stranger].freeze();
+    let node = cluster.connect_observed(Arc::new(())).await;
+    let plans: Vec<PlanId> =
+        (1..).map(PlanId).filter(|plan| cluster.primary_of(&log_of(*plan)) == giver).take(250).collect();
+    let known = Writer::begin(&node, plans[0]).await;
+    for plan in &plans[1..] {
+        let slot = cluster.slot_of(&log_of(*plan));
+        if slot != cluster.slot_of(&log_of(plans[0])) {
+            cluster.says_that_a_slot_is_of(giver, slot, stranger);
+        }
+    }
+    let began = Instant::now();
+    node.log.heads(&plans[1..2]).await.expect_err("nobody knows it");
+    let one = began.elapsed();
+    let began = Instant::now();
+    let states = node.log.heads(&plans).await.expect("one is known");
+    assert!(began.elapsed() < 2 * one, "{:?} and {one:?}", began.elapsed());
+    let heads: Vec<_> = states.into_iter().flatten().filter_map(|state| state.head).collect();
+    assert_eq!(heads, [known.head]);
+}
+
+/// Servers that have names send us on by them; those who do not may know each other by number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_sent_on_to_a_server_by_another_name_finds_it() {
+    if !is_chosen("cluster") {
+        return;
+    }
+    let cluster = Cluster::start(0).await;
+    cluster.announces("localhost").await;
+    let mut writer = Writer::begin(&cluster.connect().await, PlanId(7)).await;
+    writer.write(&["a"]).await;
+    let (from, slot) = (cluster.primary_of(&log_of(PlanId(7))), cluster.slot_of(&log_of(PlanId(7))));
+    cluster.begin_to_migrate(slot, from, (from + 1) % 3);
+    let known = heads(&writer.backend, &[PlanId(7)]).await.expect("asked on its way");
+    assert_eq!(known, [Some(writer.head)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -300,7 +434,7 @@ async fn each_primary_gets_back_the_functions_it_lost() {
     for server in &cluster.servers {
         assert_eq!(server.say("FUNCTION FLUSH").expect("an answer"), "+OK\r\n");
     }
-    assert_eq!(node.log.lives().await.expect("lives").len(), 3);
+    assert_eq!(node.log.lives().count().await, 3);
     for server in &cluster.servers {
         assert_eq!(server.say("FUNCTION FLUSH").expect("an answer"), "+OK\r\n");
     }

@@ -183,6 +183,23 @@ impl Cluster {
         self.must(server, &format!("CLUSTER SETSLOT {slot} NODE {}", self.ids[owner]));
     }
 
+    /// Gives all servers a name, by which they send others on, and waits until each knows that of all.
+    pub(crate) async fn announces(&self, name: &str) {
+        for server in 0..self.servers.len() {
+            self.must(server, &format!("CONFIG SET cluster-announce-hostname {name}"));
+            self.must(server, "CONFIG SET cluster-preferred-endpoint-type hostname");
+        }
+        eventually("all know the names", async || {
+            let knows = |server: &Server| {
+                server
+                    .say("CLUSTER NODES")
+                    .is_ok_and(|nodes| nodes.matches(&format!(",{name} ")).count() == self.ids.len())
+            };
+            self.servers.iter().all(knows).then_some(())
+        })
+        .await;
+    }
+
     fn must(&self, server: usize, command: &str) -> String {
         let answer = self.servers[server].say(command).expect("an answer");
         assert!(!answer.starts_with('-'), "{command}: {answer}");

@@ -7,6 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use mille_shared::limits::LOG_PAGE_ENTRIES;
 use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
@@ -104,8 +106,8 @@ impl EventLog for Store {
         Ok(LogPage { has_more: entries.len() == limit, entries })
     }
 
-    async fn lives(&self) -> Result<Vec<StoreLife>> {
-        Ok(vec![life()])
+    fn lives(&self) -> BoxStream<'static, StoreLife> {
+        stream::iter([life()]).boxed()
     }
 
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<LogState>>> {

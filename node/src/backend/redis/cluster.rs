@@ -3,18 +3,32 @@
 //! A server that was cut off believes for a while what is past. So only those count that see a majority (`cluster_state:ok`);
 //! of two that claim a slot, the one with the higher configuration epoch has it, as among the servers themselves; and what
 //! a server that answers does not claim, nobody else may claim for it. A mistake that is left costs a MOVED.
+//!
+//! One that was cut off may also be the only one we hear. What is older than what was believed before counts for nothing, for as
+//! long as somebody cut off may not have noticed; after that, the cluster's epochs have begun anew.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::access::Address;
 use super::map::SLOTS;
 use super::values::info_field;
+
+/// How long older words than those that were believed count for nothing. Whoever is cut off says so itself after the time that
+/// the servers allow each other, 15 s unless they are told otherwise.
+const OLD_WORDS_REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// Who serves which slots.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Layout {
     /// Every primary, also those without a slot.
     pub(super) primaries: Vec<Address>,
+    /// In which epoch each of them has its slots. It grows when one is given a slot, or takes another's place.
+    pub(super) epochs: Vec<u64>,
+    /// Other addresses of servers, as others may call them: by number where we call them by name, and the other way round.
+    pub(super) aliases: BTreeMap<Address, Address>,
     /// Every server, replicas too: whom to ask when the primaries do not answer.
     pub(super) everyone: Vec<Address>,
     /// By slot, the primary's place among `primaries`.
@@ -26,11 +40,20 @@ impl Layout {
         let place = self.owners.get(usize::from(slot)).copied().flatten()?;
         self.primaries.get(usize::from(place))
     }
+
+    /// Primaries that have been given something since: a slot that they gave away before, perhaps.
+    pub(super) fn grown_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Address> {
+        let with_epochs = |layout: &'a Self| layout.primaries.iter().zip(&layout.epochs);
+        let had: BTreeMap<&Address, &u64> = with_epochs(before).collect();
+        with_epochs(self).filter(move |(at, epoch)| had.get(at).is_some_and(|had| had < epoch)).map(|(at, _)| at)
+    }
 }
 
 /// What one server says.
 #[derive(Debug)]
 pub(super) struct Opinion {
+    /// The newest epoch it has heard of.
+    epoch: u64,
     /// Itself and all others it knows.
     servers: Vec<Described>,
 }
@@ -40,21 +63,44 @@ pub(super) struct Opinion {
 struct Described {
     id: String,
     address: Address,
+    /// As it may be called as well.
+    alias: Option<Address>,
     is_itself: bool,
     is_primary: bool,
     epoch: u64,
     slots: Vec<(u16, u16)>,
 }
 
-/// Whether the server sees a majority of the cluster.
-pub(super) fn is_in_majority(info: &str) -> bool {
-    info_field(info, "cluster_state") == Some("ok")
+/// Which opinions count, by when they are of.
+#[derive(Debug, Default)]
+pub(super) struct Believed {
+    /// The newest epoch of those that counted.
+    epoch: u64,
+    /// Since when there were only older ones.
+    older_since: Option<Instant>,
 }
 
-/// Reads the answer to `CLUSTER NODES` of the server at `asked`. `by_name`: servers are known by the names they announce, if
-/// any, for the sake of their certificates.
-pub(super) fn opinion(nodes: &str, asked: &Address, by_name: bool) -> Opinion {
-    Opinion { servers: nodes.lines().filter_map(|line| described(line, asked, by_name)).collect() }
+impl Believed {
+    /// Those that count.
+    pub(super) fn fresh(&mut self, mut opinions: Vec<Opinion>, now: Instant) -> Vec<Opinion> {
+        let Some(newest) = opinions.iter().map(|opinion| opinion.epoch).max() else { return opinions };
+        if newest >= self.epoch {
+            *self = Self { epoch: newest, older_since: None };
+        } else if now.duration_since(*self.older_since.get_or_insert(now)) >= OLD_WORDS_REFUSED_FOR {
+            tracing::warn!(epoch = newest, believed = self.epoch, "the cluster's epochs have begun anew");
+            *self = Self { epoch: newest, older_since: None };
+        }
+        opinions.retain(|opinion| opinion.epoch >= self.epoch);
+        opinions
+    }
+}
+
+/// Reads the answers to `CLUSTER INFO` and `CLUSTER NODES` of the server at `asked`. `by_name`: servers are known by the names
+/// they announce, if any, for the sake of their certificates. `None`: it sees no majority of the cluster.
+pub(super) fn opinion(info: &str, nodes: &str, asked: &Address, by_name: bool) -> Option<Opinion> {
+    let epoch = info_field(info, "cluster_current_epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
+    let servers = nodes.lines().filter_map(|line| described(line, asked, by_name)).collect();
+    (info_field(info, "cluster_state") == Some("ok")).then_some(Opinion { epoch, servers })
 }
 
 /// `<id> <ip:port@bus[,name[,…]]> <flags> <primary> <ping> <pong> <epoch> <link> <slot or range or [slot-moves]>…`
@@ -69,8 +115,10 @@ fn described(line: &str, asked: &Address, by_name: bool) -> Option<Described> {
     }
     let mut place = place.split(',');
     let mut address = Address::read(place.next()?.split('@').next()?, asked)?;
-    if let Some(name) = place.next().filter(|name| by_name && !name.is_empty() && !name.contains('=')) {
-        address.host = name.into();
+    let name = place.next().filter(|name| !name.is_empty() && !name.contains('='));
+    let mut alias = name.map(|name| Address { host: name.into(), port: address.port });
+    if let Some(alias) = alias.as_mut().filter(|_| by_name) {
+        std::mem::swap(&mut address, alias);
     }
     let slots = words.skip(1).filter(|slot| !slot.starts_with('[')).filter_map(|slot| {
         let (first, last) = slot.split_once('-').unwrap_or((slot, slot));
@@ -79,6 +127,7 @@ fn described(line: &str, asked: &Address, by_name: bool) -> Option<Described> {
     Some(Described {
         id: id.to_owned(),
         address,
+        alias,
         is_itself: has("myself"),
         is_primary: has("master") && !has("fail"),
         epoch,
@@ -115,6 +164,8 @@ pub(super) fn layout(opinions: &[Opinion]) -> Option<Layout> {
     everyone.sort();
     (!primaries.is_empty()).then(|| Layout {
         primaries: primaries.iter().map(|server| server.address.clone()).collect(),
+        epochs: primaries.iter().map(|server| server.epoch).collect(),
+        aliases: known.values().filter_map(|server| Some((server.alias.clone()?, server.address.clone()))).collect(),
         everyone,
         owners: claims.into_iter().map(|claim| claim.map(|(_, place)| place)).collect(),
     })
@@ -128,8 +179,13 @@ mod tests {
         Address { host: "10.0.0.1".into(), port }
     }
 
+    fn said_in(epoch: u64, nodes: &str) -> Opinion {
+        let info = format!("cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_current_epoch:{epoch}\r\n");
+        opinion(&info, nodes, &at(9), false).expect("it sees a majority")
+    }
+
     fn said(nodes: &str) -> Opinion {
-        opinion(nodes, &at(9), false)
+        said_in(0, nodes)
     }
 
     fn owners(opinions: &[Opinion], slots: &[u16]) -> Vec<Option<u16>> {
@@ -178,7 +234,7 @@ mod tests {
     #[test]
     fn servers_are_known_by_name_where_names_are_certified() {
         let address = |by_name| {
-            let servers = opinion(ONE, &at(9), by_name).servers;
+            let servers = opinion("cluster_state:ok", ONE, &at(9), by_name).expect("an opinion").servers;
             servers.iter().map(|server| server.address.host.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(address(false), ["10.0.0.1"; 3]);
@@ -186,8 +242,45 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_called_otherwise_is_known_all_the_same() {
+        let named = Address { host: "name".into(), port: 2 };
+        for (by_name, known, other) in [(false, at(2), named.clone()), (true, named, at(2))] {
+            let opinion = opinion("cluster_state:ok", ONE, &at(9), by_name).expect("an opinion");
+            let layout = layout(&[opinion]).expect("a layout");
+            assert_eq!(layout.aliases, BTreeMap::from([(other, known)]));
+        }
+    }
+
+    #[test]
     fn only_a_server_that_sees_a_majority_counts() {
-        assert!(is_in_majority("cluster_state:ok\r\ncluster_slots_assigned:16384\r\n"));
-        assert!(!is_in_majority("cluster_state:fail\r\n"));
+        assert!(opinion("cluster_state:ok\r\n", ONE, &at(9), false).is_some());
+        assert!(opinion("cluster_state:fail\r\n", ONE, &at(9), false).is_none());
+    }
+
+    #[test]
+    fn what_is_older_than_what_was_believed_counts_for_nothing_until_it_is_all_there_is_for_long() {
+        let began = Instant::now();
+        let mut believed = Believed::default();
+        let mut count = |seconds: u64, epochs: &[u64]| {
+            let said = epochs.iter().map(|epoch| said_in(*epoch, ONE)).collect();
+            believed.fresh(said, began + Duration::from_secs(seconds)).len()
+        };
+        assert_eq!(count(0, &[6, 7, 7]), 2);
+        assert_eq!(count(1, &[6]), 0, "it was cut off");
+        assert_eq!(count(20, &[6, 7]), 1);
+        assert_eq!(count(40, &[]), 0);
+        assert_eq!(count(41, &[6]), 0, "there was a newer one meanwhile");
+        assert_eq!(count(70, &[6]), 0);
+        assert_eq!(count(71, &[2, 2]), 2, "the epochs have begun anew");
+        assert_eq!(count(72, &[1, 2]), 1);
+    }
+
+    #[test]
+    fn a_primary_that_was_given_something_is_told() {
+        let before = layout(&[said(ONE)]).expect("a layout");
+        let given = ONE.replace("myself,master - 0 0 5", "myself,master - 0 0 7");
+        let after = layout(&[said(&given)]).expect("a layout");
+        assert_eq!(after.grown_since(&before).collect::<Vec<_>>(), [&at(1)]);
+        assert_eq!(before.grown_since(&after).count(), 0);
     }
 }

@@ -20,7 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use super::functions::CONFIRM;
 use super::line::forget;
-use super::{leave_when_stopped, watchdog};
+use super::link::Link;
+use super::server::here;
+use super::watchdog;
 
 /// Operations that are asked about together.
 const TOGETHER_MAX: usize = 256;
@@ -75,6 +77,8 @@ pub(super) struct Question {
     /// `confirm`'s keys and arguments.
     pub(super) keys: Vec<String>,
     pub(super) args: Vec<Value>,
+    /// The plan is on its way to this server.
+    pub(super) is_asking: bool,
 }
 
 struct Asked {
@@ -94,8 +98,8 @@ impl Confirmer {
         stop: &CancellationToken,
     ) -> FredResult<Self> {
         let client = builder.build()?;
-        let connection = client.init().await?;
-        tasks.spawn(leave_when_stopped(client.clone(), connection, stop.clone()));
+        let link = Link::make(client.clone()).await?;
+        tasks.spawn(link.leave_when_stopped(stop.clone()));
         let (sender, questions) = mpsc::channel(WAITING_MAX);
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(serve(client, replicas, timeout, questions)).await });
@@ -122,11 +126,7 @@ async fn serve(client: Client, replicas: NonZeroU32, timeout: Duration, mut ques
         together.retain(|asked: &Asked| !asked.reply.is_closed());
         forget(&mut reconnects);
         forget(&mut losses);
-        let looks = together.iter().map(|Asked { question: Question { keys, args }, .. }| {
-            let (keys, args) = (keys.clone(), args.clone());
-            async { client.fcall::<i64, _, _, _>(CONFIRM.0, keys, args).await }
-        });
-        let found = join_all(looks).await;
+        let found = join_all(together.iter().map(|asked| look(&client, &asked.question))).await;
         let is_any_there = found.iter().any(|found| matches!(found, Ok(1)));
         let mut have = if is_any_there { wait(&client, replicas, timeout).await } else { Ok(0) };
         // To a connection on which nothing was written, WAIT says at once how many replicas there are.
@@ -143,6 +143,20 @@ async fn serve(client: Client, replicas: NonZeroU32, timeout: Duration, mut ques
             let _ = reply.send(found.and_then(|found| if found == 1 { is_enough.clone() } else { Ok(false) }));
         }
     }
+}
+
+/// Whether the entry is there.
+async fn look(client: &Client, question: &Question) -> FredResult<i64> {
+    let Question { keys, args, is_asking } = question;
+    let (keys, args) = (keys.clone(), args.clone());
+    if !is_asking {
+        return client.fcall(CONFIRM.0, keys, args).await;
+    }
+    // Nothing comes between commands that are sent as one.
+    let both = client.pipeline();
+    both.custom::<Value, Value>(here("asking"), Vec::new()).await?;
+    both.fcall::<Value, _, _, _>(CONFIRM.0, keys, args).await?;
+    both.last().await
 }
 
 /// How many replicas have all that was written before.

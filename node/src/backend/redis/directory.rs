@@ -19,7 +19,7 @@ use super::functions::{MEMBER_REMOVE, MEMBER_SET, PLAN_ADD, PROJECT_CREATE, PROJ
 use super::log::all_keys;
 use super::route::Redis;
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{fan_out, fan_out_each, keys};
+use super::{FAN_OUT_MAX, fan_out, fan_out_each, keys};
 use crate::backend::{Directory, Error, MemberChange, Result};
 
 /// Numbers that are tried for a project, each twice as far ahead as the one before.
@@ -85,12 +85,15 @@ impl Directory for Redis {
             plans.iter().map(|plan| parsed(plan, "a plan's id").map(PlanId)).collect::<Result<_>>()?;
         plans.sort_unstable();
         // The project is gone, and must be told to be. What can't be reached now is swept later.
-        for left in fan_out_each(&plans, |plan| self.forget_plan(*plan)).await.into_iter().filter_map(Result::err) {
+        for left in
+            fan_out_each(&plans, FAN_OUT_MAX, |plan| self.forget_plan(*plan)).await.into_iter().filter_map(Result::err)
+        {
             tracing::warn!(error = %left, project.id = %id, "a plan of a deleted project is left for now");
         }
         // Ids of projects are not used again, so nobody can become a member meanwhile.
         let users: Vec<_> = users.iter().map(|user| text(user, "a member").map(UserId::new)).collect::<Result<_>>()?;
-        let hints = fan_out_each(&users, |user| self.ask::<Value>("srem", keys::projects_of(user), [id.0.into()]));
+        let hints =
+            fan_out_each(&users, FAN_OUT_MAX, |user| self.ask::<Value>("srem", keys::projects_of(user), [id.0.into()]));
         if hints.await.iter().any(Result::is_err) {
             tracing::debug!(project.id = %id, "a hint of a deleted project is left: it leads nowhere");
         }

@@ -7,13 +7,15 @@ use fred::clients::Client;
 use fred::error::Error as FredError;
 use fred::interfaces::{FredResult, FunctionInterface};
 use fred::types::Value;
+use tokio::sync::Semaphore;
 
 use super::route::Redis;
+use super::server::Way;
 use crate::backend::{Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
 /// Its name there, which carries its version.
-pub(super) const LIBRARY_NAME: &str = "mille_v5";
+pub(super) const LIBRARY_NAME: &str = "mille_v6";
 /// What a server says that does not have the library. The client library gives it no kind of its own.
 const MISSING: &str = "Function not found";
 
@@ -21,25 +23,25 @@ const MISSING: &str = "Function not found";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Function(pub(super) &'static str);
 
-pub(super) const CREATE: Function = Function("mille_v5_create");
-pub(super) const HEADS: Function = Function("mille_v5_heads");
-pub(super) const COMMIT: Function = Function("mille_v5_commit");
-pub(super) const REVIVE: Function = Function("mille_v5_revive");
-pub(super) const CONFIRM: Function = Function("mille_v5_confirm");
-pub(super) const SNAPSHOT_STORE: Function = Function("mille_v5_snapshot_store");
-pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v5_snapshot_load");
-pub(super) const PROJECT_CREATE: Function = Function("mille_v5_project_create");
-pub(super) const PROJECT_DELETE: Function = Function("mille_v5_project_delete");
-pub(super) const PLAN_ADD: Function = Function("mille_v5_plan_add");
-pub(super) const MEMBER_SET: Function = Function("mille_v5_member_set");
-pub(super) const MEMBER_REMOVE: Function = Function("mille_v5_member_remove");
-pub(super) const PRESENCE_PUT: Function = Function("mille_v5_presence_put");
-pub(super) const PRESENCE_RENEW: Function = Function("mille_v5_presence_renew");
-pub(super) const LEASE_RENEW: Function = Function("mille_v5_lease_renew");
-pub(super) const REVOKE: Function = Function("mille_v5_revoke");
-pub(super) const REVOKED: Function = Function("mille_v5_revoked");
-pub(super) const QUOTA_TAKE: Function = Function("mille_v5_quota_take");
-pub(super) const PLACES_HOLD: Function = Function("mille_v5_places_hold");
+pub(super) const CREATE: Function = Function("mille_v6_create");
+pub(super) const HEADS: Function = Function("mille_v6_heads");
+pub(super) const COMMIT: Function = Function("mille_v6_commit");
+pub(super) const REVIVE: Function = Function("mille_v6_revive");
+pub(super) const CONFIRM: Function = Function("mille_v6_confirm");
+pub(super) const SNAPSHOT_STORE: Function = Function("mille_v6_snapshot_store");
+pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v6_snapshot_load");
+pub(super) const PROJECT_CREATE: Function = Function("mille_v6_project_create");
+pub(super) const PROJECT_DELETE: Function = Function("mille_v6_project_delete");
+pub(super) const PLAN_ADD: Function = Function("mille_v6_plan_add");
+pub(super) const MEMBER_SET: Function = Function("mille_v6_member_set");
+pub(super) const MEMBER_REMOVE: Function = Function("mille_v6_member_remove");
+pub(super) const PRESENCE_PUT: Function = Function("mille_v6_presence_put");
+pub(super) const PRESENCE_RENEW: Function = Function("mille_v6_presence_renew");
+pub(super) const LEASE_RENEW: Function = Function("mille_v6_lease_renew");
+pub(super) const REVOKE: Function = Function("mille_v6_revoke");
+pub(super) const REVOKED: Function = Function("mille_v6_revoked");
+pub(super) const QUOTA_TAKE: Function = Function("mille_v6_quota_take");
+pub(super) const PLACES_HOLD: Function = Function("mille_v6_places_hold");
 
 /// Gives the server our library, in place of the same version of it that it may have.
 pub(super) async fn load(client: &Client) -> FredResult<()> {
@@ -61,18 +63,20 @@ impl Redis {
         self.send(function.0, first(&keys), call).await
     }
 
-    /// Calls a function that writes nothing, on the command connection.
+    /// Calls a function that writes nothing, on the command connection. With `room`, so many at a time as that has, without
+    /// those that wait to be sent on.
     pub(super) async fn call_read_only(
         &self,
         function: Function,
         keys: Vec<String>,
         args: Vec<Value>,
+        room: Option<&Semaphore>,
     ) -> Result<Value> {
         let call = |client: Client| {
             let (keys, args) = (keys.clone(), args.clone());
             async move { client.fcall_ro(function.0, keys, args).await }
         };
-        self.send(function.0, first(&keys), call).await
+        self.go(Way::Commands, function.0, first(&keys), call, room).await
     }
 
     /// Calls a function with or for something large, on one of the lane's connections.

@@ -1,4 +1,4 @@
-#!lua name=mille_v5
+#!lua name=mille_v6
 --[[
 What must happen in one step, on the side of the data. Redis runs each function alone, from beginning to end.
 
@@ -232,13 +232,15 @@ local function revive(keys, args)
   return { life(), args[1], args[2] }
 end
 
--- keys: log, operations   args: revision, operation key   answers: 1 | 0
+-- keys: log, operations   args: revision, operation key or empty text for any   answers: 1 | 0
 -- Whether an operation's entry is there. Writes what stands there already, so that who asks for replicas right after asks for
 -- those that have this, and all that came before it.
 local function confirm(keys, args)
   local entry = redis.call('XRANGE', keys[1], args[1], args[1])[1]
-  if not entry or field(entry[2], 'o') ~= args[2] then return 0 end
-  redis.call('HSET', keys[2], args[2], args[1])
+  if not entry then return 0 end
+  local key = field(entry[2], 'o')
+  if args[2] ~= '' and args[2] ~= key then return 0 end
+  redis.call('HSET', keys[2], key, args[1])
   return 1
 end
 
@@ -502,22 +504,22 @@ local function places_hold(keys, args)
   return held
 end
 
-redis.register_function('mille_v5_create', create)
-redis.register_function { function_name = 'mille_v5_heads', callback = heads, flags = { 'no-writes' } }
-redis.register_function('mille_v5_commit', commit)
-redis.register_function('mille_v5_revive', revive)
-redis.register_function('mille_v5_confirm', confirm)
-redis.register_function('mille_v5_snapshot_store', snapshot_store)
-redis.register_function { function_name = 'mille_v5_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
-redis.register_function('mille_v5_project_create', project_create)
-redis.register_function('mille_v5_project_delete', project_delete)
-redis.register_function('mille_v5_plan_add', plan_add)
-redis.register_function('mille_v5_member_set', member_set)
-redis.register_function('mille_v5_member_remove', member_remove)
-redis.register_function('mille_v5_presence_put', presence_put)
-redis.register_function('mille_v5_presence_renew', presence_renew)
-redis.register_function('mille_v5_lease_renew', lease_renew)
-redis.register_function('mille_v5_revoke', revoke)
-redis.register_function { function_name = 'mille_v5_revoked', callback = revoked, flags = { 'no-writes' } }
-redis.register_function('mille_v5_quota_take', quota_take)
-redis.register_function('mille_v5_places_hold', places_hold)
+redis.register_function('mille_v6_create', create)
+redis.register_function { function_name = 'mille_v6_heads', callback = heads, flags = { 'no-writes' } }
+redis.register_function('mille_v6_commit', commit)
+redis.register_function('mille_v6_revive', revive)
+redis.register_function('mille_v6_confirm', confirm)
+redis.register_function('mille_v6_snapshot_store', snapshot_store)
+redis.register_function { function_name = 'mille_v6_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
+redis.register_function('mille_v6_project_create', project_create)
+redis.register_function('mille_v6_project_delete', project_delete)
+redis.register_function('mille_v6_plan_add', plan_add)
+redis.register_function('mille_v6_member_set', member_set)
+redis.register_function('mille_v6_member_remove', member_remove)
+redis.register_function('mille_v6_presence_put', presence_put)
+redis.register_function('mille_v6_presence_renew', presence_renew)
+redis.register_function('mille_v6_lease_renew', lease_renew)
+redis.register_function('mille_v6_revoke', revoke)
+redis.register_function { function_name = 'mille_v6_revoked', callback = revoked, flags = { 'no-writes' } }
+redis.register_function('mille_v6_quota_take', quota_take)
+redis.register_function('mille_v6_places_hold', places_hold)

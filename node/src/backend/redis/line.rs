@@ -30,9 +30,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::keys::Channels;
+use super::link::Link;
 use super::observer::{Connection, Part, RedisObserver as _};
 use super::server::{Context, here};
-use super::{BROADCAST_MESSAGES_MAX, FAN_OUT_MAX, SHARDED_BROADCAST_MESSAGES_MAX, leave_when_stopped, watchdog};
+use super::{BROADCAST_MESSAGES_MAX, FAN_OUT_MAX, SHARDED_BROADCAST_MESSAGES_MAX, watchdog};
 use crate::backend::incoming::Outlet;
 use crate::backend::{Channel, Incoming, Interruption, Reach};
 
@@ -60,7 +61,7 @@ pub(super) async fn open(builder: &Builder, context: &Context, stop: &Cancellati
     builder.with_performance_config(|performance| performance.broadcast_channel_capacity = messages_max);
     let subscriber = builder.build_subscriber_client()?;
     let messages = subscriber.message_rx();
-    let connection = subscriber.init().await?;
+    let link = Link::make(subscriber.clone()).await?;
     // From here on only: the first connection interrupts nothing.
     let (losses, reconnects) = (subscriber.error_rx(), subscriber.reconnect_rx());
     let (restored, restorations) = mpsc::channel(RESTORATIONS_UNTOLD_MAX);
@@ -77,7 +78,7 @@ pub(super) async fn open(builder: &Builder, context: &Context, stop: &Cancellati
         observer: context.tally.part(),
     });
     let tasks = &context.tasks;
-    tasks.spawn(leave_when_stopped(subscriber.clone(), connection, stop.clone()));
+    tasks.spawn(link.leave_when_stopped(stop.clone()));
     tasks.spawn(watchdog::watch(subscriber, Arc::clone(&line), stop.clone()));
     tasks.spawn(Arc::clone(&line).dispatch(messages, restorations, stop.clone()));
     tasks.spawn(Arc::clone(&line).keep(losses, reconnects, stop.clone()));
@@ -113,6 +114,8 @@ struct State {
     is_silent: AtomicBool,
     /// Somebody asked for a new connection: see [`Line::reconnect`].
     is_asked_for: AtomicBool,
+    /// See [`Line::doubt`].
+    is_doubted: AtomicBool,
 }
 
 /// A channel that is another server's, and how this one says so.
@@ -180,6 +183,30 @@ impl Line {
             self.outlet.lock().send(Incoming::Interrupted { why: Interruption::Moved, reach });
         }
         failure.map_or(Ok(count), Err)
+    }
+
+    /// Doubts that the server still has all of this: it may have given a slot away and got it back, and the client library drops
+    /// what a server says when it ends a subscription.
+    pub(super) fn doubt(&self) {
+        self.state.is_doubted.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.state.is_doubted.load(Ordering::Relaxed)
+    }
+
+    /// Looks whether the server has as many subscriptions as it should, and subscribes again if not. Answers whether all that
+    /// is listened to here is now.
+    pub(super) async fn look_after(&self) -> bool {
+        self.state.is_doubted.store(false, Ordering::Relaxed);
+        let channels: Vec<Channel> = self.channels.load().iter().copied().collect();
+        let Some(first) = channels.first() else { return true };
+        // To subscribe twice changes nothing, and the answer counts all of them.
+        let has_all = match self.subscribe_to_shard(self.names.name(*first)).await {
+            Ok(count) => usize::try_from(count) == Ok(channels.len()),
+            Err(_) => false,
+        };
+        has_all || self.take_over(&channels).await.is_ok_and(|taken| taken == channels.len())
     }
 
     /// Makes the connection anew, since it seems to deliver nothing.
@@ -357,18 +384,19 @@ impl Line {
             for (channel, answer) in some.iter().zip(answers) {
                 match answer {
                     Err(error) if error.is_moved() => refused.push(Refused { channel: *channel, error }),
-                    answer => answer?,
+                    answer => drop(answer?),
                 }
             }
         }
         Ok(refused)
     }
 
-    /// One channel at a time: those of a call must be of one slot, and each has an answer of its own.
-    async fn subscribe_to_shard(&self, name: String) -> FredResult<()> {
+    /// One channel at a time: those of a call must be of one slot, and each has an answer of its own. Answers how many
+    /// subscriptions the connection has then.
+    async fn subscribe_to_shard(&self, name: String) -> FredResult<u64> {
         let answer: Value = self.subscriber.custom(here("ssubscribe"), vec![Value::from(name.as_str())]).await?;
-        match answer.into_array().get(1) {
-            Some(channel) if channel.as_bytes() == Some(name.as_bytes()) => Ok(()),
+        match answer.into_array().as_slice() {
+            [_, channel, count] if channel.as_bytes() == Some(name.as_bytes()) => count.clone().convert(),
             // From here on every answer would be another's.
             _ => {
                 watchdog::reconnect(&self.subscriber).await;

@@ -6,12 +6,14 @@ use async_trait::async_trait;
 use fred::clients::Client;
 use fred::interfaces::{FunctionInterface, StreamsInterface};
 use fred::types::Value;
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, FuturesUnordered};
 use mille_shared::limits::LOG_PAGE_ENTRIES;
 use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
 use mille_shared::{PlanId, Revision};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::confirm::{AckLevel, Question};
@@ -19,12 +21,14 @@ use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, REVIVE};
 use super::route::{Redis, told};
 use super::server::{Failure, Server};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
-use super::{fan_out_each, keys, translate};
+use super::{FAN_OUT_MAX, fan_out_each, keys};
 use crate::backend::{Channel, EventLog, Lane, Result, envelope};
 use crate::traces::{self, Traced};
 
 /// Logs in one question for their heads. Redis serves nobody else meanwhile.
 const HEADS_PER_CALL_MAX: usize = 500;
+/// Heads of one question that wait until it is known who has them; together, so that all of them wait as long as one does.
+const HEADS_WAITING_MAX: usize = 1_024;
 
 #[async_trait]
 impl EventLog for Redis {
@@ -61,26 +65,28 @@ impl EventLog for Redis {
         self.context.access.acknowledgement.level != AckLevel::Applied
     }
 
-    async fn confirm(&self, plan: PlanId, revision: Revision, key: &OperationKey) -> Result<bool> {
+    async fn confirm(&self, plan: PlanId, revision: Revision, key: Option<&OperationKey>) -> Result<bool> {
         let log = keys::log(plan);
-        let deadline = Instant::now() + self.context.access.acknowledgement.timeout + self.patience();
+        let patience = self.context.access.acknowledgement.timeout + self.patience();
+        let mut journey = self.journey(CONFIRM.0, &log, patience)?;
         loop {
-            let server = self.at(&log)?;
-            let Some(confirmer) = &server.confirmer else { return Ok(true) };
+            let Some(confirmer) = &journey.server.confirmer else { return Ok(true) };
             let question = Question {
                 keys: vec![log.clone(), keys::operations(plan)],
-                args: vec![revision.to_string().into(), key.as_str().into()],
+                args: vec![revision.to_string().into(), key.map(OperationKey::as_str).unwrap_or_default().into()],
+                is_asking: journey.is_asking,
             };
-            let Ok(answer) = timeout_at(deadline, confirmer.ask(question)).await else { return Ok(false) };
-            match answer {
+            let Ok(answer) = timeout_at(journey.deadline, confirmer.ask(question)).await else { return Ok(false) };
+            let error = match answer {
                 Ok(is_confirmed) => return Ok(is_confirmed),
-                Err(error) if Instant::now() >= deadline => return Err(translate(CONFIRM.0, &error)),
-                Err(error) if functions::is_missing(&error) => {
-                    server.load_library(CONFIRM.0).await.map_err(|failure| told(CONFIRM.0, failure))?;
+                Err(error) => error,
+            };
+            if let Err(error) = journey.go_on(error).await {
+                if !self.context.access.is_moving() || Instant::now() >= journey.deadline {
+                    return Err(error);
                 }
                 // Asking does no harm, so it is asked again wherever the plan is now.
-                Err(_) if self.context.access.is_moving() => self.look_again(deadline).await,
-                Err(error) => return Err(translate(CONFIRM.0, &error)),
+                journey.look_again().await?;
             }
         }
     }
@@ -98,22 +104,17 @@ impl EventLog for Redis {
         Ok(LogPage { has_more: entries.len() == limit, entries })
     }
 
-    async fn lives(&self) -> Result<Vec<StoreLife>> {
-        let map = self.map();
-        let answers = join_all(map.servers().iter().map(life_of)).await;
-        let (lives, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-        let lives: Vec<StoreLife> = lives.into_iter().filter_map(Result::ok).collect();
-        match failed.into_iter().find_map(Result::err) {
-            Some(error) if lives.is_empty() => Err(error),
-            _ => Ok(lives),
-        }
+    fn lives(&self) -> BoxStream<'static, StoreLife> {
+        let asking: FuturesUnordered<_> = self.map().servers().iter().cloned().map(life_of).collect();
+        asking.filter_map(async |life| life.ok()).boxed()
     }
 
     async fn heads(&self, plans: &[PlanId]) -> Result<Vec<Option<LogState>>> {
         // In a cluster every plan has a slot of its own, and a call is for one slot.
         let per_call = if self.context.access.is_cluster() { 1 } else { HEADS_PER_CALL_MAX };
         let parts: Vec<&[PlanId]> = plans.chunks(per_call).collect();
-        let answers = fan_out_each(&parts, |part| self.heads_of(part)).await;
+        let room = Semaphore::new(FAN_OUT_MAX);
+        let answers = fan_out_each(&parts, HEADS_WAITING_MAX, |part| self.heads_of(part, &room)).await;
         let (mut states, mut failure) = (Vec::with_capacity(plans.len()), None);
         for (part, answer) in parts.iter().zip(answers) {
             match answer {
@@ -165,10 +166,10 @@ impl EventLog for Redis {
 }
 
 impl Redis {
-    async fn heads_of(&self, plans: &[PlanId]) -> Result<Vec<LogState>> {
+    async fn heads_of(&self, plans: &[PlanId], room: &Semaphore) -> Result<Vec<LogState>> {
         const WHAT: &str = "heads of logs";
         let keys = plans.iter().map(|plan| keys::log(*plan)).collect();
-        let answer = self.call_read_only(HEADS, keys, Vec::new()).await?.into_array();
+        let answer = self.call_read_only(HEADS, keys, Vec::new(), Some(room)).await?.into_array();
         let Some((name, heads)) = answer.split_first() else { return Err(corrupt(WHAT)) };
         if heads.len() != 2 * plans.len() {
             return Err(corrupt(WHAT));
@@ -179,7 +180,7 @@ impl Redis {
     }
 }
 
-async fn life_of(server: &Arc<Server>) -> Result<StoreLife> {
+async fn life_of(server: Arc<Server>) -> Result<StoreLife> {
     let ask = || {
         server
             .send(HEADS.0, server.client.fcall_ro::<Value, _, _, _>(HEADS.0, Vec::<String>::new(), Vec::<Value>::new()))

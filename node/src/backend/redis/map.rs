@@ -2,7 +2,7 @@
 //!
 //! A value, exchanged as a whole: whoever looks a key up takes no lock and sees one state of things.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::access::Address;
@@ -22,21 +22,27 @@ pub(super) struct Map {
     table: Option<Box<[u16]>>,
     /// The lowest slot of each server that has one.
     shards: Vec<Shard>,
+    /// Other addresses of servers.
+    aliases: BTreeMap<Address, Address>,
 }
 
 impl Map {
     /// One server for everything.
     pub(super) fn single(server: Arc<Server>) -> Self {
-        Self { servers: vec![server], table: None, shards: vec![Shard::ONLY] }
+        Self { servers: vec![server], table: None, shards: vec![Shard::ONLY], aliases: BTreeMap::new() }
     }
 
-    /// Several servers; `owner` names the one of each slot.
-    pub(super) fn sharded(servers: Vec<Arc<Server>>, owner: impl Fn(u16) -> Option<Address>) -> Self {
+    /// Several servers; `owner` names the one of each slot, and `aliases` are what others may call them.
+    pub(super) fn sharded(
+        servers: Vec<Arc<Server>>,
+        owner: impl Fn(u16) -> Option<Address>,
+        aliases: BTreeMap<Address, Address>,
+    ) -> Self {
         let numbers: HashMap<&Address, u16> = servers.iter().map(|server| &server.address).zip(0..NOBODY).collect();
         let table: Box<[u16]> =
             (0..SLOTS).map(|slot| owner(slot).and_then(|at| numbers.get(&at).copied()).unwrap_or(NOBODY)).collect();
         let shards = shards(&table);
-        Self { servers, table: Some(table), shards }
+        Self { servers, table: Some(table), shards, aliases }
     }
 
     /// The server of a key or channel.
@@ -52,8 +58,9 @@ impl Map {
         self.servers.get(usize::from(self.number_at(slot)))
     }
 
-    /// The server at an address.
+    /// The server at an address, or that is called so by others.
     pub(super) fn server(&self, address: &Address) -> Option<&Arc<Server>> {
+        let address = self.aliases.get(address).unwrap_or(address);
         self.servers.iter().find(|server| server.address == *address)
     }
 
@@ -79,6 +86,7 @@ impl Map {
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let is_same = |(one, other): (&Arc<Server>, &Arc<Server>)| Arc::ptr_eq(one, other);
         self.table == other.table
+            && self.aliases == other.aliases
             && self.servers.len() == other.servers.len()
             && self.servers.iter().zip(&other.servers).all(is_same)
     }

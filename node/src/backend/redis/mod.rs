@@ -18,6 +18,7 @@ mod gate;
 mod keys;
 mod leases;
 mod line;
+mod link;
 mod log;
 mod map;
 mod observer;
@@ -43,14 +44,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::error::{Error as FredError, ErrorKind};
-use fred::interfaces::ClientLike;
-use fred::types::ConnectHandle;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, stream};
 use mille_shared::limits::{ACK_TIMEOUT, REDIS_COMMAND_TIMEOUT};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -214,8 +212,8 @@ where
     Ok(answers)
 }
 
-/// As [`fan_out`], but what fails for one is told of that one.
-async fn fan_out_each<I, T, F>(items: &[I], ask: impl Fn(&I) -> F) -> Vec<Result<T>>
+/// As [`fan_out`], so many at a time; but what fails for one is told of that one.
+async fn fan_out_each<I, T, F>(items: &[I], at_once: usize, ask: impl Fn(&I) -> F) -> Vec<Result<T>>
 where
     F: Future<Output = Result<T>>,
 {
@@ -225,7 +223,7 @@ where
     };
     let asking: Vec<_> = items.iter().enumerate().map(numbered).collect();
     // One that takes long holds up no other.
-    let mut answers: Vec<(usize, Result<T>)> = stream::iter(asking).buffer_unordered(FAN_OUT_MAX).collect().await;
+    let mut answers: Vec<(usize, Result<T>)> = stream::iter(asking).buffer_unordered(at_once).collect().await;
     answers.sort_unstable_by_key(|(number, _)| *number);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
@@ -278,13 +276,6 @@ fn translate(name: &'static str, error: &FredError) -> Error {
 fn is_too_old(version: &str) -> bool {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     major.is_some_and(|major| major < SERVER_MAJOR_MIN)
-}
-
-/// Closes a connection when the node stops: dropping a client leaves its connection open.
-async fn leave_when_stopped(client: impl ClientLike, connection: ConnectHandle, stop: CancellationToken) {
-    stop.cancelled().await;
-    let _ = timeout(QUIT_TIMEOUT, client.quit()).await;
-    connection.abort();
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError,
 use fred::clients::Client;
 use fred::error::Error as FredError;
 use fred::interfaces::{ClientLike, FredResult};
-use fred::types::{Builder, ConnectHandle};
+use fred::types::Builder;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::link::Link;
 use super::server::Failure;
 use super::{CONNECT_TIMEOUT, is_answer, translate};
 use crate::backend::{Error, Lane};
@@ -67,7 +68,7 @@ impl Lanes {
             Lane::Replay => &self.replay,
         };
         let reader = pool.get().await.map_err(|error| refused(name, lane, error))?;
-        let answer = command(reader.client.clone()).await;
+        let answer = command(Client::clone(&reader)).await;
         if answer.as_ref().is_err_and(|error| !is_answer(error)) {
             drop(Object::take(reader));
         }
@@ -98,29 +99,15 @@ struct Connections {
     builder: Builder,
 }
 
-/// A connection of a pool. Dropping it closes it.
-struct Reader {
-    client: Client,
-    connection: ConnectHandle,
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
-
 impl Manager for Connections {
-    type Type = Reader;
+    type Type = Link<Client>;
     type Error = FredError;
 
-    async fn create(&self) -> FredResult<Reader> {
-        let client = self.builder.build()?;
-        let connection = client.init().await?;
-        Ok(Reader { client, connection })
+    async fn create(&self) -> FredResult<Link<Client>> {
+        Link::make(self.builder.build()?).await
     }
 
-    async fn recycle(&self, reader: &mut Reader, _: &Metrics) -> RecycleResult<FredError> {
-        if reader.client.is_connected() { Ok(()) } else { Err(RecycleError::message("the connection was lost")) }
+    async fn recycle(&self, reader: &mut Link<Client>, _: &Metrics) -> RecycleResult<FredError> {
+        if reader.is_connected() { Ok(()) } else { Err(RecycleError::message("the connection was lost")) }
     }
 }

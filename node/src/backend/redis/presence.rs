@@ -12,7 +12,7 @@ use mille_shared::{ConnectionId, NodeId, ProjectId};
 use super::functions::{PRESENCE_PUT, PRESENCE_RENEW};
 use super::route::Redis;
 use super::values::{pairs, text};
-use super::{fan_out, fan_out_each, keys};
+use super::{FAN_OUT_MAX, fan_out, fan_out_each, keys};
 use crate::backend::{PresenceField, PresenceStore, Result};
 
 #[async_trait]
@@ -35,7 +35,7 @@ impl PresenceStore for Redis {
     }
 
     async fn renew(&self, projects: &[ProjectId], node: &NodeId, ttl: Duration) -> Result<Vec<ProjectId>> {
-        let renewed = fan_out_each(projects, |project| {
+        let renewed = fan_out_each(projects, FAN_OUT_MAX, |project| {
             let keys = table_and_index(*project, node);
             self.call(PRESENCE_RENEW, keys, vec![node.as_str().into(), millis(ttl)])
         });

@@ -4,7 +4,7 @@
 //! its place, or the slot moves, the channel follows: first it is subscribed at the new server, then those who listen are
 //! told of an interruption, for what was said in between was said there and not heard.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -14,7 +14,6 @@ use fred::clients::Client;
 use fred::interfaces::PubsubInterface;
 use fred::types::Value;
 use futures_util::future::join_all;
-use imbl::HashSet;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -28,10 +27,19 @@ use crate::backend::{Channel, Incoming, PubSub, Result, Shard};
 /// Times that a subscription is sent after its slot.
 const FOLLOWS_MAX: u32 = 3;
 
+/// What is to be done at one server.
+pub(super) struct Repair {
+    pub(super) server: Arc<Server>,
+    /// Channels that it serves and are to be heard there.
+    missing: Vec<Channel>,
+    /// Channels that nobody wants any more.
+    strays: Vec<Channel>,
+}
+
 /// What this node listens to.
 pub(super) struct Subscription {
     redis: Arc<Redis>,
-    wanted: ArcSwap<HashSet<Channel>>,
+    wanted: ArcSwap<imbl::HashSet<Channel>>,
     incoming: Mutex<Option<mpsc::Receiver<Incoming>>>,
 }
 
@@ -127,36 +135,59 @@ impl Subscription {
         }
     }
 
-    /// Brings every channel to the server that serves it now. Answers whether all of them are there; if not, it is to be
-    /// tried again.
-    pub(super) async fn follow(&self) -> bool {
+    /// What is to be done so that every channel is heard where it is served, by server, without `busy` ones. And whether that
+    /// is all: a channel may be of a slot that nobody is known to serve.
+    pub(super) fn repairs(&self, busy: &HashSet<Address>) -> (Vec<Repair>, bool) {
         let map = self.redis.map();
-        let mut moves: HashMap<&Address, (&Arc<Server>, Vec<Channel>)> = HashMap::new();
-        let mut is_whole = true;
+        let at = |channel: &Channel| map.at(&self.redis.channels().name(*channel));
+        let mut is_all = true;
+        let mut missing: HashMap<&Address, Vec<Channel>> = HashMap::new();
         for channel in self.wanted.load().iter() {
-            let Some(server) = map.at(&self.redis.channels().name(*channel)) else {
-                is_whole = false;
-                continue;
-            };
-            if !server.line.channels().contains(channel) {
-                moves.entry(&server.address).or_insert_with(|| (server, Vec::new())).1.push(*channel);
+            match at(channel) {
+                Some(server) if server.line.channels().contains(channel) => {}
+                Some(server) => missing.entry(&server.address).or_default().push(*channel),
+                None => is_all = false,
             }
         }
-        let moved = join_all(moves.values().map(|(server, channels)| self.bring(server, channels))).await;
-        // Which may be another by now.
-        let map = self.redis.map();
+        let mut repairs = Vec::new();
         for server in map.servers() {
+            let missing = missing.remove(&server.address).unwrap_or_default();
+            let mut strays = Vec::new();
             for channel in server.line.channels().iter() {
-                let is_here = map.at(&self.redis.channels().name(*channel)).is_some_and(|at| Arc::ptr_eq(at, server));
-                if is_here {
-                    is_whole &= self.wants(*channel) || self.leave(server, *channel).await;
-                } else {
+                match at(channel) {
+                    Some(here) if Arc::ptr_eq(here, server) => {
+                        if !self.wants(*channel) {
+                            strays.push(*channel);
+                        }
+                    }
+                    // Until it is heard there, it may be heard here.
+                    Some(there) if self.wants(*channel) && !there.line.channels().contains(channel) => {}
                     // The server has ended this subscription itself, if the slot has moved; it would refuse to be asked.
-                    server.line.forget(*channel);
+                    _ => server.line.forget(*channel),
                 }
             }
+            if missing.is_empty() && strays.is_empty() && !server.line.is_doubted() {
+                continue;
+            }
+            if busy.contains(&server.address) {
+                is_all = false;
+            } else {
+                repairs.push(Repair { server: Arc::clone(server), missing, strays });
+            }
         }
-        is_whole && moved.into_iter().all(|is_there| is_there)
+        (repairs, is_all)
+    }
+
+    /// Does it. Answers whether everything is as it should be; if not, it is to be tried again.
+    pub(super) async fn repair(&self, Repair { server, missing, strays }: Repair) -> bool {
+        let mut is_whole = missing.is_empty() || self.bring(&server, &missing).await;
+        if server.line.is_doubted() {
+            is_whole &= server.line.look_after().await;
+        }
+        for channel in strays {
+            is_whole &= self.wants(channel) || self.leave(&server, channel).await;
+        }
+        is_whole
     }
 
     async fn bring(&self, server: &Arc<Server>, channels: &[Channel]) -> bool {

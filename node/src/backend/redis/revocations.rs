@@ -35,7 +35,7 @@ impl Revocations for Redis {
         let (mut all, mut cursor) = (Vec::new(), Arc::<str>::from(FIRST));
         loop {
             let args = vec![Value::from(&*cursor)];
-            let page = self.call_read_only(REVOKED, both(), args).await?.into_array();
+            let page = self.call_read_only(REVOKED, both(), args, None).await?.into_array();
             let Some((next, records)) = page.split_first() else { return Err(corrupt("the revocations")) };
             for record in records.chunks(3) {
                 all.push(read(record)?);

@@ -14,7 +14,7 @@ use fred::clients::Client;
 use fred::error::Error as FredError;
 use fred::interfaces::{ClientLike, FredResult};
 use fred::types::{FromValue, Value};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::access::Address;
@@ -108,7 +108,7 @@ impl Redis {
         T: Send,
         F: Future<Output = FredResult<T>> + Send,
     {
-        self.go(Way::Commands, name, key, command).await
+        self.go(Way::Commands, name, key, command, None).await
     }
 
     /// Sends a command with or for something large, on one of the lane's connections.
@@ -123,7 +123,7 @@ impl Redis {
         T: Send,
         F: Future<Output = FredResult<T>> + Send,
     {
-        self.go(Way::Aside(lane), name, key, command).await
+        self.go(Way::Aside(lane), name, key, command, None).await
     }
 
     /// Sends a command of that name, about this key, with these arguments.
@@ -142,70 +142,44 @@ impl Redis {
         .await
     }
 
-    async fn go<T, F>(
+    /// Sends a command one way or the other, and on. `room`: what it needs a part of while it is at a server.
+    pub(super) async fn go<T, F>(
         &self,
         way: Way,
         name: &'static str,
         key: &str,
         command: impl Fn(Client) -> F + Send + Sync,
+        room: Option<&Semaphore>,
     ) -> Result<T>
     where
         T: Send,
         F: Future<Output = FredResult<T>> + Send,
     {
-        let mut server = self.at(key)?;
-        let (mut is_asking, mut has_loaded, mut pause, mut sent_on) = (false, false, PAUSE, 0);
-        let began = Instant::now();
+        let mut journey = self.journey(name, key, self.patience())?;
         loop {
-            let error = match server.run(way, name, &command, is_asking).await {
+            let answer = {
+                let _part = match room {
+                    Some(room) => room.acquire().await.ok(),
+                    None => None,
+                };
+                journey.server.run(way, name, &command, journey.is_asking).await
+            };
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Refused(error)) => return Err(error),
-                Err(Failure::Told(error)) => error,
-            };
-            let deadline = began + self.patience();
-            let remedy = self.remedy(&error, &server.address);
-            let Some(remedy) = remedy.filter(|_| sent_on < SENT_ON_MAX && Instant::now() < deadline) else {
-                return Err(translate(name, &error));
-            };
-            tracing::debug!(command = name, ?remedy, server = %server.address, "not executed here; sent on");
-            sent_on += 1;
-            is_asking = false;
-            match remedy {
-                Remedy::Load if has_loaded => return Err(translate(name, &error)),
-                Remedy::Load => {
-                    has_loaded = true;
-                    server.load_library(name).await.map_err(|failure| told(name, failure))?;
-                }
-                Remedy::Moved(address) => {
-                    let known = address.and_then(|address| self.map.load().server(&address).cloned());
-                    // A server that says of itself, or of a stranger, is asked about once more when we know better.
-                    server = match known.filter(|known| !Arc::ptr_eq(known, &server)) {
-                        Some(known) => {
-                            self.context.trouble.notify_one();
-                            known
-                        }
-                        None => {
-                            self.look_again(deadline).await;
-                            self.at(key)?
-                        }
-                    };
-                }
-                Remedy::Ask(address) => {
-                    let known = address.and_then(|address| self.map.load().server(&address).cloned());
-                    server = known.ok_or_else(|| translate(name, &error))?;
-                    is_asking = true;
-                }
-                Remedy::Deposed => {
-                    self.look_again(deadline).await;
-                    server = self.at(key)?;
-                }
-                Remedy::Later => {
-                    sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;
-                    pause *= 2;
-                    server = self.at(key)?;
-                }
+                Err(Failure::Told(error)) => journey.go_on(error).await?,
             }
         }
+    }
+
+    /// Begins at the server that is known to serve a key. `patience`: how long it may last.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if none is known.
+    pub(super) fn journey<'a>(&'a self, name: &'static str, key: &'a str, patience: Duration) -> Result<Journey<'a>> {
+        let (server, deadline) = (self.at(key)?, Instant::now() + patience);
+        let (is_asking, has_loaded, pause, sent_on) = (false, false, PAUSE, 0);
+        Ok(Journey { redis: self, name, key, server, is_asking, deadline, has_loaded, pause, sent_on })
     }
 
     fn remedy(&self, error: &FredError, asked: &Address) -> Option<Remedy> {
@@ -224,6 +198,78 @@ impl Redis {
             "TRYAGAIN" => Some(Remedy::Later),
             _ => None,
         }
+    }
+}
+
+/// The way of one command from server to server.
+pub(super) struct Journey<'a> {
+    redis: &'a Redis,
+    name: &'static str,
+    key: &'a str,
+    /// Where it is now.
+    pub(super) server: Arc<Server>,
+    /// The key is on its way to this server, which must be said right before the command.
+    pub(super) is_asking: bool,
+    pub(super) deadline: Instant,
+    has_loaded: bool,
+    pause: Duration,
+    sent_on: u32,
+}
+
+impl Journey<'_> {
+    /// Goes on to where a server that did not execute the command sends it; waits first if need be.
+    ///
+    /// # Errors
+    /// What the server said, if it may have executed the command, or if the journey has been too long.
+    pub(super) async fn go_on(&mut self, error: FredError) -> Result<()> {
+        let Self { redis, name, key, deadline, .. } = *self;
+        let remedy = redis.remedy(&error, &self.server.address);
+        let Some(remedy) = remedy.filter(|_| self.sent_on < SENT_ON_MAX && Instant::now() < deadline) else {
+            return Err(translate(name, &error));
+        };
+        tracing::debug!(command = name, ?remedy, server = %self.server.address, "not executed here; sent on");
+        self.sent_on += 1;
+        self.is_asking = false;
+        let known = |address: Option<Address>| redis.map.load().server(&address?).cloned();
+        match remedy {
+            Remedy::Load if self.has_loaded => return Err(translate(name, &error)),
+            Remedy::Load => {
+                self.has_loaded = true;
+                self.server.load_library(name).await.map_err(|failure| told(name, failure))?;
+            }
+            Remedy::Moved(address) => {
+                // A server that says of itself, or of a stranger, is asked about once more when we know better.
+                match known(address).filter(|known| !Arc::ptr_eq(known, &self.server)) {
+                    Some(known) => {
+                        redis.context.trouble.notify_one();
+                        self.server = known;
+                    }
+                    None => self.look_again().await?,
+                }
+            }
+            Remedy::Ask(address) => {
+                self.server = known(address).ok_or_else(|| translate(name, &error))?;
+                self.is_asking = true;
+            }
+            Remedy::Deposed => self.look_again().await?,
+            Remedy::Later => {
+                sleep(self.pause.mul_f64(0.5 + rand::random::<f64>())).await;
+                self.pause *= 2;
+                self.server = redis.at(key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has it looked who serves the key, and goes there.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if nobody is known to.
+    pub(super) async fn look_again(&mut self) -> Result<()> {
+        self.redis.look_again(self.deadline).await;
+        self.is_asking = false;
+        self.server = self.redis.at(self.key)?;
+        Ok(())
     }
 }
 

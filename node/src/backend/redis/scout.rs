@@ -9,9 +9,10 @@ use fred::clients::Client;
 use fred::error::{Error as FredError, ErrorKind};
 use fred::interfaces::{ClientLike, FredResult};
 use fred::types::config::Options;
-use fred::types::{Builder, ConnectHandle, Value};
+use fred::types::{Builder, Value};
 use tokio::time::timeout;
 
+use super::link::Link;
 use super::server::here;
 
 /// How long a question may take.
@@ -22,19 +23,7 @@ const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Somebody who can be asked.
 pub(super) struct Scout {
     builder: Builder,
-    connection: Option<Connection>,
-}
-
-/// Dropping it closes it.
-struct Connection {
-    client: Client,
-    handle: ConnectHandle,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.handle.abort();
-    }
+    connection: Option<Link<Client>>,
 }
 
 impl Scout {
@@ -53,15 +42,11 @@ impl Scout {
     }
 
     async fn try_ask(&mut self, command: &'static str, words: &[&str]) -> FredResult<Value> {
-        let connection = match self.connection.take().filter(|connection| connection.client.is_connected()) {
+        let connection = match self.connection.take().filter(|connection| connection.is_connected()) {
             Some(connection) => connection,
-            None => {
-                let client = self.builder.build()?;
-                let handle = client.init().await?;
-                Connection { client, handle }
-            }
+            None => Link::make(self.builder.build()?).await?,
         };
-        let answer = ask(&connection.client, command, words).await;
+        let answer = ask(&connection, command, words).await;
         self.connection = Some(connection);
         answer
     }

@@ -23,10 +23,11 @@ use super::confirm::{AckLevel, Confirmer};
 use super::gate::Gate;
 use super::keys::Channels;
 use super::line::{Line, SharedOutlet};
+use super::link::Link;
 use super::observer::Tally;
 use super::pool::Lanes;
 use super::secure::not_let_in;
-use super::{ConnectError, functions, is_too_old, leave_when_stopped, line, values, watchdog};
+use super::{ConnectError, functions, is_too_old, line, values, watchdog};
 use crate::backend::{Channel, Error, Lane, Shard};
 
 /// Commands of one node that wait for their answers on the command connection. The throughput of a connection levels
@@ -98,8 +99,8 @@ impl Server {
         let unfinished = stop.clone().drop_guard();
         let builder = context.access.to(address);
         let client = builder.build().map_err(|error| ConnectError::Url(error.to_string()))?;
-        let connection = client.init().await.map_err(|error| not_let_in(&error))?;
-        context.tasks.spawn(leave_when_stopped(client.clone(), connection, stop.clone()));
+        let link = Link::make(client.clone()).await.map_err(|error| not_let_in(&error))?;
+        context.tasks.spawn(link.leave_when_stopped(stop.clone()));
         let info: String = client.info(None).await.map_err(|error| not_let_in(&error))?;
         let version = values::info_field(&info, "redis_version").unwrap_or("unknown").to_owned();
         if is_too_old(&version) {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::directory::plan as read_plan;
 use super::route::Redis;
 use super::values::{parsed, text};
-use super::{fan_out_each, keys};
+use super::{FAN_OUT_MAX, fan_out_each, keys};
 use crate::backend::Result;
 use crate::clock;
 
@@ -69,7 +69,7 @@ async fn part(redis: &Redis, sweep: Sweep) -> Result<usize> {
     let from = if swept < last { swept } else { 0 };
     let until = last.min(from.saturating_add(PLANS_MAX));
     let plans: Vec<PlanId> = (from..until).map(|before| PlanId(before + 1)).collect();
-    let looked_at = fan_out_each(&plans, |plan| redis.sweep(*plan, clock::now(), sweep.kept_for)).await;
+    let looked_at = fan_out_each(&plans, FAN_OUT_MAX, |plan| redis.sweep(*plan, clock::now(), sweep.kept_for)).await;
     // What can't be looked at now is looked at in the next round: nobody waits for it, and it must not hold up the rest.
     redis.ask::<Value>("set", keys::SWEPT, [until.into()]).await?;
     Ok(looked_at.into_iter().filter(|removed| matches!(removed, Ok(true))).count())

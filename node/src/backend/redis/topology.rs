@@ -15,13 +15,13 @@ use fred::error::Error as FredError;
 use fred::interfaces::FredResult;
 use fred::types::Value;
 use futures_util::StreamExt as _;
-use futures_util::future::{join, join_all};
+use futures_util::future::{BoxFuture, join, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
 
 use super::access::{Address, Seeds};
-use super::cluster::{self, Layout, Opinion};
+use super::cluster::{self, Believed, Layout, Opinion};
 use super::map::Map;
 use super::pubsub::Subscription;
 use super::route::Redis;
@@ -80,6 +80,8 @@ pub(super) struct Topology {
     is_stale: bool,
     /// The newest epoch in which a sentinel spoke.
     believed: u64,
+    /// The same of servers of a cluster.
+    opinions: Believed,
 }
 
 impl Topology {
@@ -98,6 +100,7 @@ impl Topology {
             everyone: Vec::new(),
             is_stale: false,
             believed: 0,
+            opinions: Believed::default(),
         };
         topology.wanted = match &topology.context.access.seeds {
             Seeds::Single(address) => Wanted::One(vec![address.clone()]),
@@ -150,6 +153,7 @@ impl Topology {
                         None => return,
                         Some(Ok(wanted)) => {
                             self.is_stale |= wanted != self.wanted;
+                            self.doubt_channels(&wanted);
                             self.wanted = wanted;
                         }
                         Some(Err(error)) => tracing::debug!(%error, "nobody says who serves what"),
@@ -160,6 +164,17 @@ impl Topology {
             }
             self.settle(&redis);
             redis.looks.send_modify(|looks| *looks += 1);
+        }
+    }
+
+    /// A slot that came back to a server between two looks has lost its subscriptions there.
+    fn doubt_channels(&self, wanted: &Wanted) {
+        let (Wanted::Many(before), Wanted::Many(now)) = (&self.wanted, wanted) else { return };
+        for address in now.grown_since(before) {
+            if let Some(server) = self.servers.iter().find(|server| server.address == *address) {
+                server.line.doubt();
+                self.context.moved.notify_one();
+            }
         }
     }
 
@@ -212,7 +227,7 @@ impl Topology {
                     let has = layout.owner(slot).filter(|owner| connected.contains(owner));
                     has.or(had.filter(|had| connected.contains(had))).cloned()
                 };
-                Some(Map::sharded(self.servers.clone(), owner))
+                Some(Map::sharded(self.servers.clone(), owner, layout.aliases.clone()))
             }
         }
     }
@@ -291,10 +306,13 @@ impl Topology {
                 join(scout::ask(client, "cluster", &["info"]), scout::ask(client, "cluster", &["nodes"])).await;
             heard(info?, nodes?, &server.address, by_name)
         });
-        let mut opinions: Vec<Opinion> =
-            most(asking.collect()).await.into_iter().filter_map(Result::ok).flatten().collect();
+        let heard = most(asking.collect()).await.into_iter().filter_map(Result::ok).flatten().collect();
+        let mut opinions = self.opinions.fresh(heard, Instant::now());
         match opinions.is_empty() {
-            true => opinions = self.ask_strangers(by_name).await?,
+            true => {
+                let heard = self.ask_strangers(by_name).await?;
+                opinions = self.opinions.fresh(heard, Instant::now());
+            }
             // Nobody else is needed any more.
             false => self.scouts.clear(),
         }
@@ -345,7 +363,7 @@ async fn most<T>(mut asking: FuturesUnordered<impl Future<Output = FredResult<T>
 
 fn heard(info: Value, nodes: Value, asked: &Address, by_name: bool) -> FredResult<Option<Opinion>> {
     let (info, nodes): (String, String) = (info.convert()?, nodes.convert()?);
-    Ok(cluster::is_in_majority(&info).then(|| cluster::opinion(&nodes, asked, by_name)))
+    Ok(cluster::opinion(&info, &nodes, asked, by_name))
 }
 
 fn no_answer() -> FredError {
@@ -360,13 +378,29 @@ async fn open(context: &Arc<Context>, address: &Address) -> Result<Arc<Server>, 
 /// Has channels follow their slots, until the node stops.
 pub(super) async fn follow(subscription: Arc<Subscription>, context: Arc<Context>) {
     let mut is_whole = true;
+    // One for each server at most: one that does not answer holds up no other.
+    let mut repairs = FuturesUnordered::<BoxFuture<'_, (Address, bool)>>::new();
+    let mut busy = HashSet::new();
     loop {
         tokio::select! {
             biased;
             () = context.stop.cancelled() => return,
+            Some((address, is_done)) = repairs.next(), if !repairs.is_empty() => {
+                busy.remove(&address);
+                if !is_done {
+                    is_whole = false;
+                    continue;
+                }
+            }
             () = context.moved.notified() => {}
-            () = tokio::time::sleep(watchdog::PING_INTERVAL), if !is_whole => {}
+            () = sleep(watchdog::PING_INTERVAL), if !is_whole => {}
         }
-        is_whole = subscription.follow().await;
+        let (due, is_all) = subscription.repairs(&busy);
+        is_whole = is_all;
+        for repair in due {
+            let (address, subscription) = (repair.server.address.clone(), &subscription);
+            busy.insert(address.clone());
+            repairs.push(Box::pin(async move { (address, subscription.repair(repair).await) }));
+        }
     }
 }

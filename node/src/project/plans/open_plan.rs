@@ -248,7 +248,7 @@ impl OpenPlan {
             }
             Done::Head(state) => self.synced(state, jobs),
             Done::Found { ticket, found: Ok(Some(revision)), .. } => self.tell_repeated(ticket, revision, jobs),
-            Done::Found { ticket, found: Ok(None), otherwise } => self.answer(ticket, *otherwise),
+            Done::Found { ticket, found: Ok(None), otherwise } => self.answer_unless_unsafe(ticket, *otherwise, jobs),
             Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
             Done::Told { ticket, revision, applied } => {
                 let plan = Arc::clone(self.replica.plan());
@@ -490,7 +490,7 @@ impl OpenPlan {
             Verdict::Overloaded => (Err(Rejection::Overloaded), None),
             Verdict::Unavailable => (Err(Rejection::Unavailable), None),
         };
-        let Some(key) = repeat else { return self.answer(ticket, answer) };
+        let Some(key) = repeat else { return self.answer_unless_unsafe(ticket, answer, jobs) };
         // It may only look wrong because it already happened.
         let (opening, plan, log) = (self.opening, self.id, Arc::clone(&self.context.backend.log));
         jobs.spawn(async move {
