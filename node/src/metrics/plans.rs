@@ -103,7 +103,7 @@ pub struct PlanMetrics {
     pub commit_conflicts: Counter,
     /// Batches offered again.
     pub commit_retries: Counter,
-    /// Executions of a selection for everybody who asked the same.
+    /// Answers made of an event, each for everybody who asked the same.
     pub fan_out_executions: Counter,
     /// From what a node learnt to the sockets that took it.
     pub fan_out_seconds: Histogram,
@@ -146,7 +146,7 @@ impl PlanMetrics {
             ),
             fan_out_executions: registry.counter(
                 "fan_out_executions_total",
-                "Executions of a subscription's selection over an event, each for everybody on this node who asked the same. Beside ws_messages_sent_total it says what sharing saves. Worry when the two are close with many subscribers: clients put what differs into the document instead of into variables.",
+                "Answers made of an event for a subscription's selection, each for everybody on this node who asked the same. Beside ws_messages_sent_total it says what sharing saves. Worry when the two are close with many subscribers: clients put what differs into the document instead of into variables.",
             ),
             fan_out_seconds: registry.histogram(
                 "fan_out_seconds",

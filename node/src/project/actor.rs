@@ -202,7 +202,9 @@ impl Actor {
             self.present.store(self.presence.connections(), Ordering::Relaxed);
             let wake = self.presence.next_deadline();
             move_to(refreshes.as_mut(), self.refresh.due);
-            wake.into_iter().for_each(|deadline| move_to(wakes.as_mut(), deadline));
+            if let Some(deadline) = wake {
+                move_to(wakes.as_mut(), deadline);
+            }
             let next = tokio::select! {
                 () = &mut stopped => return End::Retired(Retired::Stopped),
                 members = self.refresh.done() => Next::Members(members),

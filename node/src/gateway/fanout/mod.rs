@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use group::{Alone, Group, Member, alone};
 pub use outlet::{Delivery, Outlet, Waiting};
-pub use render::{Execution, Projection, RenderFeed, Rendered, Rendering};
+pub use render::{Execution, RenderFeed, Rendered, Rendering, Writer};
 pub use selection::Selection;
 
 use super::auth::RevokedTokens;
@@ -78,8 +78,8 @@ pub struct Deposit {
     pub plan: PlanId,
     /// What the subscription lacks, and what comes then.
     pub following: Following,
-    /// If its selection need not be executed.
-    pub projection: Option<Projection>,
+    /// What writes its answers, if its selection need not be executed.
+    pub writer: Option<Writer>,
 }
 
 /// Where a resolver leaves it. In the data of a subscription that can be shared.
@@ -94,7 +94,7 @@ impl Sharing {
     /// For a subscription that asks for this.
     #[must_use]
     pub fn of(selection: &Selection) -> Self {
-        Self { is_plain: !selection.has_directives(), deposit: Arc::default() }
+        Self { is_plain: !selection.may_have_directives(), deposit: Arc::default() }
     }
 
     /// Leaves what the subscription's events come from.

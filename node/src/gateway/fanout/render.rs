@@ -89,19 +89,19 @@ impl RenderFeed {
 pub type Execution = Box<dyn FnOnce(RenderFeed) -> BoxStream<'static, Response> + Send>;
 
 /// Writes what an event comes to, as JSON. `None`: nothing.
-pub type Projection = Box<dyn Fn(PlanEvent) -> Option<serde_json::Result<Vec<u8>>> + Send>;
+pub type Writer = Box<dyn Fn(PlanEvent) -> Option<serde_json::Result<Vec<u8>>> + Send>;
 
 /// How a selection comes to its answers.
 pub enum Rendering {
     /// It is written.
-    Projected(Projection),
+    Written(Writer),
     /// It is executed.
     Executed(Execution),
 }
 
 /// What makes the answers of a group.
 pub(super) enum Renderer {
-    Projection(Projection),
+    Writer(Writer),
     Run(Run),
 }
 
@@ -126,7 +126,7 @@ impl Wake for Woken {
 impl Renderer {
     pub(super) fn new(project: ProjectId, plan: PlanId, rendering: Rendering) -> Self {
         match rendering {
-            Rendering::Projected(projection) => Self::Projection(projection),
+            Rendering::Written(write) => Self::Writer(write),
             Rendering::Executed(execution) => {
                 let feed = RenderFeed::new(project, plan);
                 Self::Run(Run { responses: execution(feed.clone()), feed, woken: Arc::default(), is_over: false })
@@ -143,10 +143,11 @@ impl Renderer {
             failure: None,
         };
         match self {
-            Self::Projection(write) => match write(event) {
-                Some(Ok(payload)) => rendered.payloads.push(payload.into()),
-                Some(Err(_)) => rendered.failure = Some(broken()),
-                None => {}
+            Self::Writer(write) => match std::panic::catch_unwind(AssertUnwindSafe(|| write(event))) {
+                Ok(Some(Ok(payload))) => rendered.payloads.push(payload.into()),
+                Ok(None) => {}
+                // A mistake of ours, which the panic hook has told.
+                Ok(Some(Err(_))) | Err(_) => rendered.failure = Some(broken()),
             },
             Self::Run(run) => run.render(event, &mut rendered),
         }

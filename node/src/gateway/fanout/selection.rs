@@ -35,7 +35,7 @@ impl Selection {
 
     /// Whether its document may have directives: it has their sign, if only in a text.
     #[must_use]
-    pub fn has_directives(&self) -> bool {
+    pub fn may_have_directives(&self) -> bool {
         self.query.contains('@')
     }
 

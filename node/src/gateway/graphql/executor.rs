@@ -3,7 +3,7 @@
 //! Clients have few documents, and send them again and again with other values. What the rules say of a request depends on
 //! its document, on which of its operations is asked for, and on what the values are: whether a number is whole, which
 //! fields an object has, which word stands for an enum's value. So of a request that is equal to a valid one in all of that
-//! only the bounds are looked at, depth and complexity, which is a third of the work.
+//! only the bounds are looked at: depth and complexity.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -17,8 +17,9 @@ use quick_cache::sync::Cache;
 use super::MilleSchema;
 use crate::gateway::errors::is_request_error;
 
-/// Requests that are remembered, and the bytes of what is remembered of one that is. Those that are met least go first.
+/// Requests that are remembered. Those that are met least go first.
 const KNOWN_MAX: usize = 512;
+/// Bytes of what is remembered of one. Beyond it a request is validated each time.
 const KNOWN_BYTES_MAX: usize = 4 * 1024;
 
 /// What runs requests. Cheap to clone; the clones remember together.
@@ -60,6 +61,9 @@ impl<S: Executor> MilleExecutor<S> {
 
 /// Adds what the rules look at in a value.
 fn add_kind(likeness: &mut String, value: &Value, words: &HashSet<String>) {
+    if likeness.len() > KNOWN_BYTES_MAX {
+        return; // nobody will look at it
+    }
     match value {
         Value::Null => likeness.push('n'),
         Value::Boolean(true) => likeness.push('t'),
@@ -104,6 +108,7 @@ impl<S: Executor> Executor for MilleExecutor<S> {
         response
     }
 
+    /// Subscriptions are few beside what they bring, and are validated each time.
     fn execute_stream(&self, request: Request, session_data: Option<Arc<Data>>) -> BoxStream<'static, Response> {
         self.strict.execute_stream(request, session_data)
     }

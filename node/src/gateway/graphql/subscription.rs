@@ -17,7 +17,7 @@ use super::projection::Projection;
 use super::weights::READ;
 use super::{codes, guard, presence};
 use crate::gateway::errors::ApiError;
-use crate::gateway::fanout::{self, Deposit, RenderFeed, Sharing};
+use crate::gateway::fanout::{Deposit, RenderFeed, Sharing, Writer};
 use crate::gateway::transport::{EventRevision, ResumeAfter};
 use crate::metrics::LearntAt;
 use crate::project::presence::PresenceCommand;
@@ -54,10 +54,10 @@ impl Subscription {
         let project = access.project.id();
         let following = access.project.follow(plan, &access.user_id, start, false).await?;
         let words = move |event| PlanDagDeltaEvent::of(project, plan, event);
-        let project = move |projection: Projection| -> fanout::Projection {
+        let writer = |projection: Projection| -> Writer {
             Box::new(move |event| words(event).map(|event| projection.write(&event)))
         };
-        Ok(shared(ctx, plan, following, words, || Projection::of(ctx.field()).map(project)))
+        Ok(shared(ctx, plan, following, words, || Projection::of(ctx.field()).map(writer)))
     }
 
     /// The same changes as typed events, one per element.
@@ -145,18 +145,18 @@ fn events(ctx: &Context<'_>, following: Following) -> PlanEvents {
     stream::unfold(Some(following), next).boxed()
 }
 
-/// A plan's events in a stream's own words: left to those who tell many the same, where there are such, with what they are
-/// projected by.
+/// A plan's events in a stream's own words: left to those who tell many the same, where there are such, with what writes
+/// them down.
 fn shared<T: Send + 'static, I: IntoIterator<Item = T, IntoIter: Send> + 'static>(
     ctx: &Context<'_>,
     plan: PlanId,
     following: Following,
     words: impl Fn(PlanEvent) -> I + Send + 'static,
-    projection: impl FnOnce() -> Option<fanout::Projection>,
+    writer: impl FnOnce() -> Option<Writer>,
 ) -> BoxStream<'static, Result<T, ApiError>> {
     if let Some(sharing) = ctx.data_opt::<Sharing>() {
-        let projection = sharing.is_plain.then(projection).flatten();
-        sharing.leave(Deposit { plan, following, projection });
+        let writer = sharing.is_plain.then(writer).flatten();
+        sharing.leave(Deposit { plan, following, writer });
         return stream::empty().boxed();
     }
     mark(ctx, tell(events(ctx, following), words)).boxed()

@@ -396,8 +396,8 @@ fn first_events(key: Key, operation: Operation, executor: &impl Executor) -> Eve
     let end = stream::once(async move {
         let left = twin.and_then(|(sharing, selection, variables, executor)| {
             let mut deposit = sharing.take()?;
-            let rendering = match deposit.projection.take() {
-                Some(projection) => Rendering::Projected(projection),
+            let rendering = match deposit.writer.take() {
+                Some(writer) => Rendering::Written(writer),
                 None => Rendering::Executed(execution(&selection, variables, executor)),
             };
             Some(Shared { deposit, selection, rendering })
