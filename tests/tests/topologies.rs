@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use mille_tests::{
-    Cluster, MASTER_NAME, Process, Redis, RedisCluster, RedisSentinels, Token, ask_redis, eventually, free_port,
+    Cluster, MASTER_NAME, Process, Redis, RedisCluster, RedisSentinels, Setup, Token, ask_redis, eventually, free_port,
     last_words, mille, mille_ok, path_text, patience, soon,
 };
 use serde_json::{Value, json};
@@ -222,8 +222,11 @@ async fn mille_up_starts_several_servers_and_mille_down_ends_them_all() -> Resul
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_url_that_can_not_be_meant_is_said_to_be_wrong() -> Result<()> {
-    let (single, shards, watched) =
-        (Redis::start().await?, RedisCluster::start().await?, RedisSentinels::start().await?);
+    let (single, shards, watched) = (
+        Redis::start().await?,
+        RedisCluster::start(Setup::default()).await?,
+        RedisSentinels::start(Setup::default()).await?,
+    );
     let sentinels = watched.url();
     let (without_name, _) = sentinels.split_once("&sentinelServiceName").context("a name")?;
     let at_shard = shards.url().replacen("redis-cluster", "redis", 1).split('?').next().unwrap_or_default().to_owned();
@@ -246,7 +249,7 @@ async fn a_url_that_can_not_be_meant_is_said_to_be_wrong() -> Result<()> {
 /// Any server will do as the first that is asked: a replica knows the primaries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_as_good_as_any_to_find_a_redis_cluster() -> Result<()> {
-    let shards = RedisCluster::start().await?;
+    let shards = RedisCluster::start(Setup::default()).await?;
     let port = shards.server(shards.replica_of(0).await?).port();
     let url = shards.url();
     let (credentials, _) = url.split_once('@').context("a user")?;
