@@ -37,10 +37,8 @@ impl<'a> Setup<'a> {
 
     /// How nodes come to them, and by which name they ask sentinels for their master.
     pub(super) fn url(self, scheme: &str, servers: &[Redis], master_name: Option<&str>) -> String {
-        let (host, scheme) = (
-            self.host(),
-            if self.authority.is_some() { scheme.replacen("redis", "rediss", 1) } else { scheme.to_owned() },
-        );
+        let host = self.host();
+        let scheme = if self.authority.is_some() { scheme.replacen("redis", "rediss", 1) } else { scheme.to_owned() };
         let others = servers[1..].iter().map(|server| format!("node={host}:{}", server.port()));
         let name = master_name.map(|name| format!("sentinelServiceName={name}"));
         let password = servers[0].password.map(|password| format!("sentinelPassword={password}"));
@@ -48,18 +46,18 @@ impl<'a> Setup<'a> {
         format!("{scheme}://{}:{}@{host}:{}?{query}", users::NODES_USER, users::NODES_PASSWORD, servers[0].port())
     }
 
-    /// Starts a server with the shipped users, and these lines beside, and waits for nothing.
+    /// Starts a server with the shipped users, these lines and perhaps a file of that name beside, and waits for nothing.
     pub(super) async fn store(
         self,
         port: u16,
         lines: Vec<String>,
-        nodes: Option<(&'static str, String)>,
+        file: Option<(&'static str, String)>,
     ) -> Result<Redis> {
         let mut settings = settings_of(port, self.is_persistent);
         settings.extend(users::settings());
         settings.extend(self.tls(port)?);
         settings.extend(lines);
-        let files = [(users::FILE, users::file())].into_iter().chain(nodes).collect();
+        let files = [(users::FILE, users::file())].into_iter().chain(file).collect();
         self.launch(Recipe { port, kind: Kind::Store, settings, files, line: None }).await
     }
 
@@ -68,15 +66,15 @@ impl<'a> Setup<'a> {
         let mut settings = vec![format!("port {port}"), "bind 127.0.0.1".to_owned(), "daemonize no".to_owned()];
         settings.extend(self.tls(port)?);
         settings.extend(lines);
-        if self.authority.is_some() {
-            let own =
-                [format!("requirepass {}", users::SENTINELS_OWN_PASSWORD), "sentinel resolve-hostnames yes".to_owned()];
-            settings.extend(own);
-            settings.push("sentinel announce-hostnames yes".to_owned());
+        let password = self.authority.map(|_| users::SENTINELS_OWN_PASSWORD);
+        if let Some(password) = password {
+            let names = ["sentinel resolve-hostnames yes", "sentinel announce-hostnames yes"];
+            settings.extend(names.map(str::to_owned));
+            settings.push(format!("requirepass {password}"));
         }
         let recipe = Recipe { port, kind: Kind::Sentinel, settings, files: Vec::new(), line: None };
         let mut sentinel = self.launch(recipe).await?;
-        sentinel.password = self.authority.map(|_| users::SENTINELS_OWN_PASSWORD);
+        sentinel.password = password;
         Ok(sentinel)
     }
 
