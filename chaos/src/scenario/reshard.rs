@@ -19,6 +19,8 @@ use crate::stage::Order;
 
 /// How long people edit on the grown cluster, and on what is left at the end, at least.
 const QUIET: Duration = Duration::from_secs(3);
+/// How long they do after a server's place was taken: nobody waits for that any more when the slots are moved.
+const CALM: Duration = Duration::from_secs(6);
 /// Seconds within which an edit must be answered while slots are moved.
 const MOVED_SECONDS: f64 = 2.0;
 /// The same where they are moved to a server that has just come: nodes trust its log when it has been there for two.
@@ -48,7 +50,7 @@ pub(super) async fn play(order: Order) -> Result<Played> {
 
     let taking_ms = fleet.now_ms();
     fleet.strike(Blow::FailOverServer(primary)).await?;
-    fleet.reach(fleet.worked() + QUIET).await;
+    fleet.reach(fleet.worked() + CALM).await;
     let emptying_ms = fleet.now_ms();
     let emptied_ms = fleet.strike(Blow::EmptyServer(replica)).await?;
     fleet.strike(Blow::RemoveServer(primary)).await?;
