@@ -2,9 +2,10 @@
 //! rights that it gives them, the doctor finds it well and names what is missing; and a `REDIS_URL` that can't be meant
 //! is said to be wrong when a node starts.
 
+use std::net::TcpListener;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use mille_tests::{
     Cluster, MASTER_NAME, Process, Redis, RedisCluster, RedisSentinels, Setup, Token, ask_redis, eventually, free_port,
     last_words, mille, mille_ok, path_text, patience, soon,
@@ -60,6 +61,18 @@ fn server_settings(mode: &str) -> Vec<(&'static str, String)> {
     let mut settings: Vec<_> = passwords.map(|name| (name, PASSWORD.to_owned())).to_vec();
     settings.push(("REDIS_MODE", mode.to_owned()));
     settings
+}
+
+/// A port that is free together with the one 10,000 above, at which servers speak to each other: below those that systems give
+/// to outgoing connections.
+fn free_pair() -> Result<u16> {
+    for _ in 0..200 {
+        let port = free_port()?;
+        if port < 22_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no two ports are free")
 }
 
 fn url(scheme: &str, ports: &[u16], more: &str) -> String {
@@ -120,8 +133,7 @@ async fn work_at(cluster: &Cluster, name: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shipped_redis_cluster_serves_nodes_and_the_doctor_names_a_shard_that_is_gone() -> Result<()> {
-    // Servers speak to each other at their port and 10,000.
-    let ports: Vec<u16> = (0..6).map(|_| free_port()).collect::<Result<_>>()?;
+    let ports: Vec<u16> = (0..6).map(|_| free_pair()).collect::<Result<_>>()?;
     let names: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let mut servers = Vec::new();
     for (port, name) in ports.iter().zip(&names) {
