@@ -255,6 +255,19 @@ impl History {
     /// were acknowledged from `since_ms` on; `u64::MAX` if one never did.
     #[must_use]
     pub fn slowest_delivery_ms(&self, since_ms: u64) -> u64 {
+        self.delivery_times_ms(since_ms, u64::MAX).last().copied().unwrap_or(0)
+    }
+
+    /// The same of the change in the middle, of those that were acknowledged from `since_ms` on and before `until_ms`: few
+    /// that are slow do not show here, and a channel that nobody listens to does.
+    #[must_use]
+    pub fn usual_delivery_ms(&self, since_ms: u64, until_ms: u64) -> u64 {
+        let times = self.delivery_times_ms(since_ms, until_ms);
+        times.get(times.len() / 2).copied().unwrap_or(0)
+    }
+
+    /// How long after its acknowledgement each change reached the last watcher, the shortest first.
+    fn delivery_times_ms(&self, since_ms: u64, until_ms: u64) -> Vec<u64> {
         let mut reached: Vec<Vec<((u64, u64), u64)>> = vec![Vec::new(); self.watchers];
         for entry in &self.entries {
             if let Event::Saw { watcher, revision, .. } | Event::SawSnapshot { watcher, revision, .. } = &entry.event
@@ -264,17 +277,22 @@ impl History {
                 places.push((place, entry.at_ms));
             }
         }
-        let acknowledged = self.entries.iter().filter_map(|entry| match &entry.event {
-            Event::Acknowledged { revision, .. } if entry.at_ms >= since_ms => Some((place(revision)?, entry.at_ms)),
+        let times = self.entries.iter().filter_map(|entry| match &entry.event {
+            Event::Acknowledged { revision, .. } if (since_ms..until_ms).contains(&entry.at_ms) => {
+                let due = place(revision)?;
+                reached
+                    .iter()
+                    .map(|places| {
+                        let first = places.partition_point(|(place, _)| *place < due);
+                        places.get(first).map_or(u64::MAX, |(_, seen_ms)| seen_ms.saturating_sub(entry.at_ms))
+                    })
+                    .max()
+            }
             _ => None,
         });
-        let times = acknowledged.flat_map(|(due, at_ms)| {
-            reached.iter().map(move |places| {
-                let first = places.partition_point(|(place, _)| *place < due);
-                places.get(first).map_or(u64::MAX, |(_, seen_ms)| seen_ms.saturating_sub(at_ms))
-            })
-        });
-        times.max().unwrap_or(0)
+        let mut times: Vec<u64> = times.collect();
+        times.sort_unstable();
+        times
     }
 
     /// When the last silence ended in which a watcher was told nothing for longer than `silence_ms`, as far as that was
@@ -417,6 +435,8 @@ mod tests {
         assert_eq!((history.slowest_delivery_ms(0), history.slowest_delivery_ms(5)), (u64::MAX, 0));
         history.entries.push(saw(11, 1, "8-0"));
         assert_eq!((history.slowest_delivery_ms(0), history.slowest_delivery_ms(3)), (7, 7));
+        assert_eq!((history.usual_delivery_ms(0, 3), history.usual_delivery_ms(0, 9)), (7, 7));
+        assert_eq!(history.usual_delivery_ms(5, 9), 0);
         assert_eq!(history.answer_times_ms(0, 4), [1]);
         assert_eq!((history.last_silence_ended_ms(5, 1), history.last_silence_ended_ms(5, 6)), (11, 10));
         assert_eq!((history.last_silence_ended_ms(5, 7), history.last_silence_ended_ms(12, 1)), (5, 12));

@@ -69,6 +69,17 @@ pub enum Blow {
         /// Where they go.
         to: usize,
     },
+    /// A server is added to a Redis Cluster, as a primary without slots or as somebody's replica.
+    AddServer {
+        /// Whom it follows.
+        follows: Option<usize>,
+    },
+    /// Slots are moved until all primaries have equally many.
+    Rebalance,
+    /// All slots of a primary are moved to the others.
+    EmptyServer(usize),
+    /// A server without slots is taken out of a Redis Cluster, and goes on alone.
+    RemoveServer(usize),
 }
 
 impl Blow {
@@ -113,6 +124,11 @@ impl fmt::Display for Blow {
             Self::Replaced(server) => write!(f, "the place of Redis server {server} is taken"),
             Self::FailOverServer(server) => write!(f, "the place of Redis server {server} is to be taken"),
             Self::MoveSlots { of, from, to } => write!(f, "the slots of Redis server {of} go from {from} to {to}"),
+            Self::AddServer { follows: None } => f.write_str("a Redis server is added"),
+            Self::AddServer { follows: Some(server) } => write!(f, "a replica of Redis server {server} is added"),
+            Self::Rebalance => f.write_str("slots are moved until all Redis servers have equally many"),
+            Self::EmptyServer(server) => write!(f, "the slots of Redis server {server} are moved away"),
+            Self::RemoveServer(server) => write!(f, "Redis server {server} is taken out"),
         }
     }
 }
@@ -172,6 +188,16 @@ pub async fn strike(cluster: &mut Cluster, recorder: &Recorder, blow: Blow) -> R
             let keys = shards.move_slots(&shards.first_slots_of(of), from, to).await?;
             ensure!(keys > 0, "no key was moved: this run shows nothing");
         }
+        Blow::AddServer { follows } => {
+            let shards = cluster.store_mut().shards_mut()?;
+            match follows {
+                None => shards.add_primary().await?,
+                Some(server) => shards.add_replica(server).await?,
+            };
+        }
+        Blow::Rebalance => cluster.store().shards()?.rebalance().await?,
+        Blow::EmptyServer(server) => cluster.store().shards()?.empty(server).await?,
+        Blow::RemoveServer(server) => cluster.store_mut().shards_mut()?.remove(server).await?,
     }
     if blow.mends() {
         recorder.note(Event::Struck { blow });

@@ -9,6 +9,7 @@ mod lose_last_message;
 mod migrate_slots;
 mod pause_redis;
 mod promotion;
+mod reshard;
 mod rolling_restart;
 mod shard_pause;
 mod storm;
@@ -60,6 +61,8 @@ pub enum Scenario {
     ShardPause,
     /// Moves every slot of one primary of a Redis Cluster to another, and back.
     MigrateSlots,
+    /// Adds a shard to a Redis Cluster, moves slots onto it, fails it over, moves them away, and takes it out (redis-cli).
+    Reshard,
     /// Kills the master behind Sentinel; a replica is promoted.
     SentinelKill,
     /// Freezes the master behind Sentinel for 10 s; a replica is promoted.
@@ -122,6 +125,7 @@ impl Scenario {
             Self::ShardFailover => promotion::play(order, Topology::Cluster, Loss::Relieved).await,
             Self::ShardPause => shard_pause::play(order).await,
             Self::MigrateSlots => migrate_slots::play(order).await,
+            Self::Reshard => reshard::play(order).await,
             Self::SentinelKill => promotion::play(order, Topology::Sentinel, Loss::Killed).await,
             Self::SentinelFreeze => promotion::play(order, Topology::Sentinel, Loss::Frozen).await,
             Self::SentinelFailover => promotion::play(order, Topology::Sentinel, Loss::Relieved).await,

@@ -1,5 +1,5 @@
-//! The promise: of several Redis servers any one may be killed, frozen, replaced or emptied of its slots. What was
-//! acknowledged stays, nobody has to reconnect, and plans on other servers do not notice.
+//! The promise: of several Redis servers any one may be killed, frozen, replaced, emptied of its slots, added or taken
+//! out. What was acknowledged stays, nobody has to reconnect, and plans on other servers do not notice.
 //!
 //! Each test is a short run of a scenario of `mille-chaos` with fewer plans, which says what is promised and measures it.
 //! They run one after the other, since each loads the machine by itself and some of them watch the clock.
@@ -60,6 +60,11 @@ async fn slots_go_to_another_shard_and_back_and_nobody_notices() -> Result<()> {
     let moved = report.history.measured("plans whose slot moved").context("not measured")?;
     ensure!(moved > 0, "no plan's slot moved: this run shows nothing");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_comes_by_the_operators_tool_and_goes_and_nobody_notices() -> Result<()> {
+    play(Scenario::Reshard).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

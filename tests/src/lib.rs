@@ -60,7 +60,9 @@ pub use plan_rules::{broken_rules, same_value};
 pub use presence::{Knock, PresenceSocket};
 pub use process::{Exit, Process, free_port};
 pub use proxy::Proxy;
-pub use redis::{Entry, MASTER_NAME, NODES_PASSWORD, NODES_USER, Redis, RedisCluster, RedisSentinels, ask_redis};
+pub use redis::{
+    Entry, MASTER_NAME, NODES_PASSWORD, NODES_USER, Redis, RedisCluster, RedisSentinels, Setup, ask_redis,
+};
 pub use replica::{Replica, Revision};
 pub use resp::Reply;
 pub use secured_redis::{NODE_PASSWORD, NODE_PASSWORD_IN_URL, SecuredRedis};

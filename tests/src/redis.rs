@@ -6,17 +6,20 @@
 
 mod cluster;
 mod migration;
+mod operator;
 mod sentinels;
+mod several;
 mod users;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use cluster::RedisCluster;
 pub use sentinels::{MASTER_NAME, RedisSentinels};
+pub use several::Setup;
 pub use users::{NODES_PASSWORD, NODES_USER};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -28,6 +31,7 @@ use crate::patience::{eventually, soon, within};
 use crate::process::{Process, free_port};
 use crate::proxy::Proxy;
 use crate::resp::{self, Reply};
+use crate::tls::{Authority, Tunnel};
 
 /// Entries of a stream read at once.
 const PAGE_ENTRIES: &str = "200";
@@ -45,6 +49,10 @@ pub struct Redis {
     is_paused: AtomicBool,
     /// The line to the Redis it follows.
     line: Option<Proxy>,
+    /// The way in for the test, where there is TLS.
+    tunnel: Option<Tunnel>,
+    /// What whoever comes without a name must show.
+    password: Option<&'static str>,
     home: TempDir,
 }
 
@@ -114,6 +122,12 @@ impl Redis {
         self.port
     }
 
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// Asks one question on a connection of its own.
     ///
     /// # Errors
@@ -127,7 +141,11 @@ impl Redis {
     /// # Errors
     /// As [`Redis::ask`], of any of them.
     pub async fn ask_all<W: AsRef<str>>(&self, questions: &[impl AsRef<[W]>]) -> Result<Vec<Reply>> {
-        ask_all(self.port, questions).await
+        let port = self.tunnel.as_ref().map_or(self.port, Tunnel::port);
+        let Some(password) = self.password else { return ask_all(port, questions).await };
+        let mut all: Vec<Vec<&str>> = vec![vec!["AUTH", password]];
+        all.extend(questions.iter().map(|question| question.as_ref().iter().map(AsRef::as_ref).collect()));
+        Ok(ask_all(port, &all).await?.split_off(1))
     }
 
     /// Every entry of a stream, oldest first.
@@ -176,6 +194,19 @@ impl Redis {
         let counts = lines.filter_map(|line| line.split(',').next()?.split_once(":calls="));
         let counts = counts.filter(|(command, _)| *command != "info");
         counts.map(|(command, count)| Ok((command.to_owned(), count.parse()?))).collect()
+    }
+
+    /// The numbers of those connections of which Redis says this word: `user=mille` of the nodes' user, `resp=3` of whoever
+    /// speaks the newer protocol, as nodes do. No number is given twice.
+    ///
+    /// # Errors
+    /// When Redis doesn't tell.
+    pub async fn connections(&self, word: &str) -> Result<BTreeSet<u64>> {
+        let list = self.ask(&["CLIENT", "LIST"]).await?;
+        let lines = list.text().context("CLIENT LIST is a text")?.lines();
+        let found = lines.filter(|line| line.split(' ').any(|found| found == word));
+        let number = |line: &str| line.strip_prefix("id=")?.split(' ').next()?.parse().ok();
+        found.map(|line| number(line).with_context(|| format!("no number: {line}"))).collect()
     }
 
     /// Stops it in the middle of whatever it does (SIGSTOP), until [`Redis::resume`].
@@ -301,21 +332,22 @@ impl Redis {
         std::fs::write(home.path().join(SETTINGS_FILE), settings)?;
         let process = launch(recipe.kind, recipe.line.as_ref(), home.path())?;
         let Recipe { port, kind, line, .. } = recipe;
-        Ok(Self { process: Some(process), port, kind, is_paused: AtomicBool::new(false), line, home })
+        let is_paused = AtomicBool::new(false);
+        Ok(Self { process: Some(process), port, kind, is_paused, line, tunnel: None, password: None, home })
+    }
+
+    /// From now on the test comes in by TLS, and holds it for who it should be.
+    async fn comes_in_by_tls(&mut self, name: &str, authority: &Authority) -> Result<()> {
+        self.tunnel = Some(Tunnel::to(self.port, name, authority).await?);
+        Ok(())
     }
 
     async fn answers(&mut self) -> Result<()> {
-        let port = self.port;
         eventually(soon(), async || {
             if let Some(process) = self.process.as_mut() {
                 process.must_live()?;
             }
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-            stream.write_all(b"PING\r\n").await?;
-            let mut answer = [0; 5];
-            stream.read_exact(&mut answer).await?;
-            ensure!(&answer == b"+PONG", "Redis says {:?}", String::from_utf8_lossy(&answer));
-            Ok(())
+            self.ask(&["PING"]).await.map(drop)
         })
         .await
         .context("redis-server does not answer")

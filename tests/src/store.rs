@@ -5,7 +5,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::redis::{Redis, RedisCluster, RedisSentinels};
+use crate::redis::{Redis, RedisCluster, RedisSentinels, Setup};
 
 /// How Redis stands behind nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +52,13 @@ pub enum Store {
 
 impl Store {
     pub(crate) async fn start(topology: Topology, is_persistent: bool) -> Result<Self> {
+        let setup = Setup { is_persistent, ..Setup::default() };
         Ok(match (topology, is_persistent) {
             (Topology::Embedded, _) => Self::Nothing,
             (Topology::Single, false) => Self::Single(Redis::start().await?),
             (Topology::Single, true) => Self::Single(Redis::persistent().await?),
-            (Topology::Sentinel, false) => Self::Sentinel(RedisSentinels::start().await?),
-            (Topology::Sentinel, true) => Self::Sentinel(RedisSentinels::persistent().await?),
-            (Topology::Cluster, false) => Self::Cluster(RedisCluster::start().await?),
-            (Topology::Cluster, true) => Self::Cluster(RedisCluster::persistent().await?),
+            (Topology::Sentinel, _) => Self::Sentinel(RedisSentinels::start(setup).await?),
+            (Topology::Cluster, _) => Self::Cluster(RedisCluster::start(setup).await?),
         })
     }
 
@@ -167,6 +166,17 @@ impl Store {
     /// # Errors
     /// When it is none.
     pub fn shards(&self) -> Result<&RedisCluster> {
+        match self {
+            Self::Cluster(cluster) => Ok(cluster),
+            _ => bail!("this cluster's Redis has no shards"),
+        }
+    }
+
+    /// The same, to be changed.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn shards_mut(&mut self) -> Result<&mut RedisCluster> {
         match self {
             Self::Cluster(cluster) => Ok(cluster),
             _ => bail!("this cluster's Redis has no shards"),

@@ -1,16 +1,38 @@
 //! The promise of `MILLE_ACK=replicated:1`: what is acknowledged is on a replica, whatever becomes of the primary and of every
 //! node; and what is not there in time is said not to be, while everyone is told of it all the same.
 
-use anyhow::{Context as _, Result, ensure};
-use mille_tests::{Client, Cluster, Project, Replica, documents as d, eventually, node_input, patience, refused, soon};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use mille_tests::{
+    Client, Cluster, Failure, Project, Replica, documents as d, eventually, node_input, patience, refused, soon,
+};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Seconds within which every node must serve again.
 const BACK_SECONDS: f64 = 15.0;
+/// Operations of one plan that may wait, as the contract has it.
+const WAITING_MAX: usize = 2_048;
+/// Operations of one socket at a time.
+const PER_SOCKET: usize = 100;
 
 async fn two_nodes() -> Result<(Cluster, Project)> {
-    let cluster = Cluster::of(2).replicated().with("MILLE_ACK", "replicated:1").with("MILLE_ACK_TIMEOUT_MS", "400");
-    let cluster = cluster.start().await?;
+    nodes(2, "400").await
+}
+
+async fn nodes(count: usize, timeout_ms: &str) -> Result<(Cluster, Project)> {
+    let cluster = Cluster::of(count)
+        .replicated()
+        .with("MILLE_ACK", "replicated:1")
+        .with("MILLE_ACK_TIMEOUT_MS", timeout_ms)
+        // A user's and a socket's own limits are not what this is about.
+        .with("MILLE_USER_OPERATIONS_PER_SECOND", "100000")
+        .with("MILLE_USER_OPERATIONS_BURST", "100000")
+        .start()
+        .await?;
     let project = cluster.user(0, "ada").create_project("harbour").await?;
     Ok((cluster, project))
 }
@@ -89,5 +111,65 @@ async fn what_is_acknowledged_outlives_the_primary_and_every_node() -> Result<()
         eventually(soon(), async || refused(ada.ask(d::ADD_NODE, "addPlanDagNode", adding(&project, "late")).await))
             .await?;
     ensure!(refusal.code == "UNAVAILABLE", "{refusal:?}");
+    cluster.must_live()
+}
+
+/// Longer than what the store's connections are given up for, and shorter than replicas may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_takes_its_time_delays_an_acknowledgement_and_costs_no_connection() -> Result<()> {
+    let (mut cluster, project) = nodes(1, "5000").await?;
+    let ada = cluster.user(0, "ada");
+    add(&ada, &project, "pier").await?;
+    let before = cluster.redis()?.connections("resp=3").await?;
+    cluster.replica()?.pause()?;
+    let edit = tokio::spawn({
+        let (ada, sent) = (ada.clone(), adding(&project, "crane"));
+        async move { ada.ask(d::ADD_NODE, "addPlanDagNode", sent).await }
+    });
+    let mut edit = std::pin::pin!(edit);
+    let early = timeout(Duration::from_millis(1_800), edit.as_mut()).await;
+    ensure!(early.is_err(), "acknowledged while the replica sleeps: {early:?}");
+    cluster.replica()?.resume()?;
+    edit.await??;
+    let after = cluster.redis()?.connections("resp=3").await?;
+    ensure!(before == after, "connections were made anew: {before:?}, then {after:?}");
+    ensure!(!before.is_empty(), "nobody is connected");
+    cluster.must_live()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_replicas_is_bounded_and_beyond_it_a_node_says_so_at_once() -> Result<()> {
+    let (mut cluster, project) = nodes(1, "9000").await?;
+    let ada = cluster.user(0, "ada");
+    add(&ada, &project, "pier").await?;
+    cluster.cut_replica_off().await?;
+    let beyond = 52;
+    let mut edits = JoinSet::new();
+    for first in (0..WAITING_MAX + beyond).step_by(PER_SOCKET) {
+        let socket = Arc::new(ada.socket().await?);
+        for number in first..first + PER_SOCKET {
+            let socket = Arc::clone(&socket);
+            let to = json!({"x": number, "y": 1});
+            let sent = json!({"p": project.id, "op": format!("move-{number}"), "id": "pier", "to": to});
+            edits.spawn(async move { socket.run_one(d::MOVE_NODE, sent).await });
+        }
+    }
+    for _ in 0..beyond {
+        match edits.join_next().await.context("an edit")?? {
+            Err(Failure::Refused(refusal)) if refusal.code == "OVERLOADED" => {
+                ensure!(refusal.extensions["retryable"] == true, "{refusal:?}");
+            }
+            other => bail!("OVERLOADED was due, since {WAITING_MAX} wait: {other:?}"),
+        }
+    }
+    cluster.replica()?.join_again()?;
+    let mut acknowledged = 0;
+    while let Some(edit) = edits.join_next().await {
+        edit?.context("there was room for it")?;
+        acknowledged += 1;
+    }
+    ensure!(acknowledged == WAITING_MAX, "{acknowledged} were acknowledged");
+    // And there is room again.
+    add(&ada, &project, "crane").await?;
     cluster.must_live()
 }

@@ -1,15 +1,19 @@
 //! The promise: a cluster works with a Redis that speaks TLS only and lets nodes do no more than they must, as shipped;
-//! what is wrong with it ends the start with a sentence; and no password is told, not even to those who log everything.
+//! what is wrong with it ends the start with a sentence; and no password is told, not even to those who log everything. The
+//! same of a Redis Cluster and of sentinels, whose servers speak TLS with each other too, and through a failover.
 
 use anyhow::{Context as _, Result, ensure};
 use mille_tests::{
-    Authority, Builder, Cluster, NODE_PASSWORD, NODE_PASSWORD_IN_URL, PresenceSocket, SecuredRedis, documents as d,
-    eventually, last_words, path_text, soon,
+    Authority, Builder, Cluster, NODE_PASSWORD, NODE_PASSWORD_IN_URL, NODES_PASSWORD, PresenceSocket, RedisCluster,
+    RedisSentinels, Replica, SecuredRedis, Setup, Store, documents as d, eventually, last_words, node_input, path_text,
+    patience, soon,
 };
 use serde_json::json;
 
 /// A part of the passwords that stands neither in a name nor by chance in a log.
 const TELLING: [&str; 2] = ["nodes/only", "nodes%2Fonly"];
+/// Seconds within which edits must be taken after a server was lost.
+const REPLACED_SECONDS: f64 = 20.0;
 
 fn cluster_on(redis: &SecuredRedis<'_>, authority: &Authority, nodes: usize) -> Builder {
     let ca = path_text(&authority.file());
@@ -176,5 +180,75 @@ async fn a_password_that_was_wrong_for_a_while_is_tried_again() -> Result<()> {
     redis.ask(&["ACL", "LOAD"]).await?;
     eventually(soon(), async || Ok(ada.add_node(&project, "TransformNode", "afterwards").await?)).await?;
     ensure!(!TELLING.iter().any(|part| cluster.log(0).contains(part)), "the password is told");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_live_on_a_secured_redis_cluster_and_through_a_failover() -> Result<()> {
+    let authority = Authority::new()?;
+    let shards = RedisCluster::start(Setup::secured(&authority)).await?;
+    let url = shards.url();
+    ensure!(url.starts_with("rediss-cluster://mille:") && url.contains("@localhost:"), "{url}");
+    edits_reach_the_other_node_also_after_a_failover(Store::Cluster(shards), &url, &authority).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_live_behind_secured_sentinels_and_through_a_failover() -> Result<()> {
+    let authority = Authority::new()?;
+    let sentinels = RedisSentinels::start(Setup::secured(&authority)).await?;
+    let url = sentinels.url();
+    ensure!(url.starts_with("rediss-sentinel://mille:") && url.contains("&sentinelPassword="), "{url}");
+    edits_reach_the_other_node_also_after_a_failover(Store::Sentinel(sentinels), &url, &authority).await?;
+    // The very passwords of sentinels are asked for.
+    let sentinels = RedisSentinels::start(Setup::secured(&authority)).await?;
+    let (right, wrong) = (sentinels.url(), sentinels.url().replace("sentinelPassword=", "sentinelPassword=no-"));
+    ensure!(right != wrong, "{right}");
+    must_not_start("a wrong password for sentinels", &wrong, Some(&path_text(&authority.file())), &["REDIS_URL"]).await
+}
+
+async fn edits_reach_the_other_node_also_after_a_failover(
+    mut store: Store,
+    url: &str,
+    authority: &Authority,
+) -> Result<()> {
+    let cluster = Cluster::of(2)
+        .on(url)
+        .with("MILLE_REDIS_CA_FILE", &path_text(&authority.file()))
+        .with("RUST_LOG", "trace")
+        .quiet()
+        .start()
+        .await?;
+    let ada = cluster.user(0, "ada");
+    let project = ada.create_project("secured").await?;
+    let socket = cluster.user(1, "ada").socket().await?;
+    let mut deltas = socket.follow(&project, None).await?;
+    let mut replica = Replica::new();
+    replica.apply(&deltas.value("planDagDeltaChanged").await?)?;
+    let edit = async |name: &str| {
+        let node = node_input(Some(name), "GraphNode", name);
+        let sent = json!({"p": project.id, "op": format!("add-{name}"), "node": node});
+        eventually(patience(REPLACED_SECONDS), async || {
+            Ok(ada.ask(d::ADD_NODE, "addPlanDagNode", sent.clone()).await?)
+        })
+        .await
+    };
+    edit("before").await?;
+    replica.apply(&deltas.value("planDagDeltaChanged").await?)?;
+
+    let lost = store.number_of(&format!("mille:{{plan:{}}}:log", project.plan)).await?;
+    store.server_mut(lost)?.kill_9()?;
+    let heir = store.promoted_instead_of(lost).await?;
+    edit("after").await?;
+    replica.apply(&deltas.value("planDagDeltaChanged").await?)?;
+    ensure!(replica.snapshots() == 1, "the listener hears on as if nothing had happened");
+    ensure!(replica.revision() == Some(ada.revision(&project).await?), "each edit is there once");
+
+    let refusals = store.server(heir)?.ask(&["ACL", "LOG"]).await?;
+    ensure!(refusals.items().is_empty(), "a right is missing: {refusals:?}");
+    for node in 0..2 {
+        let log = cluster.log(node);
+        ensure!(!log.contains(NODES_PASSWORD) && !log.contains("asked-by-sentinels"), "node {node} tells a password");
+        ensure!(!log.contains("NOPERM"), "node {node} was refused something");
+    }
     Ok(())
 }

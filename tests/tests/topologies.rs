@@ -2,11 +2,12 @@
 //! rights that it gives them, the doctor finds it well and names what is missing; and a `REDIS_URL` that can't be meant
 //! is said to be wrong when a node starts.
 
+use std::net::TcpListener;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use mille_tests::{
-    Cluster, MASTER_NAME, Process, Redis, RedisCluster, RedisSentinels, Token, ask_redis, eventually, free_port,
+    Cluster, MASTER_NAME, Process, Redis, RedisCluster, RedisSentinels, Setup, Token, ask_redis, eventually, free_port,
     last_words, mille, mille_ok, path_text, patience, soon,
 };
 use serde_json::{Value, json};
@@ -60,6 +61,18 @@ fn server_settings(mode: &str) -> Vec<(&'static str, String)> {
     let mut settings: Vec<_> = passwords.map(|name| (name, PASSWORD.to_owned())).to_vec();
     settings.push(("REDIS_MODE", mode.to_owned()));
     settings
+}
+
+/// A port that is free together with the one 10,000 above, at which servers speak to each other: below those that systems give
+/// to outgoing connections.
+fn free_pair() -> Result<u16> {
+    for _ in 0..200 {
+        let port = free_port()?;
+        if port < 22_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no two ports are free")
 }
 
 fn url(scheme: &str, ports: &[u16], more: &str) -> String {
@@ -120,8 +133,7 @@ async fn work_at(cluster: &Cluster, name: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_shipped_redis_cluster_serves_nodes_and_the_doctor_names_a_shard_that_is_gone() -> Result<()> {
-    // Servers speak to each other at their port and 10,000.
-    let ports: Vec<u16> = (0..6).map(|_| free_port()).collect::<Result<_>>()?;
+    let ports: Vec<u16> = (0..6).map(|_| free_pair()).collect::<Result<_>>()?;
     let names: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let mut servers = Vec::new();
     for (port, name) in ports.iter().zip(&names) {
@@ -222,8 +234,11 @@ async fn mille_up_starts_several_servers_and_mille_down_ends_them_all() -> Resul
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_url_that_can_not_be_meant_is_said_to_be_wrong() -> Result<()> {
-    let (single, shards, watched) =
-        (Redis::start().await?, RedisCluster::start().await?, RedisSentinels::start().await?);
+    let (single, shards, watched) = (
+        Redis::start().await?,
+        RedisCluster::start(Setup::default()).await?,
+        RedisSentinels::start(Setup::default()).await?,
+    );
     let sentinels = watched.url();
     let (without_name, _) = sentinels.split_once("&sentinelServiceName").context("a name")?;
     let at_shard = shards.url().replacen("redis-cluster", "redis", 1).split('?').next().unwrap_or_default().to_owned();
@@ -246,7 +261,7 @@ async fn a_url_that_can_not_be_meant_is_said_to_be_wrong() -> Result<()> {
 /// Any server will do as the first that is asked: a replica knows the primaries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_as_good_as_any_to_find_a_redis_cluster() -> Result<()> {
-    let shards = RedisCluster::start().await?;
+    let shards = RedisCluster::start(Setup::default()).await?;
     let port = shards.server(shards.replica_of(0).await?).port();
     let url = shards.url();
     let (credentials, _) = url.split_once('@').context("a user")?;

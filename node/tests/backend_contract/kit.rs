@@ -87,7 +87,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start() -> Self {
         for _ in 0..5 {
-            let mut server = Self::spawn(free_port(), TempDir::new().expect("a directory for the server"), &[]);
+            let mut server = Self::spawn(free_port(), TempDir::new().expect("a directory for the server"));
             if server.answers().await {
                 server.let_nodes_in();
                 return server;
@@ -97,12 +97,11 @@ impl Server {
     }
 
     /// Starts the process, without waiting for it.
-    pub(crate) fn spawn(port: u16, files: TempDir, more: &[&str]) -> Self {
+    fn spawn(port: u16, files: TempDir) -> Self {
         let process = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0", "--dir"])
             .arg(files.path())
-            .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -136,28 +135,19 @@ impl Server {
         url_at(self.port)
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     /// Stops the process without ending it: connections stay open, new ones are taken by the kernel, nobody answers.
     pub(crate) fn freeze(&self) {
-        self.signal("-STOP");
+        signal(self.process.id(), "-STOP");
     }
 
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
-        self.signal("-CONT");
+        signal(self.process.id(), "-CONT");
     }
 
     /// Ends the process.
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("it runs");
-    }
-
-    fn signal(&self, signal: &str) {
-        let told = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
-        assert!(told.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
     /// Says a command to the server, on a connection of its own, and returns the first bytes of the answer.
@@ -187,6 +177,12 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Sends a signal to a process of ours.
+pub(crate) fn signal(pid: u32, signal: &str) {
+    let told = Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(told.is_ok_and(|status| status.success()), "kill {signal}");
 }
 
 /// Says a command to whoever listens at a port, on a connection of its own, and returns the first bytes of the answer.

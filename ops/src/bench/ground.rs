@@ -12,8 +12,9 @@ use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mille_shared::Revision;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::output::{Output, refused};
 use crate::state::{Node, State, find_dir};
 use crate::target::Target;
@@ -22,6 +23,15 @@ use crate::token::Claims;
 /// Subscribers that share a user. A user may have 250 connections, and old ones of a node that died may
 /// still be counted when their successors come.
 pub(crate) const SUBSCRIBERS_PER_USER: usize = 120;
+
+/// How long nodes that were pressed are waited for. From the highest level it is twelve seconds until all are left.
+const LET_IN_WITHIN: Duration = Duration::from_secs(15);
+
+/// Time between two looks whether they let people in.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long one look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Users being made members at once. Each is a write that Redis brings to disk.
 const ADMITTED_AT_ONCE: usize = 32;
@@ -69,6 +79,7 @@ impl Ground {
     /// As there.
     pub(crate) async fn prepare_on(dir: Option<&Path>, subscribers: usize, nodes_min: usize) -> Result<Self> {
         let (state, dir) = cluster(dir, nodes_min)?;
+        let_in_again(&state).await?;
         let owner = Client::new(Target::local(&state, OWNER, None), "mille-bench")?;
         let (project, plan) = make_project(&owner).await?;
         let plan_nodes: Vec<String> = (0..PLAN_NODES).map(|number| format!("bench-{number}")).collect();
@@ -200,6 +211,21 @@ pub(crate) fn cluster(dir: Option<&Path>, nodes_min: usize) -> Result<(State, Pa
         return Err(refused(format!("the bench needs at least {nodes_min} nodes; start the cluster with --nodes 3")));
     }
     Ok((state, dir))
+}
+
+/// Waits until every node lets people in, as long as it may take: one that was pressed, by the bench before this one say, goes
+/// back a level every three seconds. Whoever still refuses then says so itself.
+async fn let_in_again(state: &State) -> Result<()> {
+    let http = client::http(true, LOOK_TIMEOUT)?;
+    let deadline = Instant::now() + LET_IN_WITHIN;
+    for node in &state.nodes {
+        let url = format!("{}/readyz", node.admin_url);
+        let lets_in = async || http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200);
+        while !lets_in().await && Instant::now() < deadline {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+    Ok(())
 }
 
 /// The place of the node with this name; without a name the last one.

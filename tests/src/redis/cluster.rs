@@ -1,15 +1,16 @@
 //! A Redis Cluster for a test: three primaries and a replica for each, as processes of the test's own.
 //!
 //! It starts from a prepared `nodes.conf`, so nobody has to introduce them to each other. A server is named by its
-//! number: 0, 1 and 2 begin as primaries, 3, 4 and 5 as their replicas. Who is what later is asked, and the test believes
-//! what all servers say that are awake.
+//! number: 0, 1 and 2 begin as primaries, 3, 4 and 5 as their replicas, and who is added (`operator`) has the next. Who is what
+//! later is asked, and the test believes what all servers say that are awake.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::view::{Member, members};
-use super::{Kind, Recipe, Redis, settings_of, users};
+use super::{Redis, Setup};
 use crate::patience::{eventually, patience};
 use crate::process::free_port;
 use crate::resp::Reply;
@@ -26,35 +27,49 @@ const AGREED_SECONDS: f64 = 20.0;
 /// A private Redis Cluster. Dropping it ends its processes and removes their data.
 #[derive(Debug)]
 pub struct RedisCluster {
-    servers: Vec<Redis>,
-    ids: Vec<String>,
+    pub(super) servers: Vec<Redis>,
+    pub(super) ids: Vec<String>,
+    /// Who stands in for whom: those of one shard. Nobody changes it: `cluster-allow-replica-migration` is off.
+    pub(super) shards: Vec<usize>,
+    /// Those who belong to it no more.
+    pub(super) removed: BTreeSet<usize>,
+    url: String,
+    is_persistent: bool,
 }
 
 impl RedisCluster {
-    /// Starts one that keeps nothing on disk but who belongs to it, and waits until all agree and the replicas follow.
+    /// Starts one, and waits until all agree and the replicas follow.
     ///
     /// # Errors
     /// When `redis-server` is missing or they don't agree.
-    pub async fn start() -> Result<Self> {
-        Self::start_with(false).await
+    pub async fn start(setup: Setup<'_>) -> Result<Self> {
+        let size = if setup.is_without_replicas { PRIMARIES } else { 2 * PRIMARIES };
+        let ids: Vec<String> = (0..size).map(|_| super::random_id()).collect();
+        let ports = (0..size).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<Vec<_>>>()?;
+        let mut servers = Vec::with_capacity(size);
+        for (server, (port, bus_port)) in ports.iter().enumerate() {
+            let nodes = (NODES_FILE, nodes_file(server, &ids, &ports, setup.host()));
+            servers.push(setup.store(*port, cluster_settings(*bus_port, setup), Some(nodes)).await?);
+        }
+        let shards = (0..size).map(|server| server % PRIMARIES).collect();
+        let url = setup.url("redis-cluster", &servers, None);
+        let is_persistent = setup.is_persistent;
+        let mut cluster = Self { servers, ids, shards, removed: BTreeSet::new(), url, is_persistent };
+        for server in &mut cluster.servers {
+            server.answers().await?;
+        }
+        cluster.is_whole().await?;
+        Ok(cluster)
     }
 
-    /// Starts one with append-only files and `appendfsync always`.
-    ///
-    /// # Errors
-    /// As [`RedisCluster::start`].
-    pub async fn persistent() -> Result<Self> {
-        Self::start_with(true).await
-    }
-
-    /// How nodes come to it: `redis-cluster://`, the user of the nodes, all servers as seeds.
+    /// How nodes come to it: `redis-cluster://`, or `rediss-cluster://`, the user of the nodes, all servers of the beginning
+    /// as seeds.
     #[must_use]
     pub fn url(&self) -> String {
-        let ports: Vec<u16> = self.servers.iter().map(Redis::port).collect();
-        users::url("redis-cluster", &ports, None)
+        self.url.clone()
     }
 
-    /// How many servers it has.
+    /// How many servers it has had.
     #[must_use]
     pub fn size(&self) -> usize {
         self.servers.len()
@@ -131,8 +146,8 @@ impl RedisCluster {
     /// # Errors
     /// When that does not happen.
     pub async fn promoted_instead_of(&self, lost: usize) -> Result<usize> {
-        // Nobody changes shards here: `cluster-allow-replica-migration` is off.
-        let heir = (lost + PRIMARIES) % self.size();
+        let heir = (0..self.size()).find(|server| *server != lost && self.shards[*server] == self.shards[lost]);
+        let heir = heir.with_context(|| format!("nobody stands in for server {lost}"))?;
         eventually(patience(AGREED_SECONDS), async || {
             let said = members_of(self.server(heir)).await?;
             let here = said.iter().find(|member| member.id == self.ids[heir]).context("a server that is not itself")?;
@@ -158,7 +173,7 @@ impl RedisCluster {
     /// When that does not happen.
     pub async fn is_whole(&self) -> Result<()> {
         eventually(patience(AGREED_SECONDS), async || {
-            for server in &self.servers {
+            for server in self.members() {
                 let info = server.ask(&["CLUSTER", "INFO"]).await?;
                 let info = info.text().context("CLUSTER INFO is a text")?;
                 let is_ok = info.lines().any(|line| line == "cluster_state:ok")
@@ -184,8 +199,12 @@ impl RedisCluster {
         eventually(patience(AGREED_SECONDS), async || self.agreed_now().await).await
     }
 
-    /// The number of the server with this id.
-    pub(super) fn id(&self, server: usize) -> &str {
+    /// By which id the servers know one of them.
+    ///
+    /// # Panics
+    /// When there is no such server.
+    #[must_use]
+    pub fn id(&self, server: usize) -> &str {
         &self.ids[server]
     }
 
@@ -202,8 +221,20 @@ impl RedisCluster {
         agreed.context("nobody is awake")
     }
 
+    /// Starts one that belongs to no cluster yet. It speaks no TLS.
+    pub(super) async fn launch_alone(&self) -> Result<Redis> {
+        let setup = Setup { is_persistent: self.is_persistent, ..Setup::default() };
+        let mut server = setup.store(free_port()?, cluster_settings(free_port()?, setup), None).await?;
+        server.answers().await?;
+        Ok(server)
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Redis> {
+        self.servers.iter().enumerate().filter(|(server, _)| !self.removed.contains(server)).map(|(_, redis)| redis)
+    }
+
     fn awake(&self) -> impl Iterator<Item = &Redis> {
-        self.servers.iter().filter(|server| server.is_awake())
+        self.members().filter(|server| server.is_awake())
     }
 
     fn numbers<'a>(&self, members: impl Iterator<Item = &'a Member>) -> Result<Vec<usize>> {
@@ -211,26 +242,6 @@ impl RedisCluster {
         let mut numbers: Vec<usize> = members.map(number).collect::<Result<_>>()?;
         numbers.sort_unstable();
         Ok(numbers)
-    }
-
-    async fn start_with(persistent: bool) -> Result<Self> {
-        let size = 2 * PRIMARIES;
-        let ids: Vec<String> = (0..size).map(|_| super::random_id()).collect();
-        let ports = (0..size).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<Vec<_>>>()?;
-        let mut servers = Vec::with_capacity(size);
-        for (server, (port, bus_port)) in ports.iter().enumerate() {
-            let mut settings = settings_of(*port, persistent);
-            settings.extend(users::settings());
-            settings.extend(cluster_settings(*bus_port));
-            let files = vec![(users::FILE, users::file()), (NODES_FILE, nodes_file(server, &ids, &ports))];
-            servers.push(Redis::launch(Recipe { port: *port, kind: Kind::Store, settings, files, line: None })?);
-        }
-        let mut cluster = Self { servers, ids };
-        for server in &mut cluster.servers {
-            server.answers().await?;
-        }
-        cluster.is_whole().await?;
-        Ok(cluster)
     }
 }
 
@@ -241,8 +252,8 @@ async fn members_of(server: &Redis) -> Result<Vec<Member>> {
     members(said.text().context("CLUSTER NODES is a text")?)
 }
 
-fn cluster_settings(bus_port: u16) -> Vec<String> {
-    vec![
+fn cluster_settings(bus_port: u16, setup: Setup<'_>) -> Vec<String> {
+    let mut lines = vec![
         "cluster-enabled yes".to_owned(),
         format!("cluster-port {bus_port}"),
         format!("cluster-config-file {NODES_FILE}"),
@@ -250,7 +261,12 @@ fn cluster_settings(bus_port: u16) -> Vec<String> {
         // As shipped: a shard that is gone harms its own plans, and a primary without slots stays one.
         "cluster-require-full-coverage no".to_owned(),
         "cluster-allow-replica-migration no".to_owned(),
-    ]
+    ];
+    if setup.authority.is_some() {
+        lines.extend(["tls-cluster yes", "cluster-preferred-endpoint-type hostname"].map(str::to_owned));
+        lines.push(format!("cluster-announce-hostname {}", setup.host()));
+    }
+    lines
 }
 
 fn first_slots_of(server: usize) -> Range<usize> {
@@ -258,7 +274,8 @@ fn first_slots_of(server: usize) -> Range<usize> {
 }
 
 /// What a server would have written down of a cluster that is there already.
-fn nodes_file(own: usize, ids: &[String], ports: &[(u16, u16)]) -> String {
+fn nodes_file(own: usize, ids: &[String], ports: &[(u16, u16)], host: &str) -> String {
+    let name = if host == "127.0.0.1" { String::new() } else { format!(",{host}") };
     let mut text = String::new();
     for (server, (id, (port, bus_port))) in ids.iter().zip(ports).enumerate() {
         let shard = server % PRIMARIES;
@@ -270,7 +287,8 @@ fn nodes_file(own: usize, ids: &[String], ports: &[(u16, u16)]) -> String {
             ("slave", ids[shard].as_str(), String::new())
         };
         let epoch = shard + 1;
-        text += &format!("{id} 127.0.0.1:{port}@{bus_port} {myself}{role} {follows} 0 0 {epoch} connected{slots}\n");
+        text +=
+            &format!("{id} 127.0.0.1:{port}@{bus_port}{name} {myself}{role} {follows} 0 0 {epoch} connected{slots}\n");
     }
     text + &format!("vars currentEpoch {PRIMARIES} lastVoteEpoch 0\n")
 }
@@ -283,7 +301,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_killed_primary_is_replaced_by_its_replica_which_has_everything() -> Result<()> {
-        let mut cluster = RedisCluster::persistent().await?;
+        let mut cluster = RedisCluster::start(Setup::PERSISTENT).await?;
         let primary = cluster.primary_of(KEY).await?;
         let replica = cluster.replica_of(primary).await?;
         cluster.server(primary).ask(&["XADD", KEY, "7-*", "h", "a"]).await?;
@@ -300,7 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_frozen_primary_is_replaced_and_follows_when_it_wakes() -> Result<()> {
-        let cluster = RedisCluster::start().await?;
+        let cluster = RedisCluster::start(Setup::default()).await?;
         let replica = cluster.replica_of(0).await?;
         cluster.server(0).pause()?;
         cluster.promoted_instead_of(0).await?;
@@ -313,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failover_in_order_changes_places_and_back() -> Result<()> {
-        let cluster = RedisCluster::start().await?;
+        let cluster = RedisCluster::start(Setup::default()).await?;
         let heir = cluster.fail_over(1).await?;
         assert_eq!((heir, cluster.replica_of(heir).await?), (4, 1));
         cluster.is_whole().await?;
@@ -323,7 +341,7 @@ mod tests {
 
     #[tokio::test]
     async fn nodes_come_with_their_own_rights() -> Result<()> {
-        let cluster = RedisCluster::start().await?;
+        let cluster = RedisCluster::start(Setup::default()).await?;
         let url = cluster.url();
         assert!(url.starts_with("redis-cluster://mille:") && url.matches("node=").count() == 5, "{url}");
         let listed = cluster.server(0).ask(&["ACL", "LIST"]).await?;

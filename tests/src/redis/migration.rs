@@ -82,11 +82,12 @@ fn keys_in(slot: u16) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Setup;
     use super::*;
 
     #[tokio::test]
     async fn slots_go_to_another_primary_with_their_keys_and_back() -> Result<()> {
-        let cluster = RedisCluster::persistent().await?;
+        let cluster = RedisCluster::start(Setup::PERSISTENT).await?;
         let keys: Vec<String> = (0..200).map(|plan| format!("mille:{{plan:{plan}}}:log")).collect();
         for key in &keys {
             cluster.serving(key).await?.ask(&["XADD", key, "7-*", "h", "a"]).await?;

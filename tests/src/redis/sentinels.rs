@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Kind, Recipe, Redis, settings_of, users};
+use super::{Redis, Setup, users};
 use crate::patience::{eventually, patience};
 use crate::process::free_port;
 
@@ -29,30 +29,53 @@ const AGREED_SECONDS: f64 = 30.0;
 pub struct RedisSentinels {
     servers: Vec<Redis>,
     sentinels: Vec<Redis>,
+    url: String,
 }
 
 impl RedisSentinels {
-    /// Starts them with nothing on disk, and waits until the replicas follow and the sentinels could act.
+    /// Starts them, and waits until the replicas follow and the sentinels could act.
     ///
     /// # Errors
     /// When `redis-server` is missing or they don't get there.
-    pub async fn start() -> Result<Self> {
-        Self::start_with(false).await
-    }
-
-    /// Starts them with append-only files and `appendfsync always`.
-    ///
-    /// # Errors
-    /// As [`RedisSentinels::start`].
-    pub async fn persistent() -> Result<Self> {
-        Self::start_with(true).await
+    pub async fn start(setup: Setup<'_>) -> Result<Self> {
+        let size = if setup.is_without_replicas { 1 } else { SERVERS };
+        let ports = (0..size + SENTINELS).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+        let (ports, sentinel_ports) = ports.split_at(size);
+        let mut servers = Vec::with_capacity(size);
+        for (server, port) in ports.iter().enumerate() {
+            let mut lines = vec![format!("replica-announce-ip {}", setup.host())];
+            if server > 0 {
+                lines.push(format!("replicaof {} {}", setup.host(), ports[0]));
+            }
+            servers.push(setup.store(*port, lines, None).await?);
+        }
+        for server in &mut servers {
+            server.answers().await?;
+        }
+        for replica in &servers[1..] {
+            replica.catches_up_with(&servers[0]).await?;
+        }
+        let ids: Vec<String> = sentinel_ports.iter().map(|_| super::random_id()).collect();
+        let mut sentinels = Vec::with_capacity(SENTINELS);
+        for (own, port) in sentinel_ports.iter().enumerate() {
+            let lines = sentinel_settings(own, &ids, ports, sentinel_ports, setup.host());
+            sentinels.push(setup.sentinel(*port, lines).await?);
+        }
+        for sentinel in &mut sentinels {
+            sentinel.answers().await?;
+            // They ask the servers each second who follows whom, instead of every ten: it is only waited for less.
+            sentinel.ask(&["SENTINEL", "DEBUG", "INFO-PERIOD", "1000"]).await?;
+        }
+        let url = setup.url("redis-sentinel", &sentinels, Some(MASTER_NAME));
+        let all = Self { servers, sentinels, url };
+        all.is_whole().await?;
+        Ok(all)
     }
 
     /// How nodes come to the master: `redis-sentinel://`, the user of the nodes, all sentinels.
     #[must_use]
     pub fn url(&self) -> String {
-        let ports: Vec<u16> = self.sentinels.iter().map(Redis::port).collect();
-        users::url("redis-sentinel", &ports, Some(MASTER_NAME))
+        self.url.clone()
     }
 
     /// How many servers there are, the master among them.
@@ -154,7 +177,7 @@ impl RedisSentinels {
                         && field(&texts, "master-link-status").as_deref() == Some("ok")
                 });
                 let fit = fit.count();
-                ensure!(fit == SERVERS - 1, "a sentinel sees {fit} replicas that could be promoted");
+                ensure!(fit + 1 == self.size(), "a sentinel sees {fit} replicas that could be promoted");
             }
             Ok(())
         })
@@ -177,42 +200,6 @@ impl RedisSentinels {
         ensure!(is_master(&self.servers[master]).await?, "server {master} is not the master");
         Ok(master)
     }
-
-    async fn start_with(persistent: bool) -> Result<Self> {
-        let ports = (0..SERVERS + SENTINELS).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
-        let (ports, sentinel_ports) = ports.split_at(SERVERS);
-        let mut servers = Vec::with_capacity(SERVERS);
-        for (server, port) in ports.iter().enumerate() {
-            let mut settings = settings_of(*port, persistent);
-            settings.extend(users::settings());
-            if server > 0 {
-                settings.push(format!("replicaof 127.0.0.1 {}", ports[0]));
-            }
-            let files = vec![(users::FILE, users::file())];
-            servers.push(Redis::launch(Recipe { port: *port, kind: Kind::Store, settings, files, line: None })?);
-        }
-        for server in &mut servers {
-            server.answers().await?;
-        }
-        for replica in &servers[1..] {
-            replica.catches_up_with(&servers[0]).await?;
-        }
-        let ids: Vec<String> = sentinel_ports.iter().map(|_| super::random_id()).collect();
-        let mut sentinels = Vec::with_capacity(SENTINELS);
-        for (own, port) in sentinel_ports.iter().enumerate() {
-            let settings = sentinel_settings(own, &ids, ports, sentinel_ports);
-            let recipe = Recipe { port: *port, kind: Kind::Sentinel, settings, files: Vec::new(), line: None };
-            sentinels.push(Redis::launch(recipe)?);
-        }
-        for sentinel in &mut sentinels {
-            sentinel.answers().await?;
-            // They ask the servers each second who follows whom, instead of every ten: it is only waited for less.
-            sentinel.ask(&["SENTINEL", "DEBUG", "INFO-PERIOD", "1000"]).await?;
-        }
-        let all = Self { servers, sentinels };
-        all.is_whole().await?;
-        Ok(all)
-    }
 }
 
 async fn is_master(server: &Redis) -> Result<bool> {
@@ -220,22 +207,20 @@ async fn is_master(server: &Redis) -> Result<bool> {
 }
 
 /// What a sentinel would have written down of servers and sentinels that it knows already.
-fn sentinel_settings(own: usize, ids: &[String], ports: &[u16], sentinel_ports: &[u16]) -> Vec<String> {
+fn sentinel_settings(own: usize, ids: &[String], ports: &[u16], sentinel_ports: &[u16], host: &str) -> Vec<String> {
     let mut lines = vec![
-        format!("port {}", sentinel_ports[own]),
-        "bind 127.0.0.1".to_owned(),
-        "daemonize no".to_owned(),
         format!("sentinel myid {}", ids[own]),
-        format!("sentinel monitor {MASTER_NAME} 127.0.0.1 {} {QUORUM}", ports[0]),
+        format!("sentinel announce-ip {host}"),
+        format!("sentinel monitor {MASTER_NAME} {host} {} {QUORUM}", ports[0]),
         format!("sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}"),
         format!("sentinel failover-timeout {MASTER_NAME} {FAILOVER_TIMEOUT_MS}"),
         format!("sentinel auth-user {MASTER_NAME} sentinel"),
         format!("sentinel auth-pass {MASTER_NAME} {}", users::SENTINELS_PASSWORD),
     ];
-    lines.extend(ports[1..].iter().map(|port| format!("sentinel known-replica {MASTER_NAME} 127.0.0.1 {port}")));
+    lines.extend(ports[1..].iter().map(|port| format!("sentinel known-replica {MASTER_NAME} {host} {port}")));
     for (other, (id, port)) in ids.iter().zip(sentinel_ports).enumerate() {
         if other != own {
-            lines.push(format!("sentinel known-sentinel {MASTER_NAME} 127.0.0.1 {port} {id}"));
+            lines.push(format!("sentinel known-sentinel {MASTER_NAME} {host} {port} {id}"));
         }
     }
     lines
@@ -247,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_killed_master_is_replaced_and_follows_when_it_is_back() -> Result<()> {
-        let mut all = RedisSentinels::persistent().await?;
+        let mut all = RedisSentinels::start(Setup::PERSISTENT).await?;
         assert_eq!(all.master().await?, 0);
         all.server(0).ask(&["XADD", "log", "7-*", "h", "a"]).await?;
         for replica in [1, 2] {
@@ -264,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_frozen_master_is_replaced_and_follows_when_it_wakes() -> Result<()> {
-        let all = RedisSentinels::start().await?;
+        let all = RedisSentinels::start(Setup::default()).await?;
         all.server(0).pause()?;
         let heir = all.promoted_instead_of(0).await?;
         all.server(0).resume()?;
@@ -275,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failover_in_order_changes_places_also_without_one_sentinel() -> Result<()> {
-        let mut all = RedisSentinels::start().await?;
+        let mut all = RedisSentinels::start(Setup::default()).await?;
         all.sentinel_mut(2).kill_9()?;
         let heir = all.fail_over(0).await?;
         assert_ne!(heir, 0);

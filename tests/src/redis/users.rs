@@ -10,6 +10,9 @@ pub(super) const REPLICAS_PASSWORD: &str = "replicas-of-a-test";
 /// What sentinels show to the servers they watch.
 pub(super) const SENTINELS_PASSWORD: &str = "sentinels-of-a-test";
 
+/// What a sentinel wants to be shown, if anything, by nodes and by other sentinels.
+pub(super) const SENTINELS_OWN_PASSWORD: &str = "asked-by-sentinels-of-a-test";
+
 /// The name of the file that a server reads them from.
 pub(super) const FILE: &str = "users.acl";
 
@@ -31,12 +34,4 @@ pub(super) fn file() -> String {
 /// Lines of a store's configuration with which it lets these users in, and follows others as one of them.
 pub(super) fn settings() -> [String; 3] {
     [format!("aclfile {FILE}"), "masteruser replica".to_owned(), format!("masterauth {REPLICAS_PASSWORD}")]
-}
-
-/// How a node comes to several servers, and by which name it asks sentinels for their master.
-pub(super) fn url(scheme: &str, ports: &[u16], master_name: Option<&str>) -> String {
-    let others = ports[1..].iter().map(|port| format!("node=127.0.0.1:{port}"));
-    let name = master_name.map(|name| format!("sentinelServiceName={name}"));
-    let query = others.chain(name).collect::<Vec<_>>().join("&");
-    format!("{scheme}://{NODES_USER}:{NODES_PASSWORD}@127.0.0.1:{}?{query}", ports[0])
 }
