@@ -131,6 +131,20 @@ fn select(types: &[&TypeDefinition], name: &str) -> String {
     format!("{{ {} }}", fields.join(" "))
 }
 
+/// Whoever adds one that looks at what a text says has requests validated that carry such texts (`executor.rs`).
+#[test]
+fn no_scalar_looks_at_what_a_text_says() {
+    let document = parse_schema(sdl()).expect("a schema of ours parses");
+    let of = |definition: TypeSystemDefinition| match definition {
+        TypeSystemDefinition::Type(of) if matches!(of.node.kind, TypeKind::Scalar) => {
+            Some(of.node.name.node.to_string())
+        }
+        _ => None,
+    };
+    let scalars: Vec<String> = document.definitions.into_iter().filter_map(of).collect();
+    assert_eq!(scalars, ["JSON"]);
+}
+
 #[tokio::test]
 async fn all_of_a_plan_may_be_asked_for_at_once() {
     let plan = whole("PlanDag");
