@@ -200,18 +200,12 @@ impl Line {
     pub(super) async fn look_after(&self) -> bool {
         self.state.is_doubted.store(false, Ordering::Relaxed);
         let channels: Vec<Channel> = self.channels.load().iter().copied().collect();
-        if channels.is_empty() {
-            return true;
-        }
-        // To subscribe twice changes nothing, and the answer counts all of them. The probe's may be what was lost: it is
-        // subscribed again with that, and nobody need be told what was missed on it.
-        let has_all = match channels.iter().find(|channel| matches!(channel, Channel::Probe(_))) {
-            Some(probe) => {
-                let count = self.subscribe_to_shard(self.names.name(*probe)).await;
-                count.is_ok_and(|count| usize::try_from(count) == Ok(channels.len()))
-            }
-            None => false,
-        };
+        // Best with the probe's: if that is what was lost, it is subscribed again with this, and nobody need be told.
+        let probe = channels.iter().find(|channel| matches!(channel, Channel::Probe(_)));
+        let Some(any) = probe.or(channels.first()) else { return true };
+        // To subscribe twice changes nothing, and the answer counts all of them.
+        let count = self.subscribe_to_shard(self.names.name(*any)).await;
+        let has_all = count.is_ok_and(|count| usize::try_from(count) == Ok(channels.len()));
         has_all || self.take_over(&channels).await.is_ok_and(|taken| taken == channels.len())
     }
 
