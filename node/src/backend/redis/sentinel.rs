@@ -15,9 +15,19 @@ pub(super) struct Word {
     epoch: u64,
 }
 
-/// Reads the answer to `SENTINEL MASTER`: names and values.
-pub(super) fn word(answer: BTreeMap<String, String>, asked: &Address) -> Option<Word> {
-    let primary = Address::read(&format!("{}:{}", answer.get("ip")?, answer.get("port")?), asked)?;
+/// Reads the answers to `SENTINEL MASTER`, names and values, and to `GET-MASTER-ADDR-BY-NAME`, which is asked behind it and may be
+/// refused. The former has the epoch. But while a failover ends it still has the old address beside the new epoch; the latter has
+/// the new one as soon as the replica is promoted.
+pub(super) fn word(
+    answer: &BTreeMap<String, String>,
+    place: Option<(String, String)>,
+    asked: &Address,
+) -> Option<Word> {
+    let (host, port) = match place {
+        Some(place) => place,
+        None => (answer.get("ip")?.clone(), answer.get("port")?.clone()),
+    };
+    let primary = Address::read(&format!("{host}:{port}"), asked)?;
     Some(Word { primary, epoch: answer.get("config-epoch")?.parse().ok()? })
 }
 
@@ -83,7 +93,9 @@ mod tests {
             let pairs = [("ip", "h"), ("port", port), ("config-epoch", "7"), ("flags", "master")];
             pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect()
         };
-        assert_eq!(word(answer("2"), &asked), Some(said(2, 7)));
-        assert_eq!(word(answer("none"), &asked), None);
+        assert_eq!(word(&answer("2"), None, &asked), Some(said(2, 7)));
+        assert_eq!(word(&answer("none"), None, &asked), None);
+        let promoted = Some(("h".to_owned(), "3".to_owned()));
+        assert_eq!(word(&answer("2"), promoted, &asked), Some(said(3, 7)), "the place is the newer of the two");
     }
 }

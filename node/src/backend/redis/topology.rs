@@ -1,8 +1,9 @@
 //! Keeps up with which server serves what.
 //!
-//! Asked are the servers themselves, or the sentinels: every second, and at once when a server seems lost or said that it
-//! does not serve a key. A server that is new is connected to, and serves its slots as soon as it is; until then they stay
-//! where they were. A server that has no part any more is left a while later, so that answers on their way still come.
+//! Asked are the servers themselves, or the sentinels: every second, more often while a server does not answer, and at once
+//! when one seems lost or said that it does not serve a key. A server that is new is connected to, and serves its slots as
+//! soon as it is; until then they stay where they were. A server that has no part any more is left a while later, so that
+//! answers on their way still come.
 //!
 //! The client library can do this too, and does it out of sight: it says nothing when the slot of a subscription moves,
 //! stays with a primary that is frozen, and has one queue for all servers.
@@ -33,6 +34,8 @@ use super::{ConnectError, watchdog};
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while a server of ours does not answer: another may take its place at any moment.
+const LOST_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// The least time between two looks, whatever happens.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// How long the others are waited for once most have answered.
@@ -134,6 +137,7 @@ impl Topology {
         let stop = self.context.stop.clone();
         let (mut looked, mut is_due) = (Instant::now(), false);
         loop {
+            let is_lost = self.servers.iter().any(|server| !server.gate.is_closed());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -145,6 +149,7 @@ impl Topology {
                 () = async {
                     tokio::select! {
                         () = sleep_until(looked + LOOK_PAUSE), if is_due => {}
+                        () = sleep_until(looked + LOST_LOOK_INTERVAL), if is_lost => {}
                         _ = ticks.tick() => {}
                     }
                 } => {
@@ -286,7 +291,8 @@ impl Topology {
         let asking = self.scouts.iter_mut().map(|(address, scout)| async move {
             let answer = scout.ask("sentinel", &["master", service]).await?;
             let told: BTreeMap<String, String> = answer.convert()?;
-            Ok(sentinel::word(told, address))
+            let place = scout.ask("sentinel", &["get-master-addr-by-name", service]).await;
+            Ok(sentinel::word(&told, place.and_then(|place| place.convert()).ok(), address))
         });
         let words: Vec<FredResult<Option<Word>>> = most(asking.collect()).await;
         let heard: Vec<Word> = words.iter().filter_map(|word| word.as_ref().ok()?.clone()).collect();
