@@ -1,8 +1,8 @@
 //! Plans at rest: nothing happened to them since their head was checked.
 //!
 //! Most open plans are at rest most of the time. Telling their actors at each check that the log ends where it ended would
-//! wake every one of them for nothing; a thousand plans at rest would cost more than the edits of the others. So an actor
-//! notes what it was told last, and while that is still so, the check is noted here and nobody is woken.
+//! wake every one of them for nothing. So an actor notes what it was told last, and while that is still so, the check is noted
+//! here and nobody is woken.
 
 use std::collections::HashMap;
 
