@@ -1,7 +1,7 @@
 //! Short questions to servers and sentinels that we do not work with: who serves what.
 //!
-//! One connection each, kept as long as it answers. One that failed is dropped, and the next question makes another, so a
-//! connection that is open and dead costs one question.
+//! One connection each, kept as long as it answers, if only by a refusal. One that failed is dropped, and the next question
+//! makes another, so a connection that is open and dead costs one question.
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ impl Scout {
     pub(super) async fn ask(&mut self, command: &'static str, words: &[&str]) -> FredResult<Value> {
         let late = FredError::new(ErrorKind::Timeout, "no answer");
         let answer = timeout(FIRST_ANSWER_TIMEOUT, self.try_ask(command, words)).await.unwrap_or(Err(late));
-        if answer.is_err() {
+        // A refusal is an answer too; the library has no name for most of them.
+        if answer.as_ref().is_err_and(|error| *error.kind() != ErrorKind::Unknown) {
             self.connection = None;
         }
         answer
