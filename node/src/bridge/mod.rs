@@ -179,6 +179,13 @@ impl Bridge {
         self.inner.interests.plan_count()
     }
 
+    /// How many plans are at rest on this node.
+    #[cfg(test)]
+    pub(crate) fn plans_at_rest(&self) -> usize {
+        let plans = self.inner.interests.plans();
+        plans.iter().filter(|(plan, feed, _)| feed.rests().seen(*plan).is_some()).count()
+    }
+
     async fn pump(self, mut incoming: mpsc::Receiver<Incoming>, stop: CancellationToken) {
         // Waited for once, not anew with each message.
         let mut stopped = std::pin::pin!(stop.cancelled());

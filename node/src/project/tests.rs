@@ -346,6 +346,23 @@ async fn a_plan_that_nobody_uses_closes_and_opens_again_in_full() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plan_is_at_rest_until_something_happens_to_it() {
+    let (one, two, here, there, plan) = pair().await;
+    let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    for name in ["a", "b"] {
+        eventually("it rests", async || one.bridge.plans_at_rest() == 1).await;
+        rename_often(&there, plan, name, 1).await;
+        assert!(matches!(events.next().await, Ok(PlanEvent::Changed(_))));
+        assert_eq!(one.bridge.plans_at_rest(), 0, "until it is looked at once more");
+    }
+    drop(events);
+    eventually("it is closed", async || one.bridge.open_plans() == 0).await;
+    assert_eq!(one.bridge.plans_at_rest(), 0);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listener_hears_that_histories_parted_and_lost_changes_come_back() {
     let store = Embedded::new();
     let (one, two) = (TestNode::start(&store, "one").await, TestNode::start(&store, "two").await);
