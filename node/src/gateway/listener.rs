@@ -9,7 +9,6 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,7 +35,7 @@ use crate::drain::{Drain, Phase};
 
 mod wire;
 
-pub use wire::{Sent, Wire};
+pub use wire::{BytesTaken, Sent, Wire};
 
 /// The bounds of a listener, and how it is spoken to.
 #[derive(Clone)]
@@ -69,19 +68,6 @@ impl Default for ListenerSettings {
     }
 }
 
-/// How many bytes of a connection the system has taken. In the extensions of every request, so that a transport can
-/// tell a large message that moves from one that is stuck.
-#[derive(Debug, Clone, Default)]
-pub struct BytesTaken(Arc<AtomicU64>);
-
-impl BytesTaken {
-    /// The counter, for a reader.
-    #[must_use]
-    pub fn counter(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.0)
-    }
-}
-
 /// Serves `router` on `listener` until `stop`: then takes no more connections and lets requests end. Returns when it
 /// accepts no more; the connections are on `tasks`.
 pub async fn serve(
@@ -108,7 +94,7 @@ pub async fn serve(
                     tasks.spawn(async move {
                         if let Some(introduction) = introduced(&stream, &settings).await {
                             let connection = Connection::new(stream, place, introduction, &settings);
-                            let (taken, introduction) = (connection.taken.clone(), connection.introduction.clone());
+                            let (taken, introduction) = (connection.wire.taken(), connection.introduction.clone());
                             let wire = settings.tls.is_none().then(|| connection.wire.clone());
                             let known = Known { taken, wire, introduction, peer, places };
                             serve_connection(connection, known, router, settings, stop).await;
@@ -154,10 +140,14 @@ async fn serve_connection(
 ) {
     match &settings.tls {
         None => serve_http(connection, known, router, &settings, stop).await,
+        // In a box: else every connection, also one without TLS, would reserve the four KiB that this needs.
         Some(tls) => {
-            if let Some(Some(stream)) = stop.run_until_cancelled(tls.handshake(connection)).await {
-                serve_http(stream, known, router, &settings, stop).await;
-            }
+            let serving = async {
+                if let Some(Some(stream)) = stop.run_until_cancelled(tls.handshake(connection)).await {
+                    serve_http(stream, known, router, &settings, stop.clone()).await;
+                }
+            };
+            Box::pin(serving).await;
         }
     }
 }
@@ -254,7 +244,6 @@ const TURNED_AWAY_FOR: Duration = Duration::from_secs(5);
 struct Connection {
     read: OwnedReadHalf,
     wire: Wire,
-    taken: BytesTaken,
     write_timeout: Duration,
     /// Runs while something can't be written.
     patience: Option<Pin<Box<Sleep>>>,
@@ -281,11 +270,9 @@ impl Connection {
             false => settings.header_read_timeout,
         };
         let (read, write) = stream.into_split();
-        let taken = BytesTaken::default();
         Self {
             read,
-            wire: Wire::new(write, taken.clone()),
-            taken,
+            wire: Wire::new(write),
             write_timeout: settings.write_timeout,
             patience: None,
             silence: Some(Box::pin(tokio::time::sleep(first_head))),

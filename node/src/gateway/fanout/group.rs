@@ -13,6 +13,7 @@ use futures_util::{FutureExt as _, Stream, stream};
 use mille_shared::log::Head;
 use mille_shared::{PlanId, UserId};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::outlet::{Delivery, Outlet};
@@ -26,6 +27,10 @@ use crate::project::{Ended, Following, Members, Place, PlanEvent, ProjectHandle}
 /// Answers that are kept for those who catch up, and their bytes. Beyond it the oldest go, and are made again.
 const MADE_MAX: usize = 16_384;
 const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What stands before an answer in its frame lies where its member does, which each walk reads, if the operation's id is not
+/// longer than a UUID.
+const OPENING_BYTES: usize = 72;
 
 /// Everybody who asked the same of a plan.
 pub struct Group {
@@ -76,7 +81,7 @@ pub struct Member {
     /// Who it is for.
     pub session: Arc<Session>,
     /// What stands before each answer in its frame. Behind it stands a brace.
-    pub opening: Box<[u8]>,
+    pub opening: SmallVec<[u8; OPENING_BYTES]>,
     /// How far it is.
     pub place: Place,
     /// It has left, or was let go of.

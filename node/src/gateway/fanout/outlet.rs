@@ -13,6 +13,7 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 use mille_shared::limits;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::render::Rendered;
@@ -71,8 +72,8 @@ pub struct Outlet {
 }
 
 struct State {
-    /// The subscriptions that groups may tell something.
-    joined: Vec<u64>,
+    /// The subscriptions that groups may tell something: most sockets have one.
+    joined: SmallVec<[u64; 1]>,
     queue: VecDeque<(Waiting, Place)>,
     backlog: Backlog,
     is_direct: bool,
@@ -83,8 +84,13 @@ impl Outlet {
     /// The outlet of a connection, over its wire if others than its task may write there. `backlog` counts the queue.
     #[must_use]
     pub fn new(wire: Option<Wire>, backlog: Backlog) -> Arc<Self> {
-        let state =
-            State { joined: Vec::new(), queue: VecDeque::new(), backlog, is_direct: wire.is_some(), must_flush: false };
+        let state = State {
+            joined: SmallVec::new(),
+            queue: VecDeque::new(),
+            backlog,
+            is_direct: wire.is_some(),
+            must_flush: false,
+        };
         Arc::new(Self { state: Mutex::new(state), wire, waker: AtomicWaker::new(), looked: AtomicU64::new(0) })
     }
 
@@ -143,7 +149,7 @@ impl Outlet {
     /// Nobody is told anything more.
     pub fn close(&self) {
         let mut state = self.state.lock();
-        (state.joined, state.queue, state.is_direct) = (Vec::new(), VecDeque::new(), false);
+        (state.joined, state.queue, state.is_direct) = (SmallVec::new(), VecDeque::new(), false);
         state.backlog.set(0, 0);
     }
 

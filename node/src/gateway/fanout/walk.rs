@@ -144,15 +144,17 @@ impl Walker {
         let learnt = deliveries.iter().filter_map(|delivery| delivery.learnt).min();
         let common = Arc::clone(&self.group.common);
         let revocations = common.revoked.times();
+        let all = Share::of(&deliveries);
         let (mut sent, mut sockets) = (0, 0);
         for index in 0..self.members.len() {
             let member = &mut self.members[index];
             match fresh_for(member.place, before, &deliveries) {
                 Ok(from) => {
-                    let fresh = &deliveries[from..];
-                    let messages = messages_of(fresh);
+                    let fresh = if from == 0 { all } else { Share::of(&deliveries[from..]) };
                     match hand_over(&mut self.frames, member, fresh, revocations) {
-                        Handed::Sent => (sent, sockets) = (sent + messages, sockets + usize::from(messages > 0)),
+                        Handed::Sent => {
+                            (sent, sockets) = (sent + fresh.messages, sockets + usize::from(fresh.messages > 0));
+                        }
                         Handed::Queued => {}
                         Handed::LetGo => {
                             common.observer.fell_behind();
@@ -160,7 +162,7 @@ impl Walker {
                         }
                         Handed::Gone => member.is_gone = true,
                     }
-                    if !fresh.is_empty() {
+                    if !fresh.deliveries.is_empty() {
                         member.place = after;
                     }
                 }
@@ -215,8 +217,9 @@ impl Walker {
                 member.outlet.let_go(member.serial, member.place);
                 continue;
             };
-            match hand_over(&mut self.frames, &member, &missed, revocations) {
-                Handed::Sent => common.observer.sent(Via::WebSocket, messages_of(&missed) as u64),
+            let fresh = Share::of(&missed);
+            match hand_over(&mut self.frames, &member, fresh, revocations) {
+                Handed::Sent => common.observer.sent(Via::WebSocket, fresh.messages as u64),
                 Handed::Queued => {}
                 Handed::LetGo => {
                     common.observer.fell_behind();
@@ -269,22 +272,38 @@ impl Walker {
     }
 }
 
-/// Hands deliveries over to a member: straight to its socket, unless one of them ends the subscription.
-fn hand_over(frames: &mut Vec<u8>, member: &Member, deliveries: &[Arc<Delivery>], revocations: u64) -> Handed {
-    let is_failure = deliveries.iter().any(|delivery| delivery.rendered.failure.is_some());
-    if !is_failure && messages_of(deliveries) == 0 {
+/// What a member is told with one walk: mostly the same as all others, so it is summed up once.
+#[derive(Clone, Copy)]
+struct Share<'a> {
+    deliveries: &'a [Arc<Delivery>],
+    messages: usize,
+    bytes: usize,
+    is_failure: bool,
+}
+
+impl<'a> Share<'a> {
+    fn of(deliveries: &'a [Arc<Delivery>]) -> Self {
+        let rendered = || deliveries.iter().map(|delivery| &delivery.rendered);
+        Self {
+            deliveries,
+            messages: rendered().map(|rendered| rendered.payloads.len()).sum(),
+            bytes: rendered().map(|rendered| rendered.bytes()).sum(),
+            is_failure: rendered().any(|rendered| rendered.failure.is_some()),
+        }
+    }
+}
+
+/// Hands over to a member what it is told: straight to its socket, unless that ends the subscription.
+fn hand_over(frames: &mut Vec<u8>, member: &Member, fresh: Share<'_>, revocations: u64) -> Handed {
+    let Share { deliveries, messages, bytes, is_failure } = fresh;
+    if !is_failure && messages == 0 {
         return if member.outlet.has(member.serial) { Handed::Sent } else { Handed::Gone };
     }
-    let bytes: usize = deliveries.iter().map(|delivery| delivery.rendered.bytes()).sum();
     let straight = (!is_failure && bytes <= STRAIGHT_BYTES_MAX && member.outlet.may_be_direct()).then(|| {
         put_together(frames, &member.opening, deliveries);
         frames.as_slice()
     });
     member.outlet.hand_over(member.serial, member.place, deliveries, straight, revocations)
-}
-
-fn messages_of(deliveries: &[Arc<Delivery>]) -> usize {
-    deliveries.iter().map(|delivery| delivery.rendered.payloads.len()).sum()
 }
 
 /// The place of a subscription is in another history than the group's.

@@ -7,30 +7,60 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
+use rustix::net::{SendFlags, send};
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
 
-use super::BytesTaken;
-
-/// The writing end of a connection without TLS. Cheap to clone. In the extensions of its requests.
+/// The writing end of a connection. Cheap to clone. In the extensions of the requests of a connection without TLS.
 #[derive(Clone)]
-pub struct Wire {
-    end: Arc<Mutex<End>>,
-    taken: BytesTaken,
+pub struct Wire(Arc<Line>);
+
+/// How many bytes of a connection the system has taken. In the extensions of every request, so that a transport can
+/// tell a large message that moves from one that is stuck.
+#[derive(Clone, Default)]
+pub struct BytesTaken(Arc<Line>);
+
+/// What one walk over many sockets touches of each: so small that it is fetched at once.
+#[derive(Default)]
+struct Line {
+    taken: AtomicU64,
+    end: Mutex<End>,
 }
 
+#[derive(Default)]
 struct End {
     /// `None` once the connection is over.
     half: Option<OwnedWriteHalf>,
-    /// What the system did not take of what was sent past the task. At most what one call of [`Wire::send`] brought.
-    rest: Bytes,
+    /// What the system did not take of what was sent past the task: hardly ever anything. At most what one call of
+    /// [`Wire::send`] brought, and never empty.
+    rest: Option<Box<Bytes>>,
     /// The task has written a part of what it has, or was told to wait.
     is_amid: bool,
+}
+
+impl Line {
+    fn note(&self, taken: usize) {
+        self.taken.fetch_add(taken as u64, Ordering::Relaxed);
+    }
+}
+
+impl BytesTaken {
+    /// So many until now.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+
+    /// The system has taken more.
+    #[cfg(test)]
+    pub(crate) fn add(&self, bytes: usize) {
+        self.0.note(bytes);
+    }
 }
 
 /// What became of bytes that were sent past a connection's task.
@@ -45,39 +75,43 @@ pub enum Sent {
 }
 
 impl Wire {
-    pub(super) fn new(half: OwnedWriteHalf, taken: BytesTaken) -> Self {
-        Self { end: Arc::new(Mutex::new(End { half: Some(half), rest: Bytes::new(), is_amid: false })), taken }
+    pub(super) fn new(half: OwnedWriteHalf) -> Self {
+        Self(Arc::new(Line { taken: AtomicU64::new(0), end: Mutex::new(End { half: Some(half), ..End::default() }) }))
+    }
+
+    /// What is taken of it.
+    pub(super) fn taken(&self) -> BytesTaken {
+        BytesTaken(Arc::clone(&self.0))
     }
 
     /// Writes whole frames past the connection's task, if that can be done at once. Never waits.
     pub fn send(&self, frames: &[u8]) -> Sent {
-        let mut end = self.end.lock();
-        if end.is_amid || !end.rest.is_empty() {
+        let mut end = self.0.end.lock();
+        if end.is_amid || end.rest.is_some() {
             return Sent::Not;
         }
-        let Some(Ok(written)) = end.half.as_ref().map(|half| half.try_write(frames)) else { return Sent::Not };
-        self.note(written);
+        let Some(half) = &end.half else { return Sent::Not };
+        // Past the runtime, too: whether it believes the socket to be ready is one more place to look at, and the system
+        // knows better. A task that finds what is left finds out by itself that it must wait.
+        let Ok(written) = send(half.as_ref(), frames, SendFlags::empty()) else { return Sent::Not };
+        self.0.note(written);
         if written == frames.len() {
             return Sent::Whole;
         }
-        end.rest = Bytes::copy_from_slice(&frames[written..]);
+        end.rest = Some(Box::new(Bytes::copy_from_slice(&frames[written..])));
         Sent::Begun
     }
 
     /// The connection is over: who still holds it holds no socket.
     pub(super) fn close(&self) {
-        let mut end = self.end.lock();
-        (end.half, end.rest) = (None, Bytes::new());
-    }
-
-    fn note(&self, written: usize) {
-        self.taken.0.fetch_add(written as u64, Ordering::Relaxed);
+        let mut end = self.0.end.lock();
+        (end.half, end.rest) = (None, None);
     }
 
     // ---- for the connection's task -----------------------------------------------------------------------------------
 
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let mut end = self.end.lock();
+        let mut end = self.0.end.lock();
         // Until it has written all it has, nobody else writes.
         end.is_amid = true;
         ready!(self.poll_rest(&mut end, cx))?;
@@ -88,17 +122,17 @@ impl Wire {
             bufs => half.poll_write_vectored(cx, bufs),
         };
         let written = ready!(written)?;
-        self.note(written);
+        self.0.note(written);
         end.is_amid = written < bufs.iter().map(|buf| buf.len()).sum();
         Poll::Ready(Ok(written))
     }
 
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_rest(&mut self.end.lock(), cx)
+        self.poll_rest(&mut self.0.end.lock(), cx)
     }
 
     pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut end = self.end.lock();
+        let mut end = self.0.end.lock();
         ready!(self.poll_rest(&mut end, cx))?;
         match &mut end.half {
             Some(half) => Pin::new(half).poll_shutdown(cx),
@@ -108,14 +142,15 @@ impl Wire {
 
     fn poll_rest(&self, end: &mut End, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let End { half, rest, .. } = end;
-        while !rest.is_empty() {
+        while let Some(bytes) = rest {
             let half = half.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-            let written = ready!(Pin::new(half).poll_write(cx, rest))?;
-            self.note(written);
-            rest.advance(written);
+            let written = ready!(Pin::new(half).poll_write(cx, bytes))?;
+            self.0.note(written);
+            bytes.advance(written);
+            if bytes.is_empty() {
+                *rest = None;
+            }
         }
-        // An empty one would still hold the room of what it was.
-        *rest = Bytes::new();
         Poll::Ready(Ok(()))
     }
 }
@@ -133,7 +168,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
         let (read, write) = listener.accept().await.expect("a connection").0.into_split();
-        (Wire::new(write, BytesTaken::default()), peer, read)
+        (Wire::new(write), peer, read)
     }
 
     async fn write(wire: &Wire, bytes: &[u8]) -> io::Result<usize> {
@@ -172,7 +207,7 @@ mod tests {
         let all = reading.await.expect("no panic");
         assert_eq!(all.len(), frames * frame.len() + 4);
         assert!(all.ends_with(b"abcde") && all[..all.len() - 4].iter().all(|byte| *byte == b'a'));
-        assert_eq!(wire.taken.counter().load(Ordering::Relaxed), all.len() as u64);
+        assert_eq!(wire.taken().count(), all.len() as u64);
     }
 
     #[tokio::test]

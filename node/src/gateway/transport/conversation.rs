@@ -13,7 +13,6 @@ use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,7 +36,7 @@ use crate::drain::Farewell;
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::fanout::Outlet;
 use crate::gateway::intake::Intake;
-use crate::gateway::listener::Wire;
+use crate::gateway::listener::{BytesTaken, Wire};
 use crate::gateway::strangers::Introduction;
 use crate::metrics::CloseReason;
 use crate::pressure::Backlog;
@@ -119,13 +118,13 @@ pub(super) struct Conversation<S, E> {
 }
 
 impl<S: Socket, E: Executor> Conversation<S, E> {
-    /// A conversation that begins now. `written` counts the bytes the peer's side has taken, if anybody counts; over `wire`
+    /// A conversation that begins now. `taken` counts the bytes the peer's side has taken, if anybody counts; over `wire`
     /// others may write to the socket, if they may; `introduction` is told when a good token was shown.
     pub(super) fn new(
         socket: S,
         dialect: Dialect,
         handshake_token: Option<BearerToken>,
-        written: Arc<AtomicU64>,
+        taken: BytesTaken,
         wire: Option<Wire>,
         introduction: Introduction,
         transport: Transport<E>,
@@ -162,7 +161,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             ping_at: now + transport.limits.ping_interval,
             heard_at: now,
             expiry: Expiry::default(),
-            stall: Stall::new(written),
+            stall: Stall::new(taken),
             transport,
         }
     }

@@ -193,7 +193,7 @@ pub(super) struct Client {
     pub(super) drain: Drain,
     authenticator: Authenticator,
     pub(super) counted: Arc<Counted>,
-    pub(super) written: Arc<AtomicU64>,
+    pub(super) taken: BytesTaken,
     pub(super) pressure: Pressure,
 }
 
@@ -236,11 +236,11 @@ impl Client {
             bodies: super::super::BodyRoom::new(1_000_000),
         };
         let pipe = Pipe { inbound, outbound: PollSender::new(outbound) };
-        let written = Arc::new(AtomicU64::new(0));
+        let taken = BytesTaken::default();
         let conversation =
-            Conversation::new(pipe, dialect, None, Arc::clone(&written), None, Introduction::default(), transport);
+            Conversation::new(pipe, dialect, None, taken.clone(), None, Introduction::default(), transport);
         let task = tokio::spawn(Box::new(conversation).run());
-        Self { to, from, task, world, drain, authenticator, counted, written, pressure }
+        Self { to, from, task, world, drain, authenticator, counted, taken, pressure }
     }
 
     pub(super) async fn ready() -> Self {

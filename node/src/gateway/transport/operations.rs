@@ -343,7 +343,7 @@ impl Operations {
                 outlet: Arc::clone(&self.outlet),
                 serial: key.serial,
                 session: Arc::clone(session),
-                opening: self.dialect.opening(&key.id).into_bytes().into(),
+                opening: self.dialect.opening(&key.id).as_bytes().into(),
                 place,
                 is_gone: false,
             });

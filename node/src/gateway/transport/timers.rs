@@ -2,14 +2,13 @@
 //!
 //! They only know times. What happens then is decided in [`super::conversation`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mille_shared::limits;
 use tokio::time::Instant;
 
 use crate::gateway::auth::unix_seconds;
+use crate::gateway::listener::BytesTaken;
 
 /// When the token in force warns and ends.
 #[derive(Debug, Default)]
@@ -39,17 +38,16 @@ impl Expiry {
 }
 
 /// Since when the socket has taken nothing although something waits.
-#[derive(Debug)]
 pub(super) struct Stall {
     pub(super) since: Option<Instant>,
-    /// What `written` was then: a large message may take long and yet move.
-    taken: u64,
-    written: Arc<AtomicU64>,
+    /// How much was taken until then: a large message may take long and yet move.
+    before: u64,
+    taken: BytesTaken,
 }
 
 impl Stall {
-    pub(super) fn new(written: Arc<AtomicU64>) -> Self {
-        Self { since: None, taken: 0, written }
+    pub(super) fn new(taken: BytesTaken) -> Self {
+        Self { since: None, before: 0, taken }
     }
 
     pub(super) fn progressed(&mut self) {
@@ -61,17 +59,17 @@ impl Stall {
         let is_new = self.since.is_none();
         if is_new {
             self.since = Some(Instant::now());
-            self.taken = self.written.load(Ordering::Relaxed);
+            self.before = self.taken.count();
         }
         is_new
     }
 
     /// Whether bytes were taken since the stall began; then it begins anew.
     pub(super) fn moved(&mut self) -> bool {
-        let taken = self.written.load(Ordering::Relaxed);
-        let moved = taken != self.taken;
+        let taken = self.taken.count();
+        let moved = taken != self.before;
         if moved {
-            self.taken = taken;
+            self.before = taken;
             self.since = Some(Instant::now());
         }
         moved
