@@ -140,7 +140,7 @@ async fn serve_connection(
 ) {
     match &settings.tls {
         None => serve_http(connection, known, router, &settings, stop).await,
-        // In a box: else every connection, also one without TLS, would reserve the four KiB that this needs.
+        // In a box: else every connection, also one without TLS, would reserve what this needs.
         Some(tls) => {
             let serving = async {
                 if let Some(Some(stream)) = stop.run_until_cancelled(tls.handshake(connection)).await {

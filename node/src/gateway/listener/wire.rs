@@ -18,16 +18,16 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 /// The writing end of a connection. Cheap to clone. In the extensions of the requests of a connection without TLS.
 #[derive(Clone)]
-pub struct Wire(Arc<Line>);
+pub struct Wire(Arc<Inner>);
 
 /// How many bytes of a connection the system has taken. In the extensions of every request, so that a transport can
 /// tell a large message that moves from one that is stuck.
 #[derive(Clone, Default)]
-pub struct BytesTaken(Arc<Line>);
+pub struct BytesTaken(Arc<Inner>);
 
-/// What one walk over many sockets touches of each: so small that it is fetched at once.
+/// Small and in one place: a walk over many sockets finds it out of the processor's caches each time.
 #[derive(Default)]
-struct Line {
+struct Inner {
     taken: AtomicU64,
     end: Mutex<End>,
 }
@@ -43,7 +43,7 @@ struct End {
     is_amid: bool,
 }
 
-impl Line {
+impl Inner {
     fn note(&self, taken: usize) {
         self.taken.fetch_add(taken as u64, Ordering::Relaxed);
     }
@@ -76,7 +76,7 @@ pub enum Sent {
 
 impl Wire {
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Self(Arc::new(Line { taken: AtomicU64::new(0), end: Mutex::new(End { half: Some(half), ..End::default() }) }))
+        Self(Arc::new(Inner { taken: AtomicU64::new(0), end: Mutex::new(End { half: Some(half), ..End::default() }) }))
     }
 
     /// What is taken of it.
