@@ -27,9 +27,9 @@ use crate::gateway::shedding;
 use crate::gateway::strangers::Introduction;
 use crate::metrics::CloseReason;
 
-/// Bytes that are read at once: a frame of a client, which is small for the most part. Every idle socket has that room, and what
-/// its largest frame had beyond it: for a token of 500 bytes, 1,024 would have become 2,048. The library's own is 128 KiB.
-pub(in crate::gateway) const READ_BUFFER_BYTES: usize = 512;
+/// Bytes that are read at once: several frames of a client, which are small for the most part. Every idle socket has that room;
+/// the library's own is a hundred times as large.
+pub(in crate::gateway) const READ_BUFFER_BYTES: usize = 1024;
 /// Bytes that are written at once, if so many wait.
 pub(in crate::gateway) const WRITE_BUFFER_BYTES: usize = 4096;
 /// Bytes that may wait in a socket: one message above the buffer. Large enough for a SNAPSHOT of the largest plan.
