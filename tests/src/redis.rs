@@ -67,6 +67,8 @@ enum Kind {
 struct Recipe {
     port: u16,
     kind: Kind,
+    /// Whether what it keeps is to be on a disk.
+    is_persistent: bool,
     /// Lines of its configuration.
     settings: Vec<String>,
     /// Files that it finds in its directory: name and text.
@@ -317,14 +319,15 @@ impl Redis {
     async fn start_with(persistent: bool, line: Option<Proxy>) -> Result<Self> {
         let port = free_port()?;
         let settings = settings_of(port, persistent);
-        let mut redis = Self::launch(Recipe { port, kind: Kind::Store, settings, files: Vec::new(), line })?;
+        let (kind, files) = (Kind::Store, Vec::new());
+        let mut redis = Self::launch(Recipe { port, kind, is_persistent: persistent, settings, files, line })?;
         redis.answers().await?;
         Ok(redis)
     }
 
     /// Starts one and waits for nothing.
     fn launch(recipe: Recipe) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("mille-redis-").tempdir()?;
+        let home = home(recipe.is_persistent)?;
         for (name, text) in &recipe.files {
             std::fs::write(home.path().join(name), text)?;
         }
@@ -414,6 +417,15 @@ fn settings_of(port: u16, persistent: bool) -> Vec<String> {
         "repl-diskless-sync-delay 0",
     ];
     lines.map(str::to_owned).to_vec()
+}
+
+/// A directory on a disk, or else in memory: members of a cluster, and sentinels, write down what changes among them and wait
+/// for it. A disk that is busy with something else lets them wait for seconds, and the others hold them for dead.
+fn home(is_on_disk: bool) -> Result<TempDir> {
+    let (memory, mut builder) = (Path::new("/dev/shm"), tempfile::Builder::new());
+    builder.prefix("mille-redis-");
+    let is_in_memory = !is_on_disk && memory.is_dir();
+    Ok(if is_in_memory { builder.tempdir_in(memory) } else { builder.tempdir() }?)
 }
 
 fn launch(kind: Kind, line: Option<&Proxy>, home: &Path) -> Result<Process> {

@@ -2,14 +2,23 @@
 //!
 //! The polite clients, `Socket` and `PresenceSocket`, are built on it; tests of bad manners use it bare.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Context as _, Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderValue, Uri};
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_websockets::{ClientBuilder, CloseCode, Error, Message, WebSocketStream, upgrade};
 
 use crate::patience::{soon, within};
+
+/// Bytes of a segment, as on most networks. On loopback one is half as large as the room of who reads nothing, and systems do
+/// not send a part of one: who reads again would wait for the other side's next probe, half a minute and more.
+const SEGMENT_BYTES: u32 = 1_448;
+/// Bytes that may wait to be read. Systems make more room for who reads much at first, and it would hide who reads no more.
+const UNREAD_BYTES: usize = 128 * 1024;
 
 /// How a socket ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +65,8 @@ impl RawSocket {
     /// When nobody listens, or the answer is no HTTP.
     pub async fn knock(url: &str, subprotocols: &[&str], headers: &[(&'static str, String)]) -> Result<Upgrade> {
         let uri: Uri = url.parse().with_context(|| format!("address {url}"))?;
-        let host = uri.host().context("an address without a host")?.to_owned();
+        let host: Ipv4Addr =
+            uri.host().context("an address without a host")?.parse().context("hosts are numbers here")?;
         let port = uri.port_u16().context("an address without a port")?;
         let mut builder = ClientBuilder::from_uri(uri);
         if !subprotocols.is_empty() {
@@ -66,7 +76,11 @@ impl RawSocket {
         for (name, value) in headers {
             builder = builder.add_header(http::HeaderName::from_static(name), HeaderValue::from_str(value)?)?;
         }
-        let tcp = TcpStream::connect((host, port)).await.with_context(|| format!("nobody listens at {url}"))?;
+        let socket = TcpSocket::new_v4()?;
+        let options = SockRef::from(&socket);
+        options.set_tcp_mss(SEGMENT_BYTES)?;
+        options.set_recv_buffer_size(UNREAD_BYTES)?;
+        let tcp = socket.connect((host, port).into()).await.with_context(|| format!("nobody listens at {url}"))?;
         tcp.set_nodelay(true)?;
         match within(soon(), "the WebSocket handshake", builder.connect_on(tcp)).await? {
             Ok((stream, response)) => {

@@ -58,7 +58,8 @@ impl<'a> Setup<'a> {
         settings.extend(self.tls(port)?);
         settings.extend(lines);
         let files = [(users::FILE, users::file())].into_iter().chain(file).collect();
-        self.launch(Recipe { port, kind: Kind::Store, settings, files, line: None }).await
+        let (kind, is_persistent) = (Kind::Store, self.is_persistent);
+        self.launch(Recipe { port, kind, is_persistent, settings, files, line: None }).await
     }
 
     /// Starts a sentinel, and waits for nothing.
@@ -72,7 +73,8 @@ impl<'a> Setup<'a> {
             settings.extend(names.map(str::to_owned));
             settings.push(format!("requirepass {password}"));
         }
-        let recipe = Recipe { port, kind: Kind::Sentinel, settings, files: Vec::new(), line: None };
+        let kind = Kind::Sentinel;
+        let recipe = Recipe { port, kind, is_persistent: false, settings, files: Vec::new(), line: None };
         let mut sentinel = self.launch(recipe).await?;
         sentinel.password = password;
         Ok(sentinel)
