@@ -112,8 +112,8 @@ impl Node {
             Drain::new(config.drain, metrics.connections.drain_phase.clone(), metrics.connections.rotated.clone());
         let shutdown = Shutdown::of(drain.clone());
         let id = NodeId::of(&config.node_name, &uuid::Uuid::new_v4().simple().to_string()[..12]);
-        let client_listener = bind(config.listen).await?;
-        let admin_listener = bind(config.admin_listen).await?;
+        let client_listener = bind(config.listen)?;
+        let admin_listener = bind(config.admin_listen)?;
         let (listen, admin_listen) = (address_of(&client_listener)?, address_of(&admin_listener)?);
 
         let tls = config.tls.clone().map(|files| Tls::read(files, Arc::clone(&metrics))).transpose()?;
@@ -345,8 +345,8 @@ async fn dev_project(config: &Config, projects: &Projects) -> Result<Option<i32>
     Ok(Some(access.project.id().0))
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listener::bind(address).map_err(|source| StartError::Listen { address, source })
 }
 
 fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {

@@ -191,7 +191,7 @@ fn there_is_one_crypto_backend() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let tree = |package: &str| -> Result<String> {
         let output = Command::new(&cargo)
-            .args(["tree", "--workspace", "--locked", "--offline", "--edges", "normal,build,dev", "--prefix", "none"])
+            .args(["tree", "--workspace", "--locked", "--edges", "normal,build,dev", "--prefix", "none"])
             .args(["--target", "all", "--format", "{p}", "--invert", package])
             .current_dir(root())
             .output()?;

@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mille_shared::{ErrorCode, LimitName, limits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -36,6 +36,23 @@ use crate::drain::{Drain, Phase};
 mod wire;
 
 pub use wire::{BytesTaken, Sent, Wire};
+
+/// Connections that may wait to be accepted; the system has a bound of its own (`net.core.somaxconn`). Those of a node that
+/// dies come to the others all at once: one for whom there is no room is not answered, and knocks again after a second, then
+/// after two, then four.
+const BACKLOG: u32 = 65_535;
+
+/// Takes a port, for [`serve`].
+///
+/// # Errors
+/// When it can't be had.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Also while the system still remembers the connections of who had it before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// The bounds of a listener, and how it is spoken to.
 #[derive(Clone)]

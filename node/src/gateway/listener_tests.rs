@@ -1,5 +1,7 @@
 //! What a listener does about peers who only take room.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use axum::routing::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -7,10 +9,11 @@ use tokio::time::timeout;
 use super::*;
 use crate::metrics::Metrics;
 
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
 
 async fn listening(settings: ListenerSettings, body: String) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = bind(ANY_PORT).expect("a port");
     let address = listener.local_addr().expect("an address");
     let router = Router::new().route("/", get(move || async move { body }));
     tokio::spawn(serve(listener, router, settings, TaskTracker::new(), CancellationToken::new()));
@@ -40,8 +43,18 @@ async fn a_stranger_who_asks_and_takes_no_answer_makes_room_too() {
 }
 
 #[tokio::test]
+async fn hundreds_who_come_at_once_wait_for_the_accept_and_need_not_come_again() {
+    let listener = bind(ANY_PORT).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let coming = futures_util::future::join_all((0..1_000).map(|_| TcpStream::connect(address)));
+    // Nobody accepts, so whoever finds no room never comes in.
+    let came = timeout(Duration::from_secs(10), coming).await.expect("there is room for all");
+    assert!(came.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
 async fn who_asks_and_takes_no_answer_does_not_keep_a_node_that_stops() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = bind(ANY_PORT).expect("a port");
     let address = listener.local_addr().expect("an address");
     let router = Router::new().route("/", get(|| async { "x".repeat(64 << 20) }));
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
