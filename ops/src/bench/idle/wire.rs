@@ -143,10 +143,11 @@ impl Wire {
     }
 }
 
-/// Another address of the loopback for each ten thousand.
+/// Another address of the loopback for each ten thousand after the first. Those leave it to the system: who names an address
+/// has it look for a port that nobody has at all, and with many open, it looks long.
 fn source(number: usize, node: IpAddr) -> Option<Ipv4Addr> {
-    let last = u8::try_from(number / CONNECTIONS_PER_SOURCE + 1).ok()?;
-    node.is_loopback().then(|| Ipv4Addr::new(127, 0, 0, last))
+    let ten_thousands = u8::try_from(number / CONNECTIONS_PER_SOURCE).ok()?;
+    (ten_thousands > 0 && node.is_loopback()).then(|| Ipv4Addr::new(127, 0, 0, 1 + ten_thousands))
 }
 
 fn written(opcode: u8, payload: &[u8]) -> Vec<u8> {
@@ -177,7 +178,8 @@ mod tests {
     #[test]
     fn ports_do_not_run_short() {
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
-        assert_eq!(source(9_999, loopback), Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(source(9_999, loopback), None, "the system chooses");
+        assert_eq!(source(10_000, loopback), Some(Ipv4Addr::new(127, 0, 0, 2)));
         assert_eq!(source(20_000, loopback), Some(Ipv4Addr::new(127, 0, 0, 3)));
         assert_eq!(source(0, IpAddr::from([10, 0, 0, 1])), None, "elsewhere the system chooses");
     }
