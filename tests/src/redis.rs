@@ -422,10 +422,10 @@ fn settings_of(port: u16, persistent: bool) -> Vec<String> {
 /// A directory on a disk, or else in memory: members of a cluster, and sentinels, write down what changes among them and wait
 /// for it. A disk that is busy with something else lets them wait for seconds, and the others hold them for dead.
 fn home(is_on_disk: bool) -> Result<TempDir> {
-    let (memory, mut builder) = (Path::new("/dev/shm"), tempfile::Builder::new());
+    let mut builder = tempfile::Builder::new();
     builder.prefix("mille-redis-");
-    let is_in_memory = !is_on_disk && memory.is_dir();
-    Ok(if is_in_memory { builder.tempdir_in(memory) } else { builder.tempdir() }?)
+    let in_memory = (!is_on_disk).then(|| builder.tempdir_in("/dev/shm").ok()).flatten();
+    in_memory.map_or_else(|| Ok(builder.tempdir()?), Ok)
 }
 
 fn launch(kind: Kind, line: Option<&Proxy>, home: &Path) -> Result<Process> {

@@ -10,7 +10,7 @@
 mod export;
 
 use mille_shared::log::{CommitOutcome, Proposal};
-use mille_shared::{PlanId, ProjectId, Revision, TraceParent};
+use mille_shared::{ConnectionId, PlanId, ProjectId, Revision, TraceParent};
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
 use tracing::{Instrument as _, Level, Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -61,15 +61,22 @@ pub fn operation(kind: &'static str) -> Span {
     info_span!("operation", otel.name = kind, graphql.operation.type = kind)
 }
 
-/// Runs a query or mutation of a socket, where no request is around it.
+/// Runs a query or mutation of a socket, where no request is around it. Log lines say which connection's it is.
 pub fn on_socket<F: Future>(
     kind: &'static str,
+    connection: &ConnectionId,
     parent: Option<TraceParent>,
     operation: F,
-) -> impl Future<Output = F::Output> {
-    let (mut log, mut span) = (Span::none(), Span::none());
+) -> impl Future<Output = F::Output> + use<F> {
+    let log = info_span!(
+        target: "mille_node::operation",
+        "operation",
+        kind,
+        connection.id = %connection,
+        trace_id = field::Empty,
+    );
+    let mut span = Span::none();
     if are_on() {
-        log = info_span!(target: "mille_node::operation", "operation", kind, trace_id = field::Empty);
         span = info_span!("operation", otel.name = kind, otel.kind = "server", graphql.operation.type = kind);
         follow(&span, parent);
         tell_log(&log, &span);

@@ -22,7 +22,6 @@ use mille_shared::directory::Role;
 use mille_shared::{CloseCode, ProjectId, limits};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
 use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, offered_subprotocols};
@@ -92,7 +91,6 @@ fn enter(
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(limits::PRESENCE_FRAME_BYTES_MAX)
         .max_frame_size(limits::PRESENCE_FRAME_BYTES_MAX);
-    let span = tracing::info_span!("presence", project.id = %project);
     // In a box: a task reserves all that it ever captures for as long as it runs. The same goes for what happens once.
     let captured = Box::new((door, introduction, token));
     upgrade.on_upgrade(move |socket| {
@@ -108,9 +106,10 @@ fn enter(
                 Err(refused) => refused,
             };
             metrics.connections.closed(Kind::Presence, why, code, opened_at.elapsed());
-            tracing::debug!(code, "presence socket closed");
+            tracing::debug!(project.id = %project, code, "presence socket closed");
         };
-        tasks.track_future(serving.instrument(span))
+        // Without a span, as any socket.
+        tasks.track_future(serving)
     })
 }
 
@@ -152,7 +151,7 @@ async fn admit(
         return Err((CloseReason::Pressure, CloseCode::TryAgainLater, shedding::REASON.into()));
     }
     let identity = door.authenticator.require(token.as_ref()).await.map_err(|refused| {
-        tracing::debug!(%refused, "token refused");
+        tracing::debug!(project.id = %project, %refused, "token refused");
         (CloseReason::TokenRefused, CloseCode::Forbidden, "not allowed".into())
     })?;
     introduction.known();

@@ -185,6 +185,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             }
         };
         Box::pin(self.finish(&ending)).await;
+        let connection = self.session.as_ref().map(|session| session.connection_id().as_str());
+        tracing::debug!(connection.id = connection, dialect = self.dialect.subprotocol(), ?ending, "socket closed");
         ending
     }
 
@@ -298,7 +300,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         let identity = match tokio::time::timeout_at(self.init_by, judged).await {
             Err(_) => return ControlFlow::Break(init_timeout()),
             Ok(Err(refusal)) => {
-                tracing::info!(%refusal, "a socket is refused");
+                tracing::info!(%refusal, dialect = self.dialect.subprotocol(), "a socket is refused");
                 let message = refusal.to_string();
                 self.say(&ServerFrame::InitRefused { message: &message });
                 return ControlFlow::Break(Ending::close(CloseReason::TokenRefused, CloseCode::Forbidden, message));
@@ -316,7 +318,6 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             }
         }
         let session = Session::new(identity, client_id, Via::WebSocket, self.transport.authenticator.clone());
-        tracing::Span::current().record("connection.id", session.connection_id().as_str());
         self.session = Some(Arc::new(session));
         self.say(&ServerFrame::Ack);
         if self.dialect == Dialect::Legacy {

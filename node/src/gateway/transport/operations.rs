@@ -189,7 +189,7 @@ impl Operations {
                     Single { key, response, bytes, is_query: operation.kind == OperationType::Query }
                 };
                 self.singles_bytes += bytes;
-                self.singles.push(traces::on_socket(kind, trace, result).boxed());
+                self.singles.push(traces::on_socket(kind, session.connection_id(), trace, result).boxed());
             }
         }
         self.running.insert(key.id, running);

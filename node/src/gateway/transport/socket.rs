@@ -16,7 +16,6 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use mille_shared::CloseCode;
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::conversation::Conversation;
 use super::frames::Dialect;
@@ -69,26 +68,22 @@ pub async fn upgrade<E: Executor>(
             .protocols([dialect.subprotocol()])
             .on_upgrade(move |socket| tasks.track_future(refused(socket)));
     }
-    let span = tracing::info_span!("socket", connection.id = tracing::field::Empty, dialect = dialect.subprotocol());
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
     let wire = wire.map(|Extension(wire)| wire);
     let introduction = introduction.map(|Extension(introduction)| introduction).unwrap_or_default();
     // In boxes: a task reserves all that it ever captures for as long as it runs.
-    let captured = Box::new((transport, token, wire, introduction, span));
+    let captured = Box::new((transport, token, wire, introduction));
     upgrade.protocols([dialect.subprotocol()]).on_upgrade(move |socket| {
-        let (transport, token, wire, introduction, span) = *captured;
+        let (transport, token, wire, introduction) = *captured;
         let observer = Arc::clone(&transport.observer);
         let opened_at = Instant::now();
         observer.opened(Via::WebSocket);
         let conversation = Box::new(Conversation::new(socket, dialect, token, taken, wire, introduction, transport));
-        tasks.track_future(
-            async move {
-                let ending = conversation.run().await;
-                observer.closed(Via::WebSocket, ending.why(), ending.code(), opened_at.elapsed());
-                tracing::debug!(?ending, "socket closed");
-            }
-            .instrument(span),
-        )
+        // Without a span: it would be kept for as long as the socket is, with that of the handshake, and most say nothing.
+        tasks.track_future(async move {
+            let ending = conversation.run().await;
+            observer.closed(Via::WebSocket, ending.why(), ending.code(), opened_at.elapsed());
+        })
     })
 }
 
