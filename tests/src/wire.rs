@@ -2,14 +2,14 @@
 //!
 //! The polite clients, `Socket` and `PresenceSocket`, are built on it; tests of bad manners use it bare.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderValue, Uri};
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_websockets::{ClientBuilder, CloseCode, Error, Message, WebSocketStream, upgrade};
 
 use crate::patience::{soon, within};
@@ -65,8 +65,7 @@ impl RawSocket {
     /// When nobody listens, or the answer is no HTTP.
     pub async fn knock(url: &str, subprotocols: &[&str], headers: &[(&'static str, String)]) -> Result<Upgrade> {
         let uri: Uri = url.parse().with_context(|| format!("address {url}"))?;
-        let host: Ipv4Addr =
-            uri.host().context("an address without a host")?.parse().context("hosts are numbers here")?;
+        let host = uri.host().context("an address without a host")?.to_owned();
         let port = uri.port_u16().context("an address without a port")?;
         let mut builder = ClientBuilder::from_uri(uri);
         if !subprotocols.is_empty() {
@@ -76,11 +75,7 @@ impl RawSocket {
         for (name, value) in headers {
             builder = builder.add_header(http::HeaderName::from_static(name), HeaderValue::from_str(value)?)?;
         }
-        let socket = TcpSocket::new_v4()?;
-        let options = SockRef::from(&socket);
-        options.set_tcp_mss(SEGMENT_BYTES)?;
-        options.set_recv_buffer_size(UNREAD_BYTES)?;
-        let tcp = socket.connect((host, port).into()).await.with_context(|| format!("nobody listens at {url}"))?;
+        let tcp = connect(&host, port).await.with_context(|| format!("nobody listens at {url}"))?;
         tcp.set_nodelay(true)?;
         match within(soon(), "the WebSocket handshake", builder.connect_on(tcp)).await? {
             Ok((stream, response)) => {
@@ -199,4 +194,14 @@ impl RawSocket {
         };
         within(patience, "a close", end).await
     }
+}
+
+/// Reads as over a network, and no more than is asked for.
+async fn connect(host: &str, port: u16) -> Result<TcpStream> {
+    let address = lookup_host((host, port)).await?.find(SocketAddr::is_ipv4).context("a name of nobody")?;
+    let socket = TcpSocket::new_v4()?;
+    let options = SockRef::from(&socket);
+    options.set_tcp_mss(SEGMENT_BYTES)?;
+    options.set_recv_buffer_size(UNREAD_BYTES)?;
+    Ok(socket.connect(address).await?)
 }
