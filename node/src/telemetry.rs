@@ -32,7 +32,7 @@ pub fn start(format: LogFormat, filter: &str, traces: Option<ExportSettings>) ->
     let registry = tracing_subscriber::registry();
     // A second call is a test's second node: the first one's settings stand.
     let Some(traces) = traces else {
-        // One filter for all: a layer with a filter of its own looks at each span that is entered, and one is per socket.
+        // One filter for all: a layer with a filter of its own looks at each span that is entered, and one is per operation.
         let _ = registry.with(filter).with(filter_fn(is_discreet)).with(lines(format)).try_init();
         return None;
     };

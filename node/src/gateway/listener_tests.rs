@@ -10,6 +10,8 @@ use super::*;
 use crate::metrics::Metrics;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// More than wait by default, where nothing else is said; fewer than a process has files.
+const CROWD: usize = 300;
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
 
 async fn listening(settings: ListenerSettings, body: String) -> SocketAddr {
@@ -46,10 +48,10 @@ async fn a_stranger_who_asks_and_takes_no_answer_makes_room_too() {
 async fn hundreds_who_come_at_once_wait_for_the_accept_and_need_not_come_again() {
     let listener = bind(ANY_PORT).expect("a port");
     let address = listener.local_addr().expect("an address");
-    let coming = futures_util::future::join_all((0..1_000).map(|_| TcpStream::connect(address)));
+    let coming = futures_util::future::join_all((0..CROWD).map(|_| TcpStream::connect(address)));
     // Nobody accepts, so whoever finds no room never comes in.
     let came = timeout(Duration::from_secs(10), coming).await.expect("there is room for all");
-    assert!(came.iter().all(Result::is_ok));
+    came.into_iter().collect::<io::Result<Vec<_>>>().expect("there is room for all");
 }
 
 #[tokio::test]

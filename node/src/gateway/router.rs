@@ -177,7 +177,7 @@ fn cors(allowed: AllowedOrigins) -> CorsLayer {
 }
 
 /// The doors behind which something is done that may be traced. What is done on a socket is traced by itself: its handshake
-/// would last as long as the socket.
+/// is over before anything is.
 const TRACED: [&str; 2] = ["/graphql", "/graphql/stream"];
 
 /// Puts a request into its trace, if anything is traced.

@@ -61,20 +61,26 @@ pub fn operation(kind: &'static str) -> Span {
     info_span!("operation", otel.name = kind, graphql.operation.type = kind)
 }
 
-/// Runs a query or mutation of a socket, where no request is around it. Log lines say which connection's it is.
+/// The span of log lines about an operation of a socket: whose it is.
+#[must_use]
+pub fn log_of(kind: &'static str, connection: &ConnectionId) -> Span {
+    info_span!(
+        target: "mille_node::operation",
+        "operation",
+        kind,
+        connection.id = %connection,
+        trace_id = field::Empty,
+    )
+}
+
+/// Runs a query or mutation of a socket, where no request is around it.
 pub fn on_socket<F: Future>(
     kind: &'static str,
     connection: &ConnectionId,
     parent: Option<TraceParent>,
     operation: F,
 ) -> impl Future<Output = F::Output> + use<F> {
-    let log = info_span!(
-        target: "mille_node::operation",
-        "operation",
-        kind,
-        connection.id = %connection,
-        trace_id = field::Empty,
-    );
+    let log = log_of(kind, connection);
     let mut span = Span::none();
     if are_on() {
         span = info_span!("operation", otel.name = kind, otel.kind = "server", graphql.operation.type = kind);

@@ -22,6 +22,7 @@ use mille_shared::directory::Role;
 use mille_shared::{CloseCode, ProjectId, limits};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, offered_subprotocols};
@@ -124,7 +125,8 @@ async fn begin(
 ) -> Result<(Box<Session>, Place), (CloseReason, u16)> {
     // Before the token is judged, so that no revocation falls in between.
     let revocations = door.authenticator.revoked().watch();
-    match admit(&door, &introduction, project, token).await {
+    let span = tracing::info_span!("presence", project.id = %project);
+    match admit(&door, &introduction, project, token).instrument(span).await {
         Ok((identity, handle, place)) => {
             let clock = TokenClock::new(&identity, door.authenticator.leeway());
             let session = Session::new(&door, handle, identity, clock, revocations, writer, incoming);
@@ -151,7 +153,7 @@ async fn admit(
         return Err((CloseReason::Pressure, CloseCode::TryAgainLater, shedding::REASON.into()));
     }
     let identity = door.authenticator.require(token.as_ref()).await.map_err(|refused| {
-        tracing::debug!(project.id = %project, %refused, "token refused");
+        tracing::debug!(%refused, "token refused");
         (CloseReason::TokenRefused, CloseCode::Forbidden, "not allowed".into())
     })?;
     introduction.known();

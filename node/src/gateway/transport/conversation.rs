@@ -25,6 +25,7 @@ use mille_shared::{ClientId, CloseCode, limits};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use tracing::Instrument as _;
 
 use super::Transport;
 use super::ending::{Ending, clipped, init_timeout, unreadable};
@@ -185,8 +186,6 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             }
         };
         Box::pin(self.finish(&ending)).await;
-        let connection = self.session.as_ref().map(|session| session.connection_id().as_str());
-        tracing::debug!(connection.id = connection, dialect = self.dialect.subprotocol(), ?ending, "socket closed");
         ending
     }
 
@@ -257,7 +256,10 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             }
         };
         match frame {
-            ClientFrame::Init(payload) => return Box::pin(self.on_init(&payload)).await,
+            ClientFrame::Init(payload) => {
+                let span = tracing::info_span!("socket", dialect = self.dialect.subprotocol());
+                return Box::pin(self.on_init(&payload).instrument(span)).await;
+            }
             ClientFrame::Subscribe { id, request } => {
                 return self.on_subscribe(Asked { id, request, bytes: text.len() });
             }
@@ -300,7 +302,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         let identity = match tokio::time::timeout_at(self.init_by, judged).await {
             Err(_) => return ControlFlow::Break(init_timeout()),
             Ok(Err(refusal)) => {
-                tracing::info!(%refusal, dialect = self.dialect.subprotocol(), "a socket is refused");
+                tracing::info!(%refusal, "a socket is refused");
                 let message = refusal.to_string();
                 self.say(&ServerFrame::InitRefused { message: &message });
                 return ControlFlow::Break(Ending::close(CloseReason::TokenRefused, CloseCode::Forbidden, message));
@@ -452,7 +454,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         // Nothing of this session may run on while the close takes its time.
         self.operations.end_all();
         (self.admission, self.place) = (None, None);
-        if let Some(session) = self.session.take() {
+        let session = self.session.take();
+        if let Some(session) = &session {
             session.ended().cancel();
         }
         match ending {
@@ -474,6 +477,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 }
             }
         }
+        let connection = session.as_ref().map(|session| session.connection_id().as_str());
+        tracing::debug!(connection.id = connection, dialect = self.dialect.subprotocol(), ?ending, "socket closed");
     }
 
     /// Waits for the peer's close. After an oversized frame the socket gives nothing more: then just waits.

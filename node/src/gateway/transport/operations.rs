@@ -19,6 +19,7 @@ use futures_util::stream::{AbortHandle, Abortable, BoxStream, FuturesUnordered, 
 use futures_util::{FutureExt, StreamExt, stream};
 use mille_shared::{ErrorCode, limits};
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::request::Operation;
 use super::{Dialect, Session, TransportObserver};
@@ -185,7 +186,8 @@ impl Operations {
                 let (executor, key) = (executor.clone(), key.clone());
                 let result = async move {
                     let result = AssertUnwindSafe(executor.execute(operation.request)).catch_unwind().await;
-                    let response = result.unwrap_or_else(|_| panicked());
+                    let mut response = result.unwrap_or_else(|_| panicked());
+                    complete_errors(&mut response);
                     Single { key, response, bytes, is_query: operation.kind == OperationType::Query }
                 };
                 self.singles_bytes += bytes;
@@ -292,7 +294,12 @@ impl Operations {
         match what {
             What::Response { response, learnt } => {
                 let mut response = *response;
-                complete_errors(&mut response);
+                if response.is_err() {
+                    let session = self.running.get(&key.id).and_then(|running| running.session.as_ref());
+                    let log = session.map(|session| traces::log_of("subscription", session.connection_id()));
+                    let _entered = log.map(Span::entered);
+                    complete_errors(&mut response);
+                }
                 // Without data there is no event: the error is the subscription's end.
                 if response.data == Value::Null && response.is_err() {
                     self.stop(&key.id);
@@ -422,8 +429,7 @@ fn panicked() -> Response {
 
 impl Single {
     fn outcome(self) -> Outcome {
-        let Self { key: Key { id, .. }, mut response, is_query, .. } = self;
-        complete_errors(&mut response);
+        let Self { key: Key { id, .. }, response, is_query, .. } = self;
         if is_request_error(&response) {
             Outcome::Failed { id, response }
         } else {

@@ -143,7 +143,7 @@ impl Wire {
     }
 }
 
-/// Another address of the loopback for each ten thousand after the first. Those leave it to the system: who names an address
+/// Another address of the loopback for each ten thousand after the first, which leave it to the system: who names an address
 /// has it look for a port that nobody has at all, and with many open, it looks long.
 fn source(number: usize, node: IpAddr) -> Option<Ipv4Addr> {
     let ten_thousands = u8::try_from(number / CONNECTIONS_PER_SOURCE).ok()?;

@@ -343,7 +343,8 @@ impl World {
         theirs.into_iter().for_each(|seat| self.close(seat));
         let (presence, effects) = self.opened(node);
         self.nodes[node] = presence;
-        // What a node said before this one subscribed arrives at most late, from one that lives; the dead send nothing.
+        // Redis tells a message only to who is subscribed when it comes. That one of a dead node lies in a stalled server
+        // until this one has subscribed is not simulated: what it buries heals when it is forgotten, not within the promise.
         let living: BTreeSet<NodeId> = self.nodes.iter().map(|presence| presence.node.clone()).collect();
         self.wire.retain(|(to, message)| *to != node || living.contains(&message.from));
         self.perform(node, effects);
