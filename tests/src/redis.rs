@@ -424,8 +424,10 @@ fn settings_of(port: u16, persistent: bool) -> Vec<String> {
 fn home(is_on_disk: bool) -> Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("mille-redis-");
-    let in_memory = (!is_on_disk).then(|| builder.tempdir_in("/dev/shm").ok()).flatten();
-    in_memory.map_or_else(|| Ok(builder.tempdir()?), Ok)
+    if !is_on_disk && let Ok(home) = builder.tempdir_in("/dev/shm") {
+        return Ok(home);
+    }
+    Ok(builder.tempdir()?)
 }
 
 fn launch(kind: Kind, line: Option<&Proxy>, home: &Path) -> Result<Process> {

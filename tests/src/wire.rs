@@ -17,7 +17,8 @@ use crate::patience::{soon, within};
 /// Bytes of a segment, as on most networks. On loopback one is half as large as the room of who reads nothing, and systems do
 /// not send a part of one: who reads again would wait for the other side's next probe, half a minute and more.
 const SEGMENT_BYTES: u32 = 1_448;
-/// Bytes that may wait to be read; Linux takes it twice. Systems make more room for who reads much at first, and it would hide who reads no more.
+/// Bytes that may wait to be read; Linux takes it twice. Systems make more room for who reads much at first, and it would hide
+/// who reads no more.
 const UNREAD_BYTES: usize = 128 * 1024;
 
 /// How a socket ended.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use mille_tests::{
-    Builder, Cluster, Collector, Mood, Project, SpanTold, documents as d, eventually, free_port, last_words,
+    Builder, Cluster, Collector, Mood, Project, Socket, SpanTold, documents as d, eventually, free_port, last_words,
     node_input, patience, soon,
 };
 use serde_json::{Value, json};
@@ -159,6 +159,30 @@ fn log_lines_are_objects_and_name_the_trace(log: &str, trace: &str) -> Result<()
         ensure!(spans.iter().all(|span| span["name"] != "edit" && span["otel.name"].is_null()), "{line}");
     }
     ensure!(naming > 0, "no line names the trace:\n{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_lines_say_which_socket_they_are_about_and_no_span_lasts_as_long_as_one() -> Result<()> {
+    let cluster = Cluster::of(1).with("MILLE_LOG_FORMAT", "json").with("RUST_LOG", "mille_node=debug").start().await?;
+    cluster.user(0, "ada").socket().await?.close().await?;
+    let refused = Socket::init(&cluster.ws_url(0), json!({"Authorization": "Bearer nonsense"})).await?;
+    ensure!(refused.is_err(), "a token that is none is taken");
+    let line = async |message: &str, fits: fn(&Value) -> bool| {
+        eventually(soon(), async || {
+            let log = cluster.log(0);
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let found = lines.find(|line| line["fields"]["message"] == message && fits(line));
+            found.with_context(|| format!("no such line of {message:?}:\n{log}"))
+        })
+        .await
+    };
+    let closed = line("socket closed", |line| line["fields"]["connection.id"].is_string()).await?;
+    ensure!(closed["spans"].as_array().is_none_or(Vec::is_empty), "a span has lasted: {closed}");
+    line("a socket is refused", |line| {
+        line["span"]["name"] == "socket" && line["span"]["dialect"] == "graphql-transport-ws"
+    })
+    .await?;
     Ok(())
 }
 

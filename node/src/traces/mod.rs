@@ -61,9 +61,9 @@ pub fn operation(kind: &'static str) -> Span {
     info_span!("operation", otel.name = kind, graphql.operation.type = kind)
 }
 
-/// The span of log lines about an operation of a socket: whose it is.
+/// The span of log lines about an operation of a socket: it says which connection's.
 #[must_use]
-pub fn log_of(kind: &'static str, connection: &ConnectionId) -> Span {
+pub fn log_span(kind: &'static str, connection: &ConnectionId) -> Span {
     info_span!(
         target: "mille_node::operation",
         "operation",
@@ -80,7 +80,7 @@ pub fn on_socket<F: Future>(
     parent: Option<TraceParent>,
     operation: F,
 ) -> impl Future<Output = F::Output> + use<F> {
-    let log = log_of(kind, connection);
+    let log = log_span(kind, connection);
     let mut span = Span::none();
     if are_on() {
         span = info_span!("operation", otel.name = kind, otel.kind = "server", graphql.operation.type = kind);

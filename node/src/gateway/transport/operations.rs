@@ -296,7 +296,7 @@ impl Operations {
                 let mut response = *response;
                 if response.is_err() {
                     let session = self.running.get(&key.id).and_then(|running| running.session.as_ref());
-                    let log = session.map(|session| traces::log_of("subscription", session.connection_id()));
+                    let log = session.map(|session| traces::log_span("subscription", session.connection_id()));
                     let _entered = log.map(Span::entered);
                     complete_errors(&mut response);
                 }
