@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use anyhow::{Context as _, Result, ensure};
+use futures_util::future::try_join_all;
 
 use super::view::{Member, members};
 use super::{Redis, Setup};
@@ -182,12 +183,11 @@ impl RedisCluster {
             }
             let agreed = self.agreed_now().await?;
             ensure!(agreed.iter().all(|member| !member.is_failed), "someone is held for dead: {agreed:?}");
-            for replica in self.numbers(agreed.iter().filter(|member| !member.is_primary))? {
-                ensure!(
-                    self.server(replica).replication("master_link_status").await? == "up",
-                    "server {replica} does not follow"
-                );
-            }
+            let hear = agreed.iter().filter_map(|member| member.follows.as_ref().map(|primary| (member, primary)));
+            let hear = hear.map(async |(replica, primary)| {
+                self.server(self.number(&replica.id)?).catches_up_with(self.server(self.number(primary)?)).await
+            });
+            try_join_all(hear).await?;
             Ok(())
         })
         .await
@@ -237,9 +237,12 @@ impl RedisCluster {
         self.members().filter(|server| server.is_awake())
     }
 
+    fn number(&self, id: &str) -> Result<usize> {
+        self.ids.iter().position(|known| known == id).context("an unknown server")
+    }
+
     fn numbers<'a>(&self, members: impl Iterator<Item = &'a Member>) -> Result<Vec<usize>> {
-        let number = |member: &Member| self.ids.iter().position(|id| *id == member.id).context("an unknown server");
-        let mut numbers: Vec<usize> = members.map(number).collect::<Result<_>>()?;
+        let mut numbers: Vec<usize> = members.map(|member| self.number(&member.id)).collect::<Result<_>>()?;
         numbers.sort_unstable();
         Ok(numbers)
     }

@@ -4,6 +4,7 @@
 //! as the master. Who is it later is asked of the sentinels, and the test believes what most of them say.
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::future::try_join_all;
 
 use super::{Redis, Setup, users};
 use crate::patience::{eventually, patience};
@@ -51,9 +52,6 @@ impl RedisSentinels {
         }
         for server in &mut servers {
             server.answers().await?;
-        }
-        for replica in &servers[1..] {
-            replica.catches_up_with(&servers[0]).await?;
         }
         let ids: Vec<String> = sentinel_ports.iter().map(|_| super::random_id()).collect();
         let mut sentinels = Vec::with_capacity(SENTINELS);
@@ -159,12 +157,12 @@ impl RedisSentinels {
         eventually(patience(AGREED_SECONDS), async || {
             let master = self.master_now().await?;
             let port = self.server(master).port().to_string();
-            for replica in (0..self.size()).filter(|server| *server != master) {
-                let replica = self.server(replica);
-                let (follows, link) =
-                    (replica.replication("master_port").await?, replica.replication("master_link_status").await?);
-                ensure!(follows == port && link == "up", "the server at {} follows {follows}, {link}", replica.port());
+            let replicas = (0..self.size()).filter(|server| *server != master).map(|server| self.server(server));
+            for replica in replicas.clone() {
+                let follows = replica.replication("master_port").await?;
+                ensure!(follows == port, "the server at {} follows {follows}", replica.port());
             }
+            try_join_all(replicas.map(|replica| replica.catches_up_with(self.server(master)))).await?;
             for sentinel in &self.sentinels {
                 sentinel.ask(&["SENTINEL", "CKQUORUM", MASTER_NAME]).await?;
                 let seen = sentinel.ask(&["SENTINEL", "REPLICAS", MASTER_NAME]).await?;
