@@ -81,7 +81,7 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// keeps the socket; who is away for longer is given up as silent at the latest.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(45);
 /// The longest that those who are told the same wait for more, after they were told something.
-pub const FAN_OUT_MOMENT: Duration = Duration::from_millis(5);
+pub const FAN_OUT_MOMENT: Duration = Duration::from_millis(8);
 /// Events queued for one subscription. On overflow the queue's owner resumes from where it is.
 pub const SUBSCRIPTION_QUEUE_EVENTS_MAX: usize = 256;
 /// Messages queued for one socket. On overflow GraphQL streams wait (and fall behind their log), presence conflates.

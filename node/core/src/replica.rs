@@ -395,6 +395,13 @@ impl Replica {
         self.is_confirmed && self.repair.is_none()
     }
 
+    /// Whether a check that finds the log at our head, and all else as the last check did, would change nothing.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        let is_in_doubt = self.suspicion.is_some() || self.missed.is_some() || self.ahead.is_some();
+        self.is_confirmed() && !is_in_doubt && !self.is_busy() && !self.standing.is_waiting()
+    }
+
     /// Whether the copy is known to be behind its log.
     #[must_use]
     pub fn is_repairing(&self) -> bool {

@@ -275,6 +275,50 @@ fn who_finds_that_another_began_the_epoch_looks_instead_of_asking_again() {
     assert_eq!(names(&replica.handle(Input::Committed(repeated))), ["fetch"]);
 }
 
+/// Whether a replica rests; if so, what a check like the last one comes to is held against it.
+fn rests(replica: &mut Replica) -> bool {
+    let is_at_rest = replica.is_at_rest();
+    if is_at_rest {
+        let before = format!("{replica:?}");
+        let state = LogState { head: Some(replica.plan().head()), life: life("a") };
+        assert!(replica.handle(Input::HeadSeen(HeadSeen { state, is_settled: true })).is_empty());
+        assert_eq!(format!("{replica:?}"), before);
+    }
+    is_at_rest
+}
+
+#[test]
+fn at_rest_a_check_that_finds_what_is_expected_changes_nothing() {
+    let mut desk = history(&["a"]);
+    let mut replica = replica_of(&desk);
+    assert!(!rests(&mut replica), "nobody has looked yet");
+    replica.handle(seen(&desk));
+    assert!(rests(&mut replica));
+
+    let old = desk.clone();
+    desk.must(named("b"));
+    replica.handle(Input::Heard(vec![desk.log[2].clone()]));
+    assert!(rests(&mut replica), "it knows where the log ends now, too");
+    replica.handle(seen(&old));
+    assert!(!rests(&mut replica), "that the log is behind must be forgotten if it is not so the next time");
+    replica.handle(seen(&desk));
+    assert!(rests(&mut replica));
+
+    desk.must(named("c"));
+    replica.handle(seen(&desk));
+    assert!(!rests(&mut replica), "that the log is ahead, too");
+    replica.handle(Input::Heard(vec![desk.log[3].clone()]));
+    replica.handle(seen(&desk));
+    assert!(rests(&mut replica));
+
+    replica.handle(submit(1, named("mine")));
+    assert!(!rests(&mut replica), "a commit is under way");
+    replica.handle(committed());
+    assert!(rests(&mut replica));
+    replica.handle(Input::Interrupted(Cause::Reconnect));
+    assert!(!rests(&mut replica), "messages may have been lost");
+}
+
 #[test]
 fn a_log_that_vanished_is_given_back_whole() {
     let desk = history(&["a", "b"]);

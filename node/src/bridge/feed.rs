@@ -97,10 +97,10 @@ impl FeedSender {
     }
 
     /// As [`Self::offer`], for a head that was asked for when so much had been dropped. It says nothing after a later drop, and
-    /// nothing to who is at rest and knows it.
+    /// nothing to who is at rest and expects it.
     pub(super) fn offer_head(&self, plan: PlanId, state: LogState, is_settled: bool, asked_at: u64) {
         let mut drops = self.lag.drops.lock();
-        if *drops != asked_at || self.rests.is_known(plan, &state, is_settled) {
+        if *drops != asked_at || self.rests.is_expected(plan, &state, is_settled) {
             return;
         }
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(Heard::Head { plan, state, is_settled }) {
@@ -205,11 +205,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_at_rest_is_not_told_what_it_knows() {
+    async fn who_is_at_rest_is_not_told_what_it_expects() {
         let plan = PlanId(1);
         let rest = || {
             let (sender, feed) = line(Arc::new(Metrics::new()));
-            sender.rests().begin(plan, nowhere(), true);
+            sender.rests().begin(plan, nowhere(), true, Instant::now());
             (sender, feed)
         };
         let is_told = |sender: &FeedSender, feed: &mut Feed, plan, state, is_settled| {

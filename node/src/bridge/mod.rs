@@ -179,11 +179,14 @@ impl Bridge {
         self.inner.interests.plan_count()
     }
 
-    /// How many plans are at rest on this node.
+    /// Where the log of a plan that is at rest on this node is expected to end.
     #[cfg(test)]
-    pub(crate) fn plans_at_rest(&self) -> usize {
-        let plans = self.inner.interests.plans();
-        plans.iter().filter(|(plan, feed, _)| feed.rests().seen(*plan).is_some()).count()
+    pub(crate) fn expected_head(&self, plan: PlanId) -> Option<mille_shared::log::Head> {
+        self.inner
+            .interests
+            .plans()
+            .iter()
+            .find_map(|(open, feed, _)| feed.rests().expected(*open).filter(|_| *open == plan))
     }
 
     async fn pump(self, mut incoming: mpsc::Receiver<Incoming>, stop: CancellationToken) {

@@ -1,8 +1,7 @@
-//! Plans at rest: nothing happened to them since their head was checked.
+//! Plans at rest: their copies would learn nothing from a check that finds the log where they end.
 //!
-//! Most open plans are at rest most of the time. Telling their actors at each check that the log ends where it ended would
-//! wake every one of them for nothing. So an actor notes what it was told last, and while that is still so, the check is noted
-//! here and nobody is woken.
+//! Nearly all checks find that. Telling the actors each time would wake every one of them for nothing. So an actor notes what
+//! it expects, with each change anew, and a check that finds it is noted here and nobody is woken.
 
 use std::collections::HashMap;
 
@@ -17,32 +16,33 @@ pub struct Rests(Mutex<HashMap<PlanId, Rest>>);
 
 #[derive(Debug)]
 struct Rest {
-    /// What the actor was told, and would be told for nothing.
+    /// What the actor expects, and would be told for nothing.
     state: LogState,
     is_settled: bool,
-    /// When that was last seen to be so.
+    /// When the log was last seen to be where it was expected.
     seen: Instant,
 }
 
 impl Rests {
-    /// Notes that a plan's copy and its log are one, as the actor was just told.
-    pub fn begin(&self, plan: PlanId, state: LogState, is_settled: bool) {
-        self.0.lock().insert(plan, Rest { state, is_settled, seen: Instant::now() });
+    /// Notes where a plan's log is expected to end, and when it last was where it was expected.
+    pub fn begin(&self, plan: PlanId, state: LogState, is_settled: bool, seen: Instant) {
+        self.0.lock().insert(plan, Rest { state, is_settled, seen });
     }
 
-    /// Notes that something happened to a plan, or that it is not open any more. Answers when it was last seen to be as its
-    /// actor knows it, if it was at rest.
+    /// Notes that something happens to a plan, or that it is not open any more. Answers when its log was last seen where it was
+    /// expected, if it was at rest.
     pub fn end(&self, plan: PlanId) -> Option<Instant> {
         self.0.lock().remove(&plan).map(|rest| rest.seen)
     }
 
-    /// Notes that something may have happened to any of them.
+    /// Notes that something may have happened to any of them. An actor may begin a rest all the same, before it comes to what
+    /// happened: a check that finds the log where it then expects it shows that nothing was missed.
     pub(super) fn end_all(&self) {
         self.0.lock().clear();
     }
 
-    /// Whether a check says of a plan at rest what its actor knows; then it is noted.
-    pub(super) fn is_known(&self, plan: PlanId, state: &LogState, is_settled: bool) -> bool {
+    /// Whether a check finds a plan at rest as its actor expects; then it is noted.
+    pub(super) fn is_expected(&self, plan: PlanId, state: &LogState, is_settled: bool) -> bool {
         match self.0.lock().get_mut(&plan) {
             Some(rest) if rest.state == *state && rest.is_settled == is_settled => {
                 rest.seen = Instant::now();
@@ -52,7 +52,12 @@ impl Rests {
         }
     }
 
-    /// When a plan at rest was last seen to be as its actor knows it.
+    #[cfg(test)]
+    pub(super) fn expected(&self, plan: PlanId) -> Option<mille_shared::log::Head> {
+        self.0.lock().get(&plan).and_then(|rest| rest.state.head)
+    }
+
+    /// When the log of a plan at rest was last seen where it was expected.
     #[must_use]
     pub fn seen(&self, plan: PlanId) -> Option<Instant> {
         self.0.lock().get(&plan).map(|rest| rest.seen)

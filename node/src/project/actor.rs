@@ -260,7 +260,7 @@ impl Actor {
                 self.presence.acted(&user);
             }
             // Where much goes on, there is a moment between two things in which nobody waits.
-            if is_old && self.plans.is_at_rest(Instant::now()) {
+            if is_old && self.plans.may_begin_anew(Instant::now()) {
                 return End::Old;
             }
         }

@@ -108,7 +108,7 @@ impl Plans {
 
     /// Whether nobody would miss what is kept here but not in the log, and nobody waits for an answer: then all may be
     /// opened anew.
-    pub(super) fn is_at_rest(&self, now: Instant) -> bool {
+    pub(super) fn may_begin_anew(&self, now: Instant) -> bool {
         self.slots.values().all(|slot| matches!(slot, Slot::Open(open) if open.is_safe(now) && !open.is_awaited()))
     }
 

@@ -346,18 +346,18 @@ async fn a_plan_that_nobody_uses_closes_and_opens_again_in_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plan_is_at_rest_until_something_happens_to_it() {
+async fn a_plan_rests_from_its_first_check_on_whatever_changes_are_told() {
     let (one, two, here, there, plan) = pair().await;
     let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
-    for name in ["a", "b"] {
-        eventually("it rests", async || one.bridge.plans_at_rest() == 1).await;
-        rename_often(&there, plan, name, 1).await;
-        assert!(matches!(events.next().await, Ok(PlanEvent::Changed(_))));
-        assert_eq!(one.bridge.plans_at_rest(), 0, "until it is looked at once more");
+    eventually("it rests", async || one.bridge.expected_head(plan).is_some()).await;
+    for (editor, name) in [(&there, "a"), (&here, "b"), (&there, "c")] {
+        rename_often(editor, plan, name, 1).await;
+        let Ok(PlanEvent::Changed(applied)) = events.next().await else { panic!("{name} is not told") };
+        assert_eq!(one.bridge.expected_head(plan), Some(applied.head), "no check is needed to know where the log ends");
     }
     drop(events);
     eventually("it is closed", async || one.bridge.open_plans() == 0).await;
-    assert_eq!(one.bridge.plans_at_rest(), 0);
+    assert_eq!(one.bridge.expected_head(plan), None);
     one.stop().await;
     two.stop().await;
 }
