@@ -36,9 +36,6 @@ const SLEEP_TIME: Duration = Duration::from_secs(30);
 const HELD_BYTES_MAX: u64 = 4 * MEGABYTE;
 /// What each of them is not told meanwhile: a multiple of that, or the bound means nothing.
 const TOLD_BYTES_MIN: u64 = 2 * HELD_BYTES_MAX;
-/// Until a sleeper hears something. The node's system may learn only by its next probe that there is room again: after half a
-/// minute of silence that is up to 27 s away.
-const PROBED_SECONDS: f64 = 60.0;
 /// How old a position may be when somebody else sees it.
 const STALE_SECONDS_MAX: f64 = 1.0;
 /// Bytes of a name: long ones make for large frames.
@@ -224,7 +221,7 @@ impl Person {
         let (mut bytes, mut seen, mut roster) = (0, BTreeMap::new(), BTreeSet::new());
         let (mut is_asked, mut is_answered) = (false, false);
         while !is_answered {
-            let heard = eventually(patience(PROBED_SECONDS), async || self.hear().await).await;
+            let heard = self.hear().await;
             let text = heard.with_context(|| format!("after {bytes} bytes it knows {seen:?} and {roster:?}"))?;
             bytes += text.len() as u64;
             seen.extend(positions_in(&text)?);
