@@ -71,4 +71,4 @@ pub use store::{Store, Topology};
 pub use stream::EventStream;
 pub use tls::{Authority, Pair, Tunnel, path_text};
 pub use token::{SECRET, Token};
-pub use wire::{Closing, Frame, RawSocket, Upgrade};
+pub use wire::{Closing, Frame, KEPT_UNREAD_BYTES_MAX, RawSocket, Upgrade};

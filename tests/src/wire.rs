@@ -3,6 +3,7 @@
 //! The polite clients, `Socket` and `PresenceSocket`, are built on it; tests of bad manners use it bare.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -20,6 +21,8 @@ const SEGMENT_BYTES: u32 = 1_448;
 /// Bytes that may wait to be read; Linux takes it twice. Systems make more room for who reads much at first, and it would hide
 /// who reads no more.
 const UNREAD_BYTES: usize = 128 * 1024;
+/// More than the system keeps for who reads nothing.
+pub const KEPT_UNREAD_BYTES_MAX: u64 = 2 * UNREAD_BYTES as u64;
 
 /// How a socket ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,8 +175,16 @@ impl RawSocket {
     /// # Errors
     /// When the socket closes, sends binary, or stays silent.
     pub async fn next_text(&mut self) -> Result<String> {
+        self.next_text_within(soon()).await
+    }
+
+    /// As [`RawSocket::next_text`], for what may take longer.
+    ///
+    /// # Errors
+    /// As there, with silence for `patience`.
+    pub async fn next_text_within(&mut self, patience: Duration) -> Result<String> {
         loop {
-            match within(soon(), "a text frame", self.next()).await? {
+            match within(patience, "a text frame", self.next()).await? {
                 Frame::Text(text) => return Ok(text),
                 Frame::Control => {}
                 other => bail!("a text frame was expected, not {other:?}"),
@@ -185,7 +196,7 @@ impl RawSocket {
     ///
     /// # Errors
     /// When it stays open for `patience`.
-    pub async fn closing(&mut self, patience: std::time::Duration) -> Result<Closing> {
+    pub async fn closing(&mut self, patience: Duration) -> Result<Closing> {
         let end = async {
             loop {
                 if let Frame::Closed(closing) = self.next().await {

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::{join_all, try_join, try_join_all};
-use mille_tests::{Builder, Client, Cluster, Project, RawSocket, Token, documents as d, eventually, patience};
+use mille_tests::{
+    Builder, Client, Cluster, KEPT_UNREAD_BYTES_MAX, Project, RawSocket, Token, documents as d, eventually, patience,
+    soon,
+};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -23,19 +26,23 @@ fn measured(nodes: usize) -> Builder {
 // ---- who reads nothing -------------------------------------------------------------------------------------------
 
 /// Move their cursors all the time, half of them at each node.
-const MOVERS: usize = 16;
+const MOVERS: usize = 24;
 /// Come and leave all the time, at the other node.
 const GUESTS: usize = 12;
 /// Read nothing for a while.
 const SLEEPERS: usize = 8;
 /// How long everybody reads, until the node has the memory that this takes.
 const WARM_TIME: Duration = Duration::from_secs(5);
-/// How long the sleepers read nothing. Less than a node waits for a socket that takes nothing.
-const SLEEP_TIME: Duration = Duration::from_secs(30);
+/// How long the sleepers read nothing. What their systems have no room for they drop. The node's system sends it again after
+/// waits that double from a fifth of a second on: the one that this falls into is over 26 to 30 s after the first try, which is
+/// sooner than a node gives up a socket that takes nothing.
+const SLEEP_TIME: Duration = Duration::from_secs(22);
 /// What the sleepers may add to the node's memory, what it remembers of the guests included.
 const HELD_BYTES_MAX: u64 = 4 * MEGABYTE;
 /// What each of them is not told meanwhile: a multiple of that, or the bound means nothing.
 const TOLD_BYTES_MIN: u64 = 2 * HELD_BYTES_MAX;
+/// How long that wait may be for a sleeper who has read what its system kept.
+const SENT_AGAIN_SECONDS: f64 = 20.0;
 /// How old a position may be when somebody else sees it.
 const STALE_SECONDS_MAX: f64 = 1.0;
 /// Bytes of a name: long ones make for large frames.
@@ -62,11 +69,14 @@ async fn who_reads_nothing_costs_little_delays_nobody_and_finds_the_newest_later
     let presence = room.owner.ask(d::PRESENCE, "projectPresence", json!({"p": room.project.id})).await?;
     let truth: BTreeSet<String> = presence.as_array().context("a list")?.iter().filter_map(user_of).collect();
     ensure!(truth.len() == MOVERS + GUESTS + SLEEPERS + 1, "everyone is there: {truth:?}");
-    for sleeper in &mut room.sleepers {
+    // All at once: whose turn came late would sleep on.
+    let waking = room.sleepers.iter_mut().map(async |sleeper| {
         let bytes = sleeper.catch_up(&last, &truth).await.with_context(|| sleeper.user.clone())?;
         // What the systems at both ends had on its way is read first.
         ensure!(bytes < seen.bytes / 3 * 2, "{} was told everything after all: {bytes} bytes", sleeper.user);
-    }
+        Ok(())
+    });
+    try_join_all(waking).await?;
     cluster.must_live()
 }
 
@@ -221,7 +231,8 @@ impl Person {
         let (mut bytes, mut seen, mut roster) = (0, BTreeMap::new(), BTreeSet::new());
         let (mut is_asked, mut is_answered) = (false, false);
         while !is_answered {
-            let heard = self.hear().await;
+            let is_behind = bytes < KEPT_UNREAD_BYTES_MAX;
+            let heard = self.hear_within(if is_behind { patience(SENT_AGAIN_SECONDS) } else { soon() }).await;
             let text = heard.with_context(|| format!("after {bytes} bytes it knows {seen:?} and {roster:?}"))?;
             bytes += text.len() as u64;
             seen.extend(positions_in(&text)?);
@@ -256,7 +267,11 @@ impl Person {
     }
 
     async fn hear(&mut self) -> Result<String> {
-        let text = self.socket.next_text().await.with_context(|| self.user.clone())?;
+        self.hear_within(soon()).await
+    }
+
+    async fn hear_within(&mut self, patience: Duration) -> Result<String> {
+        let text = self.socket.next_text_within(patience).await.with_context(|| self.user.clone())?;
         ensure!(!text.starts_with(r#"{"type":"error""#), "{}: {text}", self.user);
         Ok(text)
     }
