@@ -107,7 +107,7 @@ pub enum Input {
 }
 
 /// A log's head, as the regular check saw it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadSeen {
     /// Where the log ends.
     pub state: LogState,
@@ -395,11 +395,16 @@ impl Replica {
         self.is_confirmed && self.repair.is_none()
     }
 
-    /// Whether a check that finds the log at our head, and all else as the last check did, would change nothing.
+    /// What a check must see for it to change nothing. `None` while any check could.
     #[must_use]
-    pub fn is_at_rest(&self) -> bool {
+    pub fn expected(&self) -> Option<HeadSeen> {
         let is_in_doubt = self.suspicion.is_some() || self.missed.is_some() || self.ahead.is_some();
-        self.is_confirmed() && !is_in_doubt && !self.is_busy() && !self.standing.is_waiting()
+        if !self.is_confirmed() || is_in_doubt || self.is_busy() || self.standing.is_waiting() {
+            return None;
+        }
+        let life = self.standing.last_followed()?.clone();
+        let is_settled = self.standing.is_settled(&life);
+        Some(HeadSeen { state: LogState { head: Some(self.plan.head()), life }, is_settled })
     }
 
     /// Whether the copy is known to be behind its log.

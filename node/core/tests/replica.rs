@@ -275,20 +275,18 @@ fn who_finds_that_another_began_the_epoch_looks_instead_of_asking_again() {
     assert_eq!(names(&replica.handle(Input::Committed(repeated))), ["fetch"]);
 }
 
-/// Whether a replica rests; if so, what a check like the last one comes to is held against it.
+/// Whether a replica expects something of the next check; if so, it is held to that.
 fn rests(replica: &mut Replica) -> bool {
-    let is_at_rest = replica.is_at_rest();
-    if is_at_rest {
-        let before = format!("{replica:?}");
-        let state = LogState { head: Some(replica.plan().head()), life: life("a") };
-        assert!(replica.handle(Input::HeadSeen(HeadSeen { state, is_settled: true })).is_empty());
-        assert_eq!(format!("{replica:?}"), before);
-    }
-    is_at_rest
+    let Some(expected) = replica.expected() else { return false };
+    assert_eq!(expected.state.head, Some(replica.plan().head()));
+    let before = format!("{replica:?}");
+    assert!(replica.handle(Input::HeadSeen(expected)).is_empty());
+    assert_eq!(format!("{replica:?}"), before);
+    true
 }
 
 #[test]
-fn at_rest_a_check_that_finds_what_is_expected_changes_nothing() {
+fn a_check_that_sees_what_is_expected_changes_nothing() {
     let mut desk = history(&["a"]);
     let mut replica = replica_of(&desk);
     assert!(!rests(&mut replica), "nobody has looked yet");
@@ -317,6 +315,18 @@ fn at_rest_a_check_that_finds_what_is_expected_changes_nothing() {
     assert!(rests(&mut replica));
     replica.handle(Input::Interrupted(Cause::Reconnect));
     assert!(!rests(&mut replica), "messages may have been lost");
+}
+
+#[test]
+fn a_check_is_expected_in_the_life_of_the_last_one_as_settled_as_that_was() {
+    let desk = history(&["a"]);
+    let mut replica = replica_of(&desk);
+    for (life, is_settled) in [("a", false), ("a", true), ("b", false), ("b", true)] {
+        replica.handle(seen_in(life, &desk, is_settled));
+        let expected = replica.expected().map(|seen| (seen.state.life, seen.is_settled));
+        assert_eq!(expected, Some((StoreLife::new(life), is_settled)));
+        assert!(rests(&mut replica));
+    }
 }
 
 #[test]

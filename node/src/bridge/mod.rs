@@ -179,14 +179,14 @@ impl Bridge {
         self.inner.interests.plan_count()
     }
 
-    /// Where the log of a plan that is at rest on this node is expected to end.
+    /// Where the log of a plan that is at rest on this node is expected to end, and when it was last seen where it was expected.
     #[cfg(test)]
-    pub(crate) fn expected_head(&self, plan: PlanId) -> Option<mille_shared::log::Head> {
-        self.inner
-            .interests
-            .plans()
+    pub(crate) fn expected(&self, plan: PlanId) -> Option<(mille_shared::log::Head, Instant)> {
+        let plans = self.inner.interests.plans();
+        plans
             .iter()
-            .find_map(|(open, feed, _)| feed.rests().expected(*open).filter(|_| *open == plan))
+            .find(|(open, ..)| *open == plan)
+            .and_then(|(_, feed, _)| feed.rests().expected(plan).zip(feed.rests().seen(plan)))
     }
 
     async fn pump(self, mut incoming: mpsc::Receiver<Incoming>, stop: CancellationToken) {

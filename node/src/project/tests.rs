@@ -349,15 +349,18 @@ async fn a_plan_that_nobody_uses_closes_and_opens_again_in_full() {
 async fn a_plan_rests_from_its_first_check_on_whatever_changes_are_told() {
     let (one, two, here, there, plan) = pair().await;
     let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
-    eventually("it rests", async || one.bridge.expected_head(plan).is_some()).await;
+    eventually("it rests", async || one.bridge.expected(plan).is_some()).await;
     for (editor, name) in [(&there, "a"), (&here, "b"), (&there, "c")] {
+        tokio::time::advance(Duration::from_millis(10)).await;
+        let (_, seen) = one.bridge.expected(plan).expect("it rests");
         rename_often(editor, plan, name, 1).await;
         let Ok(PlanEvent::Changed(applied)) = events.next().await else { panic!("{name} is not told") };
-        assert_eq!(one.bridge.expected_head(plan), Some(applied.head), "no check is needed to know where the log ends");
+        // No check is needed to know where the log must end, and none has seen it there.
+        assert_eq!(one.bridge.expected(plan), Some((applied.head, seen)));
     }
     drop(events);
     eventually("it is closed", async || one.bridge.open_plans() == 0).await;
-    assert_eq!(one.bridge.expected_head(plan), None);
+    assert_eq!(one.bridge.expected(plan), None);
     one.stop().await;
     two.stop().await;
 }

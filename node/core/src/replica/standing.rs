@@ -55,9 +55,14 @@ impl Standing {
         self.waits_in = None;
     }
 
+    /// Whether this is the life that is known to be settled.
+    pub(super) fn is_settled(&self, life: &StoreLife) -> bool {
+        self.settled.as_ref() == Some(life)
+    }
+
     /// A commit was sent back: it must wait in this life.
     pub(super) fn wait(&mut self, life: StoreLife) {
-        self.waits_in = (self.settled.as_ref() != Some(&life)).then_some(life);
+        self.waits_in = (!self.is_settled(&life)).then_some(life);
     }
 
     /// Whether commits wait.

@@ -95,8 +95,6 @@ struct Node {
     cut_until: u64,
     /// The store's life as the node knows it, and since when.
     store: Option<(StoreLife, u64)>,
-    /// In which life of the store the log was last checked, and whether that was settled.
-    checked: Option<(StoreLife, bool)>,
 }
 
 pub(crate) struct World {
@@ -126,7 +124,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let log = Log::new();
-        let node = || Node { life: 0, replica: None, heard: Vec::new(), cut_until: 0, store: None, checked: None };
+        let node = || Node { life: 0, replica: None, heard: Vec::new(), cut_until: 0, store: None };
         let mut world = Self {
             rng: Rng::new(seed),
             faults,
@@ -245,17 +243,11 @@ impl World {
         if self.nodes[node].life != life {
             return;
         }
-        let Node { replica: Some(replica), checked, .. } = &mut self.nodes[node] else { return };
-        if let Input::HeadSeen(HeadSeen { state, is_settled }) = &input {
-            let check = Some((state.life.clone(), *is_settled));
-            let is_expected = *checked == check && state.head == Some(replica.plan().head());
-            *checked = check;
-            if replica.is_at_rest() && is_expected {
-                // The bridge would not even tell it.
-                return assert!(replica.handle(input).is_empty(), "a plan at rest had something to do");
-            }
-        }
+        let Some(replica) = &mut self.nodes[node].replica else { return };
+        // The bridge would not even tell it.
+        let is_expected = matches!(&input, Input::HeadSeen(seen) if replica.expected().as_ref() == Some(seen));
         let effects = replica.handle(input);
+        assert!(!is_expected || effects.is_empty(), "what was expected had effects: {effects:?}");
         for effect in effects {
             self.perform((node, life), effect);
         }

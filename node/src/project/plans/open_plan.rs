@@ -12,7 +12,7 @@ use mille_core::replica::{Cause, Effect, HeadSeen, Input, Readmission, Replica, 
 use mille_core::{Applied, Opened, Refusal};
 use mille_shared::change::Change;
 use mille_shared::directory::Role;
-use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, StoreLife, Terms};
+use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Terms};
 use mille_shared::operation::Operation;
 use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
 use tokio::sync::mpsc;
@@ -63,8 +63,6 @@ pub(super) struct OpenPlan {
     learnt: Instant,
     traced: TracedChanges,
     used: Instant,
-    /// In which life of the store the log was last checked, and whether that was settled.
-    checked: Option<(StoreLife, bool)>,
     /// When the log was last seen to hold what we hold; at rest, the bridge knows better.
     confirmed: Instant,
     is_at_rest: bool,
@@ -142,7 +140,6 @@ impl OpenPlan {
             learnt: Instant::now(),
             traced: TracedChanges::default(),
             used: Instant::now(),
-            checked: None,
             confirmed: Instant::now(),
             is_at_rest: false,
         }
@@ -175,29 +172,22 @@ impl OpenPlan {
     pub(super) fn learn(&mut self, input: Input, learnt: Instant, jobs: &mut Jobs) {
         self.learnt = learnt;
         self.end_rest();
-        let check = match &input {
-            Input::HeadSeen(HeadSeen { state, is_settled }) => Some((state.life.clone(), *is_settled)),
-            _ => None,
-        };
+        let is_check = matches!(input, Input::HeadSeen(_));
         for effect in self.replica.handle(input) {
             self.perform(effect, jobs);
         }
-        if let Some(check) = check {
-            self.checked = Some(check);
-            if self.replica.is_confirmed() {
-                self.confirmed = Instant::now();
-            }
+        if is_check && self.replica.is_confirmed() {
+            self.confirmed = Instant::now();
         }
         self.begin_rest();
         self.traced.applied();
         self.answer_behind(jobs);
     }
 
-    /// Has the bridge tell no more that the log ends where this copy does, unless something is to come of it.
+    /// Has the bridge tell nothing of a check that would change nothing.
     fn begin_rest(&mut self) {
-        let Some((life, is_settled)) = self.checked.as_ref().filter(|_| self.replica.is_at_rest()) else { return };
-        let state = LogState { head: Some(self.replica.plan().head()), life: life.clone() };
-        self.context.feed.rests().begin(self.id, state, *is_settled, self.confirmed);
+        let Some(HeadSeen { state, is_settled }) = self.replica.expected() else { return };
+        self.context.feed.rests().begin(self.id, state, is_settled, self.confirmed);
         self.is_at_rest = true;
     }
 

@@ -73,7 +73,7 @@ impl World {
     fn restart(&mut self, node: usize) {
         self.seen.restarts += 1;
         self.nodes[node].life += 1;
-        (self.nodes[node].replica, self.nodes[node].checked) = (None, None);
+        self.nodes[node].replica = None;
         self.nodes[node].heard.clear();
         for index in 0..LISTENERS {
             if self.listeners[index].node == Some(node) {
