@@ -1,17 +1,18 @@
 //! How much pressure a node is under, and what it gives up for it, in order.
 //!
-//! Three things are measured, some ten times a second: how late the event loop comes to what is due, how many bytes wait in
-//! send queues, how long the store takes to answer. The one that is worst says how high the level should be. A level is
-//! reached one step at a time, and only by what lasts: each measure counts as the median of its last samples, so that a
-//! single pause, however long, changes nothing. It is left one step at a time too, and later: the measure must have been
-//! well below for seconds. So whoever is refused is not refused and let in by turns.
+//! Three things are measured, some ten times a second or, at ease, three times: how late the event loop comes to what is due,
+//! how many bytes wait in send queues, how long the store takes to answer. The one that is worst says how high the level
+//! should be. A level is reached one step at a time, and only by what lasts: each measure counts as the median of its last
+//! samples, so that a single pause, however long, changes nothing. It is left one step at a time too, and later: the measure
+//! must have been well below for seconds. So whoever is refused is not refused and let in by turns.
 //!
 //! A store that answers late is pressure, and all levels follow from it. One that does not answer at all is an outage:
 //! whoever needs it is told so by others, and what does not need it goes on. It counts as [`Level::ThinPresence`] only.
 
 use std::time::Duration;
 
-/// Samples of which the median counts: a level is reached when most of the last half second was above it.
+/// Samples of which the median counts: a level is reached when most of the last half second was above it. From ease it takes as
+/// many, and the pause before the first.
 const SAMPLES: usize = 5;
 /// Time between two steps up.
 pub const RISE_AFTER: Duration = Duration::from_millis(300);
@@ -123,6 +124,12 @@ impl Pressure {
         self.level
     }
 
+    /// Whether nothing is given up, and none of the last samples asks for it: then samples may come further apart.
+    #[must_use]
+    pub fn is_at_ease(&self) -> bool {
+        self.level == Level::Calm && !self.measures().any(Measure::was_above)
+    }
+
     /// Takes what was measured at `at`, on any clock that never goes back. Answers the new level if it is another, which is
     /// one step away.
     pub fn note(&mut self, at: Duration, sample: Sample) -> Option<Level> {
@@ -188,6 +195,11 @@ impl Measure {
     fn asks_for(&self) -> usize {
         let median = self.median();
         self.thresholds.iter().take_while(|threshold| median >= **threshold).count()
+    }
+
+    /// Whether one of the samples alone would ask for a level.
+    fn was_above(&self) -> bool {
+        self.samples.iter().any(|sample| *sample >= self.threshold(Level::WidenCursors))
     }
 
     /// Whether it is not well below this level.
@@ -289,6 +301,27 @@ mod tests {
         assert_eq!(changes(&levels), [Level::WidenCursors, Level::Calm]);
     }
 
+    #[test]
+    fn it_is_at_ease_until_a_single_sample_asks_for_something_and_again_when_that_is_forgotten() {
+        let calm = lag(9);
+        for bad in [lag(10), Sample { queued_bytes: 1_000, ..calm }, Sample { store: Store::Silent, ..calm }] {
+            let (mut pressure, mut clock) = (pressure(), 0);
+            assert!(pressure.is_at_ease(), "it begins so");
+            feed(&mut pressure, &mut clock, calm, 10);
+            assert!(pressure.is_at_ease());
+            feed(&mut pressure, &mut clock, bad, 1);
+            assert!(!pressure.is_at_ease() && pressure.level() == Level::Calm, "{bad:?}");
+            feed(&mut pressure, &mut clock, calm, SAMPLES - 1);
+            assert!(!pressure.is_at_ease(), "{bad:?}");
+            feed(&mut pressure, &mut clock, calm, 1);
+            assert!(pressure.is_at_ease(), "{bad:?}");
+        }
+        let (mut pressure, mut clock) = (pressure(), 0);
+        feed(&mut pressure, &mut clock, lag(10), 10);
+        feed(&mut pressure, &mut clock, lag(0), 10);
+        assert_eq!((pressure.level(), pressure.is_at_ease()), (Level::WidenCursors, false), "something is given up");
+    }
+
     fn sample() -> impl Strategy<Value = Sample> {
         let store =
             prop_oneof![4 => (0..60u64).prop_map(|latency| Store::Answers(ms(latency))), 1 => Just(Store::Silent)];
@@ -299,9 +332,9 @@ mod tests {
         })
     }
 
-    /// Samples with the pauses before them: around a tenth of a second, now and then much longer.
+    /// Samples with the pauses before them: around a tenth of a second or three, now and then much longer.
     fn history() -> impl Strategy<Value = Vec<(u64, Sample)>> {
-        prop::collection::vec((prop_oneof![9 => 90..130u64, 1 => 0..5_000u64], sample()), 0..200)
+        prop::collection::vec((prop_oneof![6 => 90..130u64, 3 => 290..330u64, 1 => 0..5_000u64], sample()), 0..200)
     }
 
     /// A sample that is at least as bad in everything.

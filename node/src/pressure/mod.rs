@@ -1,7 +1,7 @@
 //! What a node feels of its load, where everyone can read it.
 //!
 //! Whoever has a queue for a socket counts its bytes with a [`Backlog`]; the store's connection notes how long answers take;
-//! a [`sampler`] looks at both and at the event loop some ten times a second, asks the machine of `mille-core` and writes
+//! a [`sampler`] looks at both and at the event loop three to ten times a second, asks the machine of `mille-core` and writes
 //! the level here. To read the level, or to count, costs one relaxed atomic operation and no lock: slightly old is fine.
 //! What is given up at which level is decided where it would be given out.
 

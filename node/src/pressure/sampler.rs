@@ -1,4 +1,5 @@
-//! Looks at a node's load some ten times a second.
+//! Looks at a node's load some ten times a second, and three times while there is nothing to see: each look wakes a thread, and
+//! the event loop twice.
 //!
 //! It has a thread of its own: one that is polled by the event loop could not look while the loop is late. How late the loop
 //! is shows a small task that is handed to it from outside, as new work is: how long until it runs, and how late its timer
@@ -20,6 +21,8 @@ use crate::metrics::Metrics;
 
 /// Time between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// The same while the machine is at ease: so much later, at the most, a level is reached.
+const EASY_INTERVAL: Duration = Duration::from_millis(300);
 /// How long the small task sleeps. A timer counts in milliseconds, so it may come one late without any load.
 const NAP: Duration = Duration::from_millis(20);
 /// Silence after which the store is taken not to answer. It is asked every 300 ms and given 500 ms each time.
@@ -41,20 +44,23 @@ impl Sampler {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(self, tasks: &TaskTracker, stop: CancellationToken) -> std::io::Result<()> {
-        let (end, ended) = oneshot::channel::<()>();
+        let (end, mut ended) = oneshot::channel::<()>();
         let runtime = Handle::current();
-        thread::Builder::new().name("pressure".to_owned()).spawn(move || {
-            self.run(&runtime, &stop);
+        let stopped = stop.clone();
+        let sampler = thread::Builder::new().name("pressure".to_owned()).spawn(move || {
+            self.run(&runtime, &stopped);
             drop(end);
         })?;
         tasks.spawn(async move {
             // It says nothing; it ends.
-            let _ = ended.await;
+            if stop.run_until_cancelled(&mut ended).await.is_none() {
+                sampler.thread().unpark();
+                let _ = ended.await;
+            }
         });
         Ok(())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the thread is our own: no runtime's is blocked by its sleep")]
     fn run(self, runtime: &Handle, stop: &CancellationToken) {
         let mut machine = Machine::new(self.thresholds);
         let mut latency = StoreLatency { has_store: self.has_store, last: Duration::ZERO, answered_at: Instant::now() };
@@ -63,7 +69,7 @@ impl Sampler {
         let began = Instant::now();
         let mut probe = Probe::send(runtime);
         loop {
-            thread::sleep(SAMPLE_INTERVAL);
+            thread::park_timeout(if machine.is_at_ease() { EASY_INTERVAL } else { SAMPLE_INTERVAL });
             let Some(metrics) = metrics.upgrade().filter(|_| !stop.is_cancelled()) else { return };
             let lag = probe.lag();
             if probe.is_back {
