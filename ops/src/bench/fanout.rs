@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::bare::Yardstick;
+use super::bare::{BareArgs, Yardstick};
 use super::count_up_to;
 use super::fanout_report::{Findings, Saturation, SideFindings, Targets, Turn};
 use super::ground::Ground;
@@ -125,17 +125,25 @@ async fn take_turns(
         "mille: {} edits per second for {} s, {} times, by turns; frames of {frame_bytes} bytes",
         rhythm.rate, args.seconds, args.rounds
     ));
+    let bare = BareArgs {
+        // Of an edit, a yardstick's socket gets what one subscriber of one plan does.
+        sockets: args.subscribers / args.plans,
+        groups: args.plans,
+        frame_bytes,
+        rate: rhythm.rate,
+        burst: rhythm.burst,
+        seconds: args.seconds,
+    };
     let mut turns = Vec::new();
     for _ in 0..args.rounds {
-        // Of an edit, a yardstick's socket gets what one subscriber of one plan does.
-        let sockets = args.subscribers / args.plans;
-        let yardstick = Yardstick::measure(sockets, args.plans, frame_bytes, rhythm, args.seconds).await?;
+        let yardstick = Yardstick::measure(&bare, 1).await?;
         let ours = nodes.round(rhythm, args.seconds, END_WITHIN).await?;
         let stock = match &mut stock {
             Some(stock) => Some(stock.round(rhythm, args.seconds, END_WITHIN).await?),
             None => None,
         };
-        turns.push(Turn { yardstick, ours, stock });
+        let yardsticks = Yardstick::measure(&bare, ground.state.nodes.len().try_into()?).await?;
+        turns.push(Turn { yardstick, yardsticks, ours, stock });
     }
     let stock_findings = match &stock {
         Some(side) => Some(SideFindings::of(side, &turns, |turn| turn.stock.as_ref())?),
@@ -188,6 +196,8 @@ fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Findings {
         rounds: args.rounds,
         yardstick_price: Turn::yardstick_price(turns),
         times_the_yardstick: Turn::times_the_yardstick(turns),
+        yardsticks_times_the_yardstick: Turn::yardsticks_times_the_yardstick(turns),
+        times_the_yardsticks: Turn::times_the_yardsticks(turns),
         stock_times_ours: Turn::stock_times_ours(turns),
         ours: None,
         stock: None,

@@ -32,6 +32,8 @@ pub(crate) struct Targets {
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) yardstick: Yardstick,
+    /// The same by as many processes as there are nodes.
+    pub(super) yardsticks: Yardstick,
     pub(super) ours: Round,
     pub(super) stock: Option<Round>,
 }
@@ -44,6 +46,14 @@ impl Turn {
 
     pub(super) fn times_the_yardstick(turns: &[Self]) -> Option<Spread> {
         Spread::of(turns.iter().filter_map(|turn| Some(turn.ours.price()? / turn.yardstick.price())))
+    }
+
+    pub(super) fn yardsticks_times_the_yardstick(turns: &[Self]) -> Option<Spread> {
+        Spread::of(turns.iter().map(|turn| turn.yardsticks.price() / turn.yardstick.price()))
+    }
+
+    pub(super) fn times_the_yardsticks(turns: &[Self]) -> Option<Spread> {
+        Spread::of(turns.iter().filter_map(|turn| Some(turn.ours.price()? / turn.yardsticks.price())))
     }
 
     pub(super) fn stock_times_ours(turns: &[Self]) -> Option<Spread> {
@@ -185,6 +195,8 @@ pub(super) struct Findings {
     #[serde(rename = "yardstick_cpu_seconds_per_million_deliveries")]
     pub(super) yardstick_price: Option<Spread>,
     pub(super) times_the_yardstick: Option<Spread>,
+    pub(super) yardsticks_times_the_yardstick: Option<Spread>,
+    pub(super) times_the_yardsticks: Option<Spread>,
     pub(super) stock_times_ours: Option<Spread>,
     pub(super) ours: Option<SideFindings>,
     pub(super) stock: Option<SideFindings>,
@@ -259,6 +271,9 @@ impl Findings {
             writeln!(text, "refused: {refusal:.300}")?;
         }
         writeln!(text, "the nodes use {} times the yardstick", Spread::show(self.times_the_yardstick))?;
+        let (nodes, yardsticks) = (self.times_the_yardsticks, self.yardsticks_times_the_yardstick);
+        let shown = (Spread::show(nodes), Spread::show(yardsticks));
+        writeln!(text, "and {} times one per node, which use {} times the one", shown.0, shown.1)?;
         writeln!(text, "the stock example uses {} times the nodes", Spread::show(self.stock_times_ours))
     }
 
