@@ -11,8 +11,8 @@
 
 use std::time::Duration;
 
-/// Samples of which the median counts: a level is reached when most of the last half second was above it. From ease it takes as
-/// many, and the pause before the first.
+/// Samples of which the median counts: a level is reached when most of the last half second was above it, or, from ease, the
+/// first three samples.
 const SAMPLES: usize = 5;
 /// Time between two steps up.
 pub const RISE_AFTER: Duration = Duration::from_millis(300);

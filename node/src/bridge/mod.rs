@@ -179,14 +179,10 @@ impl Bridge {
         self.inner.interests.plan_count()
     }
 
-    /// Where the log of a plan that is at rest on this node is expected to end, and when it was last seen where it was expected.
+    /// The line that hears a plan.
     #[cfg(test)]
-    pub(crate) fn expected(&self, plan: PlanId) -> Option<(mille_shared::log::Head, Instant)> {
-        let plans = self.inner.interests.plans();
-        plans
-            .iter()
-            .find(|(open, ..)| *open == plan)
-            .and_then(|(_, feed, _)| feed.rests().expected(plan).zip(feed.rests().seen(plan)))
+    pub(crate) fn feed_of(&self, plan: PlanId) -> Option<FeedSender> {
+        self.inner.interests.plans().into_iter().find(|(open, ..)| *open == plan).map(|(_, feed, _)| feed)
     }
 
     async fn pump(self, mut incoming: mpsc::Receiver<Incoming>, stop: CancellationToken) {

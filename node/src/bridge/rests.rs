@@ -53,7 +53,7 @@ impl Rests {
     }
 
     #[cfg(test)]
-    pub(super) fn expected(&self, plan: PlanId) -> Option<mille_shared::log::Head> {
+    pub(crate) fn expected(&self, plan: PlanId) -> Option<mille_shared::log::Head> {
         self.0.lock().get(&plan).and_then(|rest| rest.state.head)
     }
 

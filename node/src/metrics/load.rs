@@ -28,7 +28,7 @@ impl LoadMetrics {
             ),
             event_loop_lag_seconds: registry.histogram(
                 "event_loop_lag_seconds",
-                "How late the event loop comes to what is due, in seconds. Worry when it nears 0.05.",
+                "How late the event loop comes to what is due, in seconds; looked at three times as often once it is late. Worry when it nears 0.05.",
             ),
             send_queue_bytes: registry.gauge(
                 "send_queue_bytes",

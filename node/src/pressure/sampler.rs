@@ -21,7 +21,8 @@ use crate::metrics::Metrics;
 
 /// Time between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
-/// The same while the machine is at ease: so much later, at the most, a level is reached.
+/// The same while the machine is at ease. A level is reached up to 0.4 s later for it: the small task that shows the loop's
+/// lateness may have been back just before the loop became late, and is looked at one pause after that.
 const EASY_INTERVAL: Duration = Duration::from_millis(300);
 /// How long the small task sleeps. A timer counts in milliseconds, so it may come one late without any load.
 const NAP: Duration = Duration::from_millis(20);

@@ -349,18 +349,20 @@ async fn a_plan_that_nobody_uses_closes_and_opens_again_in_full() {
 async fn a_plan_rests_from_its_first_check_on_whatever_changes_are_told() {
     let (one, two, here, there, plan) = pair().await;
     let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
-    eventually("it rests", async || one.bridge.expected(plan).is_some()).await;
+    let feed = one.bridge.feed_of(plan).expect("it is open");
+    let rest = || feed.rests().expected(plan).zip(feed.rests().seen(plan));
+    eventually("it rests", async || rest().is_some()).await;
     for (editor, name) in [(&there, "a"), (&here, "b"), (&there, "c")] {
         tokio::time::advance(Duration::from_millis(10)).await;
-        let (_, seen) = one.bridge.expected(plan).expect("it rests");
+        let (_, seen) = rest().expect("it rests");
         rename_often(editor, plan, name, 1).await;
         let Ok(PlanEvent::Changed(applied)) = events.next().await else { panic!("{name} is not told") };
         // No check is needed to know where the log must end, and none has seen it there.
-        assert_eq!(one.bridge.expected(plan), Some((applied.head, seen)));
+        assert_eq!(rest(), Some((applied.head, seen)));
     }
     drop(events);
     eventually("it is closed", async || one.bridge.open_plans() == 0).await;
-    assert_eq!(one.bridge.expected(plan), None);
+    eventually("nothing is left of its rest", async || rest().is_none()).await;
     one.stop().await;
     two.stop().await;
 }

@@ -29,9 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// From the word to begin to the first frame.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// What a client is told first, and each process before its first frame. Only then comes the next client: a crowd that knocks
-/// at once could overflow the system's queue, and who is dropped there is never told.
+/// What a client is told first. Only then comes the next: a crowd that knocks at once could overflow the system's queue, and
+/// who is dropped there is never told.
 const READY: u8 = b'!';
+
+/// What a process is told when all are there.
+const BEGIN: u8 = b'>';
 
 /// What the yardstick writes.
 #[derive(Debug, Clone, Copy, Args)]
@@ -178,7 +181,7 @@ impl Writer {
     }
 
     async fn begin(&mut self) -> Result<()> {
-        Ok(self.input.write_all(&[READY]).await?)
+        Ok(self.input.write_all(&[BEGIN]).await?)
     }
 
     async fn end(mut self) -> Result<()> {

@@ -4,7 +4,8 @@
 //! yardstick, a process that writes frames of the same size to as many sockets at the same times and does nothing else
 //! (`bare`), and of the stock example, which tells of edits in the way that the libraries' documentation shows
 //! (`examples/stock.rs`). What the nodes use beyond the yardstick is what they add; what the example uses beyond the nodes
-//! is what they save. With several rounds the medians of the rounds' ratios are told.
+//! is what they save. Last comes one yardstick per node: what it uses beyond the one is the price of being several. With several
+//! rounds the medians of the rounds' ratios are told.
 //!
 //! With `--saturate` it is asked instead how many deliveries per second there can be (`saturate`).
 
@@ -59,7 +60,7 @@ pub(crate) struct FanoutArgs {
     /// How long edits are made in each turn.
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=600))]
     seconds: u32,
-    /// How often the yardstick, the nodes and the example take their turns.
+    /// How often the yardstick, the nodes, the example and one yardstick per node take their turns.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = count_up_to::<100>())]
     rounds: u32,
     /// The stock example [default: examples/stock beside this program, if it was built].
@@ -142,8 +143,8 @@ async fn take_turns(
             Some(stock) => Some(stock.round(rhythm, args.seconds, END_WITHIN).await?),
             None => None,
         };
-        let yardsticks = Yardstick::measure(&bare, ground.state.nodes.len().try_into()?).await?;
-        turns.push(Turn { yardstick, yardsticks, ours, stock });
+        let one_per_node = Yardstick::measure(&bare, ground.state.nodes.len().try_into()?).await?;
+        turns.push(Turn { yardstick, one_per_node, ours, stock });
     }
     let stock_findings = match &stock {
         Some(side) => Some(SideFindings::of(side, &turns, |turn| turn.stock.as_ref())?),
@@ -196,8 +197,8 @@ fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Findings {
         rounds: args.rounds,
         yardstick_price: Turn::yardstick_price(turns),
         times_the_yardstick: Turn::times_the_yardstick(turns),
-        yardsticks_times_the_yardstick: Turn::yardsticks_times_the_yardstick(turns),
-        times_the_yardsticks: Turn::times_the_yardsticks(turns),
+        one_per_node_times_the_yardstick: Turn::one_per_node_times_the_yardstick(turns),
+        times_one_per_node: Turn::times_one_per_node(turns),
         stock_times_ours: Turn::stock_times_ours(turns),
         ours: None,
         stock: None,

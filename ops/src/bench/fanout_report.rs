@@ -33,7 +33,7 @@ pub(crate) struct Targets {
 pub(super) struct Turn {
     pub(super) yardstick: Yardstick,
     /// The same by as many processes as there are nodes.
-    pub(super) yardsticks: Yardstick,
+    pub(super) one_per_node: Yardstick,
     pub(super) ours: Round,
     pub(super) stock: Option<Round>,
 }
@@ -48,12 +48,12 @@ impl Turn {
         Spread::of(turns.iter().filter_map(|turn| Some(turn.ours.price()? / turn.yardstick.price())))
     }
 
-    pub(super) fn yardsticks_times_the_yardstick(turns: &[Self]) -> Option<Spread> {
-        Spread::of(turns.iter().map(|turn| turn.yardsticks.price() / turn.yardstick.price()))
+    pub(super) fn one_per_node_times_the_yardstick(turns: &[Self]) -> Option<Spread> {
+        Spread::of(turns.iter().map(|turn| turn.one_per_node.price() / turn.yardstick.price()))
     }
 
-    pub(super) fn times_the_yardsticks(turns: &[Self]) -> Option<Spread> {
-        Spread::of(turns.iter().filter_map(|turn| Some(turn.ours.price()? / turn.yardsticks.price())))
+    pub(super) fn times_one_per_node(turns: &[Self]) -> Option<Spread> {
+        Spread::of(turns.iter().filter_map(|turn| Some(turn.ours.price()? / turn.one_per_node.price())))
     }
 
     pub(super) fn stock_times_ours(turns: &[Self]) -> Option<Spread> {
@@ -195,8 +195,8 @@ pub(super) struct Findings {
     #[serde(rename = "yardstick_cpu_seconds_per_million_deliveries")]
     pub(super) yardstick_price: Option<Spread>,
     pub(super) times_the_yardstick: Option<Spread>,
-    pub(super) yardsticks_times_the_yardstick: Option<Spread>,
-    pub(super) times_the_yardsticks: Option<Spread>,
+    pub(super) one_per_node_times_the_yardstick: Option<Spread>,
+    pub(super) times_one_per_node: Option<Spread>,
     pub(super) stock_times_ours: Option<Spread>,
     pub(super) ours: Option<SideFindings>,
     pub(super) stock: Option<SideFindings>,
@@ -271,9 +271,9 @@ impl Findings {
             writeln!(text, "refused: {refusal:.300}")?;
         }
         writeln!(text, "the nodes use {} times the yardstick", Spread::show(self.times_the_yardstick))?;
-        let (nodes, yardsticks) = (self.times_the_yardsticks, self.yardsticks_times_the_yardstick);
-        let shown = (Spread::show(nodes), Spread::show(yardsticks));
-        writeln!(text, "and {} times one per node, which use {} times the one", shown.0, shown.1)?;
+        let others = Spread::show(self.one_per_node_times_the_yardstick);
+        writeln!(text, "the nodes use {} times one yardstick per node", Spread::show(self.times_one_per_node))?;
+        writeln!(text, "one yardstick per node uses {others} times the one")?;
         writeln!(text, "the stock example uses {} times the nodes", Spread::show(self.stock_times_ours))
     }
 
