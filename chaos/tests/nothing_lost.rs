@@ -31,7 +31,7 @@ fn count(report: &Report, counts: impl Fn(&Event) -> bool) -> usize {
 }
 
 /// 200 subscribers on 50 sockets, with light selections, beside six who keep the document. On two cores an unoptimised
-/// node and an unoptimised harness bear that: 23,000 deliveries a second.
+/// node and an unoptimised harness bear that: 27,000 deliveries a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscription_cut_for_three_seconds_leaves_no_hole_and_costs_one_read() -> Result<()> {
     let report = play(Scenario::CutSubscription, 8).await?;
