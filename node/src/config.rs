@@ -111,6 +111,11 @@ pub struct Arguments {
     #[arg(long, env = "MILLE_SNAPSHOT_EVERY_CHANGES", default_value_t = limits::SNAPSHOT_EVERY_CHANGES,
           value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub snapshot_every_changes: u64,
+    /// The longest that edits of one plan wait for more of them, where other nodes edit it too, so that they share a commit.
+    /// Nobody waits while edits are further apart. 0: never.
+    #[arg(long, env = "MILLE_COMMIT_MOMENT_MS", default_value_t = whole_ms(limits::COMMIT_MOMENT),
+          value_parser = clap::value_parser!(u64).range(0..=100))]
+    pub commit_moment_ms: u64,
     /// Changes the log keeps at least.
     #[arg(long, env = "MILLE_LOG_RETENTION_CHANGES", default_value_t = limits::LOG_RETENTION_CHANGES)]
     pub log_retention_changes: u64,
@@ -356,7 +361,12 @@ impl Config {
             redis_ca_file: arguments.redis_ca_file,
             allowed_origins,
             node_lease,
-            plans: PlanSettings { bounds, snapshot_every: arguments.snapshot_every_changes, retention },
+            plans: PlanSettings {
+                bounds,
+                snapshot_every: arguments.snapshot_every_changes,
+                retention,
+                commit_moment_max: Duration::from_millis(arguments.commit_moment_ms),
+            },
             worker_threads: arguments.worker_threads,
             connections_max: arguments.connections_max,
             project_idle: Duration::from_secs(arguments.project_idle_seconds),

@@ -52,6 +52,8 @@ pub const LOG_PAGE_ENTRIES: usize = 500;
 pub const PENDING_OPERATIONS_MAX: usize = 2_048;
 /// Changes in one commit. Redis serves nobody else meanwhile.
 pub const COMMIT_BATCH_MAX: usize = 128;
+/// The longest that edits of one plan wait for more of them, where other nodes edit it too.
+pub const COMMIT_MOMENT: Duration = Duration::from_millis(5);
 /// Bytes of payload in one commit; a single larger change goes alone.
 pub const COMMIT_BATCH_BYTES_MAX: usize = 512 * 1024;
 /// How often an operation is validated again because the log moved. Then `OVERLOADED`.

@@ -10,12 +10,14 @@
 //!   hashes. If others have built on what was left, we take their history, and the lost changes are judged again.
 //! - **Commit** (`commit`). Operations are judged on our copy and offered to the log together with our head. If the log
 //!   has moved, we catch up, judge again and offer again. One batch is under way at a time; what arrives meanwhile is
-//!   the next. What we may vouch for while offering is kept in `standing`.
+//!   the next, and where others write too it waits for more (`gathering`). What we may vouch for while offering is kept
+//!   in `standing`.
 //!
 //! Inputs go in by [`Replica::handle`], effects come out; the caller performs them and reports what came of it. Every
-//! `Commit`, `Fetch`, `Locate`, `Restore`, `Revive` and `Reload` must be answered by exactly one input.
+//! `Commit`, `Gather`, `Fetch`, `Locate`, `Restore`, `Revive` and `Reload` must be answered by exactly one input.
 
 mod commit;
+mod gathering;
 mod repair;
 mod restore;
 mod standing;
@@ -33,6 +35,7 @@ use crate::plan::{Plan, PlanBounds};
 use crate::refusal::Refusal;
 use crate::ring::Ring;
 use commit::{Flight, Pending};
+use gathering::Gathering;
 use repair::Repair;
 use standing::Standing;
 
@@ -63,6 +66,7 @@ pub struct Replica {
     /// changes that are judged again come on top, at most as many as the ring holds.
     pending: VecDeque<Pending>,
     flight: Option<Flight>,
+    gathering: Gathering,
 }
 
 /// Names an operation between the caller and the machine.
@@ -104,6 +108,8 @@ pub enum Input {
     Committed(CommitOutcome),
     /// Answer to [`Effect::Commit`]: the store did not answer. The batch may be in the log all the same.
     CommitFailed,
+    /// Answer to [`Effect::Gather`]: the moment has passed.
+    Gathered,
 }
 
 /// A log's head, as the regular check saw it.
@@ -131,6 +137,9 @@ pub enum Effect {
         /// it was judged on grows older, and it would lose again.
         attempt: u32,
     },
+    /// Others write to the plan too: let a moment pass, so that the next batch is of more than one operation. A copy that has
+    /// just heard of a change is as fresh as it gets, which is a good moment to offer.
+    Gather,
     /// Read a page of the log.
     Fetch {
         /// After this place; from its beginning, if there is none.
@@ -344,6 +353,7 @@ impl Replica {
             standing: Standing::default(),
             pending: VecDeque::new(),
             flight: None,
+            gathering: Gathering::default(),
         }
     }
 
@@ -436,6 +446,7 @@ impl Replica {
             Input::Reloaded(plan) => self.reloaded(*plan, &mut effects),
             Input::Committed(outcome) => self.committed(outcome, &mut effects),
             Input::CommitFailed => self.commit_failed(&mut effects),
+            Input::Gathered => self.gathering.passed(),
         }
         self.commit_next(&mut effects);
         begin_anew_once(&mut effects);

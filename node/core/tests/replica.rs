@@ -63,6 +63,7 @@ fn submit(ticket: u64, edit: Edit) -> Input {
 fn names(effects: &[Effect]) -> Vec<&'static str> {
     let name = |effect: &Effect| match effect {
         Effect::Commit { .. } => Some("commit"),
+        Effect::Gather => Some("gather"),
         Effect::Fetch { .. } => Some("fetch"),
         Effect::Locate => Some("locate"),
         Effect::Restore { .. } => Some("restore"),

@@ -1,6 +1,8 @@
 //! What can be asked of a project's actor, and what it answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use mille_core::{Applied, Plan, Refusal};
 use mille_shared::directory::Role;
@@ -183,13 +185,29 @@ pub(super) enum Command {
     Fail,
 }
 
+/// How long a listener that tells many lets pass behind each telling. It says so; edits go by it.
+#[derive(Debug, Default)]
+pub struct Pace(AtomicU64);
+
+impl Pace {
+    /// What it was last.
+    pub(super) fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    /// What it is now.
+    pub fn set(&self, pace: Duration) {
+        self.0.store(u64::try_from(pace.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 /// Whom a listener listens for.
 #[derive(Debug, Clone)]
 pub(super) enum Audience {
     /// A user: access is checked again whenever members change.
     User(UserId),
     /// Many users, whose access the listener checks itself: it is told when members change.
-    Many,
+    Many(Arc<Pace>),
 }
 
 impl Audience {
@@ -197,7 +215,7 @@ impl Audience {
     pub(super) fn may_listen(&self, role_of: impl Fn(&UserId) -> Option<Role>) -> bool {
         match self {
             Self::User(user) => role_of(user).is_some(),
-            Self::Many => true,
+            Self::Many(_) => true,
         }
     }
 }

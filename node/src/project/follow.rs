@@ -12,7 +12,7 @@ use mille_shared::{PlanId, Revision, UserId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::command::{AttachRequest, Attached, Audience, Backlog, PlanEvent, Queued, Rejection};
+use super::command::{AttachRequest, Attached, Audience, Backlog, Pace, PlanEvent, Queued, Rejection};
 use super::handle::ProjectHandle;
 use super::past::Past;
 use super::registry::OpenError;
@@ -128,9 +128,10 @@ impl Following {
     }
 
     /// One that goes on from a place for many users: it is told when members change, and checks nobody's right to listen.
+    /// `pace` says how long it lets pass behind each telling.
     #[must_use]
-    pub fn for_many(project: ProjectHandle, plan: PlanId, place: Place) -> Self {
-        Self::detached(project, plan, Audience::Many, Some(place))
+    pub fn for_many(project: ProjectHandle, plan: PlanId, place: Place, pace: Arc<Pace>) -> Self {
+        Self::detached(project, plan, Audience::Many(pace), Some(place))
     }
 
     /// Attaches when it is asked for the next event.
@@ -310,7 +311,7 @@ impl Following {
         }
         self.live = attached.live;
         (self.past, self.replay) = (None, None);
-        if matches!(self.audience, Audience::Many) {
+        if matches!(self.audience, Audience::Many(_)) {
             // While nobody listened, nobody was told.
             self.backlog.push_back(PlanEvent::MembersChanged);
         }

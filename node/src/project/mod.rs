@@ -18,7 +18,7 @@ mod replay;
 mod store;
 
 pub use access::{Access, Members};
-pub use command::{Accepted, DeltaPage, PlanEvent, Progress, Rejection};
+pub use command::{Accepted, DeltaPage, Pace, PlanEvent, Progress, Rejection};
 pub use follow::{Ended, Following, Place, Start, Telling};
 pub use handle::ProjectHandle;
 pub use plans::PlanSettings;

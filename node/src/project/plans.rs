@@ -8,6 +8,7 @@ mod open_plan;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mille_core::PlanBounds;
@@ -49,13 +50,15 @@ pub struct PlanSettings {
     pub snapshot_every: u64,
     /// How much of a log stays.
     pub retention: Retention,
+    /// The longest that edits wait for more of them, where other nodes edit the plan too.
+    pub commit_moment_max: Duration,
 }
 
 /// The open plans of one project.
 pub(super) struct Plans {
     context: PlanContext,
     slots: HashMap<PlanId, Slot>,
-    /// At most a few per plan: one commit, one repair, one head, and a lookup per waiting operation.
+    /// At most a few per plan: one commit, one repair, one head, moments that pass, and a lookup per waiting operation.
     jobs: Jobs,
     /// How many openings there were.
     openings: u64,
@@ -143,6 +146,7 @@ impl Plans {
                 Some(Slot::Open(open)) => {
                     open.expect(&entries, &envelope::traces(payload));
                     open.learn(Input::Heard(entries), received, &mut self.jobs);
+                    open.gathered_by_news(&mut self.jobs);
                 }
                 _ => self.input(plan, Input::Heard(entries)),
             }

@@ -25,6 +25,7 @@ use crate::bridge::Bridge;
 use crate::clock;
 use crate::metrics::Metrics;
 
+mod gathering;
 mod lives;
 mod rights;
 
@@ -176,7 +177,12 @@ impl TestNode {
             backend: backend.clone(),
             bridge: bridge.clone(),
             metrics,
-            plans: PlanSettings { bounds: PlanBounds::default(), snapshot_every: 100, retention },
+            plans: PlanSettings {
+                bounds: PlanBounds::default(),
+                snapshot_every: 100,
+                retention,
+                commit_moment_max: limits::COMMIT_MOMENT,
+            },
             presence: PresenceSettings::default(),
             idle_timeout: IDLE_TIMEOUT,
             lifetime: LIFETIME,

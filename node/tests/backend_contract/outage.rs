@@ -16,7 +16,7 @@ use mille_node::project::presence::PresenceSettings;
 use mille_node::project::{Following, PlanEvent, PlanSettings, ProjectHandle, Projects, ProjectsConfig, Start};
 use mille_shared::directory::Role;
 use mille_shared::operation::{Edit, Operation};
-use mille_shared::{ClientId, NodeId, OperationId, PlanId, UserId};
+use mille_shared::{ClientId, NodeId, OperationId, PlanId, UserId, limits};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -139,7 +139,12 @@ pub(crate) async fn node(name: &str, backend: Backend, stop: &CancellationToken)
         backend,
         bridge,
         metrics: metrics.clone(),
-        plans: PlanSettings { bounds: PlanBounds::default(), snapshot_every: 100_000, retention },
+        plans: PlanSettings {
+            bounds: PlanBounds::default(),
+            snapshot_every: 100_000,
+            retention,
+            commit_moment_max: limits::COMMIT_MOMENT,
+        },
         presence: PresenceSettings::default(),
         idle_timeout: Duration::from_secs(3_600),
         lifetime: Duration::from_secs(3_600),

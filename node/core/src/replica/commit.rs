@@ -74,6 +74,11 @@ impl Pending {
         matches!(self.wish, Wish::Lost(_))
     }
 
+    /// Whether somebody asked for it and it was never offered.
+    pub(super) fn is_new(&self) -> bool {
+        self.attempts == 0 && !self.is_lost()
+    }
+
     fn judge(&self, draft: &Plan, bounds: &PlanBounds) -> Result<Option<Change>, Refusal> {
         match &self.wish {
             Wish::Asked { operation, .. } => draft.accept(operation, bounds),
@@ -115,6 +120,9 @@ impl Replica {
         self.let_go_of_known(effects);
         let wants_epoch = self.standing.must_leave(self.plan.revision().epoch);
         if self.pending.is_empty() && !wants_epoch {
+            return;
+        }
+        if !wants_epoch && self.gathers(effects) {
             return;
         }
         let (flight, batch) = self.draft_batch(wants_epoch);
@@ -192,6 +200,7 @@ impl Replica {
         match outcome {
             CommitOutcome::Committed { life } => {
                 self.standing.follow(&life);
+                self.gathering.landed(flight.expected.revision, flight.draft.revision());
                 self.land(flight, effects);
             }
             CommitOutcome::Repeated { repeats } => {
@@ -437,5 +446,70 @@ mod tests {
             .collect();
         assert_eq!(answers, [(1, "repeated"), (2, "unavailable")]);
         assert!(!replica.is_busy());
+    }
+
+    /// What the only commit among the effects offers.
+    fn offered(effects: &[Effect]) -> Vec<OperationId> {
+        let [Effect::Commit { batch, .. }] = effects else { panic!("a commit, not {effects:?}") };
+        let operation = |proposal: &Proposal| serde_json::from_str::<Change>(&proposal.payload).unwrap().operation_id;
+        batch.iter().map(operation).collect()
+    }
+
+    /// Whatever was offered landed. Answers what others hear of it.
+    fn land(replica: &mut Replica) -> Input {
+        let life = StoreLife::new("a");
+        let effects = replica.handle(Input::Committed(CommitOutcome::Committed { life }));
+        let entry = |effect| if let Effect::Deliver(applied) = effect { Some(applied.entry()) } else { None };
+        Input::Heard(effects.into_iter().filter_map(entry).collect())
+    }
+
+    /// One that has written, and has heard of another's change and written again.
+    fn in_company() -> Replica {
+        let [mut replica, mut other] =
+            [(); 2].map(|()| Replica::new(empty_plan().into(), PlanBounds::default(), 1_000));
+        submit(&mut replica, 1);
+        other.handle(land(&mut replica));
+        submit(&mut other, 2);
+        replica.handle(land(&mut other));
+        assert_eq!(offered(&submit(&mut replica, 3)).len(), 1, "it did not know of the other when it wrote before");
+        land(&mut replica);
+        replica
+    }
+
+    #[test]
+    fn who_writes_alone_never_waits() {
+        let mut replica = Replica::new(empty_plan().into(), PlanBounds::default(), 1_000);
+        for ticket in 0..5 {
+            assert_eq!(offered(&submit(&mut replica, ticket)).len(), 1);
+            land(&mut replica);
+        }
+    }
+
+    #[test]
+    fn where_others_write_too_a_batch_waits_for_more_once() {
+        let mut replica = in_company();
+        assert!(matches!(submit(&mut replica, 4)[..], [Effect::Gather]));
+        assert!(submit(&mut replica, 5).is_empty(), "it waits already");
+        assert_eq!(offered(&replica.handle(Input::Gathered)).len(), 2);
+        land(&mut replica);
+        assert_eq!(offered(&submit(&mut replica, 6)).len(), 1, "nobody else wrote since");
+    }
+
+    #[test]
+    fn what_lost_its_race_and_what_is_full_does_not_wait() {
+        let mut replica = in_company();
+        submit(&mut replica, 4);
+        replica.handle(Input::Gathered);
+        let head = Some(replica.plan().head());
+        let effects = replica.handle(Input::Committed(CommitOutcome::Moved { head }));
+        assert_eq!(offered(&effects).len(), 1, "it waited before");
+
+        let mut replica = in_company();
+        let (first, last) = (1_000, 999 + limits::COMMIT_BATCH_MAX as u64);
+        (first..last).for_each(|ticket| assert!(!matches!(submit(&mut replica, ticket)[..], [Effect::Commit { .. }])));
+        assert_eq!(offered(&submit(&mut replica, last)).len(), limits::COMMIT_BATCH_MAX);
+        land(&mut replica);
+        assert!(submit(&mut replica, last + 1).is_empty(), "the moment that was begun has not passed");
+        assert_eq!(offered(&replica.handle(Input::Gathered)).len(), 1);
     }
 }

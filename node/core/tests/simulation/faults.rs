@@ -50,6 +50,8 @@ pub(crate) struct Seen {
     pub(crate) unchanged: u64,
     pub(crate) repeated: u64,
     pub(crate) unavailable: u64,
+    /// Batches that waited for more.
+    pub(crate) gathered: u64,
     pub(crate) resets: u64,
     pub(crate) replays: u64,
     pub(crate) restarts: u64,
@@ -77,6 +79,7 @@ impl Seen {
         self.unchanged += run.unchanged;
         self.repeated += run.repeated;
         self.unavailable += run.unavailable;
+        self.gathered += run.gathered;
         self.resets += run.resets;
         self.replays += run.replays;
         self.restarts += run.restarts;
@@ -105,6 +108,6 @@ impl Seen {
         ];
         causes.iter().chain([&Cause::Trimmed]).all(|cause| self.repairs.contains_key(cause))
             && [self.accepted, self.refused, self.unchanged, self.repeated, self.unavailable].iter().all(|n| *n > 20)
-            && [self.resets, self.replays, self.restarts].iter().all(|n| *n > 5)
+            && [self.gathered, self.resets, self.replays, self.restarts].iter().all(|n| *n > 5)
     }
 }

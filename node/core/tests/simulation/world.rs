@@ -263,6 +263,10 @@ impl World {
             Effect::Commit { expected, batch, terms, attempt } => {
                 self.offer(life, Offer { expected, batch, terms }, attempt);
             }
+            Effect::Gather => {
+                self.seen.gathered += 1;
+                self.after(0, 15, Event::Input(life, Input::Gathered));
+            }
             Effect::Fetch { after } => self.question(life, Question::Fetch(after)),
             Effect::Locate => self.question(life, Question::Locate),
             Effect::Reload => self.question(life, Question::Reload),

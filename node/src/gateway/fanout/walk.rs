@@ -17,7 +17,7 @@ use super::group::{Group, Member};
 use super::outlet::{Delivery, Handed, STRAIGHT_BYTES_MAX};
 use super::render::Rendered;
 use crate::gateway::transport::Via;
-use crate::project::{Ended, Following, Members, Place, Telling};
+use crate::project::{Ended, Following, Members, Pace, Place, Telling};
 
 /// Events that go out with one walk, and their bytes: what a socket's frames are put together from is held once per group.
 const WALK_EVENTS_MAX: usize = 256;
@@ -46,6 +46,8 @@ pub(super) struct Walker {
     judged_by: Option<Arc<Members>>,
     /// The moment is over then.
     not_before: Instant,
+    /// How long it is, for those who would offer more meanwhile.
+    pace: Arc<Pace>,
     /// A socket's frames, while they are put together.
     frames: Vec<u8>,
 }
@@ -62,6 +64,7 @@ impl Walker {
             bytes: 0,
             judged_by: None,
             not_before: Instant::now(),
+            pace: Arc::default(),
             frames: Vec::new(),
         }
     }
@@ -69,7 +72,7 @@ impl Walker {
     /// Tells the members until there are none.
     pub(super) async fn run(&mut self) {
         let group = Arc::clone(&self.group);
-        let mut following = Following::for_many(group.project(), group.plan, self.place);
+        let mut following = Following::for_many(group.project(), group.plan, self.place, Arc::clone(&self.pace));
         loop {
             let Some(told) = self.wait(&group, &mut following).await else { return };
             group.is_served_by(following.project());
@@ -182,7 +185,9 @@ impl Walker {
         self.remember(before, &deliveries);
         (self.place, self.bytes) = (after, 0);
         let now = Instant::now();
-        self.not_before = now + ((now - began) * MOMENT_PER_WALK).min(common.moment_max);
+        let moment = ((now - began) * MOMENT_PER_WALK).min(common.moment_max);
+        self.not_before = now + moment;
+        self.pace.set(moment);
     }
 
     fn remember(&mut self, mut before: Place, deliveries: &[Arc<Delivery>]) {

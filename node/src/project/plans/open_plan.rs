@@ -1,6 +1,7 @@
 //! One open plan: its replica, its listeners, and who waits for what.
 
 mod acknowledged;
+mod gathering;
 mod newcomers;
 mod traced;
 
@@ -27,6 +28,7 @@ use crate::project::past::{self, Past};
 use crate::project::replay::{self, ReplayError};
 use crate::project::store::{self, OpenFailure};
 use crate::traces::Traced;
+use gathering::Moment;
 use newcomers::{AfterSync, SharedPast};
 use traced::TracedChanges;
 
@@ -66,6 +68,7 @@ pub(super) struct OpenPlan {
     /// When the log was last seen to hold what we hold; at rest, the bridge knows better.
     confirmed: Instant,
     is_at_rest: bool,
+    moment: Moment,
 }
 
 /// An operation that waits for its answer.
@@ -88,6 +91,8 @@ pub(in crate::project) enum Done {
     Opened(Result<store::Opening, OpenFailure>),
     /// A batch was offered.
     Committed(backend::Result<CommitOutcome>),
+    /// A moment for edits to gather has passed.
+    Gathered { until: Instant },
     /// The log was read.
     Fetched(backend::Result<LogPage>),
     /// The log's end was asked for, or the log was put back.
@@ -121,6 +126,7 @@ impl Drop for OpenPlan {
 impl OpenPlan {
     pub(super) fn new(opening: OpeningId, plan: Opened, context: PlanContext, active: Active) -> Self {
         let replica = Replica::new(plan, context.settings.bounds, context.settings.snapshot_every);
+        let moment = Moment::new(context.settings.commit_moment_max, Instant::now());
         Self {
             opening,
             id: opening.plan,
@@ -142,6 +148,7 @@ impl OpenPlan {
             used: Instant::now(),
             confirmed: Instant::now(),
             is_at_rest: false,
+            moment,
         }
     }
 
@@ -216,6 +223,7 @@ impl OpenPlan {
     pub(super) fn take(&mut self, done: Done, jobs: &mut Jobs) -> bool {
         match done {
             Done::Committed(Ok(outcome)) => {
+                self.moment.answered(Instant::now());
                 if matches!(outcome, CommitOutcome::Moved { .. }) {
                     self.context.metrics.plans.commit_conflicts.increment(1);
                 }
@@ -225,6 +233,7 @@ impl OpenPlan {
                 tracing::warn!(plan.id = %self.id, %error, "a commit got no answer");
                 self.input(Input::CommitFailed, jobs);
             }
+            Done::Gathered { until } => self.gathered_until(until, jobs),
             Done::Fetched(Ok(page)) => self.input(Input::Fetched(page), jobs),
             Done::Located(Ok(state)) => self.input(Input::Located(state), jobs),
             Done::Restored(Ok(outcome)) => self.input(Input::Restored(outcome), jobs),
@@ -272,7 +281,7 @@ impl OpenPlan {
         let changed = || Queued::new(PlanEvent::MembersChanged, Instant::now(), None, pressure);
         self.listeners.retain(|listener| match &listener.audience {
             Audience::User(user) => role_of(user).is_some(),
-            Audience::Many => listener.events.try_send(changed()).is_ok(),
+            Audience::Many(_) => listener.events.try_send(changed()).is_ok(),
         });
     }
 
@@ -353,6 +362,7 @@ impl OpenPlan {
         match effect {
             Effect::Commit { expected, mut batch, terms, attempt } => {
                 self.traced.mark(&mut batch);
+                self.moment.offered(Instant::now());
                 if attempt > 0 {
                     self.context.metrics.plans.commit_retries.increment(1);
                 }
@@ -361,6 +371,7 @@ impl OpenPlan {
                     (opening, Done::Committed(outcome))
                 });
             }
+            Effect::Gather => self.gather(jobs),
             Effect::Fetch { after } => {
                 jobs.spawn(async move {
                     let page = backend.log.range(plan, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await;
