@@ -317,12 +317,18 @@ impl History {
     /// When the first edit was acknowledged that was sent after `since_ms`.
     #[must_use]
     pub fn first_acknowledged_ms(&self, since_ms: u64) -> Option<u64> {
-        let first = self.entries.iter().find(|entry| match &entry.event {
-            Event::Acknowledged { after_ms, .. } => entry.at_ms >= since_ms + after_ms,
-            _ => false,
-        });
-        first.map(|entry| entry.at_ms)
+        first_acknowledged_ms(&self.entries, since_ms)
     }
+}
+
+/// When the first edit was acknowledged that was sent after `since_ms`; `None` if none was.
+#[must_use]
+pub fn first_acknowledged_ms(entries: &[Entry], since_ms: u64) -> Option<u64> {
+    let first = entries.iter().find(|entry| match &entry.event {
+        Event::Acknowledged { after_ms, .. } => entry.at_ms >= since_ms + after_ms,
+        _ => false,
+    });
+    first.map(|entry| entry.at_ms)
 }
 
 /// When the last of `watchers` had seen everything up to `head`; `None` if one never did.

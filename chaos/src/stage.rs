@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::guests::Guest;
-use crate::history::{Entry, Event, History, Logged, Recorder, whole_at_ms};
+use crate::history::{Entry, Event, History, Logged, Recorder, first_acknowledged_ms, whole_at_ms};
 use crate::nemesis::{Blow, strike};
 use crate::watchers::{Memory, Seat, Watcher, listen};
 use crate::workload::{Manner, PLAN_NODES_MAX, Writer};
@@ -237,6 +237,18 @@ impl Stage {
         eventually(patience(SETTLED_SECONDS), async || {
             let at_ms = self.recorder.read(|entries| whole_at_ms(entries, people, revision));
             at_ms.with_context(|| format!("someone has not seen {revision} yet"))
+        })
+        .await
+    }
+
+    /// Waits until an edit is acknowledged that was sent after `since_ms`.
+    ///
+    /// # Errors
+    /// When none was within `seconds`.
+    pub async fn taken(&self, since_ms: u64, seconds: f64) -> Result<()> {
+        eventually(patience(seconds), async || {
+            let at_ms = self.recorder.read(|entries| first_acknowledged_ms(entries, since_ms));
+            at_ms.map(|_| ()).context("no edit is acknowledged")
         })
         .await
     }

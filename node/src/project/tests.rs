@@ -1,7 +1,7 @@
 //! Projects as the gateway uses them, over the embedded backend: two nodes, one store, and a log that can be made to fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +37,8 @@ struct Log {
     is_faulty: AtomicBool,
     heads_asked: AtomicUsize,
     pages_read: AtomicUsize,
+    /// How long a batch is on its way to the store.
+    commit_takes_ms: AtomicU64,
 }
 
 #[async_trait]
@@ -52,6 +54,10 @@ impl EventLog for Log {
         batch: &[Proposal],
         terms: &Terms,
     ) -> backend::Result<CommitOutcome> {
+        let way = self.commit_takes_ms.load(Ordering::Relaxed);
+        if way > 0 {
+            sleep(Duration::from_millis(way)).await;
+        }
         self.store.commit(plan, expected, batch, terms).await
     }
 
@@ -162,6 +168,7 @@ impl TestNode {
             is_faulty: false.into(),
             heads_asked: 0.into(),
             pages_read: 0.into(),
+            commit_takes_ms: 0.into(),
         };
         let log = Arc::new(log);
         backend.log = log.clone();

@@ -74,11 +74,6 @@ impl Pending {
         matches!(self.wish, Wish::Lost(_))
     }
 
-    /// Whether somebody asked for it and it was never offered.
-    pub(super) fn is_new(&self) -> bool {
-        self.attempts == 0 && !self.is_lost()
-    }
-
     fn judge(&self, draft: &Plan, bounds: &PlanBounds) -> Result<Option<Change>, Refusal> {
         match &self.wish {
             Wish::Asked { operation, .. } => draft.accept(operation, bounds),
@@ -122,7 +117,7 @@ impl Replica {
         if self.pending.is_empty() && !wants_epoch {
             return;
         }
-        if !wants_epoch && self.gathers(effects) {
+        if !wants_epoch && self.hold_for_more(effects) {
             return;
         }
         let (flight, batch) = self.draft_batch(wants_epoch);
@@ -502,7 +497,7 @@ mod tests {
         replica.handle(Input::Gathered);
         let head = Some(replica.plan().head());
         let effects = replica.handle(Input::Committed(CommitOutcome::Moved { head }));
-        assert_eq!(offered(&effects).len(), 1, "it waited before");
+        assert_eq!(offered(&effects).len(), 1, "its moment is over");
 
         let mut replica = in_company();
         let (first, last) = (1_000, 999 + limits::COMMIT_BATCH_MAX as u64);

@@ -3,7 +3,8 @@
 //! Nodes that write to one plan at once cost each other: of two that offer at once one has lost, and reads, judges and
 //! offers again; and each batch is a message that every node takes. So a node that finds changes of others between two of
 //! its own batches lets a moment pass before it offers the next. How long is the caller's to say, who has a clock. A node
-//! that writes alone never waits: what arrives during a commit is its next batch anyway.
+//! that writes alone does not wait: what arrives during a commit is its next batch anyway. Nor does a batch that lost its
+//! race: its moment is over.
 
 use mille_shared::{Revision, limits};
 
@@ -44,10 +45,9 @@ impl Gathering {
 }
 
 impl Replica {
-    /// Whether the next batch waits for more. One that is full does not, nor one that was offered before: it waited.
-    pub(super) fn gathers(&mut self, effects: &mut Vec<Effect>) -> bool {
-        let is_new = self.pending.front().is_some_and(|pending| pending.is_new());
-        if self.gathering.stage == Stage::Over || !is_new || self.pending.len() >= limits::COMMIT_BATCH_MAX {
+    /// Holds the next batch back for more, if it is to wait. Not one of as many operations as a batch may have.
+    pub(super) fn hold_for_more(&mut self, effects: &mut Vec<Effect>) -> bool {
+        if self.gathering.stage == Stage::Over || self.pending.len() >= limits::COMMIT_BATCH_MAX {
             return false;
         }
         if self.gathering.stage == Stage::Due {

@@ -50,8 +50,10 @@ pub(crate) struct Seen {
     pub(crate) unchanged: u64,
     pub(crate) repeated: u64,
     pub(crate) unavailable: u64,
-    /// Batches that waited for more.
+    /// Moments that passed for more to come.
     pub(crate) gathered: u64,
+    /// Moments that ended while the copy was known to be behind.
+    pub(crate) gathered_in_repair: u64,
     pub(crate) resets: u64,
     pub(crate) replays: u64,
     pub(crate) restarts: u64,
@@ -80,6 +82,7 @@ impl Seen {
         self.repeated += run.repeated;
         self.unavailable += run.unavailable;
         self.gathered += run.gathered;
+        self.gathered_in_repair += run.gathered_in_repair;
         self.resets += run.resets;
         self.replays += run.replays;
         self.restarts += run.restarts;
@@ -108,6 +111,7 @@ impl Seen {
         ];
         causes.iter().chain([&Cause::Trimmed]).all(|cause| self.repairs.contains_key(cause))
             && [self.accepted, self.refused, self.unchanged, self.repeated, self.unavailable].iter().all(|n| *n > 20)
-            && [self.gathered, self.resets, self.replays, self.restarts].iter().all(|n| *n > 5)
+            && [self.gathered, self.gathered_in_repair].iter().all(|n| *n > 20)
+            && [self.resets, self.replays, self.restarts].iter().all(|n| *n > 5)
     }
 }

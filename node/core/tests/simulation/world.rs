@@ -107,6 +107,8 @@ pub(crate) struct World {
     events_made: u64,
     log: Log,
     nodes: Vec<Node>,
+    /// The life in which each node lets a moment pass.
+    gathers_in: [Option<u64>; NODES],
     people: Vec<Person>,
     listeners: Vec<Listener>,
     tickets: HashMap<Ticket, (usize, Wish)>,
@@ -135,6 +137,7 @@ impl World {
             events: BTreeMap::new(),
             events_made: 0,
             nodes: (0..NODES).map(|_| node()).collect(),
+            gathers_in: [None; NODES],
             people: (0..PEOPLE).map(|_| Person { to_do: OPERATIONS_EACH, wish: None }).collect(),
             listeners: (0..LISTENERS).map(|_| Listener::new(log.plan())).collect(),
             log,
@@ -247,6 +250,11 @@ impl World {
             return;
         }
         let Some(replica) = &mut self.nodes[node].replica else { return };
+        if matches!(input, Input::Gathered) {
+            self.gathers_in[node] = None;
+            self.seen.gathered += 1;
+            self.seen.gathered_in_repair += u64::from(replica.is_repairing());
+        }
         let is_expected = matches!(&input, Input::HeadSeen(seen) if replica.expected().as_ref() == Some(seen));
         if is_expected && self.swallows_expected {
             return;
@@ -264,7 +272,8 @@ impl World {
                 self.offer(life, Offer { expected, batch, terms }, attempt);
             }
             Effect::Gather => {
-                self.seen.gathered += 1;
+                let before = self.gathers_in[life.0].replace(life.1);
+                assert!(before < Some(life.1), "one moment at a time");
                 self.after(0, 15, Event::Input(life, Input::Gathered));
             }
             Effect::Fetch { after } => self.question(life, Question::Fetch(after)),

@@ -42,19 +42,35 @@ async fn where_another_node_edits_too_edits_wait_as_long_as_those_who_tell_many_
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nobody_tells_many_nobody_waits_for_longer_than_commits_take() {
+async fn where_nobody_tells_many_edits_wait_three_times_as_long_as_a_commit_takes_or_half_of_it_and_for_news() {
+    const MS: Duration = Duration::from_millis(1);
     let (one, two, here, there, plan) = pair().await;
-    // The embedded store takes no time, but to open a plan.
-    for project in [&here, &there] {
+    for (node, project) in [(&one, &here), (&two, &there)] {
+        // Opened before time counts.
         project.read(plan).await.expect("a plan");
+        node.log.commit_takes_ms.store(1, Ordering::Relaxed);
     }
-    for round in 0..5 {
-        let edits = async {
-            rename_often(&here, plan, &format!("here{round}-"), 3).await;
-            rename_often(&there, plan, &format!("there{round}-"), 3).await;
-        };
-        assert_eq!(time_for(edits).await, Duration::ZERO);
-    }
+    let edit =
+        async |node: &ProjectHandle, name: &str| drop(node.submit(plan, rename(name, name), true).await.unwrap());
+
+    // Leaves the first with a commit of its own just behind it, and another's before that.
+    let in_company = async |name: &str| {
+        edit(&there, &format!("their {name}")).await;
+        sleep(limits::COMMIT_MOMENT).await;
+        assert_eq!(time_for(edit(&here, name)).await, MS);
+    };
+
+    edit(&here, "first").await;
+    in_company("second").await;
+    assert_eq!(time_for(edit(&here, "waits")).await, 3 * MS + MS);
+
+    in_company("third").await;
+    let theirs = async {
+        sleep(MS).await;
+        edit(&there, "news").await;
+    };
+    let (ours, ()) = join(time_for(edit(&here, "waits for news")), theirs).await;
+    assert_eq!(ours, 2 * MS + MS, "half of the moment, and until the news came");
     one.stop().await;
     two.stop().await;
 }

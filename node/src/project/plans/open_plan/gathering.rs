@@ -1,9 +1,10 @@
 //! How long edits wait for more of them, where other nodes edit the plan too.
 //!
-//! Behind a commit a node lets three times as long pass as the commit took. In the second half of that, what another node
-//! committed ends it, for nothing fresher can be offered on. Where many are told, it lets as long pass as those who tell
-//! them do behind each telling, whatever it hears: they could not tell more sooner. All counts from the last commit, so
-//! edits that are further apart wait for nothing.
+//! Behind a commit a node lets three times as long pass as the commit took. In the second half of that, news from another
+//! node end it: a copy that has just heard is as fresh as it gets. Where many are told, it lets at least as long pass as those
+//! who tell them do behind each telling, since most of all who are told would hear of it no sooner. All counts from the last
+//! commit, so edits that are further apart wait for nothing. A moment ends with a tick of the runtime's clock, up to a
+//! millisecond late.
 
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub(super) struct Moment {
 
 #[derive(Debug, Clone, Copy)]
 struct Passing {
-    /// It ends with the first change that is heard of from then on.
+    /// It ends with the first message that is heard from then on.
     from: Instant,
     /// It ends then.
     until: Instant,
@@ -63,12 +64,12 @@ impl Moment {
     }
 
     /// Ends it, if it is the one that was to end at `until`.
-    fn ends_at(&mut self, until: Instant) -> bool {
+    fn end_at(&mut self, until: Instant) -> bool {
         self.passing.take_if(|passing| passing.until == until).is_some()
     }
 
-    /// Ends it because another node's change was heard of, if that does.
-    fn ends_by_news(&mut self, now: Instant) -> bool {
+    /// Ends it because of a message, if that does.
+    fn end_by_news(&mut self, now: Instant) -> bool {
         self.passing.take_if(|passing| passing.from <= now).is_some()
     }
 }
@@ -84,6 +85,7 @@ impl OpenPlan {
             None => self.gathered(jobs),
             Some(until) => {
                 let opening = self.opening;
+                // Not stopped if news end the moment: a job that is stopped looks like one that failed.
                 jobs.spawn(async move {
                     tokio::time::sleep_until(until).await;
                     (opening, Done::Gathered { until })
@@ -94,18 +96,19 @@ impl OpenPlan {
 
     /// A moment's end has come.
     pub(super) fn gathered_until(&mut self, until: Instant, jobs: &mut Jobs) {
-        if self.moment.ends_at(until) {
+        if self.moment.end_at(until) {
             self.gathered(jobs);
         }
     }
 
-    /// Something was heard from another node.
+    /// A message with changes was heard.
     pub(in crate::project) fn gathered_by_news(&mut self, jobs: &mut Jobs) {
-        if self.moment.ends_by_news(Instant::now()) {
+        if self.moment.end_by_news(Instant::now()) {
             self.gathered(jobs);
         }
     }
 
+    /// There is nothing to learn in it, and the plan is at no rest: either something waits, or nothing comes of it.
     fn gathered(&mut self, jobs: &mut Jobs) {
         for effect in self.replica.handle(Input::Gathered) {
             self.perform(effect, jobs);
@@ -133,10 +136,10 @@ mod tests {
     fn it_is_three_times_as_long_as_the_commit_was_and_news_end_its_second_half() {
         let (mut moment, answered) = after_a_commit_of(MS);
         assert_eq!(moment.begin(answered + MS, Duration::ZERO), Some(answered + 3 * MS));
-        assert!(!moment.ends_by_news(answered + MS), "the first half");
-        assert!(!moment.ends_at(answered + MS), "another's end");
-        assert!(moment.ends_by_news(answered + 2 * MS));
-        assert!(!moment.ends_at(answered + 3 * MS), "it has ended");
+        assert!(!moment.end_by_news(answered + MS), "the first half");
+        assert!(!moment.end_at(answered + MS), "another's end");
+        assert!(moment.end_by_news(answered + 2 * MS));
+        assert!(!moment.end_at(answered + 3 * MS), "it has ended");
         assert_eq!(moment.begin(answered + 3 * MS, Duration::ZERO), None, "as long ago as that");
     }
 
@@ -144,8 +147,8 @@ mod tests {
     fn where_many_are_told_news_do_not_end_it_before_more_could_be_told() {
         let (mut moment, answered) = after_a_commit_of(MS);
         assert_eq!(moment.begin(answered, 4 * MS), Some(answered + 4 * MS));
-        assert!(!moment.ends_by_news(answered + 3 * MS));
-        assert!(moment.ends_at(answered + 4 * MS));
+        assert!(!moment.end_by_news(answered + 3 * MS));
+        assert!(moment.end_at(answered + 4 * MS));
     }
 
     #[test]
