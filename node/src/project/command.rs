@@ -185,13 +185,14 @@ pub(super) enum Command {
     Fail,
 }
 
-/// How long a listener that tells many lets pass behind each telling. It says so; edits go by it.
+/// How long a listener that tells many lets pass behind each telling, in microseconds. It goes by it, and edits do.
 #[derive(Debug, Default)]
 pub struct Pace(AtomicU64);
 
 impl Pace {
     /// What it was last.
-    pub(super) fn get(&self) -> Duration {
+    #[must_use]
+    pub fn get(&self) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 

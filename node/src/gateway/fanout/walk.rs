@@ -44,9 +44,9 @@ pub(super) struct Walker {
     bytes: usize,
     /// By which members of the project the rights of all were judged last.
     judged_by: Option<Arc<Members>>,
-    /// The moment is over then.
-    not_before: Instant,
-    /// How long it is, for those who would offer more meanwhile.
+    /// When the last walk was over.
+    walked: Instant,
+    /// How long the moment behind it is: for the walker, and for edits that would come meanwhile.
     pace: Arc<Pace>,
     /// A socket's frames, while they are put together.
     frames: Vec<u8>,
@@ -63,7 +63,7 @@ impl Walker {
             deliveries: Vec::new(),
             bytes: 0,
             judged_by: None,
-            not_before: Instant::now(),
+            walked: Instant::now(),
             pace: Arc::default(),
             frames: Vec::new(),
         }
@@ -77,8 +77,9 @@ impl Walker {
             let Some(told) = self.wait(&group, &mut following).await else { return };
             group.is_served_by(following.project());
             let mut over = self.take(told);
-            if over.is_none() && Instant::now() < self.not_before {
-                tokio::time::sleep_until(self.not_before).await;
+            let not_before = self.walked + self.pace.get();
+            if over.is_none() && Instant::now() < not_before {
+                tokio::time::sleep_until(not_before).await;
             }
             while over.is_none() && self.has_room() && following.has_at_hand() {
                 let Some(told) = following.tell().now_or_never() else { break };
@@ -184,10 +185,8 @@ impl Walker {
         common.observer.sent(Via::WebSocket, sent as u64);
         self.remember(before, &deliveries);
         (self.place, self.bytes) = (after, 0);
-        let now = Instant::now();
-        let moment = ((now - began) * MOMENT_PER_WALK).min(common.moment_max);
-        self.not_before = now + moment;
-        self.pace.set(moment);
+        self.walked = Instant::now();
+        self.pace.set(((self.walked - began) * MOMENT_PER_WALK).min(common.moment_max));
     }
 
     fn remember(&mut self, mut before: Place, deliveries: &[Arc<Delivery>]) {
