@@ -130,7 +130,7 @@ impl OperationKey {
     /// The key of a user's operation. Ids hold no control characters, so the separator can't be forged.
     #[must_use]
     pub fn of(user: &UserId, client: &ClientId, operation: &OperationId) -> Self {
-        Self(format!("{user}\u{1f}{client}\u{1f}{operation}").into())
+        Self([user.as_str(), client.as_str(), operation.as_str()].join("\u{1f}").into())
     }
 
     /// A key as it was read from the log.

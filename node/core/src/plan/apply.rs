@@ -7,13 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mille_shared::change::{Change, Fact};
-use mille_shared::delta::PatchOperation;
+use mille_shared::delta::{JsonText, PatchOperation};
 use mille_shared::execution::ExecutionState;
 use mille_shared::log::{ChainHash, Head, LogEntry};
 use mille_shared::plan::{PlanEdge, PlanMetadata, PlanNode};
 use mille_shared::{PlanNodeId, Revision, RunId, Timestamp, limits};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::elements::Elements;
 use super::graph::{End, Graph};
@@ -107,13 +106,17 @@ impl Plan {
     /// Applies a change that was accepted on this state, as the one right behind its head.
     pub(crate) fn apply_change(
         &mut self,
-        change: Change,
+        mut change: Change,
         payload: Arc<str>,
         head: Head,
     ) -> Result<Applied, ApplyError> {
         let previous = self.head.revision;
-        let steps = self.apply_facts(&change.facts, head, change.at)?;
-        Ok(Applied { head, previous, change, payload, patch: steps.patch, touches: steps.touches })
+        let Steps { mut patch, mut touches } = self.apply_facts(&change.facts, head, change.at)?;
+        // They are kept for long, and most changes are of one fact.
+        change.facts.shrink_to_fit();
+        patch.shrink_to_fit();
+        touches.shrink_to_fit();
+        Ok(Applied { head, previous, change, payload, patch, touches })
     }
 
     /// Applies facts that together make the plan what it is at `head`.
@@ -144,7 +147,7 @@ impl Plan {
                     return Err("a plan node is added twice");
                 }
                 let record = Arc::new(NodeRecord { node: (**node).clone(), revision, runs: Vec::new() });
-                steps.patch.push(PatchOperation::add("/nodes/-", value_of(&record.node)));
+                steps.patch.push(PatchOperation::add("/nodes/-", text_of(&record.node)));
                 steps.touches.push(Touch::NodeAdded(Arc::clone(&record)));
                 self.graph.add_node(&node.id, node.node_type);
                 self.nodes.push(node.id.clone(), record);
@@ -189,7 +192,7 @@ impl Plan {
                     return Err("an edge is added twice");
                 }
                 let record = Arc::new(EdgeRecord { edge: edge.clone(), revision });
-                steps.patch.push(PatchOperation::add("/edges/-", value_of(edge)));
+                steps.patch.push(PatchOperation::add("/edges/-", text_of(edge)));
                 steps.touches.push(Touch::EdgeAdded(Arc::clone(&record)));
                 self.graph.add(End::from(edge));
                 self.edges.push(edge.id.clone(), record);
@@ -304,8 +307,8 @@ impl Plan {
             let touch = if known { Touch::EdgeUpdated } else { Touch::EdgeAdded };
             touches.push(touch(Arc::clone(record)));
         }
-        steps.patch.push(PatchOperation::replace("/nodes", value_of(nodes)));
-        steps.patch.push(PatchOperation::replace("/edges", value_of(edges)));
+        steps.patch.push(PatchOperation::replace("/nodes", text_of(nodes)));
+        steps.patch.push(PatchOperation::replace("/edges", text_of(edges)));
         if *metadata != *self.metadata {
             self.set_metadata(metadata, revision, steps);
         }
@@ -327,7 +330,7 @@ pub(super) struct Steps {
 
 impl Steps {
     fn replace(&mut self, element: &str, field: &str, new: &(impl Serialize + ?Sized)) {
-        self.patch.push(PatchOperation::replace(format!("{element}/{field}"), value_of(new)));
+        self.patch.push(PatchOperation::replace([element, "/", field].concat(), text_of(new)));
     }
 
     fn touched(&mut self, element: &str, updated_at: &mut Timestamp, at: Timestamp) {
@@ -352,8 +355,8 @@ fn remember_run(runs: &mut Vec<(RunId, ExecutionState)>, run_id: &RunId, state: 
 }
 
 #[expect(clippy::expect_used, reason = "only a bug can bring a document that is no JSON")]
-fn value_of(document: &(impl Serialize + ?Sized)) -> Value {
-    serde_json::to_value(document).expect("a plan's elements are JSON")
+fn text_of(document: &(impl Serialize + ?Sized)) -> JsonText {
+    JsonText::of(document).expect("a plan's elements are JSON")
 }
 
 #[cfg(test)]

@@ -261,7 +261,7 @@ pub(super) enum PatchOp {
 
 /// A value in a patch, written straight from where it stands.
 pub(super) enum PatchValue<'a> {
-    Part(&'a serde_json::Value),
+    Part(&'a delta::JsonText),
     Document(&'a Plan),
 }
 

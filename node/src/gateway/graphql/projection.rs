@@ -194,7 +194,7 @@ mod tests {
     use futures_util::{FutureExt, Stream, StreamExt, stream};
     use mille_core::{Applied, Plan, chain};
     use mille_shared::change::{Change, Fact};
-    use mille_shared::delta::{PatchOp, PatchOperation};
+    use mille_shared::delta::{JsonText, PatchOp, PatchOperation};
     use mille_shared::log::{ChainHash, Head, LogEntry};
     use mille_shared::plan::PlanMetadata;
     use mille_shared::{ClientId, OperationId, PlanId, ProjectId, Revision, Timestamp, UserId};
@@ -302,7 +302,7 @@ mod tests {
         let step = PatchOperation {
             op: PatchOp::Replace,
             path: "/nodes/0/position".to_owned(),
-            value: Some(json!({"z": 1.5, "a": [null, true, "\u{1}\"é"], "n": -0.0, "big": u64::MAX})),
+            value: JsonText::of(&json!({"z": 1.5, "a": [null, true, "\u{1}\"é"], "n": -0.0, "big": u64::MAX})).ok(),
             from: None,
         };
         let many = vec![step.clone(); 40];
@@ -341,8 +341,12 @@ mod tests {
     fn step() -> impl Strategy<Value = PatchOperation> {
         use PatchOp::{Add, Copy, Move, Remove, Replace, Test};
         let op = prop::sample::select(vec![Add, Remove, Replace, Move, Copy, Test]);
-        (op, any::<String>(), prop::option::of(value()), prop::option::of(any::<String>()))
-            .prop_map(|(op, path, value, from)| PatchOperation { op, path, value, from })
+        (op, any::<String>(), prop::option::of(value()), prop::option::of(any::<String>())).prop_map(
+            |(op, path, value, from)| {
+                let value = value.map(|value| JsonText::of(&value).expect("JSON"));
+                PatchOperation { op, path, value, from }
+            },
+        )
     }
 
     /// Some fields, with or without another name.
