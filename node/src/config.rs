@@ -116,6 +116,10 @@ pub struct Arguments {
     #[arg(long, env = "MILLE_COMMIT_MOMENT_MS", default_value_t = whole_ms(limits::COMMIT_MOMENT),
           value_parser = clap::value_parser!(u64).range(0..=100))]
     pub commit_moment_ms: u64,
+    /// Bytes of recent changes that all open plans keep in memory together, for those who come back and for a Redis that lost
+    /// some. Beyond it each forgets its oldest; every plan keeps a few, and the log has them all.
+    #[arg(long, env = "MILLE_RECENT_CHANGES_BYTES_MAX", default_value_t = limits::RECENT_CHANGES_BYTES_MAX)]
+    pub recent_changes_bytes_max: usize,
     /// Changes the log keeps at least.
     #[arg(long, env = "MILLE_LOG_RETENTION_CHANGES", default_value_t = limits::LOG_RETENTION_CHANGES)]
     pub log_retention_changes: u64,
@@ -366,6 +370,7 @@ impl Config {
                 snapshot_every: arguments.snapshot_every_changes,
                 retention,
                 commit_moment_max: Duration::from_millis(arguments.commit_moment_ms),
+                recent_bytes_max: arguments.recent_changes_bytes_max,
             },
             worker_threads: arguments.worker_threads,
             connections_max: arguments.connections_max,

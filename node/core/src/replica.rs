@@ -405,6 +405,19 @@ impl Replica {
         self.is_confirmed && self.repair.is_none()
     }
 
+    /// Bytes of the changes that it remembers.
+    #[must_use]
+    pub fn remembered_bytes(&self) -> usize {
+        self.ring.bytes()
+    }
+
+    /// Forgets the oldest changes beyond so many bytes, down to a few, unless it may be the only one that remembers them.
+    pub fn forget_beyond(&mut self, bytes_max: usize) {
+        if self.is_confirmed() {
+            self.ring.shrink_to(bytes_max);
+        }
+    }
+
     /// What a check must see for it to change nothing. `None` while any check could.
     #[must_use]
     pub fn expected(&self) -> Option<HeadSeen> {

@@ -44,6 +44,21 @@ impl Ring {
         }
     }
 
+    /// Bytes of what is here.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Lets the oldest go until there are at most so many bytes, or the last [`limits::RING_CHANGES_MIN`] changes.
+    pub(crate) fn shrink_to(&mut self, bytes_max: usize) {
+        while self.bytes > bytes_max && self.changes.len() > limits::RING_CHANGES_MIN {
+            self.drop_oldest();
+        }
+        // As much room as it would have by growing.
+        self.changes.shrink_to(2 * self.changes.len());
+        self.operations.shrink_to(2 * self.operations.len());
+    }
+
     /// What stands before the oldest change.
     pub(crate) fn base(&self) -> Head {
         self.base
@@ -163,6 +178,23 @@ mod tests {
         assert_eq!(ring.operations.len(), limits::RING_CHANGES_MAX);
         assert!(ring.at(Revision { epoch: 1, seq: 3 }).is_none());
         assert!(ring.at(Revision { epoch: 1, seq: 4 }).is_some());
+    }
+
+    #[test]
+    fn it_is_made_smaller_down_to_a_few() {
+        let last = limits::RING_CHANGES_MAX as u64;
+        let mut ring = ring(1..=last);
+        let half = ring.bytes() / 2;
+        ring.shrink_to(half);
+        assert!(ring.bytes() <= half);
+        assert_eq!(ring.changes.len(), limits::RING_CHANGES_MAX / 2);
+        assert_eq!(ring.operations.len(), ring.changes.len());
+        assert_eq!(ring.base().revision.seq, last / 2);
+        ring.shrink_to(0);
+        assert_eq!(ring.changes.len(), limits::RING_CHANGES_MIN);
+        assert!(ring.changes.capacity() < limits::RING_CHANGES_MAX, "the room is given back as well");
+        ring.push(change(last + 1, 10));
+        assert_eq!(ring.changes.len(), limits::RING_CHANGES_MIN + 1);
     }
 
     #[test]

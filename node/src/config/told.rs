@@ -23,6 +23,7 @@ impl Config {
             ("MILLE_ACK_TIMEOUT_MS", self.acknowledgement.timeout.as_millis().to_string()),
             ("MILLE_SNAPSHOT_EVERY_CHANGES", plans.snapshot_every.to_string()),
             ("MILLE_COMMIT_MOMENT_MS", plans.commit_moment_max.as_millis().to_string()),
+            ("MILLE_RECENT_CHANGES_BYTES_MAX", plans.recent_bytes_max.to_string()),
             ("MILLE_LOG_RETENTION_CHANGES", plans.retention.changes.to_string()),
             ("MILLE_LOG_RETENTION_SECONDS", plans.retention.age.as_secs().to_string()),
             ("MILLE_LOG_CHANGES_MAX", plans.retention.changes_max.to_string()),

@@ -1,6 +1,6 @@
 //! Metrics of plans: edits on their way to the log, what nodes missed and got back, and how listeners are told.
 
-use metrics::{Counter, Histogram};
+use metrics::{Counter, Gauge, Histogram};
 use mille_core::replica::{Cause, Readmission};
 
 use super::registry::Registry;
@@ -113,6 +113,8 @@ pub struct PlanMetrics {
     resumes: [Counter; Resume::ALL.len()],
     /// Changes of the past that listeners were told.
     pub replayed_events: Counter,
+    /// What open plans remember.
+    pub recent_changes_bytes: Gauge,
     /// In the order of [`CAUSES`].
     gaps: [Counter; CAUSES.len()],
     /// Channels of plans and projects closed because nobody used them.
@@ -165,6 +167,10 @@ impl PlanMetrics {
             replayed_events: registry.counter(
                 "replayed_events_total",
                 "Changes of the past told to listeners that came back. Worry when it nears the rate of messages sent.",
+            ),
+            recent_changes_bytes: registry.gauge(
+                "recent_changes_bytes",
+                "Bytes of recent changes that open plans keep in memory. Worry when it stays at its bound (MILLE_RECENT_CHANGES_BYTES_MAX) and resumes read the log often.",
             ),
             gaps: registry.counters(
                 "gaps_total",

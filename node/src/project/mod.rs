@@ -8,6 +8,7 @@
 mod access;
 mod actor;
 mod command;
+mod config;
 mod follow;
 mod handle;
 mod past;
@@ -19,10 +20,11 @@ mod store;
 
 pub use access::{Access, Members};
 pub use command::{Accepted, DeltaPage, Pace, PlanEvent, Progress, Rejection};
+pub use config::ProjectsConfig;
 pub use follow::{Ended, Following, Place, Start, Telling};
 pub use handle::ProjectHandle;
 pub use plans::PlanSettings;
-pub use registry::{Mailboxes, OpenError, Projects, ProjectsConfig};
+pub use registry::{Mailboxes, OpenError, Projects};
 
 #[cfg(test)]
 pub(crate) mod tests;

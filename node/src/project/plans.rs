@@ -5,6 +5,7 @@
 //! a while after nobody listens.
 
 mod open_plan;
+mod recent;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::bridge::{Bridge, FeedSender};
 use crate::metrics::Metrics;
 pub(super) use open_plan::Done;
 use open_plan::OpenPlan;
+pub(super) use recent::RecentBytes;
 
 /// What the open plans need from the node.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub(super) struct PlanContext {
     pub members: Arc<ArcSwap<Members>>,
     pub metrics: Arc<Metrics>,
     pub settings: PlanSettings,
+    /// What this node's plans remember, this one's among them.
+    pub recent: RecentBytes,
 }
 
 /// How plans are kept.
@@ -52,6 +56,8 @@ pub struct PlanSettings {
     pub retention: Retention,
     /// The longest that edits wait for more of them, where other nodes edit the plan too.
     pub commit_moment_max: Duration,
+    /// Bytes of recent changes that all plans together hold in memory.
+    pub recent_bytes_max: usize,
 }
 
 /// The open plans of one project.
@@ -248,9 +254,15 @@ impl Plans {
         }
     }
 
-    /// Closes plans that nobody used for a while, and channels that are heard for no plan. Cheap; called now and then.
+    /// Closes plans that nobody used for a while, and channels that are heard for no plan; has the others forget what is too
+    /// much. Cheap; called now and then.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.close_unused(now);
+        for slot in self.slots.values_mut() {
+            if let Slot::Open(open) = slot {
+                open.remember_within_bound();
+            }
+        }
         let Some(before) = self.leftovers.take() else { return };
         // Heard and not open: it is being closed, or its opening was ended half-way. The latter is so the next time too.
         let heard = self.context.bridge.plans_heard_by(&self.context.feed);

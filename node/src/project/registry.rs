@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mille_core::{PlanBounds, chain};
@@ -26,9 +25,10 @@ use tracing::Instrument;
 use super::access::Access;
 use super::actor::{self, Actor, Failures, Refresh};
 use super::command::{Command, Rejection};
+use super::config::ProjectsConfig;
 use super::handle::{self, ProjectHandle};
-use super::plans::{PlanContext, PlanSettings, Plans};
-use super::presence::{PresencePart, PresenceSettings, Surroundings};
+use super::plans::{PlanContext, Plans, RecentBytes};
+use super::presence::{PresencePart, Surroundings};
 use crate::backend::{self, Backend, Channel, MemberChange};
 use crate::bridge::{Bridge, Control, ControlMessage, Controls, FeedSender};
 use crate::clock;
@@ -41,33 +41,12 @@ pub struct Projects {
     inner: Arc<Inner>,
 }
 
-/// What projects are started with.
-pub struct ProjectsConfig {
-    /// This node's id.
-    pub node: NodeId,
-    /// Where everything is kept.
-    pub backend: Backend,
-    /// The line to other nodes.
-    pub bridge: Bridge,
-    /// Where to count.
-    pub metrics: Arc<Metrics>,
-    /// How plans are kept.
-    pub plans: PlanSettings,
-    /// How presence is kept.
-    pub presence: PresenceSettings,
-    /// How long a project that nobody uses stays.
-    pub idle_timeout: Duration,
-    /// How old a project's actor gets before it begins anew, without closing a socket; up to a tenth less, by chance, so
-    /// that projects that were opened together do not begin anew together.
-    pub lifetime: Duration,
-    /// What is known of members is read again at least this often, in case a control message was lost.
-    pub sweep: Duration,
-}
-
 struct Inner {
     config: ProjectsConfig,
     /// A slot per project that runs or is being started. Locked only to look up or change.
     slots: Mutex<HashMap<ProjectId, Arc<OnceCell<ProjectHandle>>>>,
+    /// What all plans remember.
+    recent: RecentBytes,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -120,7 +99,9 @@ impl Projects {
     /// No project yet; they start when asked for, and stop with `stop`.
     #[must_use]
     pub fn new(config: ProjectsConfig, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { inner: Arc::new(Inner { config, slots: Mutex::default(), tasks, stop }) }
+        let held = config.metrics.plans.recent_changes_bytes.clone();
+        let recent = RecentBytes::at_most(config.plans.recent_bytes_max, held);
+        Self { inner: Arc::new(Inner { config, slots: Mutex::default(), recent, tasks, stop }) }
     }
 
     /// Lets a user in who has at least the role `needed`.
@@ -423,6 +404,7 @@ impl Projects {
             members: Arc::clone(&members),
             metrics: Arc::clone(metrics),
             settings: *plans,
+            recent: self.inner.recent.clone(),
         };
         let (present, changed) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let around = Surroundings {

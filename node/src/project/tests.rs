@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 
 mod gathering;
 mod lives;
+mod recent;
 mod rights;
 
 /// The store's log, which does not let itself be read when it is told so, and counts who asks for heads.
@@ -161,6 +162,11 @@ pub(crate) struct TestNode {
 
 impl TestNode {
     pub(crate) async fn start(store: &Embedded, name: &str) -> Self {
+        Self::remembering(store, name, limits::RECENT_CHANGES_BYTES_MAX).await
+    }
+
+    /// One whose plans remember so many bytes of changes together.
+    async fn remembering(store: &Embedded, name: &str, recent_bytes_max: usize) -> Self {
         let mut backend = store.connect();
         let log = Log {
             store: Arc::clone(&backend.log),
@@ -189,6 +195,7 @@ impl TestNode {
                 snapshot_every: 100,
                 retention,
                 commit_moment_max: limits::COMMIT_MOMENT,
+                recent_bytes_max,
             },
             presence: PresenceSettings::default(),
             idle_timeout: IDLE_TIMEOUT,

@@ -144,6 +144,7 @@ pub(crate) async fn node(name: &str, backend: Backend, stop: &CancellationToken)
             snapshot_every: 100_000,
             retention,
             commit_moment_max: limits::COMMIT_MOMENT,
+            recent_bytes_max: limits::RECENT_CHANGES_BYTES_MAX,
         },
         presence: PresenceSettings::default(),
         idle_timeout: Duration::from_secs(3_600),

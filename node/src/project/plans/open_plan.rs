@@ -19,6 +19,7 @@ use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::recent::RecentPart;
 use super::{Active, Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
 use crate::clock;
@@ -69,6 +70,7 @@ pub(super) struct OpenPlan {
     confirmed: Instant,
     is_at_rest: bool,
     moment: Moment,
+    recent: RecentPart,
 }
 
 /// An operation that waits for its answer.
@@ -127,6 +129,7 @@ impl OpenPlan {
     pub(super) fn new(opening: OpeningId, plan: Opened, context: PlanContext, active: Active) -> Self {
         let replica = Replica::new(plan, context.settings.bounds, context.settings.snapshot_every);
         let moment = Moment::new(context.settings.commit_moment_max, Instant::now());
+        let recent = context.recent.part();
         Self {
             opening,
             id: opening.plan,
@@ -149,6 +152,7 @@ impl OpenPlan {
             confirmed: Instant::now(),
             is_at_rest: false,
             moment,
+            recent,
         }
     }
 
@@ -186,9 +190,18 @@ impl OpenPlan {
         if is_check && self.replica.is_confirmed() {
             self.confirmed = Instant::now();
         }
+        self.remember_within_bound();
         self.begin_rest();
         self.traced.applied();
         self.answer_behind(jobs);
+    }
+
+    /// Forgets the oldest changes, if all plans together remember too many.
+    pub(super) fn remember_within_bound(&mut self) {
+        if let Some(max) = self.recent.set(self.replica.remembered_bytes()) {
+            self.replica.forget_beyond(max);
+            self.recent.set(self.replica.remembered_bytes());
+        }
     }
 
     /// Has the bridge tell nothing of a check that would change nothing.

@@ -1,0 +1,55 @@
+//! What the plans of a node remember together.
+
+use super::*;
+
+/// Changes of a plan here.
+const CHANGES: usize = 3 * limits::RING_CHANGES_MIN;
+
+/// How often the log was read for somebody who comes back after so many changes, and is told the next.
+async fn pages_read_after(node: &TestNode, project: &ProjectHandle, plan: PlanId, seq: u64) -> usize {
+    let before = node.log.pages_read.load(Ordering::Relaxed);
+    let epoch = project.read(plan).await.expect("a plan").head().revision.epoch;
+    let after = Start::After(Revision { epoch, seq });
+    let mut events = project.follow(plan, &ada(), after, false).await.expect("follow");
+    match events.next().await.expect("an event") {
+        PlanEvent::Changed(applied) => assert_eq!(applied.revision().seq, seq + 1),
+        other => panic!("a change, not {other:?}"),
+    }
+    node.log.pages_read.load(Ordering::Relaxed) - before
+}
+
+/// A plan with changes on a node whose plans may remember so much, and somebody who keeps it open.
+async fn plan_on(node: &TestNode) -> (ProjectHandle, PlanId, Following) {
+    let project = node.projects.create_project("p", None, &ada()).await.expect("a project").project;
+    let plan = project.plan_id(None).await.expect("a plan");
+    let follower = project.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    rename_often(&project, plan, "n", CHANGES).await;
+    (project, plan, follower)
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_their_bound_plans_forget_their_oldest_changes_which_are_read_from_the_log() {
+    let node = TestNode::remembering(&Embedded::new(), "one", 0).await;
+    let (project, plan, _follower) = plan_on(&node).await;
+    eventually("they are forgotten", async || pages_read_after(&node, &project, plan, 1).await > 0).await;
+    let kept = (CHANGES - limits::RING_CHANGES_MIN) as u64;
+    assert_eq!(pages_read_after(&node, &project, plan, kept).await, 0, "a few stay");
+    // What was read for the one before is kept for a while.
+    sleep(Duration::from_secs(60)).await;
+    assert!(pages_read_after(&node, &project, plan, kept - 1).await > 0);
+    node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_plan_remembers_has_a_quiet_one_forget_some() {
+    // As much as one of them remembers, and a little of the other.
+    let node = TestNode::remembering(&Embedded::new(), "one", CHANGES * 2_000).await;
+    let (project, plan, _follower) = plan_on(&node).await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(pages_read_after(&node, &project, plan, 1).await, 0, "one has room");
+    let _other = plan_on(&node).await;
+    eventually("some are forgotten", async || pages_read_after(&node, &project, plan, 1).await > 0).await;
+    let half = CHANGES as u64 / 2;
+    assert_eq!(pages_read_after(&node, &project, plan, half + half / 4).await, 0, "and not more than need be");
+    node.stop().await;
+}
