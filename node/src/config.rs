@@ -63,6 +63,10 @@ pub struct Arguments {
     /// A PEM file with the authorities that may vouch for a Redis over TLS; those the system trusts, if not given.
     #[arg(long, env = "MILLE_REDIS_CA_FILE")]
     pub redis_ca_file: Option<PathBuf>,
+    /// How long a node that starts waits for a Redis that can't be reached. 0 to 3,600; 0: not at all.
+    #[arg(long, env = "MILLE_REDIS_WAIT_SECONDS", default_value_t = limits::REDIS_WAIT.as_secs(),
+          value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    pub redis_wait_seconds: u64,
     /// How long one Redis command may take.
     #[arg(long, env = "MILLE_REDIS_COMMAND_TIMEOUT_MS", default_value_t = whole_ms(limits::REDIS_COMMAND_TIMEOUT))]
     pub redis_command_timeout_ms: u64,
@@ -204,6 +208,8 @@ pub struct Config {
     pub redis_url: Option<String>,
     /// The authorities that may vouch for Redis; absent: those the system trusts.
     pub redis_ca_file: Option<PathBuf>,
+    /// How long a node that starts waits for a Redis that can't be reached.
+    pub redis_wait: Duration,
     /// How long one Redis command may take.
     pub redis_command_timeout: Duration,
     /// When an edit is acknowledged.
@@ -355,6 +361,7 @@ impl Config {
             node_name: arguments.node_name,
             advertise: arguments.advertise,
             redis_url: arguments.redis_url,
+            redis_wait: Duration::from_secs(arguments.redis_wait_seconds),
             redis_command_timeout,
             acknowledgement: Acknowledgement {
                 level: arguments.ack,

@@ -71,7 +71,14 @@ async fn run(config: Config, traces: Option<Unstarted>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let node = match Node::start(config).await {
+    let started = tokio::select! {
+        started = Node::start(config) => started,
+        _ = signals.next() => {
+            tracing::info!("asked to leave before it had started");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let node = match started {
         Ok(node) => node,
         Err(error) => {
             tracing::error!(%error, "the node can't start");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use mille_shared::facts::NodeFacts;
 use mille_shared::{NodeId, UserId, limits};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::embedded::Embedded;
@@ -93,6 +94,9 @@ impl StartError {
         }
     }
 }
+
+/// Time between two attempts to reach Redis at the start.
+const REDIS_RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long Redis may be silent before the node wants no new connections: blips pass.
 const READY_GRACE: Duration = Duration::from_secs(10);
@@ -331,8 +335,20 @@ async fn connect(config: &Config, metrics: &Arc<Metrics>, shutdown: &Shutdown) -
         acknowledgement: config.acknowledgement,
         ..RedisSettings::at(url)
     };
-    let observer = Arc::clone(metrics) as _;
-    Ok(redis::connect(&settings, observer, &shutdown.connections, &shutdown.close).await?)
+    let until = Instant::now() + config.redis_wait;
+    loop {
+        // An attempt that failed may have left something running.
+        let close = shutdown.close.child_token();
+        let observer = Arc::clone(metrics) as _;
+        match redis::connect(&settings, observer, &shutdown.connections, &close).await {
+            Err(error) if error.may_pass() && Instant::now() < until => {
+                close.cancel();
+                tracing::warn!(%error, wait_seconds = config.redis_wait.as_secs(), "no redis yet; trying again");
+                tokio::time::sleep(REDIS_RETRY_PAUSE).await;
+            }
+            connected => return Ok(connected?),
+        }
+    }
 }
 
 /// A node alone begins empty, so in development it makes something to look at.

@@ -222,6 +222,8 @@ pub const PLAN_LINGER: Duration = Duration::from_secs(30);
 pub const MAILBOX_COMMANDS_MAX: usize = 1_024;
 /// Messages from other nodes that wait for one project's actor. Full: the feed is interrupted and repaired from the log.
 pub const FEED_MESSAGES_MAX: usize = 8_192;
+/// How long a node that starts waits for a Redis that can't be reached.
+pub const REDIS_WAIT: Duration = Duration::from_secs(30);
 /// How long one Redis command may take. Then `UNAVAILABLE`.
 pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long replicas may take until they have an edit that must be on some of them. Then `UNAVAILABLE`, although it is applied.

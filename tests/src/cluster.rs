@@ -550,6 +550,7 @@ pub async fn last_words(settings: &[(&str, String)]) -> Result<(Option<i32>, Str
     command.env("JWT_SECRET", SECRET);
     command.env("MILLE_LISTEN", format!("127.0.0.1:{}", free_port()?));
     command.env("MILLE_ADMIN_LISTEN", format!("127.0.0.1:{}", free_port()?));
+    command.env("MILLE_REDIS_WAIT_SECONDS", "0");
     command.envs(settings.iter().map(|(name, value)| (name, value)));
     let mut process = Process::start("a node that can't start", &mut command, &home.path().join("log"))?;
     let exit = process.exit(soon()).await?;

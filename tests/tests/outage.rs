@@ -1,11 +1,13 @@
 //! The promise: while Redis is away, a node goes on with what it knows. Edits are refused at once and may be repeated;
-//! whoever reads, listens or is present notices nothing.
+//! whoever reads, listens or is present notices nothing. A node that starts meanwhile waits for it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mille_tests::{
-    Cluster, Replica, Revision, documents as d, eventually, node_input, patience, refused, same_value, soon,
+    Client, Cluster, Process, Redis, Replica, Revision, SECRET, clean_command, documents as d, eventually, free_port,
+    last_words, node_binary, node_input, patience, refused, same_value, soon,
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -70,4 +72,47 @@ async fn without_redis_people_read_listen_and_are_present_and_edits_are_refused_
     replica.apply(&deltas.value("planDagDeltaChanged").await?)?;
     ensure!(replica.revision() == Some(end) && replica.snapshots() == 1, "the listener hears of it as if nothing were");
     cluster.must_live()
+}
+
+/// A node that waits for this Redis, which does not run.
+async fn waiting_for(redis: &Redis, home: &Path) -> Result<(Process, String)> {
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    let mut command = clean_command(&node_binary()?);
+    command.env("JWT_SECRET", SECRET).env("REDIS_URL", redis.url());
+    command.env("MILLE_LISTEN", &listen).env("MILLE_ADMIN_LISTEN", format!("127.0.0.1:{}", free_port()?));
+    let mut node = Process::start("node without a redis", &mut command, &home.join(format!("{listen}.log")))?;
+    eventually(soon(), async || {
+        node.must_live()?;
+        ensure!(node.log().matches("no redis yet").count() > 1, "it tries again and says so: {}", node.log());
+        Ok(())
+    })
+    .await?;
+    Ok((node, format!("http://{listen}")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_sooner_than_its_redis_waits_for_it_and_can_be_stopped_meanwhile() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let mut redis = Redis::start().await?;
+    redis.kill_9()?;
+    let (mut stopped, _) = waiting_for(&redis, home.path()).await?;
+    let exit = stopped.stop(soon()).await?;
+    ensure!(exit.code() == Some(0), "{exit}: {}", stopped.log());
+
+    let (mut node, base) = waiting_for(&redis, home.path()).await?;
+    redis.restart().await?;
+    let client = Client::new(&base);
+    eventually(patience(20.0), async || {
+        node.must_live()?;
+        ensure!(client.get("/readyz").await?.status == 200, "not ready: {}", node.log());
+        Ok(())
+    })
+    .await?;
+    let exit = node.stop(patience(20.0)).await?;
+    ensure!(exit.code() == Some(0), "{exit}: {}", node.log());
+
+    redis.kill_9()?;
+    let (code, said) = last_words(&[("REDIS_URL", redis.url())]).await?;
+    ensure!(code == Some(1) && said.contains("can't be reached"), "who is not to wait ends with {code:?}: {said}");
+    Ok(())
 }

@@ -111,9 +111,7 @@ impl RedisSettings {
     }
 }
 
-/// Why a node can't begin with its Redis. None of them heals without someone doing something, except perhaps waiting
-/// in the case of [`Unreachable`](Self::Unreachable). The texts name the setting and never hold the URL: it may hold a
-/// password.
+/// Why a node can't begin with its Redis. The texts name the setting and never hold the URL: it may hold a password.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The URL is none, or of a kind we can't use.
@@ -155,6 +153,12 @@ impl ConnectError {
     #[must_use]
     pub fn is_of_settings(&self) -> bool {
         !matches!(self, Self::Unreachable(_) | Self::Library(_) | Self::TooOld(_))
+    }
+
+    /// Whether it may be otherwise in a moment: a server that starts, or that is about to be a primary, takes nobody's library.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Library(_))
     }
 }
 
