@@ -19,7 +19,9 @@ const HAPROXY: &str = include_str!("../haproxy.cfg");
 
 /// Redis on `port`, its files in `dir`. In Redis' configuration the last word counts.
 pub(crate) fn redis(port: u16, dir: &Path) -> String {
-    format!("{REDIS}\n# This cluster.\nport {port}\ndir {}\ndaemonize no\nlogfile \"\"\n", quoted(dir))
+    // Its few replicas come at once, and are waited for: it need not wait for more.
+    let own = "daemonize no\nlogfile \"\"\nrepl-diskless-sync-delay 0\n";
+    format!("{REDIS}\n# This cluster.\nport {port}\ndir {}\n{own}", quoted(dir))
 }
 
 /// A server of a Redis Cluster on `port`, and on `bus_port` for the others.

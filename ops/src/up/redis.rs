@@ -107,7 +107,7 @@ impl Cluster {
             let name = format!("redis-sentinel{}", number + 1);
             self.wait_for_redis(&name, *port, "SENTINEL CKQUORUM mille", &format!("+OK {SENTINELS} usable")).await?;
         }
-        Ok(())
+        self.wait_for_replicas(ports.iter().copied()).await
     }
 
     async fn start_shards(&mut self, programs: &Programs, home: &Path) -> Result<()> {
@@ -133,7 +133,7 @@ impl Cluster {
             let name = format!("redis-server{}", number + 1);
             self.wait_for_redis(&name, *port, "CLUSTER INFO", "cluster_state:ok").await?;
         }
-        Ok(())
+        self.wait_for_replicas(ports.iter().map(|(port, _)| *port)).await
     }
 
     /// Starts one of several and notes it, so that it is stopped too.
@@ -148,6 +148,17 @@ impl Cluster {
         // The port also as an argument: it makes the process recognisable before Redis renames itself.
         command.arg(config).args(["--port", &port.to_string()]).args(more);
         self.spawn(name, command)
+    }
+
+    /// Waits until whoever is a replica follows its primary: before that, no edit is on as many servers as nodes may ask for.
+    async fn wait_for_replicas(&mut self, ports: impl Iterator<Item = u16>) -> Result<()> {
+        for (number, port) in ports.enumerate() {
+            let name = format!("redis-server{}", number + 1);
+            if !says(port, "INFO replication", "role:master").await {
+                self.wait_for_redis(&name, port, "INFO replication", "master_link_status:up").await?;
+            }
+        }
+        Ok(())
     }
 
     async fn wait_for_redis(&mut self, name: &str, port: u16, question: &str, answer: &str) -> Result<()> {
@@ -231,7 +242,8 @@ fn first_nodes(own: usize, ids: &[String], ports: &[(u16, u16)]) -> String {
 async fn says(port: u16, question: &str, wanted: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.write_all(format!("{question}\r\n").as_bytes()).await?;
+        // It closes the connection behind its answer, so that nobody waits for more.
+        stream.write_all(format!("{question}\r\nQUIT\r\n").as_bytes()).await?;
         let mut answer = Vec::new();
         while !String::from_utf8_lossy(&answer).contains(wanted) {
             if stream.read_buf(&mut answer).await? == 0 || answer.starts_with(b"-") {
