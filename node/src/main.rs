@@ -72,6 +72,7 @@ async fn run(config: Config, traces: Option<Unstarted>) -> ExitCode {
         }
     };
     let started = tokio::select! {
+        biased;
         started = Node::start(config) => started,
         _ = signals.next() => {
             tracing::info!("asked to leave before it had started");

@@ -5,6 +5,8 @@
 //! touches is the change's own time, so it is not repeated. The JSON of these types is the wire format of the log:
 //! fields may be added with a default, never renamed.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::execution::{DataSourceExecution, ExecutionState, GraphExecution};
@@ -61,7 +63,7 @@ pub enum Fact {
         metadata: Option<NodeMetadata>,
         /// Its settings.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        config: Option<String>,
+        config: Option<Arc<str>>,
     },
     /// A plan node was deleted. Its edges were, by facts before this one.
     NodeRemoved {

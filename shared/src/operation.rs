@@ -4,6 +4,8 @@
 //! [`crate::change::Change`]. Ids of new elements are chosen before (by the client, or by the node that takes the
 //! operation), so that an operation validated twice means the same.
 
+use std::sync::Arc;
+
 use crate::execution::ExecutionState;
 use crate::plan::{EdgeMetadata, NodeMetadata, PlanNodeType, Position};
 use crate::{ClientId, EdgeId, OperationId, PlanNodeId, Revision, RunId, Timestamp, UserId};
@@ -81,7 +83,7 @@ pub struct NewNode {
     /// Its label and description.
     pub metadata: NodeMetadata,
     /// Its settings.
-    pub config: String,
+    pub config: Arc<str>,
 }
 
 /// New values for a plan node; absent ones stay.
@@ -96,7 +98,7 @@ pub struct NodeUpdate {
     /// Its label and description.
     pub metadata: Option<NodeMetadata>,
     /// Its settings.
-    pub config: Option<String>,
+    pub config: Option<Arc<str>>,
 }
 
 /// An edge to be.

@@ -4,6 +4,8 @@
 //! in insertion order. Revisions and versions are not part of it; they travel beside it. What may be in a plan is
 //! decided by `mille-core`.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::execution::{DataSourceExecution, GraphExecution};
@@ -37,7 +39,7 @@ pub struct PlanNode {
     /// Its label and description.
     pub metadata: NodeMetadata,
     /// The plan node's settings, opaque to us (usually JSON). At most [`crate::limits::CONFIG_BYTES_MAX`].
-    pub config: String,
+    pub config: Arc<str>,
     /// When it was added.
     pub created_at: Timestamp,
     /// When it was last touched.

@@ -41,6 +41,12 @@ async fn two_people_on_two_nodes_see_each_other_come_move_and_go() -> Result<()>
     }
     ensure!(users_of(&adas.join(None).await?) == ["ada"], "the joiner sees itself");
 
+    eventually(soon(), async || {
+        let all = bob.ask(d::PRESENCE, "projectPresence", json!({"p": project.id})).await?;
+        ensure!(all.as_array().context("a list")?.iter().any(is("ada", true)), "the other node has not heard: {all}");
+        Ok(())
+    })
+    .await?;
     let mut bobs = PresenceSocket::connect(&bob, project.id).await?;
     let roster = bobs.join(None).await?;
     ensure!(users_of(&roster) == ["ada", "bob"], "the roster is of the whole project: {roster}");

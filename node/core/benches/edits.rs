@@ -47,7 +47,7 @@ fn new_node(number: usize) -> Edit {
         node_type: PlanNodeType::MergeNode,
         position: Position { x: 0.0, y: 0.0 },
         metadata: NodeMetadata { label: format!("Plan node {number}"), description: None },
-        config: "{}".to_owned(),
+        config: "{}".into(),
     })
 }
 

@@ -49,9 +49,13 @@ impl Ring {
         self.bytes
     }
 
-    /// Lets the oldest go until there are at most so many bytes, or the last [`limits::RING_CHANGES_MIN`] changes.
-    pub(crate) fn shrink_to(&mut self, bytes_max: usize) {
-        while self.bytes > bytes_max && self.changes.len() > limits::RING_CHANGES_MIN {
+    /// Lets the oldest go until there are at most so many bytes, or the last [`limits::RING_CHANGES_MIN`] changes, or those
+    /// after `until`.
+    pub(crate) fn shrink_to(&mut self, bytes_max: usize, until: Revision) {
+        while self.bytes > bytes_max
+            && self.changes.len() > limits::RING_CHANGES_MIN
+            && self.base.revision.seq < until.seq
+        {
             self.drop_oldest();
         }
         // As much room as it would have by growing.
@@ -185,12 +189,15 @@ mod tests {
         let last = limits::RING_CHANGES_MAX as u64;
         let mut ring = ring(1..=last);
         let half = ring.bytes() / 2;
-        ring.shrink_to(half);
+        let until = |seq| Revision { epoch: 1, seq };
+        ring.shrink_to(half, until(10));
+        assert_eq!(ring.base().revision.seq, 10, "none of those that must stay");
+        ring.shrink_to(half, until(last));
         assert!(ring.bytes() <= half);
         assert_eq!(ring.changes.len(), limits::RING_CHANGES_MAX / 2);
         assert_eq!(ring.operations.len(), ring.changes.len());
         assert_eq!(ring.base().revision.seq, last / 2);
-        ring.shrink_to(0);
+        ring.shrink_to(0, until(last));
         assert_eq!(ring.changes.len(), limits::RING_CHANGES_MIN);
         assert!(ring.changes.capacity() < limits::RING_CHANGES_MAX, "the room is given back as well");
         ring.push(change(last + 1, 10));

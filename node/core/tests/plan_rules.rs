@@ -176,7 +176,7 @@ fn the_last_writer_wins_field_by_field() {
     desk.must(labelled("graph", "two"));
     let graph = &desk.plan.node(&nid("graph")).unwrap().node;
     assert_eq!(graph.position, Position { x: 7.0, y: 8.0 });
-    assert_eq!(graph.config, "{\"k\":1}");
+    assert_eq!(&*graph.config, "{\"k\":1}");
     assert_eq!(graph.metadata.label, "two");
 }
 
@@ -257,7 +257,7 @@ fn what_stays_in_a_replaced_document_keeps_its_age_and_execution() {
     let mut document = wish(&before);
     document.nodes.retain(|node| node.id != nid("out"));
     document.nodes.push(new_node("new", GraphNode));
-    document.nodes[0].config = "{\"changed\":true}".to_owned();
+    document.nodes[0].config = "{\"changed\":true}".into();
     let applied = desk.must(Edit::Replace(document.clone()));
     let after = desk.plan.document();
     assert_eq!(after.nodes[0].created_at, before.nodes[0].created_at);
@@ -282,7 +282,7 @@ fn a_document_that_breaks_a_rule_replaces_nothing() {
 fn a_document_that_is_too_large_is_refused_as_that() {
     let desk = Desk { bounds: PlanBounds { config_bytes_max: 4, nodes_max: 4, ..PlanBounds::default() }, ..small() };
     let mut document = wish(&desk.plan.document());
-    document.nodes[0].config = "12345".to_owned();
+    document.nodes[0].config = "12345".into();
     assert!(matches!(desk.refusal(Edit::Replace(document.clone())), Refusal::TooLarge { limit: 4, .. }));
     document.nodes.push(new_node("fifth", GraphNode));
     assert!(matches!(desk.refusal(Edit::Replace(document)), Refusal::TooMany { limit: 4, .. }));
@@ -326,7 +326,7 @@ fn texts_have_at_most_so_many_bytes() {
     for edit in [
         labelled("graph", &"ä".repeat(25_001)),
         named(&"x".repeat(50_001)),
-        Edit::AddNode(NewNode { config: "x".repeat(100_001), ..new_node("n", GraphNode) }),
+        Edit::AddNode(NewNode { config: "x".repeat(100_001).into(), ..new_node("n", GraphNode) }),
         Edit::UpdateEdge {
             id: eid("source-graph"),
             metadata: Some(mille_shared::plan::EdgeMetadata { label: Some("x".repeat(50_001)), ..carries(GraphData) }),
@@ -350,7 +350,7 @@ fn all_texts_of_a_plan_together_have_at_most_so_many_bytes() {
         configured("merge", &"x".repeat(500)),
         labelled("merge", &"x".repeat(500)),
         named(&"x".repeat(500)),
-        Edit::AddNode(NewNode { config: "x".repeat(500), ..new_node("n", GraphNode) }),
+        Edit::AddNode(NewNode { config: "x".repeat(500).into(), ..new_node("n", GraphNode) }),
         Edit::UpdateEdge {
             id: eid("source-graph"),
             metadata: Some(mille_shared::plan::EdgeMetadata { label: Some("x".repeat(500)), ..carries(GraphData) }),
@@ -368,7 +368,7 @@ fn all_texts_of_a_plan_together_have_at_most_so_many_bytes() {
     desk.bounds.plan_bytes_max = 100;
     desk.must(configured("graph", &"z".repeat(1_499)));
     let mut document = wish(&desk.plan.document());
-    document.nodes.iter_mut().for_each(|node| node.config.clear());
+    document.nodes.iter_mut().for_each(|node| node.config = "".into());
     desk.must(Edit::Replace(document));
 }
 

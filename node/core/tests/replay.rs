@@ -6,12 +6,11 @@ mod kit;
 
 use std::sync::Arc;
 
-use kit::{Desk, Dice, edit_of, named};
+use kit::{Desk, Dice, edit_of};
+use mille_core::Applied;
 use mille_core::replay::Replay;
-use mille_core::replica::{CatchUp, HeadSeen, Input, Replica};
-use mille_core::{Applied, Opened, PlanBounds};
-use mille_shared::log::{LogState, StoreLife, StoredSnapshot};
-use mille_shared::{Revision, limits};
+use mille_shared::Revision;
+use mille_shared::log::StoredSnapshot;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -46,29 +45,6 @@ fn replay(
     }
     assert_eq!(replay.plan().unwrap().revision(), until);
     told
-}
-
-#[test]
-fn a_copy_forgets_its_oldest_changes_only_once_the_log_was_seen_to_have_them() {
-    let mut desk = Desk::new();
-    (0..2 * limits::RING_CHANGES_MIN).for_each(|number| drop(desk.must(named(&number.to_string()))));
-    let mut opened = Opened::begin(&desk.log[0]).unwrap();
-    desk.log[1..].iter().for_each(|entry| opened.apply(entry).unwrap());
-    let mut replica = Replica::new(opened, PlanBounds::default(), 1_000);
-
-    let first = desk.log[0].revision;
-    replica.forget_beyond(0);
-    assert!(matches!(replica.catch_up(first), CatchUp::Changes(changes) if changes.len() == desk.log.len() - 1));
-    let state = LogState { head: Some(desk.plan.head()), life: StoreLife::new("a") };
-    replica.handle(Input::HeadSeen(HeadSeen { state, is_settled: true }));
-    let before = replica.remembered_bytes();
-    replica.forget_beyond(before);
-    assert!(matches!(replica.catch_up(first), CatchUp::Changes(_)), "it need not");
-    replica.forget_beyond(0);
-    assert!(replica.remembered_bytes() < before);
-    assert!(matches!(replica.catch_up(first), CatchUp::FromLog));
-    let kept = desk.log[desk.log.len() - 1 - limits::RING_CHANGES_MIN].revision;
-    assert!(matches!(replica.catch_up(kept), CatchUp::Changes(changes) if changes.len() == limits::RING_CHANGES_MIN));
 }
 
 proptest! {

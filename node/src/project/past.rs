@@ -19,7 +19,7 @@ use crate::backend::Backend;
 /// Changes of a past that is shared.
 const CHANGES_MAX: usize = 20_000;
 /// Bytes of them.
-const BYTES_MAX: usize = 32 * 1024 * 1024;
+const BYTES_MAX: usize = 40 * 1024 * 1024;
 /// How long it is kept after it was read.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(5);
 

@@ -5,7 +5,6 @@
 //! a while after nobody listens.
 
 mod open_plan;
-mod recent;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use crate::bridge::{Bridge, FeedSender};
 use crate::metrics::Metrics;
 pub(super) use open_plan::Done;
 use open_plan::OpenPlan;
-pub(super) use recent::RecentBytes;
+pub(super) use open_plan::RecentBytes;
 
 /// What the open plans need from the node.
 #[derive(Clone)]
@@ -260,7 +259,7 @@ impl Plans {
         self.close_unused(now);
         for slot in self.slots.values_mut() {
             if let Slot::Open(open) = slot {
-                open.remember_within_bound();
+                open.forget_some();
             }
         }
         let Some(before) = self.leftovers.take() else { return };

@@ -13,7 +13,7 @@ mod elements;
 mod graph;
 mod readmit;
 mod rules;
-mod size;
+pub(crate) mod size;
 mod state;
 
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use mille_shared::execution::{DataSourceExecution, GraphExecution};
 use mille_shared::plan::{EdgeMetadata, NodeMetadata, PlanEdge, PlanMetadata, PlanNode};
 
 use super::Plan;
+use crate::applied::Touch;
 use crate::refusal::Refusal;
 
 impl Plan {
@@ -28,7 +29,8 @@ impl Plan {
             Fact::NodeAdded { node } => (of_node(node), 0),
             Fact::EdgeAdded { edge } => (of_edge(edge), 0),
             Fact::NodeUpdated { id, metadata, config, .. } => {
-                let added = metadata.as_ref().map_or(0, of_node_metadata) + config.as_ref().map_or(0, String::len);
+                let added =
+                    metadata.as_ref().map_or(0, of_node_metadata) + config.as_ref().map_or(0, |config| config.len());
                 let old_metadata = |node: &PlanNode| metadata.as_ref().map_or(0, |_| of_node_metadata(&node.metadata));
                 let old_config = |node: &PlanNode| config.as_ref().map_or(0, |_| node.config.len());
                 (added, existing(id).map_or(0, |node| old_metadata(node) + old_config(node)))
@@ -67,6 +69,19 @@ impl Plan {
 fn of_node(node: &PlanNode) -> usize {
     let executions = of_executions(node.datasource_execution.as_ref(), node.graph_execution.as_ref());
     node.id.as_str().len() + of_node_metadata(&node.metadata) + node.config.len() + executions
+}
+
+/// Bytes of texts that are held for a touch and are not in its change: a plan node that changes is copied, but for its config,
+/// and what is removed is only held by the past.
+pub(crate) fn of_touch(touch: &Touch) -> usize {
+    match touch {
+        Touch::NodeUpdated(record) | Touch::ExecutionChanged { record, .. } => {
+            of_node(&record.node) - record.node.config.len()
+        }
+        Touch::NodeRemoved(record) => of_node(&record.node),
+        Touch::EdgeRemoved(record) => of_edge(&record.edge),
+        Touch::NodeAdded(_) | Touch::EdgeAdded(_) | Touch::EdgeUpdated(_) | Touch::MetadataUpdated(_) => 0,
+    }
 }
 
 fn of_edge(edge: &PlanEdge) -> usize {

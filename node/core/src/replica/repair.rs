@@ -201,6 +201,7 @@ impl Replica {
         let Some(head) = state.head else { return self.meet(None, Cause::Vanished, effects) };
         if head == ours {
             self.is_confirmed = true;
+            self.seen_in_log = Some(head);
             return self.standing.follow(&state.life);
         }
         let cause = suspicion.unwrap_or(Cause::HeadCheck);
@@ -214,6 +215,7 @@ impl Replica {
             if counts_now || outlived || !is_older {
                 self.repair(cause, effects);
             } else {
+                self.seen_in_log = Some(head);
                 self.ahead = Some(ours.revision);
             }
         }

@@ -136,7 +136,7 @@ pub(crate) fn eid(id: &str) -> EdgeId {
 
 pub(crate) fn new_node(id: &str, node_type: PlanNodeType) -> NewNode {
     let metadata = NodeMetadata { label: id.to_owned(), description: None };
-    NewNode { id: nid(id), node_type, position: Position { x: 1.0, y: 2.0 }, metadata, config: "{}".to_owned() }
+    NewNode { id: nid(id), node_type, position: Position { x: 1.0, y: 2.0 }, metadata, config: "{}".into() }
 }
 
 pub(crate) fn new_edge(id: &str, source: &str, target: &str) -> NewEdge {
@@ -166,7 +166,7 @@ pub(crate) fn moved(id: &str, x: f64, y: f64) -> Edit {
 }
 
 pub(crate) fn configured(id: &str, config: &str) -> Edit {
-    update(id, NodeUpdate { config: Some(config.to_owned()), ..NodeUpdate::default() })
+    update(id, NodeUpdate { config: Some(config.into()), ..NodeUpdate::default() })
 }
 
 pub(crate) fn labelled(id: &str, label: &str) -> Edit {

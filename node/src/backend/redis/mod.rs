@@ -149,13 +149,13 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether someone must change the settings, here or in Redis; otherwise waiting may help.
+    /// Whether someone must change the settings, here or in Redis.
     #[must_use]
     pub fn is_of_settings(&self) -> bool {
         !matches!(self, Self::Unreachable(_) | Self::Library(_) | Self::TooOld(_))
     }
 
-    /// Whether it may be otherwise in a moment: a server that starts, or that is about to be a primary, takes nobody's library.
+    /// Whether waiting may help: it is not there yet, or still starts, or is no primary yet.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Library(_))

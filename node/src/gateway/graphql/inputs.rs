@@ -241,7 +241,7 @@ impl From<PlanDagNodeInput> for NewNode {
             node_type,
             position: input.position.into(),
             metadata: input.metadata.into(),
-            config: input.config,
+            config: input.config.into(),
         }
     }
 }
@@ -262,7 +262,7 @@ impl From<PlanDagNodeUpdateInput> for NodeUpdate {
         Self {
             position: input.position.map(Into::into),
             metadata: input.metadata.map(Into::into),
-            config: input.config,
+            config: input.config.map(Into::into),
             ..Self::default()
         }
     }

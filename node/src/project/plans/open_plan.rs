@@ -3,6 +3,7 @@
 mod acknowledged;
 mod gathering;
 mod newcomers;
+mod recent;
 mod traced;
 
 use std::collections::HashMap;
@@ -19,7 +20,6 @@ use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::recent::RecentPart;
 use super::{Active, Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Channel, Lane};
 use crate::clock;
@@ -31,6 +31,8 @@ use crate::project::store::{self, OpenFailure};
 use crate::traces::Traced;
 use gathering::Moment;
 use newcomers::{AfterSync, SharedPast};
+pub(in crate::project) use recent::RecentBytes;
+use recent::RecentPart;
 use traced::TracedChanges;
 
 /// Two reports of a plan node's progress are at least so far apart; what comes between is left out.
@@ -71,6 +73,8 @@ pub(super) struct OpenPlan {
     is_at_rest: bool,
     moment: Moment,
     recent: RecentPart,
+    /// The last place that was seen in the log when the time before came to forget some.
+    seen_in_log: Option<Head>,
 }
 
 /// An operation that waits for its answer.
@@ -153,6 +157,7 @@ impl OpenPlan {
             is_at_rest: false,
             moment,
             recent,
+            seen_in_log: None,
         }
     }
 
@@ -190,18 +195,10 @@ impl OpenPlan {
         if is_check && self.replica.is_confirmed() {
             self.confirmed = Instant::now();
         }
-        self.remember_within_bound();
+        self.recent.note(self.replica.remembered_bytes());
         self.begin_rest();
         self.traced.applied();
         self.answer_behind(jobs);
-    }
-
-    /// Forgets the oldest changes, if all plans together remember too many.
-    pub(super) fn remember_within_bound(&mut self) {
-        if let Some(max) = self.recent.set(self.replica.remembered_bytes()) {
-            self.replica.forget_beyond(max);
-            self.recent.set(self.replica.remembered_bytes());
-        }
     }
 
     /// Has the bridge tell nothing of a check that would change nothing.

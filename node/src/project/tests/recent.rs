@@ -27,29 +27,38 @@ async fn plan_on(node: &TestNode) -> (ProjectHandle, PlanId, Following) {
     (project, plan, follower)
 }
 
+/// Longer than a node keeps what was read of a past, and than it takes to forget.
+const LATER: Duration = Duration::from_secs(60);
+
 #[tokio::test(start_paused = true)]
 async fn beyond_their_bound_plans_forget_their_oldest_changes_which_are_read_from_the_log() {
     let node = TestNode::remembering(&Embedded::new(), "one", 0).await;
     let (project, plan, _follower) = plan_on(&node).await;
     eventually("they are forgotten", async || pages_read_after(&node, &project, plan, 1).await > 0).await;
+    sleep(LATER).await;
     let kept = (CHANGES - limits::RING_CHANGES_MIN) as u64;
     assert_eq!(pages_read_after(&node, &project, plan, kept).await, 0, "a few stay");
-    // What was read for the one before is kept for a while.
-    sleep(Duration::from_secs(60)).await;
     assert!(pages_read_after(&node, &project, plan, kept - 1).await > 0);
     node.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_another_plan_remembers_has_a_quiet_one_forget_some() {
-    // As much as one of them remembers, and a little of the other.
-    let node = TestNode::remembering(&Embedded::new(), "one", CHANGES * 2_000).await;
+    let of_one = {
+        let node = TestNode::start(&Embedded::new(), "one").await;
+        let (project, plan, _follower) = plan_on(&node).await;
+        let edit = project.submit(plan, rename("weighed", "weighed"), true).await.expect("an edit");
+        CHANGES * edit.applied.expect("a change").weight_bytes()
+    };
+    // For one of them, and half of the other.
+    let node = TestNode::remembering(&Embedded::new(), "one", of_one + of_one / 2).await;
     let (project, plan, _follower) = plan_on(&node).await;
-    sleep(Duration::from_secs(60)).await;
+    sleep(LATER).await;
     assert_eq!(pages_read_after(&node, &project, plan, 1).await, 0, "one has room");
     let _other = plan_on(&node).await;
     eventually("some are forgotten", async || pages_read_after(&node, &project, plan, 1).await > 0).await;
-    let half = CHANGES as u64 / 2;
-    assert_eq!(pages_read_after(&node, &project, plan, half + half / 4).await, 0, "and not more than need be");
+    sleep(LATER).await;
+    let kept = (CHANGES - limits::RING_CHANGES_MIN - 8) as u64;
+    assert_eq!(pages_read_after(&node, &project, plan, kept).await, 0, "and not more than need be");
     node.stop().await;
 }

@@ -1,14 +1,17 @@
 //! What the open plans of a node remember of their past, all together.
 //!
 //! Each plan keeps its last changes in memory, for those who come back and for a log that lost its end. What is bounded per
-//! plan is not bounded with many of them, so all of them have a bound too: beyond it each gives up its oldest, in
-//! proportion to what it has, down to the few that every plan keeps ([`mille_shared::limits::RING_CHANGES_MIN`]). Whoever needs older
-//! ones reads the log. A plan looks when it has changed, and now and then.
+//! plan is not bounded with many of them, so all of them have a bound too. Beyond it each gives up its oldest when it is its
+//! turn, every few seconds, in proportion to what it has; whoever needs those reads the log. Never given up are the last few
+//! ([`mille_shared::limits::RING_CHANGES_MIN`]), and what was seen in the log for less than the time between two turns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use metrics::Gauge;
+use mille_core::replica::Input;
+
+use super::OpenPlan;
 
 /// The bytes of all of them. Cheap to clone.
 #[derive(Clone)]
@@ -39,24 +42,52 @@ pub(super) struct RecentPart {
 }
 
 impl RecentPart {
-    /// So many bytes are remembered now. Answers how many may be, if that is fewer.
-    pub(super) fn set(&mut self, bytes: usize) -> Option<usize> {
-        let Shared { max, held, told } = &*self.all.0;
+    /// So many bytes are remembered now.
+    pub(super) fn note(&mut self, bytes: usize) {
+        let Shared { held, told, .. } = &*self.all.0;
         if bytes != self.bytes {
-            // Wraps where it shrinks.
-            let change = bytes.wrapping_sub(self.bytes);
-            told.set(held.fetch_add(change, Ordering::Relaxed).wrapping_add(change) as f64);
+            // Of a decrease the two's complement is added.
+            held.fetch_add(bytes.wrapping_sub(self.bytes), Ordering::Relaxed);
+            told.increment(bytes as f64 - self.bytes as f64);
             self.bytes = bytes;
         }
+    }
+
+    /// How many there may be, if all together are too many.
+    pub(super) fn allowed(&self) -> Option<usize> {
+        let Shared { max, held, .. } = &*self.all.0;
         let held = held.load(Ordering::Relaxed);
-        // An eighth below the bound, so that not each change has its plan give up another.
-        (held > *max).then(|| (bytes as f64 * (*max as f64 / held as f64) * 0.875) as usize)
+        // An eighth below the bound, so that it is not met again at once.
+        (held > *max).then(|| (self.bytes as f64 * (*max as f64 / held as f64) * 0.875) as usize)
     }
 }
 
 impl Drop for RecentPart {
     fn drop(&mut self) {
-        self.set(0);
+        self.note(0);
+    }
+}
+
+impl OpenPlan {
+    /// Forgets the oldest changes, if all plans together remember too many. Called every few seconds: what was not seen in the
+    /// log the last time stays, since a failover may undo what is younger.
+    pub(in crate::project::plans) fn forget_some(&mut self) {
+        self.hear_of_swallowed_check();
+        let seen_before = std::mem::replace(&mut self.seen_in_log, self.replica.seen_in_log());
+        if let (Some(max), Some(until)) = (self.recent.allowed(), seen_before) {
+            self.replica.forget_beyond(max, until);
+            self.recent.note(self.replica.remembered_bytes());
+        }
+    }
+
+    /// A check that finds a plan at rest as it is expected is told to nobody. All that comes of it is where the log was seen.
+    fn hear_of_swallowed_check(&mut self) {
+        let seen = self.context.feed.rests().seen(self.id);
+        if self.is_at_rest && seen.is_some_and(|seen| seen > self.confirmed) {
+            let expected = self.replica.expected().map(Input::HeadSeen);
+            let effects = expected.map(|expected| self.replica.handle(expected)).unwrap_or_default();
+            debug_assert!(effects.is_empty(), "{effects:?}");
+        }
     }
 }
 
@@ -64,31 +95,27 @@ impl Drop for RecentPart {
 mod tests {
     use super::*;
 
-    fn all(max: usize) -> RecentBytes {
-        RecentBytes::at_most(max, Gauge::noop())
-    }
-
     #[test]
     fn who_remembers_more_gives_up_more_and_all_come_below_the_bound() {
-        let all = all(1_000);
+        let all = RecentBytes::at_most(1_000, Gauge::noop());
         let [mut small, mut large] = [(); 2].map(|()| all.part());
-        assert_eq!(small.set(200), None);
-        assert_eq!(large.set(800), None, "as many as there may be");
-        let allowed = large.set(1_800).expect("too many");
-        assert_eq!(allowed, 787);
-        assert_eq!(large.set(allowed), None);
-        assert_eq!(small.set(200), None, "now there is room");
-        assert_eq!(small.set(250), Some(210));
+        small.note(200);
+        large.note(800);
+        assert_eq!((small.allowed(), large.allowed()), (None, None), "as many as there may be");
+        large.note(1_800);
+        assert_eq!((small.allowed(), large.allowed()), (Some(87), Some(787)));
+        large.note(787);
+        assert_eq!((small.allowed(), large.allowed()), (None, None), "now there is room");
     }
 
     #[test]
     fn what_is_gone_is_counted_no_longer() {
-        let all = all(100);
-        let mut one = all.part();
-        let mut gone = all.part();
-        gone.set(90);
-        assert!(one.set(50).is_some());
+        let all = RecentBytes::at_most(100, Gauge::noop());
+        let [mut one, mut gone] = [(); 2].map(|()| all.part());
+        gone.note(90);
+        one.note(50);
+        assert!(one.allowed().is_some());
         drop(gone);
-        assert_eq!(one.set(60), None);
+        assert_eq!(one.allowed(), None);
     }
 }
