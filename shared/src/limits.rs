@@ -46,7 +46,7 @@ pub const LOG_RETENTION_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 pub const RING_CHANGES_MAX: usize = 1_024;
 /// Bytes of those changes. Whichever bound is reached first lets the oldest go.
 pub const RING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Recent changes that every open plan keeps, however many plans there are.
+/// Recent changes that every open plan keeps, however many plans there are, as far as its own bound in bytes allows.
 pub const RING_CHANGES_MIN: usize = 64;
 /// Bytes of recent changes that all open plans of a node keep together. More: each lets its oldest go.
 pub const RECENT_CHANGES_BYTES_MAX: usize = 256 * 1024 * 1024;

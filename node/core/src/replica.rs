@@ -18,6 +18,7 @@
 
 mod commit;
 mod gathering;
+mod remembering;
 mod repair;
 mod restore;
 mod standing;
@@ -36,6 +37,7 @@ use crate::refusal::Refusal;
 use crate::ring::Ring;
 use commit::{Flight, Pending};
 use gathering::Gathering;
+use remembering::Sightings;
 use repair::Repair;
 use standing::Standing;
 
@@ -58,7 +60,7 @@ pub struct Replica {
     ahead: Option<Revision>,
     /// Whether the log ended where we did, when the last check could tell.
     is_confirmed: bool,
-    seen_in_log: Option<Head>,
+    sightings: Sightings,
     /// Listeners know a history that is not the log's any more. They are told once, with the epoch that begins for it:
     /// until then nothing else is told, since nothing would follow what they know.
     owed_reset: Option<Cause>,
@@ -350,7 +352,7 @@ impl Replica {
             missed: None,
             ahead: None,
             is_confirmed: false,
-            seen_in_log: None,
+            sightings: Sightings::default(),
             owed_reset: None,
             standing: Standing::default(),
             pending: VecDeque::new(),
@@ -407,31 +409,7 @@ impl Replica {
         self.is_confirmed && self.repair.is_none()
     }
 
-    /// The last place of this history that a check found in the log.
-    #[must_use]
-    pub fn seen_in_log(&self) -> Option<Head> {
-        self.seen_in_log
-    }
-
-    /// Bytes of the changes that it remembers.
-    #[must_use]
-    pub fn remembered_bytes(&self) -> usize {
-        self.ring.bytes()
-    }
-
-    /// Forgets the oldest changes beyond so many bytes, down to a few. None after `until`, a place that was seen in the log so
-    /// long ago that a failover would not undo it; none that the last check did not find; and none while it is in doubt what
-    /// the log has.
-    pub fn forget_beyond(&mut self, bytes_max: usize, until: Head) {
-        let Some(seen) = self.seen_in_log else { return };
-        let until = if seen.revision.seq < until.revision.seq { seen } else { until };
-        let is_in_doubt = self.repair.is_some() || self.suspicion.is_some();
-        if !is_in_doubt && self.ring.hash_at(until.revision) == Some(until.hash) {
-            self.ring.shrink_to(bytes_max, until.revision);
-        }
-    }
-
-    /// What a check must see for it to change nothing. `None` while any check could.
+    /// What a check must see for it to change nothing but that it was seen ([`Self::found_as_expected`]). `None` while any check could.
     #[must_use]
     pub fn expected(&self) -> Option<HeadSeen> {
         let is_in_doubt = self.suspicion.is_some() || self.missed.is_some() || self.ahead.is_some();

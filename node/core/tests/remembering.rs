@@ -43,52 +43,86 @@ fn remembered_after(replica: &Replica, desk: &Desk, place: usize) -> Option<usiz
     }
 }
 
+/// So many rounds in each of which a check finds the log as the desk has it.
+fn rounds(replica: &mut Replica, desk: &Desk, count: usize) {
+    for _ in 0..count {
+        assert!(replica.handle(seen(desk)).is_empty());
+        replica.end_round(None);
+    }
+}
+
+/// A round that ends with as little as may be remembered.
+fn forget(replica: &mut Replica, desk: &Desk) {
+    assert!(replica.handle(seen(desk)).is_empty());
+    replica.end_round(Some(0));
+}
+
+/// Rounds before the one in which something may be forgotten.
+const BEFORE: usize = 3;
+
 #[test]
 fn it_forgets_no_more_than_it_is_asked_to_and_never_its_last_few() {
     let (desk, mut replica) = desk_and_copy();
-    assert_eq!(replica.seen_in_log(), None);
+    rounds(&mut replica, &desk, BEFORE + 5);
     replica.handle(seen(&desk));
-    let head = replica.seen_in_log().unwrap();
-    assert_eq!(head, desk.plan.head());
-    replica.forget_beyond(replica.remembered_bytes(), head);
+    replica.end_round(Some(replica.remembered_bytes()));
     assert_eq!(remembered_after(&replica, &desk, 0), Some(MANY), "there are no more than there may be");
-    replica.forget_beyond(0, head);
+    forget(&mut replica, &desk);
     let kept = limits::RING_CHANGES_MIN;
     assert_eq!(remembered_after(&replica, &desk, MANY - kept), Some(kept));
     assert_eq!(remembered_after(&replica, &desk, MANY - kept - 1), None);
 }
 
 #[test]
-fn it_forgets_nothing_that_the_log_was_not_seen_to_have_and_nothing_while_that_is_in_doubt() {
-    let (mut desk, mut replica) = desk_and_copy();
-    replica.handle(seen(&desk));
-    let long_ago = replica.seen_in_log().unwrap();
-    rename_often(&mut desk);
-    replica.handle(Input::Heard(desk.log[MANY + 1..].to_vec()));
-    assert_eq!(replica.plan().head(), desk.plan.head());
+fn it_forgets_nothing_that_was_not_in_the_log_round_after_round() {
+    let (desk, mut replica) = desk_and_copy();
+    let is_whole = |replica: &Replica| remembered_after(replica, &desk, 0) == Some(MANY);
+    for _ in 0..=BEFORE {
+        assert!(is_whole(&replica));
+        forget(&mut replica, &desk);
+    }
+    assert!(!is_whole(&replica));
 
+    let (_, mut replica) = desk_and_copy();
+    rounds(&mut replica, &desk, BEFORE);
+    replica.end_round(Some(0));
+    assert!(is_whole(&replica), "the store is silent");
+    rounds(&mut replica, &desk, BEFORE);
     replica.handle(Input::Interrupted(Cause::Reconnect));
-    replica.forget_beyond(0, long_ago);
-    assert_eq!(remembered_after(&replica, &desk, 0), Some(2 * MANY), "is the log what it was?");
-    replica.handle(seen(&desk));
-    replica.forget_beyond(0, long_ago);
-    assert_eq!(remembered_after(&replica, &desk, 0), None);
-    assert_eq!(remembered_after(&replica, &desk, MANY), Some(MANY), "none of those behind");
+    replica.end_round(Some(0));
+    assert!(is_whole(&replica), "is the log what it was?");
+    rounds(&mut replica, &desk, BEFORE);
+    let state = LogState { head: Some(desk.plan.head()), life: StoreLife::new("b") };
+    replica.handle(Input::HeadSeen(HeadSeen { state, is_settled: true }));
+    replica.end_round(Some(0));
+    assert!(is_whole(&replica), "the store was born anew");
 }
 
 #[test]
-fn a_check_counts_as_far_as_it_saw_also_if_an_earlier_one_saw_more() {
+fn what_came_since_stays_and_so_does_what_an_older_check_did_not_see() {
     let (mut desk, mut replica) = desk_and_copy();
     let before = desk.clone();
+    rounds(&mut replica, &desk, 1);
     rename_often(&mut desk);
     replica.handle(Input::Heard(desk.log[MANY + 1..].to_vec()));
-    replica.handle(seen(&desk));
-    // Asked before the last changes were made, or the log lost its end.
-    replica.handle(seen(&before));
-    assert_eq!(replica.seen_in_log(), Some(before.plan.head()));
-    replica.forget_beyond(0, desk.plan.head());
-    assert_eq!(remembered_after(&replica, &desk, MANY), Some(MANY));
+    rounds(&mut replica, &desk, BEFORE - 1);
+    forget(&mut replica, &desk);
+    assert_eq!(remembered_after(&replica, &desk, MANY), Some(MANY), "it was not there in the first of the rounds");
     assert_eq!(remembered_after(&replica, &desk, MANY - 1), None);
+    // Asked before the last changes were made, or the log lost its end.
+    forget(&mut replica, &before);
+    assert_eq!(remembered_after(&replica, &desk, MANY), Some(MANY));
+}
+
+#[test]
+fn a_check_that_was_told_to_nobody_counts_like_one_that_was() {
+    let (desk, mut replica) = desk_and_copy();
+    rounds(&mut replica, &desk, 1);
+    for _ in 0..BEFORE {
+        replica.found_as_expected();
+        replica.end_round(Some(0));
+    }
+    assert_eq!(remembered_after(&replica, &desk, 0), None);
 }
 
 #[test]

@@ -153,9 +153,13 @@ impl Cluster {
     /// Waits until whoever is a replica follows its primary: before that, no edit is on as many servers as nodes may ask for.
     async fn wait_for_replicas(&mut self, ports: impl Iterator<Item = u16>) -> Result<()> {
         for (number, port) in ports.enumerate() {
-            let name = format!("redis-server{}", number + 1);
-            if !says(port, "INFO replication", "role:master").await {
-                self.wait_for_redis(&name, port, "INFO replication", "master_link_status:up").await?;
+            let (name, deadline) = (format!("redis-server{}", number + 1), Instant::now() + READY_WITHIN);
+            // Who it is may change meanwhile.
+            while !says(port, "INFO replication", "role:master").await
+                && !says(port, "INFO replication", "master_link_status:up").await
+            {
+                self.expect_alive(&name, deadline)?;
+                sleep(LOOK_EVERY).await;
             }
         }
         Ok(())

@@ -72,7 +72,7 @@ fn of_node(node: &PlanNode) -> usize {
 }
 
 /// Bytes of texts that are held for a touch and are not in its change: a plan node that changes is copied, but for its config,
-/// and what is removed is only held by the past.
+/// and what is removed is only held by the past. A config that was replaced counts where it was set.
 pub(crate) fn of_touch(touch: &Touch) -> usize {
     match touch {
         Touch::NodeUpdated(record) | Touch::ExecutionChanged { record, .. } => {

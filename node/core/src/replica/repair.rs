@@ -99,6 +99,9 @@ impl Replica {
         if let (Ask::Reload(cause), Some(Repair::Asking { .. })) = (ask, self.repair) {
             effects.push(Effect::RepairStarted(cause));
         }
+        if !matches!(ask, Ask::Fetch { .. }) {
+            self.sightings.clear();
+        }
         self.held.clear();
         self.is_confirmed = false;
         self.repair = Some(Repair::Asking { ask, again });
@@ -195,17 +198,21 @@ impl Replica {
             Some(Repair::Asking { .. }) => return,
             None => {}
         }
+        let is_followed = self.standing.last_followed() == Some(&state.life);
+        if !is_followed {
+            self.sightings.clear();
+        }
         let suspicion = self.suspicion.take();
         let (missed, ahead) = (self.missed.take(), self.ahead.take());
         let ours = self.plan.head();
         let Some(head) = state.head else { return self.meet(None, Cause::Vanished, effects) };
         if head == ours {
             self.is_confirmed = true;
-            self.seen_in_log = Some(head);
+            self.sightings.saw(head);
             return self.standing.follow(&state.life);
         }
         let cause = suspicion.unwrap_or(Cause::HeadCheck);
-        let counts_now = suspicion.is_some() || self.standing.last_followed() != Some(&state.life);
+        let counts_now = suspicion.is_some() || !is_followed;
         if head.revision.seq > ours.revision.seq {
             let outlived = missed.is_some_and(|missed| missed.seq > ours.revision.seq);
             if counts_now || outlived { self.repair(cause, effects) } else { self.missed = Some(head.revision) }
@@ -215,7 +222,7 @@ impl Replica {
             if counts_now || outlived || !is_older {
                 self.repair(cause, effects);
             } else {
-                self.seen_in_log = Some(head);
+                self.sightings.saw(head);
                 self.ahead = Some(ours.revision);
             }
         }

@@ -73,8 +73,6 @@ pub(super) struct OpenPlan {
     is_at_rest: bool,
     moment: Moment,
     recent: RecentPart,
-    /// The last place that was seen in the log when the time before came to forget some.
-    seen_in_log: Option<Head>,
 }
 
 /// An operation that waits for its answer.
@@ -157,7 +155,6 @@ impl OpenPlan {
             is_at_rest: false,
             moment,
             recent,
-            seen_in_log: None,
         }
     }
 
@@ -209,8 +206,11 @@ impl OpenPlan {
     }
 
     fn end_rest(&mut self) {
-        if std::mem::take(&mut self.is_at_rest) {
-            self.confirmed = self.context.feed.rests().end(self.id).unwrap_or(self.confirmed);
+        if std::mem::take(&mut self.is_at_rest)
+            && let Some(seen) = self.context.feed.rests().end(self.id).filter(|seen| *seen > self.confirmed)
+        {
+            self.confirmed = seen;
+            self.replica.found_as_expected();
         }
     }
 

@@ -1,15 +1,14 @@
 //! What the open plans of a node remember of their past, all together.
 //!
 //! Each plan keeps its last changes in memory, for those who come back and for a log that lost its end. What is bounded per
-//! plan is not bounded with many of them, so all of them have a bound too. Beyond it each gives up its oldest when it is its
-//! turn, every few seconds, in proportion to what it has; whoever needs those reads the log. Never given up are the last few
-//! ([`mille_shared::limits::RING_CHANGES_MIN`]), and what was seen in the log for less than the time between two turns.
+//! plan is not bounded with many of them, so all of them have a bound too. Beyond it each whose turn comes, every few
+//! seconds, gives up its oldest, in proportion to what it has, until all are below the bound; whoever needs those reads the
+//! log. What may not be given up, `mille_core::replica` says.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use metrics::Gauge;
-use mille_core::replica::Input;
 
 use super::OpenPlan;
 
@@ -69,25 +68,13 @@ impl Drop for RecentPart {
 }
 
 impl OpenPlan {
-    /// Forgets the oldest changes, if all plans together remember too many. Called every few seconds: what was not seen in the
-    /// log the last time stays, since a failover may undo what is younger.
+    /// Forgets some of the oldest changes, if all plans together remember too many. Called every few seconds.
     pub(in crate::project::plans) fn forget_some(&mut self) {
-        self.hear_of_swallowed_check();
-        let seen_before = std::mem::replace(&mut self.seen_in_log, self.replica.seen_in_log());
-        if let (Some(max), Some(until)) = (self.recent.allowed(), seen_before) {
-            self.replica.forget_beyond(max, until);
-            self.recent.note(self.replica.remembered_bytes());
-        }
-    }
-
-    /// A check that finds a plan at rest as it is expected is told to nobody. All that comes of it is where the log was seen.
-    fn hear_of_swallowed_check(&mut self) {
-        let seen = self.context.feed.rests().seen(self.id);
-        if self.is_at_rest && seen.is_some_and(|seen| seen > self.confirmed) {
-            let expected = self.replica.expected().map(Input::HeadSeen);
-            let effects = expected.map(|expected| self.replica.handle(expected)).unwrap_or_default();
-            debug_assert!(effects.is_empty(), "{effects:?}");
-        }
+        // So that the copy hears of checks that were told to nobody.
+        self.end_rest();
+        self.replica.end_round(self.recent.allowed());
+        self.recent.note(self.replica.remembered_bytes());
+        self.begin_rest();
     }
 }
 
