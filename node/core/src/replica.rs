@@ -409,7 +409,8 @@ impl Replica {
         self.is_confirmed && self.repair.is_none()
     }
 
-    /// What a check must see for it to change nothing but that it was seen ([`Self::found_as_expected`]). `None` while any check could.
+    /// What a check must see for it to change nothing but that it was seen ([`Self::found_as_expected`]). `None` while any
+    /// check could.
     #[must_use]
     pub fn expected(&self) -> Option<HeadSeen> {
         let is_in_doubt = self.suspicion.is_some() || self.missed.is_some() || self.ahead.is_some();
