@@ -11,10 +11,11 @@ use std::time::Duration;
 use mille_shared::{NodeId, Timestamp, limits};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{self, Backend, StoreStatus};
+use crate::beat;
 use crate::clock;
 use crate::project::Projects;
 use crate::vigil::Part;
@@ -203,8 +204,7 @@ impl Cluster {
 
     async fn keep_lease(&self, projects: &Projects, census: &Mutex<Census>, stop: &CancellationToken) {
         let interval = self.renewal_interval();
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = beat::ticks(interval);
         let pulse = projects.metrics().vigil.pulse(Part::Heartbeat);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             pulse.beat();
@@ -224,8 +224,7 @@ impl Cluster {
     }
 
     async fn watch_others(&self, projects: &Projects, census: &Mutex<Census>, stop: &CancellationToken) {
-        let mut ticks = tokio::time::interval(LOOK_INTERVAL.min(self.inner.lease / 8));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = beat::ticks(LOOK_INTERVAL.min(self.inner.lease / 8));
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let Ok(leases) = self.inner.backend.leases.list().await else { continue };
             // Who could not renew its own lease judges nobody before it can.

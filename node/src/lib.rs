@@ -12,6 +12,7 @@
 //! [`node::Node`] puts them together; `config` is the only reader of the environment.
 
 pub mod backend;
+pub mod beat;
 pub mod bridge;
 pub mod clock;
 pub mod cluster;

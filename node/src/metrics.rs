@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::beat;
 use crate::pressure::Pressure;
 use crate::vigil::Vigil;
 use registry::Registry;
@@ -101,7 +102,7 @@ impl Metrics {
 
     /// Condenses histograms until the task is dropped or aborted.
     pub async fn upkeep(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        let mut ticks = beat::ticks(UPKEEP_INTERVAL);
         loop {
             ticks.tick().await;
             self.exporter.run_upkeep();

@@ -13,12 +13,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mille_shared::log::LogState;
 use mille_shared::{PlanId, limits};
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::deafness::Deafness;
 use super::{Bridge, FeedSender};
 use crate::backend::{Channel, Shard};
+use crate::beat;
 use crate::vigil::Part;
 
 /// Heads per call: Redis serves nobody else meanwhile.
@@ -78,8 +79,7 @@ struct Rounds<'a> {
 
 impl Bridge {
     pub(super) async fn watch(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(limits::HEAD_CHECK_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = beat::ticks(limits::HEAD_CHECK_INTERVAL);
         let pulse = self.inner.metrics.vigil.pulse(Part::Watch);
         let mut rounds = Rounds::default();
         // When to look after an interruption.

@@ -21,7 +21,7 @@ use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
 use mille_shared::{CloseCode, PlanId, ProjectId, UserId, limits};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Members;
@@ -29,13 +29,14 @@ use super::command::{Command, PlanCommand, Rejection};
 use super::plans::{self, Plans};
 use super::presence::{NO_MEMBER, PresenceCommand, PresencePart, StoreAnswer};
 use crate::backend::{self, Backend, Channel, Interruption, Reach};
+use crate::beat;
 use crate::bridge::{Bridge, Feed, FeedSender, Heard};
 use crate::clock;
 use crate::metrics::{Metrics, NotAllowed};
 use crate::vigil::Pulse;
 
 /// How often unused plans are looked for.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(5_100);
 
 /// Messages and commands, of each kind, that are taken in a row if they are there. To wait for everything anew costs more than
 /// most of them; what else is to be done waits no longer than these take.
@@ -189,8 +190,7 @@ impl Actor {
         if let Some(former) = former {
             self.begin_anew(former).await;
         }
-        let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
-        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweeps = beat::ticks(SWEEP_INTERVAL);
         let born = Instant::now();
         let (mut used, mut is_old) = (born, false);
         // Waited for once, not anew with each thing that happens.
@@ -388,7 +388,7 @@ impl Actor {
     }
 
     fn start_refresh(&mut self) {
-        self.refresh.due = Instant::now() + clock::sweep_pause(self.refresh.sweep);
+        self.refresh.due = beat::within(clock::sweep_pause(self.refresh.sweep));
         if self.refresh.running.is_some() {
             self.refresh.again = true;
             return;
@@ -433,7 +433,7 @@ impl Refresh {
     pub(super) fn every(sweep: Duration) -> Self {
         Self {
             sweep,
-            due: Instant::now() + clock::sweep_pause(sweep),
+            due: beat::within(clock::sweep_pause(sweep)),
             running: None,
             waiting: Vec::new(),
             waiting_next: Vec::new(),

@@ -20,11 +20,12 @@ use futures_util::stream;
 use mille_core::allowance::Rate;
 use mille_shared::{LimitName, NodeId, UserId, limits};
 use parking_lot::Mutex;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::Quotas;
+use crate::beat;
 use crate::metrics::{LeaseOutcome, Metrics};
 pub use places::Place;
 
@@ -126,8 +127,7 @@ impl UserQuotas {
 
     /// Forgets who is idle, and tells the store that this node still has the places it holds, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(limits::HEARTBEAT_INTERVAL.min(self.inner.settings.places_ttl / 4));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = beat::ticks(limits::HEARTBEAT_INTERVAL.min(self.inner.settings.places_ttl / 4));
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let now = self.now();
             self.inner.operations.lock().retain(|_, entry| !entry.is_idle(now));

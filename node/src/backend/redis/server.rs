@@ -29,6 +29,7 @@ use super::pool::Lanes;
 use super::secure::not_let_in;
 use super::{ConnectError, functions, is_too_old, line, values, watchdog};
 use crate::backend::{Channel, Error, Lane, Shard};
+use crate::beat;
 
 /// Commands of one node that wait for their answers on the command connection. The throughput of a connection levels
 /// off below a hundred; more would only lengthen the queue in which an edit waits. Further ones wait here, as long as a
@@ -236,8 +237,7 @@ impl Server {
 
     /// Asks the server for its role from time to time, until it is left.
     async fn keep_role(self: Arc<Self>, trouble: Arc<Notify>) {
-        let mut ticks = tokio::time::interval(ROLE_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = beat::ticks(ROLE_INTERVAL);
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             if let Ok(role) = self.role().await {
                 self.gate.learn_role(&role);

@@ -19,7 +19,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, join, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::access::{Address, Seeds};
 use super::cluster::{self, Believed, Layout, Opinion};
@@ -31,6 +31,7 @@ use super::secure::not_let_in;
 use super::sentinel::{self, Word};
 use super::server::{Context, Server};
 use super::{ConnectError, watchdog};
+use crate::beat;
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -132,8 +133,7 @@ impl Topology {
             return;
         }
         let (opened, mut opens) = mpsc::channel(OPENED_MAX);
-        let mut ticks = interval(LOOK_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = beat::ticks(LOOK_INTERVAL);
         let stop = self.context.stop.clone();
         let (mut looked, mut is_due) = (Instant::now(), false);
         loop {

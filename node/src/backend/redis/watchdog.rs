@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::Options;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::observer::Connection;
+use crate::beat;
 
 /// Time between two PINGs.
 pub(super) const PING_INTERVAL: Duration = Duration::from_millis(300);
@@ -43,8 +44,7 @@ pub(super) trait Watched: Send + Sync + 'static {
 /// Watches one connection until `stop`.
 pub(super) async fn watch<W: Watched>(client: impl EventInterface, watched: Arc<W>, stop: CancellationToken) {
     let (mut errors, mut reconnects) = (client.error_rx(), client.reconnect_rx());
-    let mut tick = interval(PING_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = beat::ticks(PING_INTERVAL);
     let mut strikes = 0;
     loop {
         tokio::select! {

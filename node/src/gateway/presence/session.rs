@@ -21,6 +21,7 @@ use super::PresenceDoor;
 use super::limiter::{FrameLimiter, Verdict};
 use super::token::{TokenClock, TokenState};
 use super::writer::{Incoming, Writer};
+use crate::beat;
 use crate::clock::whole_ms;
 use crate::drain::{Drain, Farewell};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, RevocationWatch, RevokedToken};
@@ -132,7 +133,7 @@ impl Session {
             moves_at: now,
             refresh_at: None,
             heard_at: now,
-            ping_at: now + limits::PING_INTERVAL,
+            ping_at: beat::within(limits::PING_INTERVAL),
             member_at: now + MEMBER_CHECK_INTERVAL,
         }
     }
@@ -237,7 +238,7 @@ impl Session {
             TokenState::Over => return close(CloseReason::TokenExpired, CloseCode::Forbidden, "the token is over"),
         }
         if self.ping_at <= now {
-            self.ping_at = now + limits::PING_INTERVAL;
+            self.ping_at = beat::within(limits::PING_INTERVAL);
             self.writer.ping();
         }
         if self.moves_at <= now {

@@ -33,6 +33,7 @@ use super::frames::{ClientFrame, Dialect, ServerFrame};
 use super::operations::Operations;
 use super::session::{Session, Via};
 use super::timers::{Expiry, Stall};
+use crate::beat;
 use crate::drain::Farewell;
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::fanout::Outlet;
@@ -159,7 +160,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             farewell: transport.drain.farewell(),
             clock: Box::pin(tokio::time::sleep_until(now)),
             init_by: now + transport.limits.init_timeout,
-            ping_at: now + transport.limits.ping_interval,
+            ping_at: beat::within(transport.limits.ping_interval),
             heard_at: now,
             expiry: Expiry::default(),
             stall: Stall::new(taken),
@@ -384,7 +385,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             self.say(&ServerFrame::Ping(Some(&notice)));
         }
         if now >= self.ping_at {
-            self.ping_at = now + limits.ping_interval;
+            self.ping_at = beat::within(limits.ping_interval);
             self.ping();
         }
         ControlFlow::Continue(())
