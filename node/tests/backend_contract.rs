@@ -94,6 +94,7 @@ contract! {
     directory {
         a_project_is_found_by_its_members
         a_plan_is_found_in_its_project
+        what_many_projects_have_is_told_of_each
         a_deleted_project_leaves_nothing
         an_owner_always_stays
         two_owners_can_not_both_leave

@@ -279,6 +279,17 @@ pub enum MemberChange<T> {
     LastOwner,
 }
 
+/// All that the directory has of a project, as it was at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// The project.
+    pub project: Project,
+    /// Its plans in the order of their ids: the first is the one meant when none is named.
+    pub plans: Vec<Plan>,
+    /// Its members in the order of their user ids.
+    pub members: Vec<Member>,
+}
+
 /// Projects, their plans and members.
 #[async_trait]
 pub trait Directory: Send + Sync + 'static {
@@ -291,8 +302,8 @@ pub trait Directory: Send + Sync + 'static {
         at: Timestamp,
     ) -> Result<Project>;
 
-    /// A project by id.
-    async fn project(&self, id: ProjectId) -> Result<Option<Project>>;
+    /// What some projects have, each told when it is known. `None`: there is no such project.
+    fn contents<'a>(&'a self, projects: &'a [ProjectId]) -> BoxStream<'a, (ProjectId, Result<Option<Contents>>)>;
 
     /// The projects a user is a member of, in the order of their ids.
     async fn projects_of(&self, user: &UserId) -> Result<Vec<Project>>;
@@ -309,9 +320,6 @@ pub trait Directory: Send + Sync + 'static {
 
     /// A plan by id.
     async fn plan(&self, id: PlanId) -> Result<Option<Plan>>;
-
-    /// A project's plans in the order of their ids: the first is the one meant when none is named.
-    async fn plans(&self, project: ProjectId) -> Result<Vec<Plan>>;
 
     /// A project's members, in the order of their user ids. Empty: there is no such project.
     async fn members(&self, project: ProjectId) -> Result<Vec<Member>>;

@@ -9,6 +9,7 @@ use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::{PlanId, UserId};
 
 use super::handle::ProjectHandle;
+use crate::backend::Contents;
 
 /// A project as the directory knew it last.
 #[derive(Debug, Clone)]
@@ -22,6 +23,12 @@ pub struct Members {
 }
 
 impl Members {
+    /// Of what the directory has. `None`: nobody is a member, so it is no project.
+    pub(super) fn of(Contents { project, plans, members }: Contents) -> Option<Self> {
+        let members: BTreeMap<_, _> = members.into_iter().map(|member| (member.user_id.clone(), member)).collect();
+        (!members.is_empty()).then_some(Self { project, plans, members })
+    }
+
     /// A user's role.
     #[must_use]
     pub fn role_of(&self, user: &UserId) -> Option<Role> {

@@ -8,7 +8,6 @@
 //! the users of this node, nor a flood of requests keep the node from catching up. Nothing in the loop awaits a socket or
 //! the store.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use mille_core::replica::{Cause, HeadSeen, Input};
 use mille_shared::directory::Role;
 use mille_shared::{CloseCode, PlanId, ProjectId, UserId, limits};
@@ -28,7 +28,8 @@ use super::access::Members;
 use super::command::{Command, PlanCommand, Rejection};
 use super::plans::{self, Plans};
 use super::presence::{NO_MEMBER, PresenceCommand, PresencePart, StoreAnswer};
-use crate::backend::{self, Backend, Channel, Interruption, Reach};
+use super::reader::{self, Reader};
+use crate::backend::{Channel, Interruption, Reach};
 use crate::beat;
 use crate::bridge::{Bridge, Feed, FeedSender, Heard};
 use crate::clock;
@@ -45,7 +46,7 @@ const IN_A_ROW_MAX: usize = 64;
 /// The task that owns a project on this node.
 pub(super) struct Actor {
     pub(super) id: ProjectId,
-    pub(super) backend: Backend,
+    pub(super) reader: Reader,
     pub(super) bridge: Bridge,
     pub(super) metrics: Arc<Metrics>,
     pub(super) members: Arc<ArcSwap<Members>>,
@@ -105,7 +106,7 @@ pub(super) struct Refresh {
     sweep: Duration,
     /// When to read again, whoever asks.
     due: Instant,
-    running: Option<tokio::task::JoinHandle<backend::Result<Option<Members>>>>,
+    running: Option<BoxFuture<'static, reader::Answer>>,
     waiting: Vec<Asker>,
     waiting_next: Vec<Asker>,
     again: bool,
@@ -142,7 +143,7 @@ enum Next {
     Heard(Heard),
     Job(Option<(plans::OpeningId, plans::Done)>),
     Presence(StoreAnswer),
-    Members(Result<backend::Result<Option<Members>>, tokio::task::JoinError>),
+    Members(reader::Answer),
     Changed,
     Command(Option<Command>),
     Wake,
@@ -225,14 +226,10 @@ impl Actor {
                 Next::Job(Some((opened, done))) => self.plans.take(opened, done),
                 Next::Job(None) | Next::Presence(StoreAnswer::Failed) => return End::Failed,
                 Next::Presence(answer) => self.presence.handle_answer(answer),
-                Next::Members(Ok(Ok(Some(members)))) => self.members_read(members),
-                Next::Members(Ok(Ok(None))) => return End::Retired(Retired::Deleted),
-                Next::Members(Ok(Err(error))) => {
-                    tracing::debug!(project.id = %self.id, %error, "members can't be read for now; what was known stays");
-                    self.refresh_answered(Err(Rejection::Unavailable));
-                }
+                Next::Members(Ok(Some(members))) => self.members_read(members),
+                Next::Members(Ok(None)) => return End::Retired(Retired::Deleted),
                 Next::Members(Err(error)) => {
-                    tracing::error!(project.id = %self.id, %error, "reading members failed");
+                    tracing::debug!(project.id = %self.id, %error, "members can't be read for now; what was known stays");
                     self.refresh_answered(Err(Rejection::Unavailable));
                 }
                 Next::Changed | Next::RefreshDue => self.start_refresh(),
@@ -393,7 +390,8 @@ impl Actor {
             self.refresh.again = true;
             return;
         }
-        self.refresh.running = Some(tokio::spawn(read_members(self.backend.clone(), self.id)));
+        let (reader, id) = (self.reader.clone(), self.id);
+        self.refresh.running = Some(async move { reader.read(id).await }.boxed());
     }
 
     fn members_read(&mut self, members: Members) {
@@ -442,7 +440,7 @@ impl Refresh {
     }
 
     /// What the read under way came to; pends while there is none.
-    async fn done(&mut self) -> Result<backend::Result<Option<Members>>, tokio::task::JoinError> {
+    async fn done(&mut self) -> reader::Answer {
         match &mut self.running {
             Some(running) => {
                 let done = running.await;
@@ -452,15 +450,6 @@ impl Refresh {
             None => std::future::pending().await,
         }
     }
-}
-
-/// A project as the directory has it. `None`: there is no such project.
-pub(super) async fn read_members(backend: Backend, id: ProjectId) -> backend::Result<Option<Members>> {
-    let directory = &backend.directory;
-    let (project, plans, members) =
-        tokio::try_join!(directory.project(id), directory.plans(id), directory.members(id))?;
-    let members: BTreeMap<_, _> = members.into_iter().map(|member| (member.user_id.clone(), member)).collect();
-    Ok(project.filter(|_| !members.is_empty()).map(|project| Members { project, plans, members }))
 }
 
 /// Has a timer end then, if it would not.

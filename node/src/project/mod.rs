@@ -14,6 +14,7 @@ mod handle;
 mod past;
 mod plans;
 pub mod presence;
+mod reader;
 mod registry;
 mod replay;
 mod store;

@@ -23,12 +23,13 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::access::Access;
-use super::actor::{self, Actor, Failures, Refresh};
+use super::actor::{Actor, Failures, Refresh};
 use super::command::{Command, Rejection};
 use super::config::ProjectsConfig;
 use super::handle::{self, ProjectHandle};
 use super::plans::{PlanContext, Plans, RecentBytes};
 use super::presence::{PresencePart, Surroundings};
+use super::reader::Reader;
 use crate::backend::{self, Backend, Channel, MemberChange};
 use crate::bridge::{Bridge, Control, ControlMessage, Controls, FeedSender};
 use crate::clock;
@@ -45,6 +46,8 @@ struct Inner {
     config: ProjectsConfig,
     /// A slot per project that runs or is being started. Locked only to look up or change.
     slots: Mutex<HashMap<ProjectId, Arc<OnceCell<ProjectHandle>>>>,
+    /// Reads projects.
+    reader: Reader,
     /// What all plans remember.
     recent: RecentBytes,
     tasks: TaskTracker,
@@ -101,7 +104,8 @@ impl Projects {
     pub fn new(config: ProjectsConfig, tasks: TaskTracker, stop: CancellationToken) -> Self {
         let held = config.metrics.plans.recent_changes_bytes.clone();
         let recent = RecentBytes::at_most(config.plans.recent_bytes_max, held);
-        Self { inner: Arc::new(Inner { config, slots: Mutex::default(), recent, tasks, stop }) }
+        let reader = Reader::start(Arc::clone(&config.backend.directory), &tasks, stop.clone());
+        Self { inner: Arc::new(Inner { config, slots: Mutex::default(), reader, recent, tasks, stop }) }
     }
 
     /// Lets a user in who has at least the role `needed`.
@@ -392,7 +396,7 @@ impl Projects {
             tasks: self.inner.tasks.clone(),
         };
         bridge.listen(Channel::Project(id), &feed_sender).await?;
-        let members = actor::read_members(backend.clone(), id).await?.ok_or(OpenError::NotFound)?;
+        let members = self.inner.reader.read(id).await?.ok_or(OpenError::NotFound)?;
         unless_started.keep();
         let members = Arc::new(ArcSwap::from_pointee(members));
         let (commands, receiver) = handle::mailbox();
@@ -415,7 +419,7 @@ impl Projects {
         };
         let actor = Actor {
             id,
-            backend: backend.clone(),
+            reader: self.inner.reader.clone(),
             bridge: bridge.clone(),
             metrics: Arc::clone(metrics),
             members: Arc::clone(&members),

@@ -1,6 +1,7 @@
 //! Promises of the directory.
 
-use mille_node::backend::{Backend, MemberChange};
+use futures_util::StreamExt as _;
+use mille_node::backend::{Backend, Contents, MemberChange};
 use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::{PlanId, ProjectId, Timestamp, UserId};
 
@@ -16,6 +17,13 @@ async fn project_of(backend: &Backend, owner: &UserId) -> Project {
     backend.directory.create_project("Harbour", None, owner, at(0)).await.expect("a project")
 }
 
+async fn contents(backend: &Backend, id: ProjectId) -> Option<Contents> {
+    let mut told: Vec<_> = backend.directory.contents(&[id]).collect().await;
+    let (of, contents) = told.pop().filter(|_| told.is_empty()).expect("one answer");
+    assert_eq!(of, id);
+    contents.expect("an answer")
+}
+
 pub(crate) async fn a_project_is_found_by_its_members(store: Store) {
     let (here, there) = (store.connect().await, store.connect().await);
     let (ada, bob) = (UserId::new("ada }{ ü"), UserId::new("bob"));
@@ -24,9 +32,9 @@ pub(crate) async fn a_project_is_found_by_its_members(store: Store) {
     assert!(first.id < second.id);
     assert_eq!((first.description.as_deref(), second.description.as_deref()), (Some(""), None));
     for project in [&first, &second] {
-        assert_eq!(there.directory.project(project.id).await.expect("an answer").as_ref(), Some(project));
+        assert_eq!(contents(&there, project.id).await.map(|contents| contents.project).as_ref(), Some(project));
     }
-    assert_eq!(there.directory.project(NOBODYS).await.expect("an answer"), None);
+    assert_eq!(contents(&there, NOBODYS).await, None);
     assert_eq!(there.directory.members(NOBODYS).await.expect("an answer"), []);
     assert_eq!(there.directory.projects_of(&ada).await.expect("an answer"), [first.clone(), second.clone()]);
     assert_eq!(there.directory.projects_of(&bob).await.expect("an answer"), []);
@@ -42,7 +50,7 @@ pub(crate) async fn a_project_is_found_by_its_members(store: Store) {
     let removed = here.directory.remove_member(second.id, &bob, at(3)).await.expect("an answer");
     assert_eq!(removed, MemberChange::Done(()));
     assert_eq!(there.directory.projects_of(&bob).await.expect("an answer"), []);
-    assert_eq!(there.directory.project(second.id).await.expect("an answer").map(|p| p.updated_at), Some(at(3)));
+    assert_eq!(contents(&there, second.id).await.expect("a project").project.updated_at, at(3));
     let again = here.directory.set_member(second.id, &bob, Role::Editor, at(4)).await.expect("an answer");
     assert_eq!(again, MemberChange::Done(Member { user_id: bob.clone(), role: Role::Editor, added_at: at(4) }));
     assert_eq!(there.directory.projects_of(&bob).await.expect("an answer").len(), 1);
@@ -62,14 +70,39 @@ pub(crate) async fn a_plan_is_found_in_its_project(store: Store) {
         assert_eq!(there.directory.plan(plan.id).await.expect("an answer").as_ref(), Some(plan));
     }
     assert!(plans.is_sorted_by(|a, b| a.id < b.id), "numbers grow");
-    assert_eq!(there.directory.plans(project.id).await.expect("an answer"), plans);
-    assert_eq!(there.directory.plans(NOBODYS).await.expect("an answer"), []);
-    assert_eq!(there.directory.project(project.id).await.expect("an answer").map(|p| p.updated_at), Some(at(0)));
+    let found = contents(&there, project.id).await.expect("a project");
+    assert_eq!((found.plans, found.project.updated_at), (plans.clone(), at(0)));
 
     let stray =
         Plan { id: here.directory.reserve_plan().await.expect("a number"), project_id: NOBODYS, ..plans[0].clone() };
     assert!(!here.directory.add_plan(&stray).await.expect("an answer"));
     assert_eq!(there.directory.plan(stray.id).await.expect("an answer"), None);
+}
+
+pub(crate) async fn what_many_projects_have_is_told_of_each(store: Store) {
+    let (here, there) = (store.connect().await, store.connect().await);
+    let mut expected = Vec::new();
+    for n in 0..40 {
+        let owner = UserId::new(format!("ada-{n}"));
+        let project = project_of(&here, &owner).await;
+        let id = here.directory.reserve_plan().await.expect("a number");
+        let plan = Plan { id, project_id: project.id, name: format!("Plan {n}"), created_at: at(n) };
+        assert!(here.directory.add_plan(&plan).await.expect("an answer"));
+        let member = Member { user_id: owner, role: Role::Owner, added_at: at(0) };
+        let contents =
+            Contents { project: Project { updated_at: at(n), ..project }, plans: vec![plan], members: vec![member] };
+        expected.push((contents.project.id, Some(contents)));
+    }
+    let (gone, contents) = &mut expected[7];
+    here.directory.delete_project(*gone).await.expect("an answer");
+    *contents = None;
+    expected.push((NOBODYS, None));
+    let ids: Vec<_> = expected.iter().map(|(id, _)| *id).collect();
+    let told = there.directory.contents(&ids).map(|(id, contents)| (id, contents.expect("an answer")));
+    let mut told: Vec<_> = told.collect().await;
+    told.sort_unstable_by_key(|(id, _)| *id);
+    assert_eq!(told, expected);
+    assert_eq!(there.directory.contents(&[]).count().await, 0);
 }
 
 pub(crate) async fn a_deleted_project_leaves_nothing(store: Store) {
@@ -86,8 +119,7 @@ pub(crate) async fn a_deleted_project_leaves_nothing(store: Store) {
     let deleted = backend.directory.delete_project(gone.id).await.expect("an answer");
     assert_eq!(deleted, Some(vec![plans[0], plans[2]]));
     assert_eq!(backend.directory.delete_project(gone.id).await.expect("an answer"), None);
-    assert_eq!(backend.directory.project(gone.id).await.expect("an answer"), None);
-    assert_eq!(backend.directory.plans(gone.id).await.expect("an answer"), []);
+    assert_eq!(contents(&backend, gone.id).await, None);
     assert_eq!(backend.directory.members(gone.id).await.expect("an answer"), []);
     assert_eq!(backend.directory.projects_of(&ada).await.expect("an answer"), std::slice::from_ref(&stays));
     let known = async |id: PlanId| backend.directory.plan(id).await.expect("an answer").is_some();

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::{PlanId, ProjectId, Timestamp, UserId};
 
 use super::{Store, lock};
-use crate::backend::{Directory, MemberChange, Result};
+use crate::backend::{Contents, Directory, MemberChange, Result};
 
 /// Everything there is to find.
 #[derive(Default)]
@@ -27,6 +29,14 @@ impl Entry {
     fn is_last_owner(&self, user: &UserId) -> bool {
         let mut owners = self.members.values().filter(|member| member.role == Role::Owner);
         owners.next().is_some_and(|owner| owner.user_id == *user) && owners.next().is_none()
+    }
+}
+
+impl Projects {
+    fn contents(&self, id: ProjectId) -> Option<Contents> {
+        let Entry { project, members } = self.projects.get(&id)?;
+        let plans = self.plans.values().filter(|plan| plan.project_id == id).cloned().collect();
+        Some(Contents { project: project.clone(), plans, members: members.values().cloned().collect() })
     }
 }
 
@@ -54,8 +64,8 @@ impl Directory for Store {
         Ok(project)
     }
 
-    async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
-        Ok(lock(&self.projects).projects.get(&id).map(|entry| entry.project.clone()))
+    fn contents<'a>(&'a self, projects: &'a [ProjectId]) -> BoxStream<'a, (ProjectId, Result<Option<Contents>>)> {
+        stream::iter(projects).map(|id| (*id, Ok(lock(&self.projects).contents(*id)))).boxed()
     }
 
     async fn projects_of(&self, user: &UserId) -> Result<Vec<Project>> {
@@ -92,11 +102,6 @@ impl Directory for Store {
 
     async fn plan(&self, id: PlanId) -> Result<Option<Plan>> {
         Ok(lock(&self.projects).plans.get(&id).cloned())
-    }
-
-    async fn plans(&self, project: ProjectId) -> Result<Vec<Plan>> {
-        let all = lock(&self.projects);
-        Ok(all.plans.values().filter(|plan| plan.project_id == project).cloned().collect())
     }
 
     async fn members(&self, project: ProjectId) -> Result<Vec<Member>> {

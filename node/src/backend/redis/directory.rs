@@ -12,16 +12,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fred::types::Value;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::{PlanId, ProjectId, Timestamp, UserId};
 
-use super::functions::{MEMBER_REMOVE, MEMBER_SET, PLAN_ADD, PROJECT_CREATE, PROJECT_DELETE};
+use super::functions::{MEMBER_REMOVE, MEMBER_SET, PLAN_ADD, PROJECT_CREATE, PROJECT_DELETE, PROJECTS_READ};
 use super::log::all_keys;
 use super::route::Redis;
 use super::values::{corrupt, field, pairs, parse, parsed, text};
 use super::{FAN_OUT_MAX, fan_out, fan_out_each, keys};
-use crate::backend::{Directory, Error, MemberChange, Result};
+use crate::backend::{Contents, Directory, Error, MemberChange, Result};
 
+/// Projects in one question for what they have. Redis serves nobody else meanwhile.
+const PROJECTS_PER_CALL_MAX: usize = 16;
 /// Numbers that are tried for a project, each twice as far ahead as the one before.
 const NUMBERS_MAX: u32 = 20;
 
@@ -50,8 +54,11 @@ impl Directory for Redis {
         Err(Error::Unavailable("no number is free for a project".to_owned()))
     }
 
-    async fn project(&self, id: ProjectId) -> Result<Option<Project>> {
-        project(id, self.ask("hgetall", keys::record(id), []).await?)
+    fn contents<'a>(&'a self, projects: &'a [ProjectId]) -> BoxStream<'a, (ProjectId, Result<Option<Contents>>)> {
+        // In a cluster every project has a slot of its own, and a call is for one slot.
+        let per_call = if self.context.access.is_cluster() { 1 } else { PROJECTS_PER_CALL_MAX };
+        let calls = stream::iter(projects.chunks(per_call)).map(|some| self.contents_of(some));
+        calls.buffer_unordered(FAN_OUT_MAX).flat_map(stream::iter).boxed()
     }
 
     async fn projects_of(&self, user: &UserId) -> Result<Vec<Project>> {
@@ -63,7 +70,7 @@ impl Directory for Redis {
             let id = ProjectId(*id);
             async move {
                 if self.ask::<bool>("hexists", keys::members(id), [user.as_str().into()]).await? {
-                    self.project(id).await
+                    project(id, self.ask("hgetall", keys::record(id), []).await?)
                 } else {
                     Ok(None)
                 }
@@ -122,20 +129,8 @@ impl Directory for Redis {
         if entry.is_null() { Ok(None) } else { plan(&text(&entry, "a plan's entry")?).map(Some) }
     }
 
-    async fn plans(&self, project: ProjectId) -> Result<Vec<Plan>> {
-        let entries: Value = self.ask("hvals", keys::plans(project), []).await?;
-        let read = |entry: &Value| plan(&text(entry, "a plan's entry")?);
-        let mut plans: Vec<_> = entries.into_array().iter().map(read).collect::<Result<_>>()?;
-        plans.sort_unstable_by_key(|plan| plan.id);
-        Ok(plans)
-    }
-
     async fn members(&self, project: ProjectId) -> Result<Vec<Member>> {
-        let answer: Value = self.ask("hgetall", keys::members(project), []).await?;
-        let mut members: Vec<_> =
-            pairs(answer, "members")?.into_iter().map(|(user, part)| member(user, &part)).collect::<Result<_>>()?;
-        members.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
-        Ok(members)
+        members(self.ask("hgetall", keys::members(project), []).await?)
     }
 
     async fn set_member(
@@ -174,6 +169,21 @@ impl Directory for Redis {
 }
 
 impl Redis {
+    /// What projects have that one call may ask for.
+    async fn contents_of(&self, projects: &[ProjectId]) -> Vec<(ProjectId, Result<Option<Contents>>)> {
+        let keys = projects.iter().flat_map(|id| [keys::record(*id), keys::members(*id), keys::plans(*id)]).collect();
+        let answer = self.call_read_only(PROJECTS_READ, keys, Vec::new(), None).await.and_then(|answer| {
+            let stored = answer.into_array();
+            if stored.len() == 3 * projects.len() { Ok(stored) } else { Err(corrupt("what projects have")) }
+        });
+        match answer {
+            Ok(stored) => {
+                projects.iter().zip(stored.chunks_exact(3)).map(|(id, stored)| (*id, contents(*id, stored))).collect()
+            }
+            Err(error) => projects.iter().map(|id| (*id, Err(error.clone()))).collect(),
+        }
+    }
+
     /// Removes a plan's entry, its log and all that belongs to it, in one step.
     pub(super) async fn forget_plan(&self, plan: PlanId) -> Result<()> {
         let rest = all_keys(plan).into_iter().chain([keys::orphaned_since(plan)]).map(Value::from);
@@ -184,6 +194,22 @@ impl Redis {
     async fn hint(&self, user: &UserId, project: ProjectId) -> Result<()> {
         self.ask::<Value>("sadd", keys::projects_of(user), [project.0.into()]).await.map(drop)
     }
+}
+
+/// A project's record, members and plans.
+fn contents(id: ProjectId, stored: &[Value]) -> Result<Option<Contents>> {
+    let Some(project) = project(id, stored[0].clone())? else { return Ok(None) };
+    let read = |entry: &Value| plan(&text(entry, "a plan's entry")?);
+    let mut plans: Vec<_> = stored[2].clone().into_array().iter().map(read).collect::<Result<_>>()?;
+    plans.sort_unstable_by_key(|plan| plan.id);
+    Ok(Some(Contents { project, plans, members: members(stored[1].clone())? }))
+}
+
+fn members(stored: Value) -> Result<Vec<Member>> {
+    let mut members: Vec<_> =
+        pairs(stored, "members")?.into_iter().map(|(user, part)| member(user, &part)).collect::<Result<_>>()?;
+    members.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
+    Ok(members)
 }
 
 fn project(id: ProjectId, record: Value) -> Result<Option<Project>> {

@@ -1,4 +1,4 @@
-#!lua name=mille_v6
+#!lua name=mille_v7
 --[[
 What must happen in one step, on the side of the data. Redis runs each function alone, from beginning to end.
 
@@ -346,6 +346,18 @@ local function project_delete(keys)
   return gone
 end
 
+-- keys: record, members, plans of each project   answers: for each key what is stored there, fields and values in turn; of plans
+-- the values
+local function projects_read(keys)
+  local answer = {}
+  for i = 1, #keys, 3 do
+    answer[i] = redis.call('HGETALL', keys[i])
+    answer[i + 1] = redis.call('HGETALL', keys[i + 1])
+    answer[i + 2] = redis.call('HVALS', keys[i + 2])
+  end
+  return answer
+end
+
 -- keys: record, plans   args: plan id, entry, at   answers: 1 | 0
 local function plan_add(keys, args)
   if redis.call('EXISTS', keys[1]) == 0 then return 0 end
@@ -504,22 +516,23 @@ local function places_hold(keys, args)
   return held
 end
 
-redis.register_function('mille_v6_create', create)
-redis.register_function { function_name = 'mille_v6_heads', callback = heads, flags = { 'no-writes' } }
-redis.register_function('mille_v6_commit', commit)
-redis.register_function('mille_v6_revive', revive)
-redis.register_function('mille_v6_confirm', confirm)
-redis.register_function('mille_v6_snapshot_store', snapshot_store)
-redis.register_function { function_name = 'mille_v6_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
-redis.register_function('mille_v6_project_create', project_create)
-redis.register_function('mille_v6_project_delete', project_delete)
-redis.register_function('mille_v6_plan_add', plan_add)
-redis.register_function('mille_v6_member_set', member_set)
-redis.register_function('mille_v6_member_remove', member_remove)
-redis.register_function('mille_v6_presence_put', presence_put)
-redis.register_function('mille_v6_presence_renew', presence_renew)
-redis.register_function('mille_v6_lease_renew', lease_renew)
-redis.register_function('mille_v6_revoke', revoke)
-redis.register_function { function_name = 'mille_v6_revoked', callback = revoked, flags = { 'no-writes' } }
-redis.register_function('mille_v6_quota_take', quota_take)
-redis.register_function('mille_v6_places_hold', places_hold)
+redis.register_function('mille_v7_create', create)
+redis.register_function { function_name = 'mille_v7_heads', callback = heads, flags = { 'no-writes' } }
+redis.register_function('mille_v7_commit', commit)
+redis.register_function('mille_v7_revive', revive)
+redis.register_function('mille_v7_confirm', confirm)
+redis.register_function('mille_v7_snapshot_store', snapshot_store)
+redis.register_function { function_name = 'mille_v7_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
+redis.register_function('mille_v7_project_create', project_create)
+redis.register_function('mille_v7_project_delete', project_delete)
+redis.register_function { function_name = 'mille_v7_projects_read', callback = projects_read, flags = { 'no-writes' } }
+redis.register_function('mille_v7_plan_add', plan_add)
+redis.register_function('mille_v7_member_set', member_set)
+redis.register_function('mille_v7_member_remove', member_remove)
+redis.register_function('mille_v7_presence_put', presence_put)
+redis.register_function('mille_v7_presence_renew', presence_renew)
+redis.register_function('mille_v7_lease_renew', lease_renew)
+redis.register_function('mille_v7_revoke', revoke)
+redis.register_function { function_name = 'mille_v7_revoked', callback = revoked, flags = { 'no-writes' } }
+redis.register_function('mille_v7_quota_take', quota_take)
+redis.register_function('mille_v7_places_hold', places_hold)
