@@ -26,6 +26,9 @@ const MOVE: &str =
   movePlanDagNode(projectId: $projectId, planId: $planId, nodeId: $nodeId, position: $to, operationId: $id) { revision }
 }";
 
+/// What the other side says to learn whether we are there. Who does not answer in turns without edits is not kept.
+const PING: &[u8] = b"\"type\":\"ping\"";
+
 /// Everyone who edits at one side of a comparison.
 #[derive(Debug)]
 pub(super) struct Editors {
@@ -170,7 +173,7 @@ impl Answers {
     }
 
     fn note(&self, text: &[u8], id: &mut Field, course: &Course, now: Instant) {
-        if contains(text, b"\"type\":\"complete\"") || contains(text, b"\"type\":\"ping\"") {
+        if contains(text, b"\"type\":\"complete\"") || contains(text, PING) {
             return;
         }
         let number = id.find(text).and_then(number).map_or(u64::MAX, |found| found.0);
@@ -197,10 +200,14 @@ async fn hear(
     let mut texts = Vec::new();
     while inbox.read(|text| texts.push(text.to_vec())).await.is_ok() {
         let (now, course) = (Instant::now(), *course.borrow());
+        let mut pongs = inbox.take_pongs();
         for text in texts.drain(..) {
+            if contains(&text, PING) {
+                push_text(pongs.get_or_insert_default(), b"{\"type\":\"pong\"}");
+            }
             answers.note(&text, &mut id, &course, now);
         }
-        if let Some(frames) = inbox.take_pongs() {
+        if let Some(frames) = pongs {
             // Where the socket is gone, the next read says so.
             drop(outbox.lock().await.send(&frames).await);
         }
