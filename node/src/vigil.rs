@@ -9,9 +9,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-
-use crate::beat;
 
 /// Time between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -101,7 +100,8 @@ impl Vigil {
 
     /// Looks until `stop`.
     pub async fn keep(self, stop: CancellationToken) {
-        let mut ticks = beat::ticks(LOOK_INTERVAL);
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.look();
         }

@@ -199,7 +199,7 @@ impl Bridge {
     async fn probe(&self, shard: Shard, deafness: &mut Deafness, is_down: bool) {
         let pubsub = &self.inner.backend.pubsub;
         if is_down {
-            deafness.excused();
+            return deafness.excused();
         }
         let heard = self.inner.probes_heard.lock().get(&shard).copied().unwrap_or_default();
         if deafness.must_act(Instant::now(), heard, rand::random()) {
@@ -207,8 +207,6 @@ impl Bridge {
             pubsub.reconnect(shard).await;
         }
         match pubsub.publish(Channel::Probe(shard), Bytes::from_static(b"probe")).await {
-            // Nobody expects it back while the subscription is down.
-            Ok(()) if is_down => {}
             Ok(()) => deafness.sent(Instant::now()),
             Err(error) => tracing::debug!(%error, ?shard, "the probe was not taken"),
         }

@@ -36,8 +36,9 @@ use crate::clock;
 use crate::metrics::{Metrics, NotAllowed};
 use crate::vigil::Pulse;
 
-/// How often unused plans are looked for.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(5_100);
+/// How often unused plans are looked for, and what is remembered too much is forgotten. A whole number of beats; two of them, each
+/// by half a beat shorter, are more than the ten seconds for which a log must have held what is forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(5_400);
 
 /// Messages and commands, of each kind, that are taken in a row if they are there. To wait for everything anew costs more than
 /// most of them; what else is to be done waits no longer than these take.

@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use mille_shared::ProjectId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +23,8 @@ use crate::backend::{self, Directory};
 const BATCH_MAX: usize = 64;
 /// Batches under way, so that projects whose server does not answer hold up no others. Beyond it who asks waits.
 const BATCHES_MAX: usize = 16;
+/// How long a batch may take: longer than any command of the store. Then whoever still waits is told that there is no answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Questions that wait for a batch. Beyond it who asks waits; an actor asks once at a time.
 const ASKED_MAX: usize = 1_024;
 
@@ -71,7 +75,12 @@ where
             taken = questions.recv_many(&mut batch, BATCH_MAX), if batches.len() < BATCHES_MAX => if taken == 0 {
                 return;
             },
-            Some(_) = batches.join_next() => continue,
+            Some(over) = batches.join_next() => {
+                if let Err(error) = over {
+                    tracing::error!(%error, "reading projects failed");
+                }
+                continue;
+            }
         }
         // Whoever is about to ask at the same moment does so first.
         tokio::task::yield_now().await;
@@ -80,7 +89,7 @@ where
         {
             batch.push(question);
         }
-        batches.spawn(answer(batch));
+        batches.spawn(timeout(PATIENCE, answer(batch)));
     }
 }
 
@@ -102,11 +111,8 @@ async fn answer(directory: Arc<dyn Directory>, batch: Vec<Question>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::future::join_all;
     use parking_lot::Mutex;
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -155,8 +161,10 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_answer_that_will_not_come_is_an_error() {
+        let (reader, _) = reader(ProjectId(0));
+        assert!(matches!(reader.read(ProjectId(0)).await, Err(backend::Error::Unavailable(_))));
         let (asked, questions) = mpsc::channel(ASKED_MAX);
         tokio::spawn(take(questions, async |batch| drop(batch)));
         assert!(matches!(Reader { asked }.read(ProjectId(1)).await, Err(backend::Error::Unavailable(_))));

@@ -7,6 +7,7 @@ use mille_shared::{PlanNodeId, RunId};
 use serde_json::Value;
 
 use super::*;
+use crate::beat::{self, BEAT};
 use crate::pressure::Pressure;
 use crate::project::command::{Command, Progress};
 use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
@@ -338,13 +339,13 @@ async fn nothing_begins_anew_while_the_store_can_not_be_read() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_reads_while_a_project_begins_anew_is_answered() {
-    let started = tokio::time::Instant::now();
+    let common = beat::within(2 * BEAT);
     let (one, two, here, _, plan) = pair().await;
     let _events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
     rename_often(&here, plan, "n", 1).await;
-    // The sweeps are 5 s apart. Reads are under way at each from the first that may find it old.
-    for sweep in 15_300_u32.. {
-        tokio::time::sleep_until(started + Duration::from_secs(5) * sweep - Duration::from_millis(3)).await;
+    // The sweeps are at common moments. Reads are under way at each from the first that may find it old.
+    for beat in 259_000_u32.. {
+        tokio::time::sleep_until(common + BEAT * beat - Duration::from_millis(3)).await;
         for _ in 0..8 {
             let read = timeout(Duration::from_secs(600), here.read(plan)).await.expect("an answer");
             assert!(read.is_ok(), "{:?}", read.err());
@@ -352,7 +353,7 @@ async fn whoever_reads_while_a_project_begins_anew_is_answered() {
         if retired(&one, "recycled") > 0 {
             break;
         }
-        assert!(sweep < 17_400, "it never began anew");
+        assert!(beat < 289_000, "it never began anew");
     }
     one.stop().await;
     two.stop().await;
