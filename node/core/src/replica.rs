@@ -37,6 +37,7 @@ use crate::refusal::Refusal;
 use crate::ring::Ring;
 use commit::{Flight, Pending};
 use gathering::Gathering;
+pub use remembering::Allowance;
 use remembering::Sightings;
 use repair::Repair;
 use standing::Standing;

@@ -10,6 +10,7 @@ use mille_shared::log::{ChainHash, Head, OperationKey};
 use mille_shared::{Revision, limits};
 
 use crate::applied::Applied;
+use crate::replica::Allowance;
 
 /// Changes without a hole between them, the newest last. Their numbers are dense; their epochs may differ.
 #[derive(Debug)]
@@ -49,11 +50,10 @@ impl Ring {
         self.bytes
     }
 
-    /// Lets the oldest go until there are at most so many bytes, or the last [`limits::RING_CHANGES_MIN`] changes, or those
-    /// after `until`.
-    pub(crate) fn shrink_to(&mut self, bytes_max: usize, until: Revision) {
-        while self.bytes > bytes_max
-            && self.changes.len() > limits::RING_CHANGES_MIN
+    /// Lets the oldest go until there is no more than is allowed, or those after `until`.
+    pub(crate) fn shrink_to(&mut self, allowed: Allowance, until: Revision) {
+        while self.bytes > allowed.bytes_max
+            && self.changes.len() > allowed.changes_min
             && self.base.revision.seq < until.seq
         {
             self.drop_oldest();
@@ -190,18 +190,19 @@ mod tests {
         let mut ring = ring(1..=last);
         let half = ring.bytes() / 2;
         let until = |seq| Revision { epoch: 1, seq };
-        ring.shrink_to(half, until(10));
+        let allowed = |bytes_max| Allowance { bytes_max, changes_min: 64 };
+        ring.shrink_to(allowed(half), until(10));
         assert_eq!(ring.base().revision.seq, 10, "none of those that must stay");
-        ring.shrink_to(half, until(last));
+        ring.shrink_to(allowed(half), until(last));
         assert!(ring.bytes() <= half);
         assert_eq!(ring.changes.len(), limits::RING_CHANGES_MAX / 2);
         assert_eq!(ring.operations.len(), ring.changes.len());
         assert_eq!(ring.base().revision.seq, last / 2);
-        ring.shrink_to(0, until(last));
-        assert_eq!(ring.changes.len(), limits::RING_CHANGES_MIN);
+        ring.shrink_to(allowed(0), until(last));
+        assert_eq!(ring.changes.len(), 64);
         assert!(ring.changes.capacity() < limits::RING_CHANGES_MAX, "the room is given back as well");
         ring.push(change(last + 1, 10));
-        assert_eq!(ring.changes.len(), limits::RING_CHANGES_MIN + 1);
+        assert_eq!(ring.changes.len(), 65);
     }
 
     #[test]

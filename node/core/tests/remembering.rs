@@ -5,7 +5,7 @@
 mod kit;
 
 use kit::{Desk, configured, delete, moved, named, node};
-use mille_core::replica::{CatchUp, Cause, HeadSeen, Input, Replica};
+use mille_core::replica::{Allowance, CatchUp, Cause, HeadSeen, Input, Replica};
 use mille_core::{Opened, PlanBounds};
 use mille_shared::limits;
 use mille_shared::log::{LogState, StoreLife};
@@ -13,6 +13,9 @@ use mille_shared::plan::PlanNodeType;
 
 /// Changes in a row here.
 const MANY: usize = 2 * limits::RING_CHANGES_MIN;
+
+/// As little as may be remembered.
+const LITTLE: Option<Allowance> = Some(Allowance { bytes_max: 0, changes_min: limits::RING_CHANGES_MIN });
 
 /// Many changes more.
 fn rename_often(desk: &mut Desk) {
@@ -54,7 +57,7 @@ fn rounds(replica: &mut Replica, desk: &Desk, count: usize) {
 /// A round that ends with as little as may be remembered.
 fn forget(replica: &mut Replica, desk: &Desk) {
     assert!(replica.handle(seen(desk)).is_empty());
-    replica.end_round(Some(0));
+    replica.end_round(LITTLE);
 }
 
 /// Rounds before the one in which something may be forgotten.
@@ -65,7 +68,8 @@ fn it_forgets_no_more_than_it_is_asked_to_and_never_its_last_few() {
     let (desk, mut replica) = desk_and_copy();
     rounds(&mut replica, &desk, BEFORE + 5);
     replica.handle(seen(&desk));
-    replica.end_round(Some(replica.remembered_bytes()));
+    let allowed = Allowance { bytes_max: replica.remembered_bytes(), changes_min: 0 };
+    replica.end_round(Some(allowed));
     assert_eq!(remembered_after(&replica, &desk, 0), Some(MANY), "there are no more than there may be");
     forget(&mut replica, &desk);
     let kept = limits::RING_CHANGES_MIN;
@@ -85,16 +89,16 @@ fn it_forgets_nothing_that_was_not_in_the_log_round_after_round() {
 
     let (_, mut replica) = desk_and_copy();
     rounds(&mut replica, &desk, BEFORE);
-    replica.end_round(Some(0));
+    replica.end_round(LITTLE);
     assert!(is_whole(&replica), "the store is silent");
     rounds(&mut replica, &desk, BEFORE);
     replica.handle(Input::Interrupted(Cause::Reconnect));
-    replica.end_round(Some(0));
+    replica.end_round(LITTLE);
     assert!(is_whole(&replica), "is the log what it was?");
     rounds(&mut replica, &desk, BEFORE);
     let state = LogState { head: Some(desk.plan.head()), life: StoreLife::new("b") };
     replica.handle(Input::HeadSeen(HeadSeen { state, is_settled: true }));
-    replica.end_round(Some(0));
+    replica.end_round(LITTLE);
     assert!(is_whole(&replica), "the store was born anew");
 }
 
@@ -120,7 +124,7 @@ fn a_check_that_was_told_to_nobody_counts_like_one_that_was() {
     rounds(&mut replica, &desk, 1);
     for _ in 0..BEFORE {
         replica.found_as_expected();
-        replica.end_round(Some(0));
+        replica.end_round(LITTLE);
     }
     assert_eq!(remembered_after(&replica, &desk, 0), None);
 }

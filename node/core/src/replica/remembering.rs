@@ -49,6 +49,15 @@ impl Sightings {
     }
 }
 
+/// What a copy may remember beyond what it must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Bytes of changes.
+    pub bytes_max: usize,
+    /// Changes that it remembers however many bytes they have.
+    pub changes_min: usize,
+}
+
 impl Replica {
     /// A check found what [`Self::expected`] says, and was told to nobody.
     pub fn found_as_expected(&mut self) {
@@ -61,13 +70,13 @@ impl Replica {
         self.ring.bytes()
     }
 
-    /// A round of some seconds is over. Forgets the oldest changes beyond `bytes_max`, if that is given: down to the last few,
-    /// none that was not found in the log in all of the last rounds, and none while it is in doubt what the log has.
-    pub fn end_round(&mut self, bytes_max: Option<usize>) {
+    /// A round of some seconds is over. Forgets the oldest changes beyond what is allowed, if that is given: none that was not
+    /// found in the log in all of the last rounds, and none while it is in doubt what the log has.
+    pub fn end_round(&mut self, allowed: Option<Allowance>) {
         let is_in_doubt = self.repair.is_some() || self.suspicion.is_some();
         let seen = self.sightings.round().filter(|seen| self.ring.hash_at(seen.revision) == Some(seen.hash));
-        if let (Some(seen), Some(bytes_max), false) = (seen, bytes_max, is_in_doubt) {
-            self.ring.shrink_to(bytes_max, seen.revision);
+        if let (Some(seen), Some(allowed), false) = (seen, allowed, is_in_doubt) {
+            self.ring.shrink_to(allowed, seen.revision);
         }
     }
 }

@@ -71,6 +71,8 @@ pub(crate) struct Seen {
     pub(crate) epochs: u64,
     /// Acknowledged operations that nobody who lived remembered.
     pub(crate) forgotten: u64,
+    /// Times a node forgot something.
+    pub(crate) forgetting: u64,
     pub(crate) repairs: HashMap<Cause, u64>,
 }
 
@@ -93,6 +95,7 @@ impl Seen {
         self.readmitted += run.readmitted;
         self.epochs += run.epochs;
         self.forgotten += run.forgotten;
+        self.forgetting += run.forgetting;
         for (cause, count) in run.repairs {
             *self.repairs.entry(cause).or_default() += count;
         }
@@ -111,7 +114,7 @@ impl Seen {
         ];
         causes.iter().chain([&Cause::Trimmed]).all(|cause| self.repairs.contains_key(cause))
             && [self.accepted, self.refused, self.unchanged, self.repeated, self.unavailable].iter().all(|n| *n > 20)
-            && [self.gathered, self.gathered_in_repair].iter().all(|n| *n > 20)
+            && [self.gathered, self.gathered_in_repair, self.forgetting].iter().all(|n| *n > 20)
             && [self.resets, self.replays, self.restarts].iter().all(|n| *n > 5)
     }
 }

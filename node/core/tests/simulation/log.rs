@@ -29,6 +29,8 @@ pub(crate) struct Log {
     written_in: Option<StoreLife>,
     /// Every place that was lost at some time, with its operation.
     pub(crate) lost: HashMap<Head, OperationKey>,
+    /// When the change at each place was added last.
+    added_at: HashMap<Head, u64>,
     /// Every place there ever was: the plan there, the place before, and the operation that led from there.
     ever: HashMap<Head, Place>,
     /// Operations of a log that was put back by a node that did not remember them: a repeat is not recognised.
@@ -52,6 +54,7 @@ impl Log {
         let first = creation(EPOCH);
         let states = vec![Plan::begin(&first).unwrap()];
         Self {
+            added_at: HashMap::new(),
             ever: HashMap::new(),
             entries: vec![first],
             operations: HashMap::new(),
@@ -136,11 +139,11 @@ impl Log {
         }
         let at = |index: usize| Revision { seq: place.seq + index as u64, ..place };
         let added: Vec<_> =
-            batch.iter().enumerate().map(|(index, proposal)| self.append(at(index), proposal)).collect();
+            batch.iter().enumerate().map(|(index, proposal)| self.append(now, at(index), proposal)).collect();
         (CommitOutcome::Committed { life: self.life() }, added)
     }
 
-    fn append(&mut self, revision: Revision, proposal: &Proposal) -> LogEntry {
+    fn append(&mut self, now: u64, revision: Revision, proposal: &Proposal) -> LogEntry {
         let entry = LogEntry { revision, hash: proposal.hash, payload: proposal.payload.clone() };
         let before = self.head();
         let mut plan = self.plan().clone();
@@ -150,6 +153,7 @@ impl Log {
         let key = applied.operation_key();
         assert_eq!(key, proposal.key, "an operation is remembered under its own name");
         assert!(self.operations.insert(key.clone(), revision).is_none(), "an operation is in the log twice");
+        self.added_at.insert(plan.head(), now);
         self.ever.insert(plan.head(), Place { plan: plan.clone(), before, operation: key });
         self.states.push(plan);
         self.entries.push(entry.clone());
@@ -170,6 +174,17 @@ impl Log {
             head = place.before;
         }
         history
+    }
+
+    /// Whether a history has a place in it.
+    pub(crate) fn led_to(&self, place: Head, mut head: Head) -> bool {
+        while head != place {
+            match self.ever.get(&head) {
+                Some(before) => head = before.before,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// The operation at a place, if the log was not trimmed beyond it.
@@ -244,13 +259,18 @@ impl Log {
         self.life += 1;
     }
 
-    /// A failover to a copy that lacks the last entries. Never those that a snapshot covers: it would be lost as well.
-    pub(crate) fn lose_end(&mut self, count: usize) -> Vec<Head> {
+    /// A failover to a copy that lacks the last entries. Never those that a snapshot covers: it would be lost as well. Nor those
+    /// that were added before `since`.
+    pub(crate) fn lose_end(&mut self, count: usize, since: u64) -> Vec<Head> {
         let has_beginning = self.entries.first().is_some_and(|first| first.revision.seq == 0);
         let base = self.snapshots.first().filter(|_| !has_beginning).map(|stored| stored.head.revision);
         let open = self.entries.iter().filter(|entry| Some(entry.revision) > base).count();
         let count = count.min(open).min(self.entries.len().saturating_sub(1));
-        (0..count).map(|_| self.lose_last()).collect()
+        let mut lost = Vec::new();
+        while lost.len() < count && self.added_at.get(&self.head()).is_some_and(|at| *at >= since) {
+            lost.push(self.lose_last());
+        }
+        lost
     }
 
     /// All of it is gone.

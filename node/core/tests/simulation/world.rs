@@ -5,6 +5,7 @@
 
 mod end;
 mod harm;
+mod memory;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -56,6 +57,8 @@ enum Event {
     Opened(Life, Box<Opened>),
     Snapshot(StoredSnapshot),
     HeadCheck(usize),
+    /// A round is over at a node.
+    Round(usize),
     Act(usize),
     /// A person has waited long enough for this attempt.
     GiveUp {
@@ -101,6 +104,8 @@ pub(crate) struct World {
     rng: Rng,
     /// Whether nobody is told of a check that finds what is expected, as a bridge does it; else it must be for nothing.
     swallows_expected: bool,
+    /// Whether nodes forget what they may.
+    forgets: bool,
     faults: Faults,
     now: u64,
     events: BTreeMap<(u64, u64), Event>,
@@ -114,6 +119,8 @@ pub(crate) struct World {
     tickets: HashMap<Ticket, (usize, Wish)>,
     told: Told,
     accepted: HashMap<OperationKey, Revision>,
+    /// Who applied the change at each place and told listeners of it, and did not begin anew since.
+    applied_by: HashMap<Head, HashSet<Life>>,
     /// For each place that was lost, the nodes that had applied its change then and there.
     witnesses: HashMap<Head, Vec<Life>>,
     /// Lost operations that were judged again and not taken: that was told.
@@ -132,6 +139,7 @@ impl World {
         let mut world = Self {
             rng: Rng::new(seed),
             swallows_expected: seed.is_multiple_of(2),
+            forgets: (seed / 2).is_multiple_of(2),
             faults,
             now: 0,
             events: BTreeMap::new(),
@@ -144,6 +152,7 @@ impl World {
             tickets: HashMap::new(),
             told: Told::default(),
             accepted: HashMap::new(),
+            applied_by: HashMap::new(),
             witnesses: HashMap::new(),
             excused: HashSet::new(),
             reborn_at: 0,
@@ -153,6 +162,7 @@ impl World {
         for node in 0..NODES {
             world.open(node);
             world.after(0, HEAD_CHECK_EVERY, Event::HeadCheck(node));
+            world.begin_rounds(node);
         }
         (0..PEOPLE).for_each(|person| world.after(10, 50, Event::Act(person)));
         (0..LISTENERS).for_each(|listener| world.after(10, 50, Event::Attach(listener)));
@@ -208,10 +218,11 @@ impl World {
                     let seen = self.head_seen(node);
                     self.after(1, 20, Event::Input((node, self.nodes[node].life), Input::HeadSeen(seen)));
                 }
-                if self.settled_at.is_none_or(|settled| self.now < settled + SETTLE_FOR) {
+                if self.has_more_to_come() {
                     self.after(HEAD_CHECK_EVERY, HEAD_CHECK_EVERY + 1, Event::HeadCheck(node));
                 }
             }
+            Event::Round(node) => self.end_round(node),
             Event::Act(person) => self.act(person),
             Event::GiveUp { person, id, attempt } => {
                 let wish = self.people[person].wish.as_ref();
@@ -257,7 +268,7 @@ impl World {
         }
         let is_expected = matches!(&input, Input::HeadSeen(seen) if replica.expected().as_ref() == Some(seen));
         if is_expected && self.swallows_expected {
-            return;
+            return replica.found_as_expected();
         }
         let effects = replica.handle(input);
         assert!(!is_expected || effects.is_empty(), "what was expected had effects: {effects:?}");
@@ -289,6 +300,9 @@ impl World {
             Effect::Deliver(applied) => self.deliver(life.0, &applied),
             Effect::Reset(_) => {
                 self.seen.resets += 1;
+                self.applied_by.values_mut().for_each(|lives| {
+                    lives.remove(&life);
+                });
                 let plan = Arc::clone(self.nodes[life.0].replica.as_ref().unwrap().plan());
                 for listener in self.listeners.iter_mut().filter(|listener| listener.node == Some(life.0)) {
                     listener.begin_anew(&plan);
@@ -498,6 +512,7 @@ impl World {
 
     fn deliver(&mut self, node: usize, applied: &Arc<Applied>) {
         self.told.check(applied);
+        self.applied_by.entry(applied.head).or_default().insert((node, self.nodes[node].life));
         if !self.was_rolled_back() {
             let seq = usize::try_from(applied.revision().seq).unwrap();
             let truth = self.log.states.get(seq).map(Plan::head);
@@ -545,6 +560,10 @@ impl World {
         }
         assert_eq!(listener.at.revision, plan.revision(), "caught up");
         listener.node = Some(node);
+    }
+
+    fn has_more_to_come(&self) -> bool {
+        self.settled_at.is_none_or(|settled| self.now < settled + SETTLE_FOR)
     }
 
     fn is_calm(&self) -> bool {

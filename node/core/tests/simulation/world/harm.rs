@@ -1,6 +1,6 @@
 //! What is done to the cluster: nodes are cut off and die, listeners move, the store restarts and forgets.
 
-use mille_core::replica::{Cause, Input, Replica};
+use mille_core::replica::{Cause, Input};
 use mille_shared::log::Head;
 
 use super::{Event, HEAD_CHECK_EVERY, LISTENERS, NODES, World};
@@ -37,10 +37,10 @@ impl World {
                     self.rebirth();
                 }
                 let count = self.rng.index(6);
-                let lost = self.log.lose_end(count);
+                let lost = self.log.lose_end(count, self.is_kept_before());
                 self.testify(lost);
             }
-            6 if vanishes && self.rng.percent(30) => {
+            6 if vanishes && !self.forgets && self.rng.percent(30) => {
                 self.rebirth();
                 let lost = self.log.vanish();
                 self.testify(lost);
@@ -64,8 +64,7 @@ impl World {
     fn testify(&mut self, lost: Vec<Head>) {
         self.seen.rollbacks += u64::from(!lost.is_empty());
         for head in lost {
-            let knows = |replica: &Replica| replica.recent(head.revision).is_some_and(|applied| applied.head == head);
-            let witnesses = (0..NODES).filter(|node| self.nodes[*node].replica.as_ref().is_some_and(knows));
+            let witnesses = (0..NODES).filter(|node| self.should_know(*node, head));
             self.witnesses.insert(head, witnesses.map(|node| (node, self.nodes[node].life)).collect());
         }
     }

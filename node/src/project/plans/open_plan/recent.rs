@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use metrics::Gauge;
+use mille_core::replica::Allowance;
+use mille_shared::limits;
 
 use super::OpenPlan;
 
@@ -53,7 +55,7 @@ impl RecentPart {
     }
 
     /// How many there may be, if all together are too many.
-    pub(super) fn allowed(&self) -> Option<usize> {
+    fn bytes_max(&self) -> Option<usize> {
         let Shared { max, held, .. } = &*self.all.0;
         let held = held.load(Ordering::Relaxed);
         // An eighth below the bound, so that it is not met again at once.
@@ -72,7 +74,8 @@ impl OpenPlan {
     pub(in crate::project::plans) fn forget_some(&mut self) {
         // So that the copy hears of checks that were told to nobody.
         self.end_rest();
-        self.replica.end_round(self.recent.allowed());
+        let allowed = |bytes_max| Allowance { bytes_max, changes_min: limits::RING_CHANGES_MIN };
+        self.replica.end_round(self.recent.bytes_max().map(allowed));
         self.recent.note(self.replica.remembered_bytes());
         self.begin_rest();
     }
@@ -88,11 +91,11 @@ mod tests {
         let [mut small, mut large] = [(); 2].map(|()| all.part());
         small.note(200);
         large.note(800);
-        assert_eq!((small.allowed(), large.allowed()), (None, None), "as many as there may be");
+        assert_eq!((small.bytes_max(), large.bytes_max()), (None, None), "as many as there may be");
         large.note(1_800);
-        assert_eq!((small.allowed(), large.allowed()), (Some(87), Some(787)));
+        assert_eq!((small.bytes_max(), large.bytes_max()), (Some(87), Some(787)));
         large.note(787);
-        assert_eq!((small.allowed(), large.allowed()), (None, None), "now there is room");
+        assert_eq!((small.bytes_max(), large.bytes_max()), (None, None), "now there is room");
     }
 
     #[test]
@@ -101,8 +104,8 @@ mod tests {
         let [mut one, mut gone] = [(); 2].map(|()| all.part());
         gone.note(90);
         one.note(50);
-        assert!(one.allowed().is_some());
+        assert!(one.bytes_max().is_some());
         drop(gone);
-        assert_eq!(one.allowed(), None);
+        assert_eq!(one.bytes_max(), None);
     }
 }
