@@ -21,8 +21,9 @@ pub fn within(pause: Duration) -> Instant {
     if pause < 2 * BEAT { latest } else { latest - past(latest) }
 }
 
-/// Ticks at once, and then at common moments every `period`, or sooner by less than a beat. The second tick comes by chance within
-/// a period, so that those who began together do not tick together for ever.
+/// Ticks at once, and then at common moments every `period`, or sooner by less than a beat; behind a tick that came late, later by
+/// half a beat at most. The second tick comes by chance within a period, so that those who began together do not tick together for
+/// ever.
 #[must_use]
 pub fn ticks(period: Duration) -> Ticks {
     let period = if period < BEAT { period } else { period - beyond_beats(period) };
@@ -38,8 +39,8 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    /// Waits for the next tick; can be cancelled without loss. The one after it comes no sooner than a period later, less half a
-    /// beat at most, however late this one is.
+    /// Waits for the next tick; can be cancelled without loss. However late it is, the one after it comes no sooner than a period
+    /// later, less half a beat at most; only the second comes when it comes.
     pub async fn tick(&mut self) {
         self.due.as_mut().await;
         let next = self.after(Instant::now());

@@ -70,8 +70,14 @@ async fn what_is_shown_at_the_doors_is_written_down_nowhere() -> Result<()> {
     .await?;
     let (mut kept, cluster) = (vec![("the traces".to_owned(), collector.everything())], &mut shown.cluster);
     for node in 0..cluster.size() {
+        // What a node does by itself is logged as well, and comes with time.
+        eventually(soon(), async || {
+            let lines = cluster.log(node).lines().count();
+            ensure!(lines > 200, "a log of {lines} lines shows little");
+            Ok(())
+        })
+        .await?;
         let log = cluster.log(node);
-        ensure!(log.lines().count() > 200, "a log of {} lines shows little", log.lines().count());
         ensure!(log.contains("DEBUG"), "the node does not log all it can");
         kept.push((format!("the log of node {node}"), log));
         let admin = Client::new(&cluster.admin_url(node));

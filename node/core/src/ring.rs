@@ -10,7 +10,15 @@ use mille_shared::log::{ChainHash, Head, OperationKey};
 use mille_shared::{Revision, limits};
 
 use crate::applied::Applied;
-use crate::replica::Allowance;
+
+/// How much a copy keeps of what it may forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Bytes of all its changes.
+    pub bytes_max: usize,
+    /// Changes that it keeps even if they have more. The newest always stays.
+    pub changes_min: usize,
+}
 
 /// Changes without a hole between them, the newest last. Their numbers are dense; their epochs may differ.
 #[derive(Debug)]
@@ -53,7 +61,7 @@ impl Ring {
     /// Lets the oldest go until there is no more than is allowed, or those after `until`.
     pub(crate) fn shrink_to(&mut self, allowed: Allowance, until: Revision) {
         while self.bytes > allowed.bytes_max
-            && self.changes.len() > allowed.changes_min
+            && self.changes.len() > allowed.changes_min.max(1)
             && self.base.revision.seq < until.seq
         {
             self.drop_oldest();

@@ -4,11 +4,11 @@
 
 mod kit;
 
-use kit::{Desk, configured, delete, moved, named, node};
-use mille_core::replica::{Allowance, CatchUp, Cause, HeadSeen, Input, Replica};
+use kit::{Desk, configured, delete, moved, named, node, operation};
+use mille_core::replica::{Allowance, CatchUp, Cause, Effect, HeadSeen, Input, Replica, Ticket};
 use mille_core::{Opened, PlanBounds};
 use mille_shared::limits;
-use mille_shared::log::{LogState, StoreLife};
+use mille_shared::log::{CommitOutcome, LogEntry, LogState, Proposal, StoreLife};
 use mille_shared::plan::PlanNodeType;
 
 /// Changes in a row here.
@@ -127,6 +127,25 @@ fn a_check_that_was_told_to_nobody_counts_like_one_that_was() {
         replica.end_round(LITTLE);
     }
     assert_eq!(remembered_after(&replica, &desk, 0), None);
+}
+
+#[test]
+fn a_new_life_that_a_commit_meets_first_begins_it_all_anew() {
+    let (mut desk, mut replica) = desk_and_copy();
+    rounds(&mut replica, &desk, BEFORE);
+    let late = operation("late", 1, None, vec![named("late")]);
+    let effects = replica.handle(Input::Submit { ticket: Ticket(1), operation: late, repeatable: false });
+    let Some(Effect::Commit { expected, batch, .. }) = effects.first() else { panic!("{effects:?}") };
+    let Proposal { hash, payload, .. } = batch[0].clone();
+    let entry = LogEntry { revision: expected.revision.next(), hash, payload };
+    desk.plan.apply(&entry).unwrap();
+    desk.log.push(entry);
+    let life = StoreLife::new("b");
+    replica.handle(Input::Committed(CommitOutcome::Committed { life: life.clone() }));
+    let state = LogState { head: Some(desk.plan.head()), life };
+    replica.handle(Input::HeadSeen(HeadSeen { state, is_settled: true }));
+    replica.end_round(LITTLE);
+    assert_eq!(remembered_after(&replica, &desk, 0), Some(MANY + 1));
 }
 
 #[test]

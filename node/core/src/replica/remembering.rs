@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use mille_shared::log::Head;
 
 use super::Replica;
+use crate::ring::Allowance;
 
 /// Rounds in a row in which a place must have been found in the log.
 const ROUNDS: usize = 4;
@@ -47,15 +48,6 @@ impl Sightings {
         let lowest = self.before.iter().min_by_key(|head| head.revision.seq).copied();
         lowest.filter(|_| self.before.len() == ROUNDS)
     }
-}
-
-/// What a copy may remember beyond what it must.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
-    /// Bytes of changes.
-    pub bytes_max: usize,
-    /// Changes that it remembers however many bytes they have.
-    pub changes_min: usize,
 }
 
 impl Replica {

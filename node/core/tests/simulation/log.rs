@@ -29,7 +29,7 @@ pub(crate) struct Log {
     written_in: Option<StoreLife>,
     /// Every place that was lost at some time, with its operation.
     pub(crate) lost: HashMap<Head, OperationKey>,
-    /// When the change at each place was added last.
+    /// When the change at each place was added first.
     added_at: HashMap<Head, u64>,
     /// Every place there ever was: the plan there, the place before, and the operation that led from there.
     ever: HashMap<Head, Place>,
@@ -153,7 +153,7 @@ impl Log {
         let key = applied.operation_key();
         assert_eq!(key, proposal.key, "an operation is remembered under its own name");
         assert!(self.operations.insert(key.clone(), revision).is_none(), "an operation is in the log twice");
-        self.added_at.insert(plan.head(), now);
+        self.added_at.entry(plan.head()).or_insert(now);
         self.ever.insert(plan.head(), Place { plan: plan.clone(), before, operation: key });
         self.states.push(plan);
         self.entries.push(entry.clone());
@@ -174,6 +174,11 @@ impl Log {
             head = place.before;
         }
         history
+    }
+
+    /// The places of changes that were first added at `since` or later.
+    pub(crate) fn added_since(&self, since: u64) -> impl Iterator<Item = Head> {
+        self.added_at.iter().filter(move |(_, at)| **at >= since).map(|(place, _)| *place)
     }
 
     /// Whether a history has a place in it.

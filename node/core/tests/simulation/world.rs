@@ -119,7 +119,7 @@ pub(crate) struct World {
     tickets: HashMap<Ticket, (usize, Wish)>,
     told: Told,
     accepted: HashMap<OperationKey, Revision>,
-    /// Who applied the change at each place and told listeners of it, and did not begin anew since.
+    /// Who applied the change at each place and told of it, and did not read the plan anew since.
     applied_by: HashMap<Head, HashSet<Life>>,
     /// For each place that was lost, the nodes that had applied its change then and there.
     witnesses: HashMap<Head, Vec<Life>>,
@@ -270,8 +270,13 @@ impl World {
         if is_expected && self.swallows_expected {
             return replica.found_as_expected();
         }
+        let reloads = matches!(input, Input::Reloaded(_)).then(|| replica.plan().head());
         let effects = replica.handle(input);
+        let is_new = reloads.is_some_and(|before| before != replica.plan().head());
         assert!(!is_expected || effects.is_empty(), "what was expected had effects: {effects:?}");
+        if is_new {
+            self.read_anew((node, life));
+        }
         for effect in effects {
             self.perform((node, life), effect);
         }
@@ -300,9 +305,6 @@ impl World {
             Effect::Deliver(applied) => self.deliver(life.0, &applied),
             Effect::Reset(_) => {
                 self.seen.resets += 1;
-                self.applied_by.values_mut().for_each(|lives| {
-                    lives.remove(&life);
-                });
                 let plan = Arc::clone(self.nodes[life.0].replica.as_ref().unwrap().plan());
                 for listener in self.listeners.iter_mut().filter(|listener| listener.node == Some(life.0)) {
                     listener.begin_anew(&plan);
