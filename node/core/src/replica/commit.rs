@@ -194,9 +194,7 @@ impl Replica {
         let Some(flight) = self.flight.take() else { return };
         match outcome {
             CommitOutcome::Committed { life } => {
-                if self.standing.last_followed() != Some(&life) {
-                    self.sightings.clear();
-                }
+                self.meets_again(&life);
                 self.standing.follow(&life);
                 self.gathering.landed(flight.expected.revision, flight.draft.revision());
                 self.land(flight, effects);

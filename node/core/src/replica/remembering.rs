@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use mille_shared::log::Head;
+use mille_shared::log::{Head, StoreLife};
 
 use super::Replica;
 use crate::ring::Allowance;
@@ -51,6 +51,16 @@ impl Sightings {
 }
 
 impl Replica {
+    /// The log was met in a life of the store. Answers whether it was followed in that one; if not, what was seen before says
+    /// nothing any more.
+    pub(super) fn meets_again(&mut self, life: &StoreLife) -> bool {
+        let is_followed = self.standing.last_followed() == Some(life);
+        if !is_followed {
+            self.sightings.clear();
+        }
+        is_followed
+    }
+
     /// A check found what [`Self::expected`] says, and was told to nobody.
     pub fn found_as_expected(&mut self) {
         self.sightings.saw(self.plan.head());

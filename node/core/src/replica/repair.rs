@@ -198,10 +198,7 @@ impl Replica {
             Some(Repair::Asking { .. }) => return,
             None => {}
         }
-        let is_followed = self.standing.last_followed() == Some(&state.life);
-        if !is_followed {
-            self.sightings.clear();
-        }
+        let is_followed = self.meets_again(&state.life);
         let suspicion = self.suspicion.take();
         let (missed, ahead) = (self.missed.take(), self.ahead.take());
         let ours = self.plan.head();

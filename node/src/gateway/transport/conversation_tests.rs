@@ -244,9 +244,11 @@ async fn a_silent_socket_is_pinged_and_then_given_up() {
     let mut client = Client::ready().await;
     let mut heard = Instant::now();
     for _ in 0..6 {
+        let due = beat::within(limits::PING_INTERVAL);
         assert_eq!(client.hear().await, json!({"type": "ping"}));
         // Within 20 s, and at a common moment; a timer may be a millisecond late.
         assert!((19_700..=20_001).contains(&heard.elapsed().as_millis()), "{:?}", heard.elapsed());
+        assert!(due.elapsed().as_millis() <= 1, "{:?} behind it", due.elapsed());
         heard = Instant::now();
         client.say(json!({"type": "pong"})).await;
     }
