@@ -3,7 +3,8 @@
 //! Three things are measured, some ten times a second or, at ease, three times: how late the event loop comes to what is due,
 //! how many bytes wait in send queues, how long the store takes to answer. The one that is worst says how high the level
 //! should be. A level is reached one step at a time, and only by what lasts: each measure counts as the median of its last
-//! samples, so that a single pause, however long, changes nothing. It is left one step at a time too, and later: the measure
+//! samples, so that a single pause, however long, changes nothing. A store is not heard all the time, so an answer of it is
+//! one sample, not one for each look until the next. A level is left one step at a time too, and later: the measure
 //! must have been well below for seconds. So whoever is refused is not refused and let in by turns.
 //!
 //! A store that answers late is pressure, and all levels follow from it. One that does not answer at all is an outage:
@@ -75,8 +76,10 @@ pub struct Thresholds {
 /// How the store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
-    /// It takes so long to answer. Nothing, where there is none.
+    /// It took so long to answer what it answered since the sample before. Nothing, where there is none.
     Answers(Duration),
+    /// It answered nothing since the sample before, and may not have been asked: what was known of it still holds.
+    Unheard,
     /// It has not answered for a while.
     Silent,
 }
@@ -135,10 +138,11 @@ impl Pressure {
     pub fn note(&mut self, at: Duration, sample: Sample) -> Option<Level> {
         self.lag.note(micros(sample.lag));
         self.queued_bytes.note(sample.queued_bytes);
-        self.store.note(match sample.store {
-            Store::Answers(latency) => micros(latency),
-            Store::Silent => self.store.threshold(Level::ThinPresence),
-        });
+        match sample.store {
+            Store::Answers(latency) => self.store.note(micros(latency)),
+            Store::Unheard => {}
+            Store::Silent => self.store.note(self.store.threshold(Level::ThinPresence)),
+        }
         let place = self.level as usize;
         let changed = if self.measures().any(|measure| measure.asks_for() > place) {
             self.below_since = None;
@@ -292,6 +296,19 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_the_store_is_one_sample_however_long_no_other_is_heard() {
+        let heard = |store| Sample { store, ..lag(0) };
+        let (mut pressure, mut clock) = (pressure(), 0);
+        for expected in [Level::Calm, Level::Calm, Level::RefuseOperations] {
+            feed(&mut pressure, &mut clock, heard(Store::Answers(ms(90))), 1);
+            feed(&mut pressure, &mut clock, heard(Store::Unheard), 20);
+            assert_eq!(pressure.level(), expected);
+        }
+        feed(&mut pressure, &mut clock, heard(Store::Unheard), 100);
+        assert_eq!(pressure.level(), Level::RefuseOperations, "nothing says that it is better");
+    }
+
+    #[test]
     fn between_the_threshold_and_well_below_it_nothing_changes() {
         let (mut pressure, mut clock) = (pressure(), 0);
         feed(&mut pressure, &mut clock, lag(10), 10);
@@ -323,8 +340,8 @@ mod tests {
     }
 
     fn sample() -> impl Strategy<Value = Sample> {
-        let store =
-            prop_oneof![4 => (0..60u64).prop_map(|latency| Store::Answers(ms(latency))), 1 => Just(Store::Silent)];
+        let answers = (0..60u64).prop_map(|latency| Store::Answers(ms(latency)));
+        let store = prop_oneof![4 => answers, 2 => Just(Store::Unheard), 1 => Just(Store::Silent)];
         (0..60u64, 0..6_000u64, store).prop_map(|(lag_ms, queued_bytes, store)| Sample {
             queued_bytes,
             store,

@@ -78,7 +78,7 @@ impl Sampler {
             }
             let store = latency.look(&metrics.pressure);
             let queued_bytes = metrics.pressure.queued_bytes();
-            tell(&metrics, lag, queued_bytes, store);
+            tell(&metrics, lag, queued_bytes, latency.told(store));
             if let Some(level) = machine.note(began.elapsed(), Sample { lag, queued_bytes, store }) {
                 change(&metrics, level);
             }
@@ -86,11 +86,8 @@ impl Sampler {
     }
 }
 
-fn tell(metrics: &Metrics, lag: Duration, queued_bytes: u64, store: Store) {
-    let latency = match store {
-        Store::Answers(latency) => Some(latency),
-        Store::Silent => None,
-    };
+/// `latency` is `None` while the store is silent.
+fn tell(metrics: &Metrics, lag: Duration, queued_bytes: u64, latency: Option<Duration>) {
     metrics.pressure.set_told(lag, latency);
     metrics.load.event_loop_lag_seconds.record(lag.as_secs_f64());
     metrics.load.send_queue_bytes.set(queued_bytes as f64);
@@ -123,10 +120,19 @@ impl StoreLatency {
         if let Some(latency) = pressure.take_store_latency() {
             self.last = latency;
             self.answered_at = Instant::now();
-        } else if self.has_store && self.answered_at.elapsed() > STORE_SILENT_AFTER {
-            return Store::Silent;
+            Store::Answers(latency)
+        } else if !self.has_store {
+            Store::Answers(Duration::ZERO)
+        } else if self.answered_at.elapsed() > STORE_SILENT_AFTER {
+            Store::Silent
+        } else {
+            Store::Unheard
         }
-        Store::Answers(self.last)
+    }
+
+    /// What is written down of a store that was found so: the last that was heard, which may have been some looks ago.
+    fn told(&self, store: Store) -> Option<Duration> {
+        (store != Store::Silent).then_some(self.last)
     }
 }
 
@@ -200,10 +206,12 @@ mod tests {
         let pressure = Pressure::default();
         let long_ago = Instant::now().checked_sub(2 * STORE_SILENT_AFTER).unwrap();
         let mut latency = StoreLatency { has_store: true, last: Duration::ZERO, answered_at: long_ago };
-        assert_eq!(latency.look(&pressure), Store::Silent);
-        pressure.store_answered(Duration::from_millis(7));
-        assert_eq!(latency.look(&pressure), Store::Answers(Duration::from_millis(7)));
-        assert_eq!(latency.look(&pressure), Store::Answers(Duration::from_millis(7)), "it is not asked all the time");
+        assert_eq!((latency.look(&pressure), latency.told(Store::Silent)), (Store::Silent, None));
+        let took = Duration::from_millis(7);
+        pressure.store_answered(took);
+        assert_eq!(latency.look(&pressure), Store::Answers(took));
+        assert_eq!(latency.look(&pressure), Store::Unheard, "it is not asked all the time, and an answer counts once");
+        assert_eq!(latency.told(Store::Unheard), Some(took));
         let mut alone = StoreLatency { has_store: false, last: Duration::ZERO, answered_at: long_ago };
         assert_eq!(alone.look(&pressure), Store::Answers(Duration::ZERO));
     }
