@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 
 mod gathering;
 mod lives;
+mod reading;
 mod recent;
 mod rights;
 
@@ -167,7 +168,10 @@ impl TestNode {
 
     /// One whose plans remember so many bytes of changes together.
     async fn remembering(store: &Embedded, name: &str, recent_bytes_max: usize) -> Self {
-        let mut backend = store.connect();
+        Self::over(store.connect(), name, recent_bytes_max).await
+    }
+
+    async fn over(mut backend: Backend, name: &str, recent_bytes_max: usize) -> Self {
         let log = Log {
             store: Arc::clone(&backend.log),
             is_unreadable: false.into(),
