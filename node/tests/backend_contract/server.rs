@@ -1,5 +1,6 @@
 //! What only a server can do to us, and what we promise then. For Redis alone.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -66,6 +67,25 @@ async fn a_counter_of_projects_that_lost_its_end_gives_no_project_away() {
     assert!(adas.iter().all(|project| project.id != hers.id), "{hers:?}");
     assert_eq!(node.directory.projects_of(&mallory).await.expect("her projects"), [hers]);
     assert_eq!(node.directory.projects_of(&ada).await.expect("her projects"), adas);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_project_that_was_meddled_with_hides_no_other_that_is_read_with_it() {
+    let server = Server::start().await;
+    let (node, ada, at) = (server.connect().await, UserId::new("ada"), Timestamp::from_unix_ms(1));
+    let mut ids = Vec::new();
+    for name in ["record", "members", "plans", "whole"] {
+        ids.push(node.directory.create_project(name, None, &ada, at).await.expect("a project").id);
+    }
+    for (id, part) in ids.iter().zip(["record", "members", "plans"]) {
+        assert_eq!(server.say(&format!("SET mille:{{project:{id}}}:{part} x")).expect("an answer"), "+OK\r\n");
+    }
+    let told: HashMap<_, _> = node.directory.contents(&ids).collect().await;
+    for id in &ids[..3] {
+        assert!(matches!(told[id], Err(Error::Corrupt(_))), "{:?}", told[id]);
+    }
+    let whole = told[&ids[3]].as_ref().expect("an answer").as_ref().expect("a project");
+    assert_eq!((&*whole.project.name, whole.members.len()), ("whole", 1));
 }
 
 async fn life(writer: &Writer) -> Option<StoreLife> {

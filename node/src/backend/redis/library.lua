@@ -143,8 +143,7 @@ end
 -- Whether new changes may be added now, in this epoch. In a new life of the server the log may have lost its end.
 -- Then the writer must have waited for those who can bring it back, and either have followed the log in the life in
 -- which it was written last, or begin an epoch that was never used. nil: they may.
-local function objection(written, head, terms)
-  local life, last = life(), redis.call('GET', written)
+local function objection(last, life, head, terms)
   if last ~= life and terms.settled ~= life then return { 'reborn', life } end
   local is_vouched_for = last == life or (last and string.find(terms.followed, last, 1, true))
   if is_vouched_for and terms.lost_epoch == '' then return nil end
@@ -184,10 +183,12 @@ local function commit(keys, args)
   if head.revision ~= expected_revision or head.hash ~= expected_hash then
     return { 'moved', head.revision, head.hash }
   end
+  local this_life = life()
   if what == 'add' then
-    local no = objection(written, head, terms)
+    local last = redis.call('GET', written)
+    local no = objection(last, this_life, head, terms)
     if no then return no end
-    redis.call('SET', written, life())
+    if last ~= this_life then redis.call('SET', written, this_life) end
   end
 
   local epoch, seq = string.match(expected_revision, '^(%d+)%-(%d+)')
@@ -207,7 +208,7 @@ local function commit(keys, args)
   end
   redis.call('HSET', operations, unpack(remembered))
   publish(channel, table.concat(lines, '\n'))
-  return { 'committed', life() }
+  return { 'committed', this_life }
 end
 
 -- keys: log, operations, snapshots, written
@@ -346,14 +347,20 @@ local function project_delete(keys)
   return gone
 end
 
+-- What is stored under a key; of one that holds something else, what is wrong with it, as text.
+local function stored(command, key)
+  local answer = redis.pcall(command, key)
+  return answer.err or answer
+end
+
 -- keys: record, members, plans of each project   answers: for each key what is stored there, fields and values in turn; of plans
--- the values
+-- the values. What is wrong with one project is told in its place, and harms no other.
 local function projects_read(keys)
   local answer = {}
   for i = 1, #keys, 3 do
-    answer[i] = redis.call('HGETALL', keys[i])
-    answer[i + 1] = redis.call('HGETALL', keys[i + 1])
-    answer[i + 2] = redis.call('HVALS', keys[i + 2])
+    answer[i] = stored('HGETALL', keys[i])
+    answer[i + 1] = stored('HGETALL', keys[i + 1])
+    answer[i + 2] = stored('HVALS', keys[i + 2])
   end
   return answer
 end
