@@ -4,16 +4,16 @@
 //! how many bytes wait in send queues, how long the store takes to answer. The one that is worst says how high the level
 //! should be. A level is reached one step at a time, and only by what lasts: each measure counts as the median of its last
 //! samples, so that a single pause, however long, changes nothing. A store is not heard all the time, so an answer of it is
-//! one sample, not one for each look until the next. A level is left one step at a time too, and later: the measure
-//! must have been well below for seconds. So whoever is refused is not refused and let in by turns.
+//! one sample, not one for each look until the next, and no level is reached while nothing new says so. A level is left one step
+//! at a time too, and later: the measure must have been well below for seconds. So whoever is refused is not refused and let in by turns.
 //!
 //! A store that answers late is pressure, and all levels follow from it. One that does not answer at all is an outage:
 //! whoever needs it is told so by others, and what does not need it goes on. It counts as [`Level::ThinPresence`] only.
 
 use std::time::Duration;
 
-/// Samples of which the median counts: a level is reached when most of the last half second was above it, or, from ease, the
-/// first three samples.
+/// Samples of which the median counts: for a level to be reached most of them must be above it, and the newest too. That is most of
+/// the last half second, or, from ease, the first three samples; of a store that is seldom asked, three answers of the last five.
 const SAMPLES: usize = 5;
 /// Time between two steps up.
 pub const RISE_AFTER: Duration = Duration::from_millis(300);
@@ -76,7 +76,7 @@ pub struct Thresholds {
 /// How the store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
-    /// It took so long to answer what it answered since the sample before. Nothing, where there is none.
+    /// It took so long to answer what it answered since the sample before. No time at all, where there is no store.
     Answers(Duration),
     /// It answered nothing since the sample before, and may not have been asked: what was known of it still holds.
     Unheard,
@@ -136,13 +136,13 @@ impl Pressure {
     /// Takes what was measured at `at`, on any clock that never goes back. Answers the new level if it is another, which is
     /// one step away.
     pub fn note(&mut self, at: Duration, sample: Sample) -> Option<Level> {
-        self.lag.note(micros(sample.lag));
-        self.queued_bytes.note(sample.queued_bytes);
-        match sample.store {
-            Store::Answers(latency) => self.store.note(micros(latency)),
-            Store::Unheard => {}
-            Store::Silent => self.store.note(self.store.threshold(Level::ThinPresence)),
-        }
+        self.lag.note(Some(micros(sample.lag)));
+        self.queued_bytes.note(Some(sample.queued_bytes));
+        self.store.note(match sample.store {
+            Store::Answers(latency) => Some(micros(latency)),
+            Store::Unheard => None,
+            Store::Silent => Some(self.store.threshold(Level::ThinPresence)),
+        });
         let place = self.level as usize;
         let changed = if self.measures().any(|measure| measure.asks_for() > place) {
             self.below_since = None;
@@ -177,16 +177,21 @@ struct Measure {
     thresholds: [u64; 4],
     samples: [u64; SAMPLES],
     next: usize,
+    /// What was sampled at the last look, if anything was.
+    newest: Option<u64>,
 }
 
 impl Measure {
     fn new(thresholds: [u64; 4]) -> Self {
-        Self { thresholds, samples: [0; SAMPLES], next: 0 }
+        Self { thresholds, samples: [0; SAMPLES], next: 0, newest: None }
     }
 
-    fn note(&mut self, sample: u64) {
-        self.samples[self.next] = sample;
-        self.next = (self.next + 1) % SAMPLES;
+    fn note(&mut self, sample: Option<u64>) {
+        self.newest = sample;
+        if let Some(sample) = sample {
+            self.samples[self.next] = sample;
+            self.next = (self.next + 1) % SAMPLES;
+        }
     }
 
     fn median(&self) -> u64 {
@@ -195,10 +200,10 @@ impl Measure {
         sorted[SAMPLES / 2]
     }
 
-    /// The place of the level it asks for.
+    /// The place of the level it asks for: what lasts, and still holds.
     fn asks_for(&self) -> usize {
-        let median = self.median();
-        self.thresholds.iter().take_while(|threshold| median >= **threshold).count()
+        let lasting = self.newest.map_or(0, |newest| newest.min(self.median()));
+        self.thresholds.iter().take_while(|threshold| lasting >= **threshold).count()
     }
 
     /// Whether one of the samples alone would ask for a level.
@@ -299,13 +304,15 @@ mod tests {
     fn an_answer_of_the_store_is_one_sample_however_long_no_other_is_heard() {
         let heard = |store| Sample { store, ..lag(0) };
         let (mut pressure, mut clock) = (pressure(), 0);
-        for expected in [Level::Calm, Level::Calm, Level::RefuseOperations] {
+        for expected in [Level::Calm, Level::Calm, Level::WidenCursors, Level::ThinPresence] {
             feed(&mut pressure, &mut clock, heard(Store::Answers(ms(90))), 1);
-            feed(&mut pressure, &mut clock, heard(Store::Unheard), 20);
+            feed(&mut pressure, &mut clock, heard(Store::Unheard), 9);
             assert_eq!(pressure.level(), expected);
         }
+        // What is over asks for no more, although most of the last samples would; and silence says neither.
+        feed(&mut pressure, &mut clock, heard(Store::Answers(ms(1))), 1);
         feed(&mut pressure, &mut clock, heard(Store::Unheard), 100);
-        assert_eq!(pressure.level(), Level::RefuseOperations, "nothing says that it is better");
+        assert_eq!(pressure.level(), Level::ThinPresence);
     }
 
     #[test]
