@@ -174,6 +174,7 @@ mod tests {
             let words = command.replace('|', "\", &[\"");
             let is_used = OF_THE_CONNECTION.contains(&command)
                 || LIBRARY.contains(&format!("redis.call('{}'", command.to_uppercase()))
+                || LIBRARY.contains(&format!("redis.pcall('{}'", command.to_uppercase()))
                 || sent.contains(&format!("(\"{words}\""))
                 || sent.contains(&format!(", \"{words}\""));
             assert!(is_used, "{command} is allowed, and who sends it?");

@@ -347,20 +347,21 @@ local function project_delete(keys)
   return gone
 end
 
--- What is stored under a key; of one that holds something else, what is wrong with it, as text.
-local function stored(command, key)
-  local answer = redis.pcall(command, key)
-  return answer.err or answer
+-- An answer, or of a key that holds something else what is wrong with it, as text: no reader takes it for what it should be.
+local function unless_of_another_type(answer)
+  if not answer.err then return answer end
+  if not string.find(answer.err, '^WRONGTYPE') then error(answer) end
+  return answer.err
 end
 
 -- keys: record, members, plans of each project   answers: for each key what is stored there, fields and values in turn; of plans
--- the values. What is wrong with one project is told in its place, and harms no other.
+-- the values. A key of another type is told in its place, and harms no other project.
 local function projects_read(keys)
   local answer = {}
   for i = 1, #keys, 3 do
-    answer[i] = stored('HGETALL', keys[i])
-    answer[i + 1] = stored('HGETALL', keys[i + 1])
-    answer[i + 2] = stored('HVALS', keys[i + 2])
+    answer[i] = unless_of_another_type(redis.pcall('HGETALL', keys[i]))
+    answer[i + 1] = unless_of_another_type(redis.pcall('HGETALL', keys[i + 1]))
+    answer[i + 2] = unless_of_another_type(redis.pcall('HVALS', keys[i + 2]))
   end
   return answer
 end
