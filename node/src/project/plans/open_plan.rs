@@ -3,6 +3,7 @@
 mod acknowledged;
 mod gathering;
 mod newcomers;
+mod progress;
 mod recent;
 mod traced;
 
@@ -21,26 +22,23 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Active, Jobs, OpeningId, PlanContext};
-use crate::backend::{self, Channel, Lane};
+use crate::backend::{self, Lane};
 use crate::clock;
 use crate::metrics::EditResult;
-use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
+use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Queued, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
 use crate::project::replay::{self, ReplayError};
 use crate::project::store::{self, OpenFailure};
 use crate::traces::Traced;
 use gathering::Moment;
 use newcomers::{AfterSync, SharedPast};
+use progress::Reports;
 pub(in crate::project) use recent::RecentBytes;
 use recent::RecentPart;
 use traced::TracedChanges;
 
-/// Two reports of a plan node's progress are at least so far apart; what comes between is left out.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// How recently the log must have been seen to hold what we hold, for the plan to be closed. A few head checks.
 const CONFIRMED_FOR: Duration = limits::HEAD_CHECK_INTERVAL.saturating_mul(5);
-/// Plan nodes whose last report is remembered. Beyond it all are forgotten, and one report more gets through.
-const PROGRESS_REMEMBERED_MAX: usize = 4_096;
 
 /// An open plan.
 pub(super) struct OpenPlan {
@@ -63,7 +61,7 @@ pub(super) struct OpenPlan {
     /// Who waits until we have caught up with a revision.
     behind: Vec<(Revision, AfterSync)>,
     past: SharedPast,
-    progress_told: HashMap<PlanNodeId, Instant>,
+    reports: Reports,
     /// When what is told now was learnt.
     learnt: Instant,
     traced: TracedChanges,
@@ -97,6 +95,8 @@ pub(in crate::project) enum Done {
     Committed(backend::Result<CommitOutcome>),
     /// A moment for edits to gather has passed.
     Gathered { until: Instant },
+    /// A report of this plan node's progress has waited long enough.
+    ProgressDue(PlanNodeId),
     /// The log was read.
     Fetched(backend::Result<LogPage>),
     /// The log's end was asked for, or the log was put back.
@@ -147,7 +147,7 @@ impl OpenPlan {
             is_asking: false,
             behind: Vec::new(),
             past: SharedPast::default(),
-            progress_told: HashMap::new(),
+            reports: Reports::default(),
             learnt: Instant::now(),
             traced: TracedChanges::default(),
             used: Instant::now(),
@@ -173,7 +173,7 @@ impl OpenPlan {
                 self.serve(AfterSync::Attach(request, reply), jobs);
             }
             PlanCommand::Attach { request, reply } => self.sync(AfterSync::Attach(request, reply), jobs),
-            PlanCommand::Progress(progress) => self.publish_progress(&progress, jobs),
+            PlanCommand::Progress(progress) => self.report(progress, jobs),
         }
     }
 
@@ -244,6 +244,7 @@ impl OpenPlan {
                 self.input(Input::CommitFailed, jobs);
             }
             Done::Gathered { until } => self.gathered_until(until, jobs),
+            Done::ProgressDue(of) => self.progress_due(&of, jobs),
             Done::Fetched(Ok(page)) => self.input(Input::Fetched(page), jobs),
             Done::Located(Ok(state)) => self.input(Input::Located(state), jobs),
             Done::Restored(Ok(outcome)) => self.input(Input::Restored(outcome), jobs),
@@ -335,7 +336,11 @@ impl OpenPlan {
 
     /// Whether somebody waits for an answer.
     pub(super) fn is_awaited(&self) -> bool {
-        self.is_busy() || self.is_asking || !self.behind.is_empty() || !self.past.waiting.is_empty()
+        self.is_busy()
+            || self.is_asking
+            || !self.behind.is_empty()
+            || !self.past.waiting.is_empty()
+            || self.reports.holds_any()
     }
 
     /// Whether the log was seen to hold what we hold. While it was not, we may be the only ones who remember it.
@@ -540,27 +545,6 @@ impl OpenPlan {
             // Whoever asked may have hung up; the change stands all the same.
             let _ = reply.send(answer);
         }
-    }
-
-    /// Publishes a report, unless the plan node's last one was a moment ago.
-    fn publish_progress(&mut self, progress: &Progress, jobs: &mut Jobs) {
-        let now = Instant::now();
-        let last = self.progress_told.get(&progress.node_id);
-        if last.is_some_and(|last| now.duration_since(*last) < PROGRESS_INTERVAL) {
-            return;
-        }
-        if self.progress_told.len() >= PROGRESS_REMEMBERED_MAX {
-            self.progress_told.clear();
-        }
-        self.progress_told.insert(progress.node_id.clone(), now);
-        let Ok(message) = serde_json::to_vec(progress) else { return };
-        let (opening, plan, pubsub) = (self.opening, self.id, Arc::clone(&self.context.backend.pubsub));
-        jobs.spawn(async move {
-            if let Err(error) = pubsub.publish(Channel::Plan(plan), message.into()).await {
-                tracing::debug!(plan.id = %plan, %error, "a report of progress was not told");
-            }
-            (opening, Done::Closed)
-        });
     }
 }
 
