@@ -172,7 +172,10 @@ async fn admit(
 
 fn project_id(query: Option<&str>) -> Option<ProjectId> {
     let value = query?.split('&').find_map(|pair| pair.strip_prefix("project_id="))?;
-    value.parse().ok().map(ProjectId)
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // A number that is too large for a project is that of none.
+    is_whole.then(|| ProjectId(value.parse().unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -182,6 +185,7 @@ mod tests {
     #[test]
     fn a_project_is_named_by_a_whole_number() {
         assert_eq!(project_id(Some("token=x&project_id=7")), Some(ProjectId(7)));
+        assert_eq!(project_id(Some("project_id=99999999999")), Some(ProjectId(0)), "of which there is none");
         for bad in
             [None, Some(""), Some("project_id="), Some("project_id=x"), Some("project_id=1.5"), Some("project=1")]
         {

@@ -26,7 +26,7 @@ use crate::clock::whole_ms;
 use crate::drain::{Drain, Farewell};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, RevocationWatch, RevokedToken};
 use crate::gateway::intake::Intake;
-use crate::gateway::transport::TransportObserver as _;
+use crate::gateway::transport::{TransportObserver as _, Unreadable};
 use crate::metrics::{CloseReason, NotAllowed};
 use crate::project::ProjectHandle;
 use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
@@ -516,19 +516,15 @@ fn why_the_project_closes(code: CloseCode) -> CloseReason {
     }
 }
 
-/// The library tells what is wrong with a frame in words only.
 fn broken(error: &axum::Error) -> Step {
-    let text = error.to_string();
-    if text.contains("Space limit exceeded") || text.contains("too long") {
-        close(
+    match Unreadable::of(error) {
+        Unreadable::TooLarge => close(
             CloseReason::TooLarge,
             CloseCode::MessageTooLarge,
             "presence_frame_bytes: at most 65536 bytes in one frame",
-        )
-    } else if text.contains("protocol error") || text.contains("UTF-8") || text.contains("utf-8") {
-        close(CloseReason::Protocol, CloseCode::BadRequest, "that is no WebSocket frame")
-    } else {
-        Step::Break(End::Gone)
+        ),
+        Unreadable::Malformed => close(CloseReason::Protocol, CloseCode::BadRequest, "that is no WebSocket frame"),
+        Unreadable::Gone => Step::Break(End::Gone),
     }
 }
 

@@ -103,10 +103,14 @@ impl Writer {
         // Nothing is left to do about a socket that is gone or takes no more.
         let _ = tokio::time::timeout(CLOSE_WITHIN, async {
             self.drive().await?;
-            while let Some(message) = incoming.next().await {
-                message?;
+            loop {
+                match incoming.next().await {
+                    Some(Ok(Message::Close(_))) => return Ok::<_, axum::Error>(()),
+                    Some(message) => drop(message?),
+                    // So is a socket after a frame that was too large. What it did not read would end the connection at once.
+                    None => std::future::pending().await,
+                }
             }
-            Ok::<_, axum::Error>(())
         })
         .await;
     }

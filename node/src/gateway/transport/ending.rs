@@ -46,18 +46,40 @@ pub(super) fn init_timeout() -> Ending {
     Ending::close(CloseReason::InitTimeout, CloseCode::Timeout, "Connection initialisation timeout")
 }
 
-/// What to say to a socket that can't be read. The library's error has no kind that we could name: its text begins
-/// with the kind, and an end-to-end test holds it to that.
+/// Why a socket of either kind can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::gateway) enum Unreadable {
+    /// A frame has more bytes than may be.
+    TooLarge,
+    /// That was no frame.
+    Malformed,
+    /// The client is not there any more.
+    Gone,
+}
+
+impl Unreadable {
+    /// The library's error has no kind that we could name: its text begins with the kind, and end-to-end tests hold it to that.
+    pub(in crate::gateway) fn of(error: &axum::Error) -> Self {
+        let text = error.to_string();
+        let is_protocol = text.starts_with("WebSocket protocol error: ") && !text.contains("Connection reset");
+        if text.starts_with("Space limit exceeded") {
+            Self::TooLarge
+        } else if text.starts_with("UTF-8") || is_protocol {
+            Self::Malformed
+        } else {
+            Self::Gone
+        }
+    }
+}
+
+/// What to say to a socket that can't be read.
 pub(super) fn unreadable(error: &axum::Error) -> Ending {
-    let text = error.to_string();
-    if text.starts_with("Space limit exceeded") {
-        Ending::close(CloseReason::TooLarge, CloseCode::MessageTooLarge, "request_bytes: the frame is too large")
-    } else if text.starts_with("UTF-8")
-        || text.starts_with("WebSocket protocol error: ") && !text.contains("Connection reset")
-    {
-        Ending::close(CloseReason::Protocol, CloseCode::BadRequest, "the frame is malformed")
-    } else {
-        Ending::Broken
+    match Unreadable::of(error) {
+        Unreadable::TooLarge => {
+            Ending::close(CloseReason::TooLarge, CloseCode::MessageTooLarge, "request_bytes: the frame is too large")
+        }
+        Unreadable::Malformed => Ending::close(CloseReason::Protocol, CloseCode::BadRequest, "the frame is malformed"),
+        Unreadable::Gone => Ending::Broken,
     }
 }
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use bodies::BodyRoom;
+pub(super) use ending::Unreadable;
 pub use frames::Dialect;
 pub use http::{answer, graphiql};
 use mille_shared::{LimitName, limits};
