@@ -13,8 +13,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{CommandFactory, Parser};
-use mille_core::PlanBounds;
 use mille_shared::limits;
 use rand::Rng;
 use rand::distr::Alphanumeric;
@@ -31,7 +31,7 @@ use crate::pressure::settings::PressureArguments;
 use crate::project::PlanSettings;
 use crate::telemetry::{DEFAULT_FILTER, LogFormat};
 use crate::traces::ExportSettings;
-pub use bounds::{LimitArguments, Limits};
+pub use bounds::{LimitArguments, Limits, PlanArguments};
 pub use leaving::LeavingArguments;
 pub use traces::TraceArguments;
 
@@ -133,22 +133,16 @@ pub struct Arguments {
     /// Changes the log keeps at most.
     #[arg(long, env = "MILLE_LOG_CHANGES_MAX", default_value_t = limits::LOG_CHANGES_MAX)]
     pub log_changes_max: u64,
-    /// Plan nodes in one plan.
-    #[arg(long, env = "MILLE_PLAN_NODES_MAX", default_value_t = limits::PLAN_NODES_MAX)]
-    pub plan_nodes_max: usize,
-    /// Edges in one plan.
-    #[arg(long, env = "MILLE_PLAN_EDGES_MAX", default_value_t = limits::PLAN_EDGES_MAX)]
-    pub plan_edges_max: usize,
-    /// Bytes of all texts of one plan.
-    #[arg(long, env = "MILLE_PLAN_BYTES_MAX", default_value_t = limits::PLAN_BYTES_MAX)]
-    pub plan_bytes_max: usize,
+    /// How much a plan may have.
+    #[command(flatten)]
+    pub plan: PlanArguments,
     /// Threads that serve, at least 1 [default: one per core that this process may use]. Nodes that share a machine share its
     /// cores too: threads beyond them wake each other for nothing.
     #[arg(long, env = "MILLE_WORKER_THREADS")]
     pub worker_threads: Option<NonZeroUsize>,
-    /// Connections of this node.
-    #[arg(long, env = "MILLE_CONNECTIONS_MAX", default_value_t = 50_000)]
-    pub connections_max: usize,
+    /// Connections of this node, of each of its two listeners. At least 1.
+    #[arg(long, env = "MILLE_CONNECTIONS_MAX", default_value = "50000")]
+    pub connections_max: NonZeroUsize,
     /// What users, connections and strangers may do.
     #[command(flatten)]
     pub limits: LimitArguments,
@@ -182,8 +176,9 @@ pub struct Arguments {
     /// Where traces go.
     #[command(flatten)]
     pub traces: TraceArguments,
-    /// For development: makes its own secret if none is given, shows GraphiQL and the schema, prints ready links.
-    #[arg(long, env = "MILLE_DEV")]
+    /// For development: makes its own secret if no key is given, shows GraphiQL and the schema, prints ready links, with a token
+    /// if the secret is its own.
+    #[arg(long, env = "MILLE_DEV", value_parser = BoolishValueParser::new())]
     pub dev: bool,
 }
 
@@ -216,7 +211,7 @@ pub struct Config {
     pub acknowledgement: Acknowledgement,
     /// Who may come in.
     pub auth: AuthSettings,
-    /// The secret `--dev` made or was given: for the links it prints.
+    /// The secret that `--dev` made, if it was given no keys: for the links it prints.
     pub dev_secret: Option<String>,
     /// Where browsers may come from.
     pub allowed_origins: AllowedOrigins,
@@ -340,12 +335,7 @@ impl Config {
         let allowed_origins = AllowedOrigins::parse(&arguments.allowed_origins)
             .map_err(|error| ConfigError::Contradiction(format!("MILLE_ALLOWED_ORIGINS: {error}")))?;
         let (auth, dev_secret) = auth(&arguments)?;
-        let bounds = PlanBounds {
-            nodes_max: arguments.plan_nodes_max,
-            edges_max: arguments.plan_edges_max,
-            plan_bytes_max: arguments.plan_bytes_max,
-            ..PlanBounds::default()
-        };
+        let bounds = arguments.plan.bounds();
         let retention = Retention {
             changes: arguments.log_retention_changes,
             age: Duration::from_secs(arguments.log_retention_seconds),
@@ -380,7 +370,7 @@ impl Config {
                 recent_bytes_max: arguments.recent_changes_bytes_max,
             },
             worker_threads: arguments.worker_threads,
-            connections_max: arguments.connections_max,
+            connections_max: arguments.connections_max.get(),
             project_idle: Duration::from_secs(arguments.project_idle_seconds),
             project_lifetime: Duration::from_secs(arguments.project_lifetime_seconds),
             sweep: Duration::from_secs(arguments.sweep_seconds),
@@ -413,7 +403,7 @@ fn auth(arguments: &Arguments) -> Result<(AuthSettings, Option<String>), ConfigE
         let names: Vec<_> = sources.iter().map(|(name, _)| *name).collect();
         return Err(ConfigError::SeveralKeys(names.join(", ")));
     }
-    let mut dev_secret = arguments.jwt_secret.clone().filter(|_| arguments.dev);
+    let mut dev_secret = None;
     let keys = match sources.pop() {
         Some((_, keys)) => keys,
         None if arguments.dev => {
@@ -447,14 +437,17 @@ fn end_with_usage(error: &clap::Error) -> ! {
     error.exit()
 }
 
-/// Every variable that begins with `MILLE_` must be ours, and those for traces ones that we know.
+/// Every variable that begins with `MILLE_`, `JWT_` or `JWKS_` must be ours, and those for traces ones that we know.
 fn check_variables(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
     let command = Arguments::command();
     let known: Vec<String> = command
         .get_arguments()
         .filter_map(|argument| argument.get_env().map(|name| name.to_string_lossy().into_owned()))
         .collect();
-    for name in names.filter(|name| name.starts_with("MILLE_") || traces::is_ours(name)) {
+    let is_ours = |name: &String| {
+        ["MILLE_", "JWT_", "JWKS_"].iter().any(|family| name.starts_with(family)) || traces::is_ours(name)
+    };
+    for name in names.filter(is_ours) {
         if !known.contains(&name) {
             let looks_like = |other: &&String| other.starts_with(&name) || name.starts_with(other.as_str());
             let meant = known.iter().find(looks_like).cloned();
@@ -480,7 +473,12 @@ mod tests {
         assert_eq!(config(&[]).err(), Some(ConfigError::NoKeys));
         let dev = config(&["--dev"]).expect("development needs nothing");
         assert!(dev.dev_secret.is_some_and(|secret| secret.len() >= 32));
-        assert!(config(&["--jwt-secret", SECRET]).is_ok_and(|config| config.dev_secret.is_none()));
+        for given in [&["--jwt-secret", SECRET][..], &["--dev", "--jwt-secret", SECRET]] {
+            assert!(
+                config(given).is_ok_and(|config| config.dev_secret.is_none()),
+                "a secret that is given is not told"
+            );
+        }
     }
 
     #[test]
@@ -515,6 +513,12 @@ mod tests {
         assert!(check("HOME").is_ok());
         assert!(check("OTEL_TRACES_SAMPLER").is_ok() && check("OTEL_METRICS_EXPORTER").is_ok());
         assert!(matches!(check("OTEL_BSP_SCHEDULE"), Err(ConfigError::UnknownVariable { meant: Some(_), .. })));
-        assert!(matches!(check("MILLE_LISTE"), Err(ConfigError::UnknownVariable { meant: Some(_), .. })));
+        for mistyped in ["MILLE_LISTE", "JWT_ISSUERS", "JWKS_UR"] {
+            let answer = check(mistyped);
+            assert!(
+                matches!(answer, Err(ConfigError::UnknownVariable { meant: Some(_), .. })),
+                "{mistyped}: {answer:?}"
+            );
+        }
     }
 }

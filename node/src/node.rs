@@ -3,12 +3,14 @@
 //! Built bottom up (store, bridge, projects, gateway), ports bound before anything runs, so that a node that starts is one
 //! that serves. Taken apart by [`crate::shutdown`].
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use mille_shared::facts::NodeFacts;
-use mille_shared::{NodeId, UserId, limits};
+use mille_shared::{ErrorCode, NodeId, UserId, limits};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,7 @@ use crate::cluster::{Cluster, Load};
 use crate::config::Config;
 use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, KeyError, Revoker, RevokerSettings};
+use crate::gateway::errors::ApiError;
 use crate::gateway::facts::{self, FactsDoor};
 use crate::gateway::fanout::Groups;
 use crate::gateway::listener::{self, ListenerSettings};
@@ -30,7 +33,7 @@ use crate::gateway::shedding::Shedding;
 use crate::gateway::strangers::Strangers;
 use crate::gateway::tls::{Tls, TlsError};
 use crate::gateway::transport::{BodyRoom, Documents, Transport, TransportObserver};
-use crate::gateway::{graphql, presence, welcome};
+use crate::gateway::{crowded, graphql, presence, probes, welcome};
 use crate::metrics::Metrics;
 use crate::pressure::sampler::Sampler;
 use crate::pressure::{Level, Pressure};
@@ -121,6 +124,22 @@ impl Node {
         let (listen, admin_listen) = (address_of(&client_listener)?, address_of(&admin_listener)?);
 
         let tls = config.tls.clone().map(|files| Tls::read(files, Arc::clone(&metrics))).transpose()?;
+        let (client_listener, meanwhile) =
+            twin(client_listener).map_err(|source| StartError::Listen { address: listen, source })?;
+        let (admin_listener, admin_meanwhile) =
+            twin(admin_listener).map_err(|source| StartError::Listen { address: admin_listen, source })?;
+        let starting = CancellationToken::new();
+        for (listener, tls) in [(meanwhile, tls.clone()), (admin_meanwhile, None)] {
+            let settings = ListenerSettings { tls, ..ListenerSettings::default() };
+            shutdown.tasks.spawn(listener::serve(
+                listener,
+                not_yet(&id),
+                settings,
+                shutdown.tasks.clone(),
+                starting.clone(),
+            ));
+        }
+        let starting = starting.drop_guard();
         let authenticator = Authenticator::new(&config.auth).await?.counting(Arc::clone(&metrics));
         authenticator.start_refresh(&shutdown.tasks, shutdown.stop.clone());
         let backend = connect(&config, &metrics, &shutdown).await?;
@@ -241,17 +260,23 @@ impl Node {
             DrainDoor { drain: drain.clone(), asked: drain_asked.clone(), sockets: shutdown.sockets.clone() },
         );
 
-        let welcome = match &config.dev_secret {
-            Some(secret) => {
-                welcome::text(listen, tls.is_some(), admin_listen, secret, dev_project(&config, &projects).await?)
-            }
-            None => None,
+        let welcome = if config.dev {
+            let project = dev_project(&config, &projects).await?;
+            Some(welcome::text(listen, tls.is_some(), admin_listen, config.dev_secret.as_deref(), project))
+        } else {
+            None
         };
         let Shutdown { stop, tasks, .. } = &shutdown;
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
         let strangers = Strangers::new(config.limits.unauthenticated_connections_max, Arc::clone(&metrics));
-        let client_settings =
-            ListenerSettings { strangers: Some(strangers), tls: tls.clone(), drain, ..settings.clone() };
+        let client_settings = ListenerSettings {
+            crowded: Some(crowded::router(listener::is_full(config.connections_max))),
+            strangers: Some(strangers),
+            tls: tls.clone(),
+            drain,
+            ..settings.clone()
+        };
+        drop(starting);
         // The doors stay open while sockets are told to leave, so that the probes can say "draining".
         tasks.spawn(listener::serve(client_listener, doors, client_settings, tasks.clone(), stop.clone()));
         tasks.spawn(listener::serve(admin_listener, admin, settings, tasks.clone(), stop.clone()));
@@ -363,6 +388,21 @@ async fn dev_project(config: &Config, projects: &Projects) -> Result<Option<i32>
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     listener::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+/// Two that accept at the same port: what one does not take, the other does.
+fn twin(listener: TcpListener) -> io::Result<(TcpListener, TcpListener)> {
+    let listener = listener.into_std()?;
+    let other = listener.try_clone()?;
+    Ok((TcpListener::from_std(listener)?, TcpListener::from_std(other)?))
+}
+
+/// What a node says until it serves: that it lives, and is not ready.
+fn not_yet(id: &NodeId) -> Router {
+    let why = || vec![Check::needed("started", false, "the node is starting")];
+    let error = ApiError::new(ErrorCode::Unavailable, "the node is starting").retry_after(Duration::from_secs(1));
+    // Not for a next request: that is for who serves then.
+    crowded::one_request_each(probes::router(Readiness::new(id.clone(), why)).fallback_service(crowded::router(error)))
 }
 
 fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {

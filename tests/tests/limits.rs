@@ -213,6 +213,39 @@ async fn without_redis_limits_are_each_nodes_own_and_nobody_is_kept_out() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_no_place_on_a_node_is_told_so_in_a_way_that_a_browser_understands() -> Result<()> {
+    let cluster = Cluster::of(1).embedded().with("MILLE_CONNECTIONS_MAX", "4").start().await?;
+    let ada = cluster.user(0, "ada");
+    let project = ada.create_project("harbour").await?;
+    let token = json!({"token": Token::of("ada").sign()});
+    let mut inside = Vec::new();
+    let closing = loop {
+        ensure!(inside.len() < 5, "five sockets were let in");
+        match Socket::init(ada.base(), token.clone()).await? {
+            Ok(socket) => inside.push(socket),
+            Err(closing) => break closing,
+        }
+    };
+    let says = |closing: &Closing| closing.code == Some(1013) && closing.reason.contains("node_connections: at most 4");
+    ensure!(says(&closing), "a GraphQL socket: {closing:?}");
+    let closing = PresenceSocket::connect(&ada, project.id).await?.closing(soon()).await?;
+    ensure!(says(&closing), "a presence socket: {closing:?}");
+    // Ada's client may have kept a connection; another must make its own.
+    let answer = cluster.user(0, "ada").post(&json!({"query": d::ME})).await?;
+    let extensions = &answer.body["errors"][0]["extensions"];
+    ensure!(answer.status == 503 && answer.headers.contains_key("retry-after"), "{answer:?}");
+    ensure!(extensions["code"] == "OVERLOADED" && extensions["limitName"] == "node_connections", "{answer:?}");
+    ensure!(inside[0].run_one(d::ME, json!({})).await.is_ok(), "who is inside stays");
+
+    drop(inside);
+    eventually(soon(), async || {
+        ada.socket().await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_refusal_of_a_socket_names_its_limit() -> Result<()> {
     let cluster = Cluster::of(1)
         .embedded()

@@ -100,8 +100,13 @@ async fn a_node_that_is_sooner_than_its_redis_waits_for_it_and_can_be_stopped_me
     ensure!(exit.code() == Some(0), "{exit}: {}", stopped.log());
 
     let (mut node, base) = waiting_for(&redis, home.path()).await?;
-    redis.restart().await?;
     let client = Client::new(&base);
+    let (alive, ready) = (client.get("/livez").await?, client.get("/readyz?verbose").await?);
+    ensure!(alive.status == 200 && ready.status == 503, "{alive:?} {ready:?}");
+    ensure!(ready.body["checks"][0]["name"] == "started", "{ready:?}");
+    let refused = client.post(&json!({"query": "{ me { id } }"})).await?;
+    ensure!(refused.status == 503 && refused.body["errors"][0]["extensions"]["code"] == "UNAVAILABLE", "{refused:?}");
+    redis.restart().await?;
     eventually(patience(20.0), async || {
         node.must_live()?;
         ensure!(client.get("/readyz").await?.status == 200, "not ready: {}", node.log());

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use clap::{Args, value_parser};
+use mille_core::PlanBounds;
 use mille_core::allowance::Rate;
 use mille_shared::limits;
 
@@ -44,6 +45,10 @@ pub struct LimitArguments {
     #[arg(long, env = "MILLE_UNAUTHENTICATED_CONNECTIONS_MAX",
           default_value_t = limits::UNAUTHENTICATED_CONNECTIONS_MAX)]
     pub unauthenticated_connections_max: usize,
+    /// Bytes of one request: a body over HTTP, a frame of a GraphQL socket. 1000 to 4194304, which a socket may send in a second.
+    #[arg(long, env = "MILLE_REQUEST_BYTES_MAX", default_value_t = limits::REQUEST_BYTES_MAX,
+          value_parser = between(1_000, limits::OPERATION_BYTES_PER_CONNECTION_MAX))]
+    pub request_bytes_max: usize,
     /// Bytes of request bodies that this node reads at a time.
     #[arg(long, env = "MILLE_REQUEST_BYTES_IN_FLIGHT_MAX", default_value_t = limits::REQUEST_BYTES_IN_FLIGHT_MAX)]
     pub request_bytes_in_flight_max: usize,
@@ -52,6 +57,60 @@ pub struct LimitArguments {
     #[arg(long, env = "MILLE_FAN_OUT_MOMENT_MS", default_value_t = whole_ms(limits::FAN_OUT_MOMENT),
           value_parser = value_parser!(u64).range(0..=100))]
     pub fan_out_moment_ms: u64,
+}
+
+/// How much a plan may have, as flags. What is there already stays, whatever they say.
+#[derive(Debug, Clone, Args)]
+pub struct PlanArguments {
+    /// Plan nodes in one plan.
+    #[arg(long, env = "MILLE_PLAN_NODES_MAX", default_value_t = limits::PLAN_NODES_MAX)]
+    pub plan_nodes_max: usize,
+    /// Edges in one plan.
+    #[arg(long, env = "MILLE_PLAN_EDGES_MAX", default_value_t = limits::PLAN_EDGES_MAX)]
+    pub plan_edges_max: usize,
+    /// Bytes of all texts of one plan.
+    #[arg(long, env = "MILLE_PLAN_BYTES_MAX", default_value_t = limits::PLAN_BYTES_MAX)]
+    pub plan_bytes_max: usize,
+    /// Bytes of one plan node's config.
+    #[arg(long, env = "MILLE_CONFIG_BYTES_MAX", default_value_t = limits::CONFIG_BYTES_MAX)]
+    pub config_bytes_max: usize,
+    /// Bytes of the metadata of one plan node, one edge or one plan.
+    #[arg(long, env = "MILLE_METADATA_BYTES_MAX", default_value_t = limits::METADATA_BYTES_MAX)]
+    pub metadata_bytes_max: usize,
+    /// How far from 0 the x and the y of a plan node may be.
+    #[arg(long, env = "MILLE_COORDINATE_ABS_MAX", default_value_t = limits::COORDINATE_ABS_MAX, value_parser = distance)]
+    pub coordinate_abs_max: f64,
+    /// Changes of one `applyPlanDagChanges`, and plan nodes that are moved together. 1 to 2048, so that they fit the queue of a plan.
+    #[arg(long, env = "MILLE_CHANGES_PER_REQUEST_MAX", default_value_t = limits::CHANGES_PER_REQUEST_MAX,
+          value_parser = between(1, limits::PENDING_OPERATIONS_MAX))]
+    pub changes_per_request_max: usize,
+}
+
+impl PlanArguments {
+    pub(super) fn bounds(&self) -> PlanBounds {
+        PlanBounds {
+            nodes_max: self.plan_nodes_max,
+            edges_max: self.plan_edges_max,
+            config_bytes_max: self.config_bytes_max,
+            metadata_bytes_max: self.metadata_bytes_max,
+            plan_bytes_max: self.plan_bytes_max,
+            coordinate_abs_max: self.coordinate_abs_max,
+            changes_max: self.changes_per_request_max,
+        }
+    }
+}
+
+/// Reads a whole number between two others.
+fn between(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+        number.ok_or_else(|| format!("not a whole number from {least} to {most}"))
+    }
+}
+
+fn distance(text: &str) -> Result<f64, String> {
+    let distance = text.parse().ok().filter(|distance: &f64| distance.is_finite() && *distance > 0.0);
+    distance.ok_or_else(|| "not a finite number above 0".to_owned())
 }
 
 /// The bounds they mean.
@@ -96,6 +155,7 @@ impl Limits {
             operations_burst: arguments.connection_operations_burst,
             subscriptions_max: arguments.connection_subscriptions_max,
             fan_out_moment_max: Duration::from_millis(arguments.fan_out_moment_ms),
+            request_bytes_max: arguments.request_bytes_max,
             ..TransportLimits::default()
         };
         if arguments.request_bytes_in_flight_max < transport.request_bytes_max {

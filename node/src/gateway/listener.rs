@@ -57,8 +57,10 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// The bounds of a listener, and how it is spoken to.
 #[derive(Clone)]
 pub struct ListenerSettings {
-    /// Connections at a time. More are told 503 and closed.
+    /// Connections at a time. Some more are answered by `crowded`; the others are told 503 and closed.
     pub connections_max: usize,
+    /// What answers those for whom there is no place, one request each.
+    pub crowded: Option<Router>,
     /// How long the head of a request may take, also the first on a connection and the next on an idle one.
     pub header_read_timeout: Duration,
     /// How long the peer may take nothing of what is written. Longer than any transport's own patience, which can
@@ -76,6 +78,7 @@ impl Default for ListenerSettings {
     fn default() -> Self {
         Self {
             connections_max: 50_000,
+            crowded: None,
             header_read_timeout: Duration::from_secs(30),
             write_timeout: 2 * limits::STALL_TIMEOUT,
             strangers: None,
@@ -95,6 +98,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(settings.connections_max));
+    let farewells = Arc::new(Semaphore::new(FAREWELLS_MAX));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -119,9 +123,15 @@ pub async fn serve(
                     });
                 }
                 Err(_) => {
-                    turn_away(&stream, &settings, LimitName::NodeConnections, settings.connections_max);
                     if let Some(strangers) = &settings.strangers {
                         strangers.node_is_full();
+                    }
+                    let farewell = Arc::clone(&farewells).try_acquire_owned().ok().zip(settings.crowded.clone());
+                    if let Some((place, crowded)) = farewell {
+                        let (settings, places) = (settings.clone(), Arc::clone(&places));
+                        tasks.spawn(say_why(stream, peer, place, places, crowded, settings, stop.clone()));
+                    } else {
+                        turn_away(&stream, &settings, LimitName::NodeConnections, settings.connections_max);
                     }
                 }
             },
@@ -136,6 +146,29 @@ pub async fn serve(
 
 /// How long to wait when nothing can be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections at a time that are told, in words which a browser understands, why there is no place for them. Beyond it they get
+/// the bare answer: a crowd that comes again and again must not cost more than that.
+const FAREWELLS_MAX: usize = 64;
+/// How long such a connection may take for its request, and for its answer.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
+
+async fn say_why(
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+    places: Arc<Semaphore>,
+    crowded: Router,
+    settings: ListenerSettings,
+    stop: CancellationToken,
+) {
+    let settings = ListenerSettings { header_read_timeout: FAREWELL_WITHIN, strangers: None, ..settings };
+    let connection = Connection::new(stream, place, Introduction::default(), &settings);
+    let (taken, introduction) = (connection.wire.taken(), connection.introduction.clone());
+    let known = Known { taken, wire: None, introduction, peer, places };
+    let serving = serve_connection(connection, known, crowded, settings, stop);
+    let _ = tokio::time::timeout(2 * FAREWELL_WITHIN, serving).await;
+}
 
 /// Finds a place for somebody who is not known yet, or turns them away.
 async fn introduced(stream: &TcpStream, settings: &ListenerSettings) -> Option<Introduction> {
@@ -243,6 +276,11 @@ fn turn_away(stream: &TcpStream, settings: &ListenerSettings, name: LimitName, l
         // To who hears at once: nobody waits for it.
         let _ = stream.try_write(no_place(ApiError::met(ErrorCode::Overloaded, name, limit)).as_bytes());
     }
+}
+
+/// Why there is no place for somebody, and when they may come again.
+pub fn is_full(connections_max: usize) -> ApiError {
+    ApiError::met(ErrorCode::Overloaded, LimitName::NodeConnections, connections_max).retry_after(TURNED_AWAY_FOR)
 }
 
 /// The answer to somebody for whom there is no place.

@@ -3,6 +3,7 @@
 
 pub mod auth;
 mod certificate;
+pub mod crowded;
 pub mod errors;
 pub mod facts;
 pub mod fanout;

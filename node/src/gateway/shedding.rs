@@ -87,7 +87,7 @@ impl Shedding {
 }
 
 /// Doors behind which a handshake is nothing but a handshake. Anywhere else it is a request, whatever its headers say.
-const SOCKET_DOORS: [&str; 3] = ["/graphql", "/graphql/ws", "/ws/collaboration"];
+pub(super) const SOCKET_DOORS: [&str; 3] = ["/graphql", "/graphql/ws", "/ws/collaboration"];
 
 /// Refuses what comes over HTTP. Handshakes pass: their doors close them in their own way. So do requests of those who steer
 /// the cluster, who may be about to end what presses it.

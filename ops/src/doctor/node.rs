@@ -9,7 +9,7 @@ use super::finding::Finding;
 use super::look::{Knock, Seen};
 
 /// Files that a node opens beside its connections: Redis, listeners, logs, certificates.
-const OTHER_FILES: u64 = 64;
+const OTHER_FILES: u64 = 128;
 /// A certificate with so many days left should have been renewed.
 const CERTIFICATE_DAYS_WARN: i64 = 21;
 /// With so few, it is an emergency.

@@ -1,0 +1,66 @@
+//! What a node says that takes nobody yet, or has no place for another connection.
+//!
+//! A browser can't read an HTTP error of a handshake, so a socket is upgraded and closed with 1013; whatever else comes is
+//! refused with 503. Nobody is recognised and nothing is read but the head of one request. The listener bounds how many are
+//! told so at a time; whoever comes beyond that gets the bare 503.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse as _, Response};
+use mille_shared::CloseCode;
+
+use super::auth::offered_subprotocols;
+use super::errors::ApiError;
+use super::shedding::SOCKET_DOORS;
+use super::transport::Dialect;
+
+/// How long a client may take to answer the close.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A router in the place of all doors, which says this to everybody.
+pub fn router(why: ApiError) -> Router {
+    Router::new().fallback(
+        async move |upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>, request: Request| {
+            let is_socket = SOCKET_DOORS.contains(&request.uri().path());
+            match upgrade {
+                Ok(upgrade) if is_socket => refuse(upgrade, &request, why.message),
+                _ => why.into_response(),
+            }
+        },
+    )
+}
+
+/// The same doors, but no connection is kept for a second request.
+pub fn one_request_each(router: Router) -> Router {
+    router.layer(map_response(async |mut response: Response| {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }))
+}
+
+fn refuse(upgrade: WebSocketUpgrade, request: &Request, reason: Cow<'static, str>) -> Response {
+    // A client that offered a subprotocol takes no socket that names none, and would never see the close code.
+    let headers = request.headers();
+    let dialect = Dialect::choose(offered_subprotocols(headers)).map(|dialect| dialect.subprotocol().to_owned());
+    let bearer = || offered_subprotocols(headers).find(|entry| entry.starts_with("bearer.")).map(str::to_owned);
+    upgrade.protocols(dialect.or_else(bearer)).on_upgrade(|socket| close(socket, reason))
+}
+
+async fn close(mut socket: WebSocket, reason: Cow<'static, str>) {
+    let frame = CloseFrame { code: CloseCode::TryAgainLater.as_u16(), reason: reason.as_ref().into() };
+    let _ = tokio::time::timeout(PATIENCE, async {
+        if socket.send(Message::Close(Some(frame))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    })
+    .await;
+}
