@@ -39,6 +39,8 @@ struct Inner {
     failure: Mutex<Option<String>>,
     /// How long the last renewal took, in microseconds.
     latency_us: AtomicU64,
+    /// Whose leases held when they were last looked at, with their records.
+    looked: Mutex<Vec<(NodeId, Arc<str>)>>,
 }
 
 /// What a node carries, as it tells the others with its lease.
@@ -179,6 +181,7 @@ impl Cluster {
             renewed: Mutex::new(Instant::now()),
             failure: Mutex::default(),
             latency_us: AtomicU64::new(0),
+            looked: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -227,6 +230,7 @@ impl Cluster {
         let mut ticks = beat::ticks(LOOK_INTERVAL.min(self.inner.lease / 8));
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let Ok(leases) = self.inner.backend.leases.list().await else { continue };
+            self.inner.looked.lock().clone_from(&leases);
             // Who could not renew its own lease judges nobody before it can.
             if self.renewed_age() > 2 * self.renewal_interval() {
                 continue;
@@ -283,13 +287,11 @@ impl Cluster {
         self.inner.failure.lock().clone()
     }
 
-    /// The cluster now.
-    ///
-    /// # Errors
-    /// [`backend::Error`] if the store does not answer.
-    pub async fn view(&self) -> backend::Result<ClusterView> {
+    /// The cluster now, and while the store does not answer as it was when it last did: then nobody's lease is young.
+    pub async fn view(&self) -> ClusterView {
         let now = clock::now();
-        let leases = self.inner.backend.leases.list().await?;
+        let listed = self.inner.backend.leases.list().await;
+        let leases = listed.unwrap_or_else(|_| self.inner.looked.lock().clone());
         let nodes = leases.into_iter().filter_map(|(id, text)| {
             let record: Record = serde_json::from_str(&text).ok()?;
             let age_ms = now.unix_ms.saturating_sub(record.renewed_at.unix_ms);
@@ -302,7 +304,7 @@ impl Cluster {
             let Record { address, version, started_at, load, lag_ms, .. } = record;
             Some(NodeView { id, address, version, started_at, state, load, lag_ms })
         });
-        Ok(ClusterView { nodes: nodes.collect(), redis: self.inner.backend.leases.status().await })
+        ClusterView { nodes: nodes.collect(), redis: self.inner.backend.leases.status().await }
     }
 
     async fn renew(&self) -> backend::Result<()> {

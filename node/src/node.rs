@@ -1,7 +1,7 @@
 //! A node, put together: the one place that knows every part.
 //!
-//! Built bottom up (store, bridge, projects, gateway), ports bound before anything runs, so that a node that starts is one
-//! that serves. Taken apart by [`crate::shutdown`].
+//! Built bottom up (store, bridge, projects, gateway), ports bound before anything runs; until all of it does, whoever comes is told
+//! that the node is starting. Taken apart by [`crate::shutdown`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -104,6 +104,10 @@ const REDIS_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long Redis may be silent before the node wants no new connections: blips pass.
 const READY_GRACE: Duration = Duration::from_secs(10);
 
+/// Connections at a time that a node answers which is starting, and how long each may take to ask.
+const STARTING_CONNECTIONS_MAX: usize = 256;
+const STARTING_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How late the event loop may be. Overload passes; this does not.
 const LIFE_GRACE: Duration = Duration::from_secs(60);
 
@@ -130,7 +134,12 @@ impl Node {
             twin(admin_listener).map_err(|source| StartError::Listen { address: admin_listen, source })?;
         let starting = CancellationToken::new();
         for (listener, tls) in [(meanwhile, tls.clone()), (admin_meanwhile, None)] {
-            let settings = ListenerSettings { tls, ..ListenerSettings::default() };
+            let settings = ListenerSettings {
+                tls,
+                connections_max: config.connections_max.min(STARTING_CONNECTIONS_MAX),
+                header_read_timeout: STARTING_HEAD_TIMEOUT,
+                ..ListenerSettings::default()
+            };
             shutdown.tasks.spawn(listener::serve(
                 listener,
                 not_yet(&id),
@@ -270,7 +279,7 @@ impl Node {
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
         let strangers = Strangers::new(config.limits.unauthenticated_connections_max, Arc::clone(&metrics));
         let client_settings = ListenerSettings {
-            crowded: Some(crowded::router(listener::is_full(config.connections_max))),
+            crowded: Some(crowded::one_request_each(crowded::router(listener::is_full(config.connections_max)))),
             strangers: Some(strangers),
             tls: tls.clone(),
             drain,

@@ -34,7 +34,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// Our own variables and those that the cluster's own settings replace: a node must not see them.
-const HIDDEN_VARIABLES: [&str; 15] = [
+const HIDDEN_VARIABLES: [&str; 8] = [
     "MILLE_STATE",
     "MILLE_BIN",
     "MILLE_NODE_BIN",
@@ -43,17 +43,10 @@ const HIDDEN_VARIABLES: [&str; 15] = [
     "MILLE_ADMIN_LISTEN",
     "MILLE_NODE_NAME",
     "REDIS_URL",
-    "JWT_SECRET",
-    "JWT_PUBLIC_KEY_FILE",
-    "JWKS_FILE",
-    "JWKS_URL",
-    "JWT_ALGORITHMS",
-    "JWT_ISSUER",
-    "JWT_AUDIENCE",
 ];
 
-/// Variables of tests begin so.
-const TESTS_PREFIX: &str = "MILLE_TESTS_";
+/// Variables of tests, and of keys, begin so.
+const HIDDEN_PREFIXES: [&str; 3] = ["MILLE_TESTS_", "JWT_", "JWKS_"];
 
 /// `mille up`
 #[derive(Debug, Args)]
@@ -233,7 +226,9 @@ impl Cluster {
         let mut command = Command::new(&programs.node);
         for (variable, _) in std::env::vars_os() {
             let text = variable.to_string_lossy();
-            if HIDDEN_VARIABLES.contains(&text.as_ref()) || text.starts_with(TESTS_PREFIX) {
+            if HIDDEN_VARIABLES.contains(&text.as_ref())
+                || HIDDEN_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+            {
                 command.env_remove(&variable);
             }
         }

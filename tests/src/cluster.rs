@@ -21,18 +21,8 @@ use crate::token::{SECRET, Token};
 
 /// Seconds until a node must be ready.
 const READY_SECONDS: f64 = 20.0;
-/// Variables a node reads beside its own `MILLE_*` and OpenTelemetry's.
-const FOREIGN: [&str; 9] = [
-    "REDIS_URL",
-    "JWT_SECRET",
-    "JWT_PUBLIC_KEY_FILE",
-    "JWKS_FILE",
-    "JWKS_URL",
-    "JWT_ALGORITHMS",
-    "JWT_ISSUER",
-    "JWT_AUDIENCE",
-    "RUST_LOG",
-];
+/// Variables a node reads begin so, beside `REDIS_URL` and `RUST_LOG`.
+const FAMILIES: [&str; 4] = ["MILLE_", "OTEL_", "JWT_", "JWKS_"];
 
 /// Describes a cluster before it starts.
 #[derive(Debug, Clone)]
@@ -563,7 +553,7 @@ pub fn clean_command(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("MILLE_") || text.starts_with("OTEL_") || FOREIGN.contains(&text.as_ref()) {
+        if FAMILIES.iter().any(|family| text.starts_with(family)) || text == "REDIS_URL" || text == "RUST_LOG" {
             command.env_remove(&name);
         }
     }

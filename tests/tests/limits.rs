@@ -310,7 +310,7 @@ async fn every_refusal_of_a_request_names_its_limit() -> Result<()> {
         (d::APPLY, json!({"p": p, "changes": many}), "LIMIT_EXCEEDED", "operation_changes", 1_000),
         (d::ADD_NODE, node(&"c".repeat(100_001)), "PAYLOAD_TOO_LARGE", "config_bytes", 100_000),
         (d::ADD_NODE, labelled(&"l".repeat(50_001)), "PAYLOAD_TOO_LARGE", "metadata_bytes", 50_000),
-        (d::CREATE_PROJECT, json!({"name": long}), "VALIDATION_FAILED", "name_bytes", 200),
+        (d::CREATE_PROJECT, json!({"name": long}), "PAYLOAD_TOO_LARGE", "name_bytes", 200),
         (d::ADD_NODE, node(&"c".repeat(1_200_000)), "PAYLOAD_TOO_LARGE", "request_bytes", 1_000_000),
     ];
     for (document, variables, code, name, limit) in refusals {

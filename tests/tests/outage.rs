@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mille_tests::{
-    Client, Cluster, Process, Redis, Replica, Revision, SECRET, clean_command, documents as d, eventually, free_port,
-    last_words, node_binary, node_input, patience, refused, same_value, soon,
+    Client, Cluster, Process, Redis, Replica, Revision, SECRET, Token, clean_command, documents as d, eventually,
+    free_port, last_words, node_binary, node_input, patience, refused, same_value, soon,
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -34,6 +34,13 @@ async fn without_redis_people_read_listen_and_are_present_and_edits_are_refused_
     }
     let before = ada.plan(&project).await?;
 
+    let operator = cluster.bearer(0, "ada", Token::of("ada").scope("admin").sign());
+    eventually(soon(), async || {
+        let seen = operator.ask(d::CLUSTER, "cluster", json!({})).await?;
+        ensure!(seen["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2), "{seen}");
+        Ok(())
+    })
+    .await?;
     cluster.redis()?.kill_9()?;
     let variables = json!({"p": project.id, "op": "once", "node": node_input(Some("crane"), "GraphNode", "crane")});
     let mut slowest = Duration::ZERO;
@@ -48,6 +55,9 @@ async fn without_redis_people_read_listen_and_are_present_and_edits_are_refused_
     ensure!(slowest < REFUSED_WITHIN, "refused after {slowest:?}");
     let read = ada.plan(&project).await?;
     ensure!(same_value(&read, &before), "{read}\nis not\n{before}");
+    let seen = operator.ask(d::CLUSTER, "cluster", json!({})).await?;
+    let nodes = seen["nodes"].as_array().map(Vec::len);
+    ensure!(nodes == Some(2) && seen["redis"]["connected"] == false, "who steers the cluster sees it: {seen}");
     adas.move_cursor("plan", 7.0, 8.0).await?;
     bobs.next_where("cursor_update", soon(), |data| same_value(&data["cursors"][0]["position"]["x"], &json!(7)))
         .await?;

@@ -1,7 +1,7 @@
 //! What a node says that takes nobody yet, or has no place for another connection.
 //!
 //! A browser can't read an HTTP error of a handshake, so a socket is upgraded and closed with 1013; whatever else comes is
-//! refused with 503. Nobody is recognised and nothing is read but the head of one request. The listener bounds how many are
+//! refused with 503. Nobody is recognised, and of what a client sends next to nothing is kept. The listener bounds how many are
 //! told so at a time; whoever comes beyond that gets the bare 503.
 
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ use mille_shared::CloseCode;
 use super::auth::offered_subprotocols;
 use super::errors::ApiError;
 use super::shedding::SOCKET_DOORS;
-use super::transport::Dialect;
+use super::transport::{Dialect, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 
 /// How long a client may take to answer the close.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -52,6 +52,11 @@ fn refuse(upgrade: WebSocketUpgrade, request: &Request, reason: Cow<'static, str
     let headers = request.headers();
     let dialect = Dialect::choose(offered_subprotocols(headers)).map(|dialect| dialect.subprotocol().to_owned());
     let bearer = || offered_subprotocols(headers).find(|entry| entry.starts_with("bearer.")).map(str::to_owned);
+    let upgrade = upgrade
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(READ_BUFFER_BYTES)
+        .max_frame_size(READ_BUFFER_BYTES);
     upgrade.protocols(dialect.or_else(bearer)).on_upgrade(|socket| close(socket, reason))
 }
 

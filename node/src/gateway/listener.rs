@@ -148,7 +148,7 @@ pub async fn serve(
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections at a time that are told, in words which a browser understands, why there is no place for them. Beyond it they get
-/// the bare answer: a crowd that comes again and again must not cost more than that.
+/// the bare answer, so that a crowd takes no more room than this.
 const FAREWELLS_MAX: usize = 64;
 /// How long such a connection may take for its request, and for its answer.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(2);

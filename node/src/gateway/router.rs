@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 use tower_http::trace::TraceLayer;
 use tracing::{Instrument as _, Span};
 
@@ -163,15 +163,8 @@ fn cors(allowed: AllowedOrigins) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(allowed.for_cors())
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            header::ACCEPT,
-            HeaderName::from_static("x-client-id"),
-            REQUEST_ID,
-            HeaderName::from_static("traceparent"),
-            HeaderName::from_static("last-event-id"),
-        ])
+        // Whatever a client's library adds: which page may ask decides its origin, and what it may do its token.
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([REQUEST_ID, header::RETRY_AFTER])
         .max_age(Duration::from_secs(600))
 }

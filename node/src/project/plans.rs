@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::access::Members;
-use super::command::{PlanCommand, PlanEvent, Progress, Rejection};
+use super::command::{PlanCommand, Progress, Rejection};
 use super::store::{self, OpenFailure};
 use crate::backend::{Backend, Channel, Retention, envelope};
 use crate::bridge::{Bridge, FeedSender};
@@ -63,7 +63,8 @@ pub struct PlanSettings {
 pub(super) struct Plans {
     context: PlanContext,
     slots: HashMap<PlanId, Slot>,
-    /// At most a few per plan: one commit, one repair, one head, moments that pass, and a lookup per waiting operation.
+    /// At most a few per plan (one commit, one repair, one head, moments that pass), and one per waiting operation and per plan node
+    /// whose progress waits.
     jobs: Jobs,
     /// How many openings there were.
     openings: u64,
@@ -157,7 +158,7 @@ impl Plans {
             }
         } else if let Ok(progress) = serde_json::from_slice::<Progress>(payload) {
             if let Some(Slot::Open(open)) = self.slots.get_mut(&plan) {
-                open.tell_progress(&PlanEvent::Progress(Arc::new(progress)));
+                open.tell_progress(progress);
             }
         } else {
             tracing::warn!(plan.id = %plan, "a message can't be read; the log is asked instead");

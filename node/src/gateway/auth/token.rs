@@ -4,6 +4,8 @@
 //! expired, is not from the future, comes from the issuer and is meant for the audience we are configured with. Its
 //! own header decides nothing but which of our keys is tried.
 
+use std::time::Duration;
+
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{TokenData, Validation};
 use mille_shared::{ErrorCode, TokenId, UserId, limits};
@@ -61,13 +63,17 @@ pub enum TokenRefused {
     KeysUnavailable,
 }
 
+/// When it is worth to come back if there was no key at all.
+const KEYS_LOOKED_FOR_AGAIN: Duration = Duration::from_secs(5);
+
 impl From<TokenRefused> for ApiError {
     fn from(refusal: TokenRefused) -> Self {
-        let code = match refusal {
-            TokenRefused::KeysUnavailable => ErrorCode::Unavailable,
-            _ => ErrorCode::Unauthenticated,
-        };
-        Self::new(code, refusal.to_string())
+        match refusal {
+            TokenRefused::KeysUnavailable => {
+                Self::new(ErrorCode::Unavailable, refusal.to_string()).retry_after(KEYS_LOOKED_FOR_AGAIN)
+            }
+            _ => Self::new(ErrorCode::Unauthenticated, refusal.to_string()),
+        }
     }
 }
 

@@ -111,7 +111,12 @@ fn parse_progress(progress: f64) -> Result<f64, ApiError> {
     if (0.0..=1.0).contains(&progress) { Ok(progress) } else { Err(codes::invalid("progress lies between 0 and 1")) }
 }
 
-fn parse_report<T: DeserializeOwned>(argument: &str, value: Option<Value>) -> Result<Option<T>, ApiError> {
+/// What our own answers have beside it and is said by other arguments is taken and has no say, so that an executor may send back
+/// what it was told.
+fn parse_report<T: DeserializeOwned>(argument: &str, mut value: Option<Value>) -> Result<Option<T>, ApiError> {
+    if let Some(Value::Object(fields)) = &mut value {
+        fields.retain(|name, _| name != "executionState" && name != "errorMessage");
+    }
     let parse = |value| serde_json::from_value(value).map_err(|why| codes::invalid(format!("{argument}: {why}")));
     value.filter(|value| !value.is_null()).map(parse).transpose()
 }
@@ -293,6 +298,8 @@ mod tests {
         let read = parse_report::<GraphReport>("graph", Some(json!({"nodeCount": 3, "edgeCount": null})));
         let expected = GraphReport { node_count: Some(3), ..GraphReport::default() };
         assert_eq!(read, Ok(Some(expected)));
+        let told = json!({"nodeCount": 3, "executionState": "completed", "errorMessage": null});
+        assert_eq!(parse_report::<GraphReport>("graph", Some(told)), read, "as it is told");
         assert_eq!(parse_report::<GraphReport>("graph", Some(Value::Null)), Ok(None));
         assert_eq!(parse_report::<GraphReport>("graph", None), Ok(None));
         for wrong in

@@ -44,7 +44,7 @@ pub async fn answer<E: Executor>(State(transport): State<Transport<E>>, request:
             Ok(response) => response,
             Err(refusal) => refusal.into_response(),
         },
-        None => StatusCode::NOT_ACCEPTABLE.into_response(),
+        None => told(StatusCode::NOT_ACCEPTABLE, "the answer is JSON, or an event stream"),
     }
 }
 
@@ -118,6 +118,11 @@ pub(super) async fn recognised<E: Executor>(
     Ok(Arc::new(Session::new(identity, client_id, via, transport.authenticator.clone())))
 }
 
+/// A refusal whose status HTTP has a word for, and we only the code of what is wrong with a request.
+fn told(status: StatusCode, why: &'static str) -> Response {
+    (status, axum::Json(ApiError::new(ErrorCode::ValidationFailed, why).to_response())).into_response()
+}
+
 /// Reads the body of a user's request. The inner error is a refusal that has a status but no code of its own.
 pub(super) async fn received<E: Executor>(
     transport: &Transport<E>,
@@ -125,8 +130,7 @@ pub(super) async fn received<E: Executor>(
     user: &UserId,
 ) -> Result<Result<OperationRequest, Response>, ApiError> {
     if !is_json(request.headers()) {
-        let body = ApiError::new(ErrorCode::ValidationFailed, "the request must be `application/json`").to_response();
-        return Ok(Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, axum::Json(body)).into_response()));
+        return Ok(Err(told(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the request must be `application/json`")));
     }
     let bytes_max = transport.limits.request_bytes_max;
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -136,7 +140,7 @@ pub(super) async fn received<E: Executor>(
     let body = match transport.bodies.read(request.into_body(), bytes_max, user, &*transport.observer).await {
         Ok(body) => body,
         Err(NoBody::Refused(refusal)) => return Err(refusal),
-        Err(NoBody::Broken(status)) => return Ok(Err(status.into_response())),
+        Err(NoBody::Broken(status)) => return Ok(Err(told(status, "the body did not come whole"))),
     };
     let malformed = |message| ApiError::new(ErrorCode::ValidationFailed, message);
     if body.bytes.trim_ascii_start().starts_with(b"[") {

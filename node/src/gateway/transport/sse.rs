@@ -138,7 +138,8 @@ fn streamed<E: Executor>(
             Source::One(one(refusal.to_response()))
         }
         Ok(operation) if operation.kind == OperationType::Subscription && transport.drain.phase() >= Phase::Closing => {
-            return ApiError::new(ErrorCode::Draining, "the node is being taken out").into_response();
+            let refusal = ApiError::new(ErrorCode::Draining, "the node is being taken out; come to another");
+            return refusal.retry_after(Duration::from_secs(1)).into_response();
         }
         Ok(mut operation) => {
             operation.request =

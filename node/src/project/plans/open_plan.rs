@@ -25,7 +25,7 @@ use super::{Active, Jobs, OpeningId, PlanContext};
 use crate::backend::{self, Lane};
 use crate::clock;
 use crate::metrics::EditResult;
-use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Queued, Rejection, SubmitReply};
+use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
 use crate::project::replay::{self, ReplayError};
 use crate::project::store::{self, OpenFailure};
@@ -313,7 +313,9 @@ impl OpenPlan {
         }
     }
 
-    pub(super) fn tell_progress(&mut self, event: &PlanEvent) {
+    pub(super) fn tell_progress(&mut self, progress: Progress) {
+        self.reports.heard(&progress);
+        let event = PlanEvent::Progress(Arc::new(progress));
         // Full: the listener does without. What matters is numbered and comes by the log.
         for listener in self.listeners.iter().filter(|listener| listener.wants_progress) {
             let queued = Queued::new(event.clone(), Instant::now(), None, &self.context.metrics.pressure);
@@ -322,7 +324,7 @@ impl OpenPlan {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.replica.is_busy() || !self.tickets.is_empty()
+        self.replica.is_busy() || !self.tickets.is_empty() || self.reports.holds_any()
     }
 
     pub(super) fn is_unused(&mut self, now: Instant) -> bool {
@@ -336,11 +338,7 @@ impl OpenPlan {
 
     /// Whether somebody waits for an answer.
     pub(super) fn is_awaited(&self) -> bool {
-        self.is_busy()
-            || self.is_asking
-            || !self.behind.is_empty()
-            || !self.past.waiting.is_empty()
-            || self.reports.holds_any()
+        self.is_busy() || self.is_asking || !self.behind.is_empty() || !self.past.waiting.is_empty()
     }
 
     /// Whether the log was seen to hold what we hold. While it was not, we may be the only ones who remember it.

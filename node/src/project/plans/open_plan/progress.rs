@@ -73,6 +73,13 @@ impl Reports {
         told.held.take()
     }
 
+    /// One was told, perhaps by another node: what waits and is older has nothing to say any more.
+    pub(super) fn heard(&mut self, told: &Progress) {
+        if let Some(waits) = self.0.get_mut(&told.node_id) {
+            waits.held.take_if(|held| held.at < told.at);
+        }
+    }
+
     /// Whether one waits.
     pub(super) fn holds_any(&self) -> bool {
         self.0.values().any(|told| told.held.is_some())
@@ -163,6 +170,18 @@ mod tests {
             "it counts from the last that was told"
         );
         assert_eq!(reports.note(report("b", 1.0), after(300)), Next::Tell(report("b", 1.0)));
+    }
+
+    #[test]
+    fn what_waits_says_nothing_behind_a_newer_one_of_another_node() {
+        let (mut reports, now, a) = (Reports::default(), Instant::now(), PlanNodeId::new("a"));
+        let at = |ms, progress| Box::new(Progress { at: Timestamp::from_unix_ms(ms), ..*report("a", progress) });
+        reports.note(at(1, 0.1), now);
+        reports.note(at(2, 0.5), now);
+        reports.heard(&at(1, 0.1));
+        assert!(reports.holds_any(), "its own last");
+        reports.heard(&at(3, 1.0));
+        assert_eq!(reports.take(&a, now), None);
     }
 
     #[test]
