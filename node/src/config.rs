@@ -482,6 +482,41 @@ mod tests {
     }
 
     #[test]
+    fn every_bound_of_plans_and_requests_is_a_setting() {
+        let given = [
+            "--dev",
+            "--plan-nodes-max=1",
+            "--plan-edges-max=2",
+            "--plan-bytes-max=3",
+            "--config-bytes-max=4",
+            "--metadata-bytes-max=5",
+            "--coordinate-abs-max=6.5",
+            "--changes-per-request-max=7",
+            "--request-bytes-max=1008",
+        ];
+        let config = config(&given).expect("settings");
+        let expected = mille_core::PlanBounds {
+            nodes_max: 1,
+            edges_max: 2,
+            plan_bytes_max: 3,
+            config_bytes_max: 4,
+            metadata_bytes_max: 5,
+            coordinate_abs_max: 6.5,
+            changes_max: 7,
+        };
+        assert_eq!(config.plans.bounds, expected);
+        assert_eq!(config.limits.transport.request_bytes_max, 1_008);
+        for wrong in [
+            "--changes-per-request-max=2049",
+            "--request-bytes-max=999",
+            "--coordinate-abs-max=inf",
+            "--connections-max=0",
+        ] {
+            assert!(Arguments::try_parse_from(["mille-node", "--dev", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn contradictions_are_named() {
         let several = config(&["--jwt-secret", SECRET, "--jwks-file", "keys.json"]).err();
         assert_eq!(several, Some(ConfigError::SeveralKeys("JWT_SECRET, JWKS_FILE".to_owned())));

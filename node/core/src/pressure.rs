@@ -4,8 +4,9 @@
 //! how many bytes wait in send queues, how long the store takes to answer. The one that is worst says how high the level
 //! should be. A level is reached one step at a time, and only by what lasts: each measure counts as the median of its last
 //! samples, so that a single pause, however long, changes nothing. A store is not heard all the time, so an answer of it is
-//! one sample, not one for each look until the next, and no level is reached while nothing new says so. A level is left one step
-//! at a time too, and later: the measure must have been well below for seconds. So whoever is refused is not refused and let in by turns.
+//! one sample, not one for each look until the next, and no level is reached while nothing new says so. A level is left one
+//! step at a time too, and later: the measure must have been well below for seconds. So whoever is refused is not refused and
+//! let in by turns.
 //!
 //! A store that answers late is pressure, and all levels follow from it. One that does not answer at all is an outage:
 //! whoever needs it is told so by others, and what does not need it goes on. It counts as [`Level::ThinPresence`] only.

@@ -5,12 +5,11 @@
 //! told so at a time; whoever comes beyond that gets the bare 503.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
@@ -19,10 +18,7 @@ use mille_shared::CloseCode;
 use super::auth::offered_subprotocols;
 use super::errors::ApiError;
 use super::shedding::SOCKET_DOORS;
-use super::transport::{Dialect, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
-
-/// How long a client may take to answer the close.
-const PATIENCE: Duration = Duration::from_secs(2);
+use super::transport::{self, Dialect, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 
 /// A router in the place of all doors, which says this to everybody.
 pub fn router(why: ApiError) -> Router {
@@ -57,15 +53,7 @@ fn refuse(upgrade: WebSocketUpgrade, request: &Request, reason: Cow<'static, str
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(READ_BUFFER_BYTES)
         .max_frame_size(READ_BUFFER_BYTES);
-    upgrade.protocols(dialect.or_else(bearer)).on_upgrade(|socket| close(socket, reason))
-}
-
-async fn close(mut socket: WebSocket, reason: Cow<'static, str>) {
-    let frame = CloseFrame { code: CloseCode::TryAgainLater.as_u16(), reason: reason.as_ref().into() };
-    let _ = tokio::time::timeout(PATIENCE, async {
-        if socket.send(Message::Close(Some(frame))).await.is_ok() {
-            while let Some(Ok(_)) = socket.recv().await {}
-        }
-    })
-    .await;
+    upgrade
+        .protocols(dialect.or_else(bearer))
+        .on_upgrade(async move |socket| transport::close(socket, CloseCode::TryAgainLater, &reason).await)
 }

@@ -256,7 +256,7 @@ impl StatusTeller {
     /// What a progress report tells. `None`: its plan node is gone, or its run has gone on from there: it comes past the log, and
     /// nobody may be told of an earlier state after a later one.
     pub(super) fn progressed(&self, progress: &Progress) -> Option<NodeExecutionStatusEvent> {
-        let record = self.records.get(&progress.node_id).filter(|record| !progress.is_overtaken(record))?;
+        let record = self.records.get(&progress.node_id).filter(|record| !progress.is_overtaken(&record.runs))?;
         let event = self.event(record, &progress.run_id, progress.state, progress.at, progress.revision);
         Some(NodeExecutionStatusEvent { progress: progress.progress, message: progress.message.clone(), ..event })
     }

@@ -90,3 +90,21 @@ pub(super) fn clipped(reason: &str) -> &str {
     }
     &reason[..end]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_just_ends_has_sent_nothing_wrong() {
+        for (text, expected) in [
+            ("WebSocket protocol error: Connection reset without closing handshake", Unreadable::Gone),
+            ("IO error: Connection reset by peer (os error 104)", Unreadable::Gone),
+            ("WebSocket protocol error: Reserved bits are non-zero", Unreadable::Malformed),
+            ("UTF-8 encoding error: invalid utf-8 sequence", Unreadable::Malformed),
+            ("Space limit exceeded: Message too long: 65537 > 65536", Unreadable::TooLarge),
+        ] {
+            assert_eq!(Unreadable::of(&axum::Error::new(text)), expected, "{text}");
+        }
+    }
+}

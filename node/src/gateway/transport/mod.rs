@@ -34,7 +34,7 @@ pub(super) use request::Operation;
 pub(super) use request::prepared;
 pub use session::{EventRevision, ResumeAfter, Session, Via};
 pub use socket::upgrade;
-pub(super) use socket::{READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
+pub(super) use socket::{READ_BUFFER_BYTES, WRITE_BUFFER_BYTES, close};
 pub use sse::{stream, stream_by_query};
 use tokio_util::task::TaskTracker;
 

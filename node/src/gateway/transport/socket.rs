@@ -99,22 +99,27 @@ fn refuse(
     code: CloseCode,
     reason: &'static str,
 ) -> impl FnOnce(WebSocket) -> BoxFuture<'static, ()> + Send {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    move |mut socket| {
+    move |socket| {
         async move {
             let opened_at = Instant::now();
             observer.opened(Via::WebSocket);
-            let frame = CloseFrame { code: code.as_u16(), reason: reason.into() };
-            let _ = tokio::time::timeout(PATIENCE, async {
-                if socket.send(Message::Close(Some(frame))).await.is_ok() {
-                    while let Some(Ok(_)) = socket.recv().await {}
-                }
-            })
-            .await;
+            close(socket, code, reason).await;
             observer.closed(Via::WebSocket, why, code.as_u16(), opened_at.elapsed());
         }
         .boxed()
     }
+}
+
+/// Closes a socket and waits a moment for the client's answer: an early end of the connection could take the close frame with it.
+pub(in crate::gateway) async fn close(mut socket: WebSocket, code: CloseCode, reason: &str) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let frame = CloseFrame { code: code.as_u16(), reason: reason.into() };
+    let _ = tokio::time::timeout(PATIENCE, async {
+        if socket.send(Message::Close(Some(frame))).await.is_ok() {
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    })
+    .await;
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_core::NodeRecord;
-use mille_shared::PlanNodeId;
+use mille_shared::execution::ExecutionState;
+use mille_shared::{PlanNodeId, RunId};
 use tokio::time::{Instant, sleep_until};
 
 use super::super::Jobs;
@@ -69,8 +69,9 @@ impl Reports {
     /// The report of this plan node that waited.
     fn take(&mut self, of: &PlanNodeId, now: Instant) -> Option<Box<Progress>> {
         let told = self.0.get_mut(of)?;
+        let report = told.held.take()?;
         told.at = now;
-        told.held.take()
+        Some(report)
     }
 
     /// One was told, perhaps by another node: what waits and is older has nothing to say any more.
@@ -87,10 +88,10 @@ impl Reports {
 }
 
 impl Progress {
-    /// Whether its run has gone on from what it says, or was followed by another.
-    pub(crate) fn is_overtaken(&self, record: &NodeRecord) -> bool {
-        let place = record.runs.iter().position(|(run, _)| *run == self.run_id);
-        place.is_some_and(|place| place + 1 < record.runs.len() || record.runs[place].1 > self.state)
+    /// Whether its run has gone on from what it says, or was followed by another. `runs`: those of its plan node, the latest last.
+    pub(crate) fn is_overtaken(&self, runs: &[(RunId, ExecutionState)]) -> bool {
+        let place = runs.iter().position(|(run, _)| *run == self.run_id);
+        place.is_some_and(|place| place + 1 < runs.len() || runs[place].1 > self.state)
     }
 }
 
@@ -118,7 +119,7 @@ impl OpenPlan {
     }
 
     fn publish(&self, report: &Progress, jobs: &mut Jobs) {
-        if self.replica.plan().node(&report.node_id).is_none_or(|record| report.is_overtaken(record)) {
+        if self.replica.plan().node(&report.node_id).is_none_or(|record| report.is_overtaken(&record.runs)) {
             return;
         }
         let Ok(message) = serde_json::to_vec(report) else { return };
@@ -134,8 +135,7 @@ impl OpenPlan {
 
 #[cfg(test)]
 mod tests {
-    use mille_shared::execution::ExecutionState;
-    use mille_shared::{Revision, RunId, Timestamp};
+    use mille_shared::{Revision, Timestamp};
 
     use super::*;
 
@@ -182,6 +182,23 @@ mod tests {
         assert!(reports.holds_any(), "its own last");
         reports.heard(&at(3, 1.0));
         assert_eq!(reports.take(&a, now), None);
+    }
+
+    #[test]
+    fn it_is_overtaken_by_a_later_state_of_its_run_and_by_a_later_run() {
+        use ExecutionState::{Completed, Pending, Processing};
+        let run = |name| RunId::parse(name).expect("an id");
+        for (runs, is_overtaken) in [
+            (vec![], false),
+            (vec![(run("r"), Pending)], false),
+            (vec![(run("r"), Processing)], false),
+            (vec![(run("r"), Completed)], true),
+            (vec![(run("r"), Processing), (run("later"), Pending)], true),
+            (vec![(run("before"), Completed), (run("r"), Processing)], false),
+            (vec![(run("other"), Completed)], false),
+        ] {
+            assert_eq!(report("a", 0.5).is_overtaken(&runs), is_overtaken, "{runs:?}");
+        }
     }
 
     #[test]
