@@ -229,8 +229,7 @@ impl Cluster {
     async fn watch_others(&self, projects: &Projects, census: &Mutex<Census>, stop: &CancellationToken) {
         let mut ticks = beat::ticks(LOOK_INTERVAL.min(self.inner.lease / 8));
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let Ok(leases) = self.inner.backend.leases.list().await else { continue };
-            self.inner.looked.lock().clone_from(&leases);
+            let Ok(leases) = self.look().await else { continue };
             // Who could not renew its own lease judges nobody before it can.
             if self.renewed_age() > 2 * self.renewal_interval() {
                 continue;
@@ -290,8 +289,10 @@ impl Cluster {
     /// The cluster now, and while the store does not answer as it was when it last did: then nobody's lease is young.
     pub async fn view(&self) -> ClusterView {
         let now = clock::now();
-        let listed = self.inner.backend.leases.list().await;
-        let leases = listed.unwrap_or_else(|_| self.inner.looked.lock().clone());
+        let leases = match self.look().await {
+            Ok(leases) => leases,
+            Err(_) => self.inner.looked.lock().clone(),
+        };
         let nodes = leases.into_iter().filter_map(|(id, text)| {
             let record: Record = serde_json::from_str(&text).ok()?;
             let age_ms = now.unix_ms.saturating_sub(record.renewed_at.unix_ms);
@@ -305,6 +306,13 @@ impl Cluster {
             Some(NodeView { id, address, version, started_at, state, load, lag_ms })
         });
         ClusterView { nodes: nodes.collect(), redis: self.inner.backend.leases.status().await }
+    }
+
+    /// Whose leases hold. Whoever looks, it is kept: what was shown once is shown also when the store is gone.
+    async fn look(&self) -> backend::Result<Vec<(NodeId, Arc<str>)>> {
+        let leases = self.inner.backend.leases.list().await?;
+        self.inner.looked.lock().clone_from(&leases);
+        Ok(leases)
     }
 
     async fn renew(&self) -> backend::Result<()> {
