@@ -312,7 +312,20 @@ impl Presence {
     fn take_out(&mut self, connection: &ConnectionId) {
         let before = self.roster.get(connection).and_then(|entry| self.roster.shown(&entry.record.user));
         if let Some(entry) = self.roster.remove(connection) {
+            self.keep_activity(&entry.record);
             self.tell(&entry.record.user, before, None, Some(&entry.record));
+        }
+    }
+
+    /// When a user was active last stays known though the connection they were active on is gone: their others here have it
+    /// from now on, and other nodes hear so.
+    fn keep_activity(&mut self, gone: &Record) {
+        let is_heir = |entry: &&Entry| entry.hold.is_own() && entry.record.last_active < gone.last_active;
+        let heirs = self.roster.of_user(&gone.user).filter(is_heir).map(|entry| entry.record.connection.clone());
+        for heir in heirs.collect::<Vec<_>>() {
+            if let Some(entry) = self.roster.get_mut(&heir) {
+                entry.record.last_active = gone.last_active;
+            }
         }
     }
 

@@ -278,3 +278,22 @@ fn an_activity_that_is_no_move_is_told_with_the_next_digest_and_again_if_that_is
     pass(&pass(&asked, &mut there, at(6_001)), &mut here, at(6_002));
     assert_eq!(active(&here), 3_000);
 }
+
+#[test]
+fn when_a_user_was_active_last_is_known_longer_than_the_tab_they_were_active_in() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    pass(&here.join(at(0), join(1, "una")), &mut there, at(0));
+    pass(&there.join(at(0), join(11, "una")), &mut here, at(0));
+    pass(&here.join(at(0), join(2, "dos")), &mut there, at(0));
+    pass(&here.switch_document(at(5_000), SeatId(1), &doc("plan"), DocumentType::Canvas), &mut there, at(5_000));
+    let una = |node: &Presence| {
+        let una = node.users().into_iter().find(|user| user.user_id.as_str() == "una").expect("she has another tab");
+        (una.connections, una.last_active.unix_ms - START_MS)
+    };
+    assert_eq!((una(&here), una(&there)), ((2, 5_000), (2, 5_000)));
+    pass(&here.lose(at(6_000), SeatId(1)), &mut there, at(6_000));
+    pass(&here.wake(at(16_000)), &mut there, at(16_000));
+    assert_eq!(una(&there), (1, 5_000));
+    pass(&there.wake(at(18_000)), &mut here, at(18_000));
+    assert_eq!(una(&here), (1, 5_000));
+}
