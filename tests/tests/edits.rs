@@ -226,6 +226,49 @@ async fn a_repeated_operation_is_answered_once_and_again_and_done_once() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_of_what_answers_with_the_plan_has_the_plan_as_it_was_then() -> Result<()> {
+    let desk = Desk::set().await?;
+    let ada_there = desk.ada.at(desk.bob.base());
+    let dag = json!({
+        "version": "1", "metadata": {"name": "Whole"}, "edges": [],
+        "nodes": [node_input(Some("a"), "GraphNode", "a")],
+    });
+    let moved = json!([{"moveNode": {"nodeId": "a", "position": {"x": 1.0, "y": 1.0}}}]);
+    let mut answered = Vec::new();
+    for (document, variables) in [
+        (d::REPLACE_PLAN, json!({"p": desk.project.id, "op": "whole", "dag": dag})),
+        (d::UPDATE_METADATA, json!({"p": desk.project.id, "op": "name", "name": "Named"})),
+        (d::APPLY, json!({"p": desk.project.id, "op": "many", "changes": moved})),
+    ] {
+        answered.push((document, variables.clone(), desk.ada.run(document, variables).await?));
+    }
+    let end = desk.ada.move_node(&desk.project, "a", 9.0, 9.0).await?;
+    for (document, variables, first) in answered {
+        for client in [&desk.ada, &ada_there] {
+            let again = client.run(document, variables.clone()).await?;
+            ensure!(same_value(&again, &first), "at {}: {again}\nis not\n{first}", client.base());
+        }
+    }
+    let plan = desk.ada.plan(&desk.project).await?;
+    ensure!(same_value(&plan["nodes"][0], &end), "a repeat changed something: {plan}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_variable_that_is_not_set_would_say_stays_as_it_is() -> Result<()> {
+    let desk = Desk::set().await?;
+    desk.edit(d::UPDATE_METADATA, json!({"name": "One", "description": "kept"})).await?;
+    let document = "mutation ($p: Int!, $text: String) { applyPlanDagChanges(projectId: $p, changes: [
+        {updateMetadata: {name: \"Two\", description: $text}}]) { planDag { metadata { name description } } } }";
+    for (variables, description) in [(json!({}), json!("kept")), (json!({"text": null}), json!(null))] {
+        let answer = desk.edit(document, variables).await?;
+        let metadata = &answer["applyPlanDagChanges"]["planDag"]["metadata"];
+        ensure!(same_value(metadata, &json!({"name": "Two", "description": description})), "{answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_expects_an_old_revision_gets_a_conflict_for_what_changed_only() -> Result<()> {
     let desk = Desk::set().await?;
     desk.nodes(&[("a", "GraphNode"), ("b", "GraphNode")]).await?;

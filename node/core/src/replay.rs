@@ -66,8 +66,8 @@ impl Replay {
 
     /// The plan at the place the replay has reached.
     #[must_use]
-    pub fn plan(&self) -> Option<&Plan> {
-        self.plan.as_ref()
+    pub fn into_plan(self) -> Option<Plan> {
+        self.plan
     }
 
     /// Takes the entries that follow [`Self::position`] and tells the changes among them that were asked for.

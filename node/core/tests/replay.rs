@@ -43,7 +43,7 @@ fn replay(
         assert!(!entries.is_empty(), "the log reaches as far as it is asked for");
         told.extend(replay.feed(&entries).unwrap());
     }
-    assert_eq!(replay.plan().unwrap().revision(), until);
+    assert_eq!(replay.into_plan().unwrap().revision(), until);
     told
 }
 

@@ -100,8 +100,10 @@ pub struct Accepted {
     pub revision: Revision,
     /// Its change. `None`: it changed nothing.
     pub applied: Option<Arc<Applied>>,
-    /// The plan with it.
+    /// The plan with it, and perhaps with what came after.
     pub plan: Arc<Plan>,
+    /// Whether it was accepted before: then much may have come after.
+    pub is_repeat: bool,
 }
 
 /// A part of a plan's past.

@@ -128,6 +128,11 @@ impl ProjectHandle {
         self.ask_plan(plan, |reply| PlanCommand::Read { reply }).await?
     }
 
+    /// The plan as the change with this revision left it. `None`: the log no longer reaches back, or does not answer.
+    pub async fn read_at(&self, plan: PlanId, revision: Revision) -> Option<Arc<Plan>> {
+        replay::plan_at(self.projects.backend().clone(), plan, revision).await
+    }
+
     /// Listens to a plan. The stream repairs itself: it ends only if the listener may no longer listen or the plan is
     /// gone.
     ///

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mille_core::replay::{Replay, Unreachable};
-use mille_core::{Applied, chain};
+use mille_core::{Applied, Plan, chain};
 use mille_shared::log::ChainHash;
 use mille_shared::{PlanId, Revision, limits};
 
@@ -152,6 +152,13 @@ pub(super) async fn page(
 pub(super) async fn change_at(backend: Backend, plan: PlanId, revision: Revision) -> Option<Arc<Applied>> {
     let before = Revision { seq: revision.seq.checked_sub(1)?, ..revision };
     between(backend, plan, before, revision).await.ok()?.pop()
+}
+
+/// The plan as the change with this revision left it, from snapshot and log. `None`: it can't be told any more.
+pub(super) async fn plan_at(backend: Backend, plan: PlanId, revision: Revision) -> Option<Arc<Plan>> {
+    let mut replay = LogReplay::new(backend, plan, revision, revision);
+    while !replay.next_page().await.ok()?.is_empty() {}
+    replay.replay?.into_plan().map(Arc::new)
 }
 
 async fn between(

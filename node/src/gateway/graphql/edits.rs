@@ -6,6 +6,7 @@
 //! answer comes when the change is in the log.
 
 use async_graphql::{Context, MaybeUndefined, Name, Object, SimpleObject, Value};
+use async_graphql_value::Value as Written;
 use mille_shared::operation::Edit;
 use mille_shared::{EdgeId, PlanNodeId};
 
@@ -202,10 +203,12 @@ impl EditMutations {
     ) -> Nullable<PlanDag> {
         nullable(async {
             let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-            let name = if is_given(ctx, "name") { name } else { MaybeUndefined::Undefined };
-            let description = if is_given(ctx, "description") { description } else { MaybeUndefined::Undefined };
-            let accepted = edit(ctx, arguments, inputs::update_metadata(name, description)).await?;
-            Ok(PlanDag(accepted.plan))
+            let name = if is_given(ctx, argument(ctx, "name")) { name } else { MaybeUndefined::Undefined };
+            let is_described = is_given(ctx, argument(ctx, "description"));
+            let description = if is_described { description } else { MaybeUndefined::Undefined };
+            let edits = vec![inputs::update_metadata(name, description)];
+            let (_, plan) = Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?;
+            Ok(PlanDag(plan))
         })
         .await
     }
@@ -224,8 +227,9 @@ impl EditMutations {
     ) -> Nullable<PlanDag> {
         nullable(async {
             let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-            let accepted = edit(ctx, arguments, Edit::Replace(plan_dag.into())).await?;
-            Ok(PlanDag(accepted.plan))
+            let edits = vec![Edit::Replace(plan_dag.into())];
+            let (_, plan) = Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?;
+            Ok(PlanDag(plan))
         })
         .await
     }
@@ -237,14 +241,15 @@ impl EditMutations {
         ctx: &Context<'_>,
         #[graphql(desc = "The project.")] project_id: i32,
         #[graphql(desc = "The plan; left out: the project's first.")] plan_id: Option<i32>,
-        #[graphql(desc = "What to do, in order.")] changes: Vec<PlanDagChangeInput>,
+        #[graphql(desc = "What to do, in order.")] mut changes: Vec<PlanDagChangeInput>,
         #[graphql(desc = "Makes a repeat recognisable.")] operation_id: Option<String>,
         #[graphql(desc = "The revision this edit was made on.")] expected_revision: Option<String>,
     ) -> Result<PlanDagChangeResult, ApiError> {
         let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
+        leave_out_unset(ctx, &mut changes);
         let edits = changes.into_iter().map(Edit::from).collect();
-        let accepted = Editing::begin(ctx, arguments).await?.submit(edits).await?;
-        Ok(PlanDagChangeResult { revision: accepted.revision.to_string(), plan_dag: PlanDag(accepted.plan) })
+        let (revision, plan) = Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?;
+        Ok(PlanDagChangeResult { revision: revision.to_string(), plan_dag: PlanDag(plan) })
     }
 }
 
@@ -261,17 +266,38 @@ async fn edit(ctx: &Context<'_>, arguments: EditArguments, edit: Edit) -> Result
     Editing::begin(ctx, arguments).await?.submit(vec![edit]).await
 }
 
-/// Whether an argument was given at all. A variable that the client did not set counts as left out, as GraphQL has it;
-/// the library would make it null.
-fn is_given(ctx: &Context<'_>, argument: &str) -> bool {
-    let Some(value) = ctx.item.node.get_argument(argument) else { return false };
+/// An argument as the request has it.
+fn argument<'a>(ctx: &'a Context<'_>, name: &str) -> Option<&'a Written> {
+    ctx.item.node.get_argument(name).map(|value| &value.node)
+}
+
+/// Takes out of changes that stand in the request itself what [`is_given`] says was not given.
+fn leave_out_unset(ctx: &Context<'_>, changes: &mut [PlanDagChangeInput]) {
+    let written = match argument(ctx, "changes") {
+        Some(Written::List(written)) => written.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+        None => return,
+    };
+    for (change, written) in changes.iter_mut().zip(written) {
+        if let (PlanDagChangeInput::UpdateMetadata(change), Written::Object(written)) = (change, written)
+            && let Some(Written::Object(written)) = written.get("updateMetadata")
+        {
+            change.keep(|field| is_given(ctx, written.get(field)));
+        }
+    }
+}
+
+/// Whether a value was given at all. A variable that the client did not set counts as left out, as GraphQL has it; the
+/// library would make it null.
+fn is_given(ctx: &Context<'_>, value: Option<&Written>) -> bool {
+    let Some(value) = value else { return false };
     let definitions = &ctx.query_env.operation.node.variable_definitions;
     let is_set = |variable: Name| {
         let mut defaults = definitions.iter().filter(|one| one.node.default_value.is_some());
         let set = ctx.query_env.variables.contains_key(&variable) || defaults.any(|one| one.node.name.node == variable);
         if set { Ok(Value::Null) } else { Err(()) }
     };
-    value.node.clone().into_const_with(is_set).is_ok()
+    value.clone().into_const_with(is_set).is_ok()
 }
 
 #[cfg(test)]
@@ -287,7 +313,7 @@ mod tests {
     impl Query {
         async fn given(&self, ctx: &Context<'_>, text: MaybeUndefined<String>) -> bool {
             let _ = text;
-            is_given(ctx, "text")
+            is_given(ctx, argument(ctx, "text"))
         }
     }
 

@@ -214,6 +214,17 @@ pub(super) struct UpdateMetadataChangeInput {
     description: MaybeUndefined<String>,
 }
 
+impl UpdateMetadataChangeInput {
+    /// Takes out what was not given.
+    pub(super) fn keep(&mut self, is_given: impl Fn(&str) -> bool) {
+        for (field, value) in [("name", &mut self.name), ("description", &mut self.description)] {
+            if !is_given(field) {
+                *value = MaybeUndefined::Undefined;
+            }
+        }
+    }
+}
+
 impl From<PositionInput> for plan::Position {
     fn from(input: PositionInput) -> Self {
         Self { x: input.x, y: input.y }

@@ -268,7 +268,12 @@ impl OpenPlan {
             Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
             Done::Told { ticket, revision, applied } => {
                 let plan = Arc::clone(self.replica.plan());
-                self.acknowledge(EditResult::Repeated, ticket, Accepted { revision, applied, plan }, jobs);
+                self.acknowledge(
+                    EditResult::Repeated,
+                    ticket,
+                    Accepted { revision, applied, plan, is_repeat: true },
+                    jobs,
+                );
             }
             Done::Confirmed { ticket, result, accepted, confirmed } => {
                 self.confirmed(ticket, result, *accepted, confirmed);
@@ -499,11 +504,12 @@ impl OpenPlan {
     fn judge(&mut self, ticket: Ticket, verdict: Verdict, jobs: &mut Jobs) {
         let (answer, repeat) = match verdict {
             Verdict::Accepted { applied, plan } => {
-                let accepted = Accepted { revision: applied.revision(), applied: Some(applied), plan };
+                let accepted =
+                    Accepted { revision: applied.revision(), applied: Some(applied), plan, is_repeat: false };
                 return self.acknowledge(EditResult::Accepted, ticket, accepted, jobs);
             }
             Verdict::Unchanged { plan, repeat } => {
-                (Ok(Accepted { revision: plan.revision(), applied: None, plan }), repeat)
+                (Ok(Accepted { revision: plan.revision(), applied: None, plan, is_repeat: false }), repeat)
             }
             Verdict::Refused { refusal, repeat } => (Err(Rejection::Refused(refusal)), repeat),
             Verdict::Repeated { revision } => return self.tell_repeated(ticket, revision, jobs),
@@ -523,7 +529,8 @@ impl OpenPlan {
     fn tell_repeated(&mut self, ticket: Ticket, revision: Revision, jobs: &mut Jobs) {
         if let Some(applied) = self.replica.recent(revision) {
             let (applied, plan) = (Some(Arc::clone(applied)), Arc::clone(self.replica.plan()));
-            return self.acknowledge(EditResult::Repeated, ticket, Accepted { revision, applied, plan }, jobs);
+            let accepted = Accepted { revision, applied, plan, is_repeat: true };
+            return self.acknowledge(EditResult::Repeated, ticket, accepted, jobs);
         }
         let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
         jobs.spawn(async move {
