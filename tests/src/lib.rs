@@ -29,6 +29,7 @@
 mod client;
 mod cluster;
 mod collector;
+mod desk;
 pub mod documents;
 mod load_balancer;
 mod mille;
@@ -52,6 +53,7 @@ mod wire;
 pub use client::{Answer, Client, Failure, Refusal, refused};
 pub use cluster::{Builder, Cluster, clean_command, last_words, mille_binary, node_binary};
 pub use collector::{Collector, Mood, SpanTold};
+pub use desk::Desk;
 pub use load_balancer::LoadBalancer;
 pub use mille::{Said, mille, mille_ok};
 pub use patience::{eventually, patience, seed, soon, within};

@@ -95,7 +95,7 @@ impl Client {
     /// # Errors
     /// As [`Client::run`].
     pub async fn add_node(&self, project: &Project, kind: &str, label: &str) -> Result<Value, Failure> {
-        let variables = json!({"p": project.id, "node": node_input(None, kind, label)});
+        let variables = json!({"p": project.id, "plan": project.plan, "node": node_input(None, kind, label)});
         self.ask(d::ADD_NODE, "addPlanDagNode", variables).await
     }
 
@@ -104,7 +104,7 @@ impl Client {
     /// # Errors
     /// As [`Client::run`].
     pub async fn add_node_as(&self, project: &Project, id: &str, kind: &str) -> Result<Value, Failure> {
-        let variables = json!({"p": project.id, "node": node_input(Some(id), kind, id)});
+        let variables = json!({"p": project.id, "plan": project.plan, "node": node_input(Some(id), kind, id)});
         self.ask(d::ADD_NODE, "addPlanDagNode", variables).await
     }
 
@@ -113,7 +113,7 @@ impl Client {
     /// # Errors
     /// As [`Client::run`].
     pub async fn connect(&self, project: &Project, source: &str, target: &str) -> Result<Value, Failure> {
-        let variables = json!({"p": project.id, "edge": edge_input(None, source, target)});
+        let variables = json!({"p": project.id, "plan": project.plan, "edge": edge_input(None, source, target)});
         self.ask(d::ADD_EDGE, "addPlanDagEdge", variables).await
     }
 
@@ -122,7 +122,7 @@ impl Client {
     /// # Errors
     /// As [`Client::run`].
     pub async fn move_node(&self, project: &Project, id: &str, x: f64, y: f64) -> Result<Value, Failure> {
-        let variables = json!({"p": project.id, "id": id, "to": {"x": x, "y": y}});
+        let variables = json!({"p": project.id, "plan": project.plan, "id": id, "to": {"x": x, "y": y}});
         self.ask(d::MOVE_NODE, "movePlanDagNode", variables).await
     }
 
@@ -131,7 +131,7 @@ impl Client {
     /// # Errors
     /// As [`Client::run`].
     pub async fn delete_node(&self, project: &Project, id: &str) -> Result<Value, Failure> {
-        self.ask(d::DELETE_NODE, "deletePlanDagNode", json!({"p": project.id, "id": id})).await
+        self.ask(d::DELETE_NODE, "deletePlanDagNode", json!({"p": project.id, "plan": project.plan, "id": id})).await
     }
 
     /// Every delta after `after`, page by page (`planDagDeltas`).

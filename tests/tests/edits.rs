@@ -3,68 +3,9 @@
 //! Two nodes; what is done at one is looked at through the other. Races between them are `convergence`'s
 //! work, rights those of `doors`.
 
-use std::collections::HashSet;
-
 use anyhow::{Context as _, Result, ensure};
-use mille_tests::{
-    Client, Cluster, Event, Project, Refusal, Replica, Revision, Subscription, broken_rules, documents as d,
-    edge_input, eventually, node_input, refused, same_value, soon,
-};
+use mille_tests::{Desk, Replica, Revision, broken_rules, documents as d, edge_input, node_input, refused, same_value};
 use serde_json::{Value, json};
-
-/// Two people with one project, at two nodes.
-struct Desk {
-    /// Holds the processes.
-    _cluster: Cluster,
-    /// Owner, at the first node.
-    ada: Client,
-    /// Editor, at the second node.
-    bob: Client,
-    project: Project,
-}
-
-impl Desk {
-    async fn set() -> Result<Self> {
-        let cluster = Cluster::of(2).start().await?;
-        let (ada, bob) = (cluster.user(0, "ada"), cluster.user(1, "bob"));
-        let project = ada.create_project("harbour").await?;
-        ada.share(&project, "bob", "EDITOR").await?;
-        Ok(Self { _cluster: cluster, ada, bob, project })
-    }
-
-    /// Runs an edit of this project as Ada.
-    async fn edit(&self, document: &str, mut variables: Value) -> Result<Value, mille_tests::Failure> {
-        variables["p"] = json!(self.project.id);
-        self.ada.run(document, variables).await
-    }
-
-    async fn refusal(&self, document: &str, variables: Value) -> Result<Refusal> {
-        let text = variables.to_string();
-        refused(self.edit(document, variables).await).with_context(|| text)
-    }
-
-    async fn nodes(&self, nodes: &[(&str, &str)]) -> Result<()> {
-        for (id, kind) in nodes {
-            self.ada.add_node_as(&self.project, id, kind).await?;
-        }
-        Ok(())
-    }
-
-    async fn revision(&self) -> Result<Revision> {
-        self.ada.revision(&self.project).await
-    }
-
-    /// Bob's view from the other node, once it has reached `revision`.
-    async fn bobs_plan(&self, revision: Revision) -> Result<Value> {
-        eventually(soon(), async || {
-            let plan = self.bob.plan(&self.project).await?;
-            let there = Revision::of(&plan["revision"])?;
-            ensure!(there == revision, "the other node is at {there}, not {revision}");
-            Ok(plan)
-        })
-        .await
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_edit_does_what_it_says_and_is_one_delta() -> Result<()> {
@@ -279,6 +220,9 @@ async fn who_expects_an_old_revision_gets_a_conflict_for_what_changed_only() -> 
     let refusal = desk.refusal(d::MOVE_NODE, stale).await?;
     ensure!(refusal.code == "CONFLICT", "{refusal:?}");
     ensure!(refusal.extensions["revision"] == json!(now), "a conflict names the revision: {refusal:?}");
+    let current = &refusal.extensions["current"];
+    let is_current = current["id"] == "a" && same_value(&current["position"]["x"], &json!(5));
+    ensure!(is_current, "and shows the plan node as it is: {refusal:?}");
     desk.edit(d::MOVE_NODE, json!({"id": "b", "to": {"x": 9.0, "y": 9.0}, "rev": old}))
         .await
         .context("b did not change")?;
@@ -449,136 +393,5 @@ async fn of_progress_the_newest_is_told_in_the_end_and_none_after_its_state() ->
         is_over = heard["progress"] == 0.2;
     }
     ensure!(is_completed, "it ended before the other began");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_is_read_in_pages_and_says_when_it_does_not_reach_back() -> Result<()> {
-    let desk = Desk::set().await?;
-    let ids: Vec<String> = (0..7).map(|index| format!("n{index}")).collect();
-    for id in &ids {
-        desk.ada.add_node_as(&desk.project, id, "GraphNode").await?;
-    }
-    let end = desk.revision().await?;
-    let mut after = end.start().to_string();
-    let mut pages = Vec::new();
-    for _ in 0..3 {
-        let variables = json!({"p": desk.project.id, "after": after, "limit": 3});
-        let page = desk.bob.ask(d::DELTAS, "planDagDeltas", variables).await?;
-        after = page["endRevision"].as_str().context("endRevision")?.to_owned();
-        pages.push((page["events"].as_array().map(Vec::len), page["hasMore"].clone()));
-    }
-    ensure!(pages == [(Some(3), json!(true)), (Some(3), json!(true)), (Some(1), json!(false))], "{pages:?}");
-    ensure!(after == end.to_string(), "the pages end at {after}, the plan at {end}");
-
-    let other_epoch = Revision { epoch: end.epoch - 1, seq: 1 };
-    let ahead = Revision { seq: end.seq + 50, ..end };
-    for lost in [other_epoch, ahead] {
-        let variables = json!({"p": desk.project.id, "after": lost.to_string()});
-        let refusal = refused(desk.bob.run(d::DELTAS, variables).await)?;
-        ensure!(refusal.code == "UNRECOVERABLE_REVISION", "{lost}: {refusal:?}");
-        // The stream heals what the query can only report.
-        let socket = desk.bob.socket().await?;
-        let mut deltas = socket.follow(&desk.project, Some(&lost.to_string())).await?;
-        let event = deltas.value("planDagDeltaChanged").await?;
-        ensure!(event["kind"] == "SNAPSHOT" && event["reason"].is_string(), "{lost}: {event}");
-        Replica::new().apply(&event)?;
-    }
-    for nonsense in ["", "yesterday", "1", "1-", "1-2-3", "-1-2"] {
-        let variables = json!({"p": desk.project.id, "after": nonsense});
-        let refusal = refused(desk.bob.run(d::DELTAS, variables).await)?;
-        ensure!(refusal.code == "VALIDATION_FAILED", "{nonsense:?}: {refusal:?}");
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delta_stream_begins_where_it_was_asked_to() -> Result<()> {
-    let desk = Desk::set().await?;
-    desk.nodes(&[("a", "GraphNode"), ("b", "GraphNode")]).await?;
-    let here = desk.revision().await?;
-    let socket = desk.bob.socket().await?;
-    let follow = async |after: Value, snapshot: Value| -> Result<Subscription> {
-        let variables = json!({"p": desk.project.id, "after": after, "snapshot": snapshot});
-        socket.start(d::FOLLOW, variables).await
-    };
-    let mut from_start = follow(json!(here.start().to_string()), Value::Null).await?;
-    for seq in 1..=here.seq {
-        let event = from_start.value("planDagDeltaChanged").await?;
-        ensure!(event["revision"] == Revision { seq, ..here }.to_string(), "{event}");
-    }
-    let mut with_snapshot = follow(Value::Null, json!(true)).await?;
-    let event = with_snapshot.value("planDagDeltaChanged").await?;
-    ensure!(event["kind"] == "SNAPSHOT" && event["revision"] == here.to_string(), "{event}");
-    let mut both = follow(json!(Revision { seq: 1, ..here }.to_string()), json!(true)).await?;
-    let event = both.value("planDagDeltaChanged").await?;
-    ensure!(event["kind"] == "DELTA" && event["revision"] == here.to_string(), "`after` counts: {event}");
-    let mut from_now = follow(Value::Null, json!(false)).await?;
-    // The first change after the node has taken it up; before that, it may miss some.
-    let mut step = 0.0;
-    let event = eventually(soon(), async || {
-        step += 1.0;
-        desk.ada.move_node(&desk.project, "a", step, 0.0).await?;
-        from_now.waiting().context("nothing came yet")
-    })
-    .await?;
-    let Event::Next(payload) = event else { anyhow::bail!("{event:?}") };
-    let event = &payload["data"]["planDagDeltaChanged"];
-    ensure!(event["kind"] == "DELTA" && Revision::of(&event["revision"])?.seq > here.seq, "{event}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn typed_events_tell_the_same_story() -> Result<()> {
-    let desk = Desk::set().await?;
-    let start = desk.revision().await?;
-    let socket = desk.bob.socket().await?;
-    let plan = desk.project.plan.to_string();
-    let mut updates = socket.start(d::UPDATED, json!({"plan": plan, "after": start.to_string()})).await?;
-    let mut seen = socket.start(d::COLLABORATION, json!({"plan": plan})).await?;
-    // `collaborationEvents` has no `after`: knock until the first one answers.
-    let mut count = 0;
-    eventually(soon(), async || {
-        count += 1;
-        desk.ada.add_node_as(&desk.project, &format!("knock-{count}"), "MergeNode").await?;
-        seen.waiting().context("no event yet")
-    })
-    .await?;
-    for index in 1..=count {
-        let event = updates.value("planDagUpdated").await?;
-        ensure!(event["updateType"] == "NODE_ADDED", "{event}");
-        ensure!(event["data"]["node"]["id"] == format!("knock-{index}"), "{event}");
-    }
-    desk.nodes(&[("a", "GraphNode"), ("b", "GraphNode")]).await?;
-    let edge = desk.ada.connect(&desk.project, "a", "b").await?;
-    desk.ada.move_node(&desk.project, "a", 5.0, 5.0).await?;
-    desk.edit(d::UPDATE_METADATA, json!({"name": "told"})).await?;
-    desk.edit(d::DELETE_EDGE, json!({"id": edge["id"]})).await?;
-    desk.ada.delete_node(&desk.project, "b").await?;
-    let story =
-        ["NODE_ADDED", "NODE_ADDED", "EDGE_ADDED", "NODE_UPDATED", "METADATA_UPDATED", "EDGE_REMOVED", "NODE_REMOVED"];
-    for kind in story {
-        let event = updates.value("planDagUpdated").await?;
-        ensure!(event["updateType"] == kind && event["userId"] == "ada", "{kind} was due: {event}");
-    }
-    let mut wanted: HashSet<&str> =
-        ["NODE_CREATED", "NODE_UPDATED", "NODE_DELETED", "EDGE_CREATED", "EDGE_DELETED"].into();
-    while !wanted.is_empty() {
-        let event = seen.value("collaborationEvents").await?;
-        wanted.remove(event["eventType"].as_str().unwrap_or_default());
-    }
-    let mut visitor = desk.ada.presence(&desk.project).await?;
-    visitor.switch_document(&plan, "canvas").await?;
-    visitor.move_cursor(&plan, 11.0, 22.0).await?;
-    let mut wanted: HashSet<&str> = ["USER_JOINED", "CURSOR_MOVED", "USER_LEFT"].into();
-    while !wanted.is_empty() {
-        let event = seen.value("collaborationEvents").await?;
-        let kind = event["eventType"].as_str().unwrap_or_default().to_owned();
-        wanted.remove(kind.as_str());
-        if kind == "CURSOR_MOVED" {
-            ensure!(same_value(&event["data"]["cursorEvent"]["positionX"], &json!(11)), "{event}");
-            visitor.send("leave_session", json!({})).await?;
-        }
-    }
     Ok(())
 }
