@@ -20,8 +20,8 @@ pub enum Refusal {
     /// It breaks a rule of plans.
     #[error("{0}")]
     Invalid(Problem),
-    /// An element it touches changed after the revision it expected.
-    #[error("{} changed after {expected}", .current.id())]
+    /// An element it touches changed after the revision it expected, or may have, since the log does not have that one.
+    #[error("{} changed {}", .current.id(), after(*expected, *revision))]
     Conflict {
         /// The revision the operation expected.
         expected: Revision,
@@ -46,6 +46,13 @@ pub enum Refusal {
         /// How many bytes it may have.
         limit: usize,
     },
+}
+
+fn after(expected: Revision, revision: Revision) -> String {
+    if revision > expected {
+        return format!("after {expected}");
+    }
+    format!("with {revision}; {expected} is ahead of the log")
 }
 
 /// Which element of a plan is meant.

@@ -188,18 +188,19 @@ proptest! {
         for (index, dice) in asked.iter().enumerate() {
             let expected = Revision { seq: (index as u64 * 7) % (head.seq + 2), ..head };
             let edits = edits(dice);
-            // A revision that the log does not have is one of a history that was lost.
-            let unknown = expected > head;
-            let conflicts = unknown || edits.iter().any(|edit| match touched(edit, &document) {
-                None => head > expected,
+            // A revision ahead of the log is one of a history that was lost: whatever is touched may have changed since.
+            let lost = expected > head;
+            let conflicts = edits.iter().any(|edit| match touched(edit, &document) {
+                None => lost || head > expected,
                 Some(names) => names.iter().any(|name| {
-                    there.contains_key(name) && changed_at.get(name).is_some_and(|changed| *changed > expected)
+                    let changed = lost || changed_at.get(name).is_some_and(|changed| *changed > expected);
+                    there.contains_key(name) && changed
                 }),
             });
             let answer = desk.judge_expecting(Some(expected), edits);
             prop_assert_eq!(matches!(answer, Err(Refusal::Conflict { .. })), conflicts, "{:?}", answer);
             if let Err(Refusal::Conflict { current, revision, .. }) = answer {
-                prop_assert!(revision > expected || unknown);
+                prop_assert!(revision > expected || lost);
                 let is_there = match current {
                     Element::Node(record) => document.nodes.contains(&record.node),
                     Element::Edge(record) => document.edges.contains(&record.edge),

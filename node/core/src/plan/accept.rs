@@ -241,15 +241,13 @@ impl Plan {
         Ok(vec![Fact::ExecutionChanged { id, run_id, state: report.state, datasource, graph }])
     }
 
-    /// With an expected revision, whatever the edits touch must not have changed after it. A revision that the log does not
-    /// have is one of a history that was lost: everything may have changed since.
+    /// With an expected revision, whatever the edits touch must not have changed after it. A revision ahead of the log is one
+    /// of a history that was lost: everything may have changed since.
     fn check_expected(&self, expected: Revision, edits: &[Edit]) -> Result<(), Refusal> {
-        if expected > self.head.revision {
-            let current = Element::Metadata(Box::new(PlanMetadata::clone(&self.metadata)));
-            return Err(Refusal::Conflict { expected, current, revision: self.head.revision });
-        }
+        let is_lost = expected > self.head.revision;
         let check = |revision: Revision, current: &dyn Fn() -> Element| {
-            if revision > expected { Err(Refusal::Conflict { expected, current: current(), revision }) } else { Ok(()) }
+            let is_as_expected = revision <= expected && !is_lost;
+            if is_as_expected { Ok(()) } else { Err(Refusal::Conflict { expected, current: current(), revision }) }
         };
         let check_node = |id: &PlanNodeId| {
             self.nodes.get(id).map_or(Ok(()), |record| check(record.revision, &|| Element::Node(Arc::clone(record))))
