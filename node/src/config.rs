@@ -83,7 +83,7 @@ pub struct Arguments {
     /// The secret that follows, taken as well while secrets are changed.
     #[arg(long, env = "JWT_NEXT_SECRET", hide_env_values = true)]
     pub jwt_next_secret: Option<String>,
-    /// A PEM file with the public key of RS256, ES256 or EdDSA tokens.
+    /// A PEM file with the public key of RS256, ES256 or EdDSA tokens; while keys are changed, with both. Read again now and then.
     #[arg(long, env = "JWT_PUBLIC_KEY_FILE")]
     pub jwt_public_key_file: Option<PathBuf>,
     /// A file with a JSON Web Key Set.

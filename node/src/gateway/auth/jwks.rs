@@ -1,8 +1,9 @@
-//! Keys that change while we run: a JWKS file or address, read again and again.
+//! Keys that change while we run: a file of keys in PEM, a JWKS file or address, read again and again.
 //!
 //! Readers see one whole set at a time and never wait for a source that is slow; a source that fails leaves the last
-//! good set in force. A token that names an unknown key may be the first of a new one, so it causes a look at the
-//! source: one at a time and at most once per [`UNKNOWN_KEY_INTERVAL`], or anybody could make us hammer the issuer.
+//! good set in force. A token that names an unknown key, or that none of our nameless keys made, may be the first of a new
+//! one, so it causes a look at the source: one at a time and at most once per [`UNKNOWN_KEY_INTERVAL`], or anybody could make
+//! us hammer the issuer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ const DOCUMENT_BYTES_MAX: usize = 512 * 1024;
 /// Where a set of keys is read from.
 #[derive(Debug)]
 pub(super) enum Source {
-    File(PathBuf),
+    PemFile(PathBuf),
+    JwksFile(PathBuf),
     Url { client: reqwest::Client, url: Url },
 }
 
@@ -88,7 +90,7 @@ impl RotatingKeys {
             return changed();
         }
         if let Err(error) = self.look(&mut looks).await {
-            tracing::warn!(%error, "no newer keys for a token that names an unknown one; the present keys stay");
+            tracing::warn!(%error, "no newer keys for a token by an unknown one; the present keys stay");
         }
         changed()
     }
@@ -113,7 +115,10 @@ impl RotatingKeys {
         let Some((document, etag)) = self.read(looks.etag.as_ref()).await? else {
             return Ok(());
         };
-        let keys = KeySet::from_jwks(&document, &self.algorithms)?;
+        let keys = match &self.source {
+            Source::PemFile(path) => KeySet::from_pem(&document, path, &self.algorithms)?,
+            Source::JwksFile(_) | Source::Url { .. } => KeySet::from_jwks(&document, &self.algorithms)?,
+        };
         self.current.store(Arc::new(keys));
         // Only now: a set that we could not use must be sent again.
         looks.etag = etag;
@@ -123,7 +128,7 @@ impl RotatingKeys {
     /// The source's document and its tag, or `None` if it is the one we have.
     async fn read(&self, etag: Option<&HeaderValue>) -> Result<Option<(Vec<u8>, Option<HeaderValue>)>, KeyError> {
         match &self.source {
-            Source::File(path) => {
+            Source::PemFile(path) | Source::JwksFile(path) => {
                 let path = path.clone();
                 let read = tokio::task::spawn_blocking(move || {
                     std::fs::read(&path).map_err(|source| KeyError::File { path, source })

@@ -15,7 +15,9 @@ use serde::Deserialize;
 const KEYS_MAX: usize = 64;
 
 /// What the header line of every private key in PEM holds.
-const PRIVATE: &[u8] = b"PRIVATE KEY";
+const PRIVATE: &str = "PRIVATE KEY";
+/// What every header line in PEM begins with.
+const HEADER: &str = "-----BEGIN ";
 
 /// Why a source gives no keys.
 #[derive(Debug, thiserror::Error)]
@@ -106,23 +108,25 @@ impl KeySet {
         Ok(Self { keys: keys.collect::<Result<_, _>>()? })
     }
 
-    /// One public key in PEM. `algorithms` empty means RS256, ES256 or EdDSA, by the key's kind.
+    /// The public keys of a file in PEM. `algorithms` empty means RS256, ES256 or EdDSA, by each key's kind.
     ///
     /// # Errors
-    /// [`KeyError::File`], [`KeyError::Pem`], [`KeyError::NoAlgorithm`].
-    pub(super) fn from_pem_file(path: &Path, algorithms: &[Algorithm]) -> Result<Self, KeyError> {
-        let pem = std::fs::read(path).map_err(|source| KeyError::File { path: path.to_owned(), source })?;
+    /// [`KeyError::Pem`] if one of them is none, or there is none; [`KeyError::NoAlgorithm`].
+    pub(super) fn from_pem(document: &[u8], path: &Path, algorithms: &[Algorithm]) -> Result<Self, KeyError> {
+        let unusable = || KeyError::Pem { path: path.to_owned() };
         // A private key would do as well, but it has no business on a node that only verifies.
-        if pem.windows(PRIVATE.len()).any(|window| window == PRIVATE) {
-            return Err(KeyError::Pem { path: path.to_owned() });
-        }
-        let (decoding, family, default) = DecodingKey::from_rsa_pem(&pem)
-            .map(|key| (key, AlgorithmFamily::Rsa, Algorithm::RS256))
-            .or_else(|_| DecodingKey::from_ec_pem(&pem).map(|key| (key, AlgorithmFamily::Ec, Algorithm::ES256)))
-            .or_else(|_| DecodingKey::from_ed_pem(&pem).map(|key| (key, AlgorithmFamily::Ed, Algorithm::EdDSA)))
-            .map_err(|_| KeyError::Pem { path: path.to_owned() })?;
-        let algorithms = usable(algorithms, family, &[default])?;
-        Ok(Self { keys: vec![Key { id: None, algorithms, decoding }] })
+        let text = std::str::from_utf8(document).ok().filter(|text| !text.contains(PRIVATE)).ok_or_else(unusable)?;
+        let (_, keys) = text.split_once(HEADER).ok_or_else(unusable)?;
+        let keys = keys.split(HEADER).take(KEYS_MAX).map(|key| {
+            let pem = [HEADER, key].concat().into_bytes();
+            let (decoding, family, default) = DecodingKey::from_rsa_pem(&pem)
+                .map(|key| (key, AlgorithmFamily::Rsa, Algorithm::RS256))
+                .or_else(|_| DecodingKey::from_ec_pem(&pem).map(|key| (key, AlgorithmFamily::Ec, Algorithm::ES256)))
+                .or_else(|_| DecodingKey::from_ed_pem(&pem).map(|key| (key, AlgorithmFamily::Ed, Algorithm::EdDSA)))
+                .map_err(|_| unusable())?;
+            Ok(Key { id: None, algorithms: usable(algorithms, family, &[default])?, decoding })
+        });
+        Ok(Self { keys: keys.collect::<Result<_, _>>()? })
     }
 
     /// The keys of a JWKS document. Those that we can't or must not use are left out: symmetric ones (anybody who
@@ -160,6 +164,12 @@ impl KeySet {
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// Whether a key has no id: then a token whose signature fits none may be the first of a new one.
+    #[must_use]
+    pub(super) fn has_nameless(&self) -> bool {
+        self.keys.iter().any(|key| key.id.is_none())
     }
 
     /// The keys a token may have been made with: by its key id where both have one, else any.

@@ -61,7 +61,7 @@ pub enum KeySettings {
         /// The one that follows it, taken as well so that secrets can be changed without a gap.
         next: Option<String>,
     },
-    /// One public key in PEM, read once.
+    /// Public keys in PEM, read again from time to time.
     PublicKeyFile(PathBuf),
     /// A set of public keys, read again from time to time.
     JwksFile(PathBuf),
@@ -96,6 +96,15 @@ enum Keys {
     Rotating(Box<RotatingKeys>),
 }
 
+impl Keys {
+    /// Those of a source that must have some.
+    async fn read(source: Source, algorithms: &[Algorithm]) -> Result<Self, KeyError> {
+        let keys = RotatingKeys::new(source, algorithms.to_vec());
+        keys.refresh().await?;
+        Ok(Self::Rotating(Box::new(keys)))
+    }
+}
+
 impl Authenticator {
     /// Reads the keys. A file must hold some; an address may be silent for now, its keys are asked for again by
     /// [`Self::start_refresh`].
@@ -109,12 +118,8 @@ impl Authenticator {
                 let secrets = std::iter::once(secret.as_str()).chain(next.as_deref());
                 Keys::Fixed(Arc::new(KeySet::from_secrets(secrets, algorithms)?))
             }
-            KeySettings::PublicKeyFile(path) => Keys::Fixed(Arc::new(KeySet::from_pem_file(path, algorithms)?)),
-            KeySettings::JwksFile(path) => {
-                let keys = RotatingKeys::new(Source::File(path.clone()), algorithms.clone());
-                keys.refresh().await?;
-                Keys::Rotating(Box::new(keys))
-            }
+            KeySettings::PublicKeyFile(path) => Keys::read(Source::PemFile(path.clone()), algorithms).await?,
+            KeySettings::JwksFile(path) => Keys::read(Source::JwksFile(path.clone()), algorithms).await?,
             KeySettings::JwksUrl(url) => {
                 let keys = RotatingKeys::new(Source::url(url.clone())?, algorithms.clone());
                 if let Err(error) = keys.refresh().await {
@@ -168,7 +173,7 @@ impl Authenticator {
         &self.inner.revoked
     }
 
-    /// Says who the bearer is. Waits only when the token names a key that is not known yet, a few seconds at most.
+    /// Says who the bearer is. Waits only when the token may be by a key that is not known yet, a few seconds at most.
     ///
     /// # Errors
     /// [`TokenRefused`] says why the token is not taken.
@@ -204,15 +209,16 @@ impl Authenticator {
     async fn recognise(&self, token: &BearerToken) -> Result<Identity, TokenRefused> {
         let keys = self.keys();
         let judged = token::verify(token.reveal(), &keys, &self.inner.requirements);
-        let (Err(TokenRefused::UnknownKey | TokenRefused::KeysUnavailable), Keys::Rotating(rotating)) =
-            (&judged, &self.inner.keys)
-        else {
-            return judged;
+        let may_be_of_a_new_key = match &judged {
+            Err(TokenRefused::UnknownKey | TokenRefused::KeysUnavailable) => true,
+            Err(TokenRefused::Signature | TokenRefused::Algorithm) => keys.has_nameless(),
+            _ => false,
         };
-        if rotating.look_again(&keys).await {
-            token::verify(token.reveal(), &rotating.current(), &self.inner.requirements)
-        } else {
-            judged
+        match &self.inner.keys {
+            Keys::Rotating(rotating) if may_be_of_a_new_key && rotating.look_again(&keys).await => {
+                token::verify(token.reveal(), &rotating.current(), &self.inner.requirements)
+            }
+            _ => judged,
         }
     }
 

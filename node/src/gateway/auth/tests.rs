@@ -331,6 +331,34 @@ async fn keys_rotate_without_a_restart_and_nobody_can_make_us_hammer_the_issuer(
 }
 
 #[tokio::test]
+async fn a_key_file_may_hold_the_next_key_beside_the_present_one_and_is_read_again() {
+    let old = EncodingKey::from_rsa_pem(RSA_PRIVATE.as_bytes()).expect("a key");
+    let new = EncodingKey::from_ec_pem(EC_PRIVATE.as_bytes()).expect("a key");
+    let file = file_of(RSA_PUBLIC);
+    let settings = AuthSettings::new(KeySettings::PublicKeyFile(file.path().to_owned()));
+    let authenticator = Authenticator::new(&settings).await.expect("keys");
+    let by_old = signed(&Header::new(Algorithm::RS256), &claims(), &old);
+    let by_new = signed(&Header::new(Algorithm::ES256), &claims(), &new);
+    assert!(authenticator.verify(&by_old).await.is_ok());
+    std::fs::write(file.path(), format!("{RSA_PUBLIC}\n{EC_PUBLIC}")).expect("a file");
+    assert_eq!(authenticator.verify(&by_new).await, Err(TokenRefused::Algorithm), "it was read a moment ago");
+    pass(UNKNOWN_KEY_INTERVAL).await;
+    assert!(authenticator.verify(&by_new).await.is_ok() && authenticator.verify(&by_old).await.is_ok());
+
+    std::fs::write(file.path(), format!("{EC_PUBLIC}\n-----BEGIN PUBLIC KEY-----\nhalf")).expect("a file");
+    pass(UNKNOWN_KEY_INTERVAL).await;
+    let foreign = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).expect("a key");
+    let by_none = signed(&Header::new(Algorithm::EdDSA), &claims(), &foreign);
+    assert!(authenticator.verify(&by_none).await.is_err());
+    assert!(authenticator.verify(&by_old).await.is_ok(), "a file that is half written leaves what is in force");
+    std::fs::write(file.path(), EC_PUBLIC).expect("a file");
+    pass(UNKNOWN_KEY_INTERVAL).await;
+    assert!(authenticator.verify(&by_none).await.is_err());
+    assert_eq!(authenticator.verify(&by_old).await, Err(TokenRefused::Algorithm), "its key is gone");
+    assert!(authenticator.verify(&by_new).await.is_ok());
+}
+
+#[tokio::test]
 async fn an_issuer_that_comes_late_is_asked_again_and_unchanged_keys_are_not_sent_twice() {
     let key = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).expect("a key");
     let issuer = start_issuer(&json!({})).await;
