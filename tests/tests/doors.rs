@@ -111,6 +111,42 @@ async fn who_is_removed_loses_every_stream_on_every_node_at_once() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_its_project_every_stream_ends_for_good_on_every_node() -> Result<()> {
+    let cluster = Cluster::of(2).start().await?;
+    let ada = cluster.user(0, "ada");
+    let project = ada.create_project("harbour").await?;
+    let mut streams = Vec::new();
+    for node in 0..2 {
+        let socket = cluster.user(node, "ada").socket().await?;
+        for (document, variables) in [
+            (d::FOLLOW, json!({"p": project.id})),
+            (d::UPDATED, json!({"plan": project.plan.to_string()})),
+            (d::STATUS, json!({"p": project.id})),
+            (d::COLLABORATION, json!({"plan": project.plan.to_string()})),
+        ] {
+            streams.push((node, document, socket.start(document, variables).await?));
+        }
+        // `collaborationEvents` has no `after`: knock until it answers. The others were asked for before it.
+        let (_, _, last) = streams.last_mut().context("four streams")?;
+        eventually(soon(), async || {
+            ada.add_node(&project, "GraphNode", "knock").await?;
+            last.waiting().context("no event yet")
+        })
+        .await?;
+    }
+    let mut presence = cluster.user(1, "ada").presence(&project).await?;
+    ada.run(d::DELETE_PROJECT, json!({"p": project.id})).await?;
+    for (node, document, stream) in &mut streams {
+        let refusal = stream.terminal_error(patience(2.0)).await?;
+        let is_final = refusal.code == "NOT_FOUND" && refusal.extensions["retryable"] == false;
+        ensure!(is_final, "node {node}, {document}: {refusal:?}");
+    }
+    let closing = presence.closing(patience(2.0)).await?;
+    ensure!(closing.code == Some(4403), "the presence socket ends with {closing:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_becomes_a_viewer_keeps_the_stream_and_loses_the_pen() -> Result<()> {
     let cluster = Cluster::of(2).start().await?;
     let ada = cluster.user(0, "ada");

@@ -12,9 +12,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::access::Members;
 use super::command::{Accepted, AttachRequest, Attached, Command, DeltaPage, PlanCommand, Progress, Rejection};
-use super::follow::{Following, Start};
+use super::follow::{Ended, Following, Start};
 use super::presence::PresenceCommand;
-use super::registry::Projects;
+use super::registry::{OpenError, Projects};
 use super::replay;
 use crate::metrics::Metrics;
 use crate::traces;
@@ -154,6 +154,14 @@ impl ProjectHandle {
     /// [`Rejection::Unrecoverable`] if the log no longer reaches back; else as [`Self::read`].
     pub async fn deltas(&self, plan: PlanId, after: Revision, limit: usize) -> Result<DeltaPage, Rejection> {
         replay::page(self, plan, after, limit).await
+    }
+
+    /// Why a project on this node tells nothing more.
+    pub async fn why_ended(&self) -> Ended {
+        match self.projects.open_again(self.id).await {
+            Err(OpenError::NotFound) => Ended::Gone,
+            _ => Ended::Stopping,
+        }
     }
 
     /// Tells the plan's listeners on every node how far an execution is. Never waits: with a full mailbox it is

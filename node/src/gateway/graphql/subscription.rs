@@ -15,7 +15,7 @@ use super::events::{PlanDagDeltaEvent, PlanDagUpdateEvent};
 use super::execution::{NodeExecutionStatusEvent, StatusTeller};
 use super::projection::Projection;
 use super::weights::READ;
-use super::{codes, guard, presence};
+use super::{guard, presence};
 use crate::gateway::errors::ApiError;
 use crate::gateway::fanout::{Deposit, RenderFeed, Sharing, Writer};
 use crate::gateway::transport::{EventRevision, ResumeAfter};
@@ -240,7 +240,8 @@ async fn people(
         };
         future::ready(told)
     });
-    let ended = stream::once(async { Err(codes::draining("the project is stopping on this node")) });
+    let project = access.project.clone();
+    let ended = stream::once(async move { Err(project.why_ended().await.into()) });
     Ok(news.chain(ended))
 }
 
