@@ -54,6 +54,11 @@ async fn nonsense_over_http_is_named_and_changes_nothing() -> Result<()> {
         let refusal = refused(ada.run(&document, json!({})).await).context(place)?;
         ensure!(refusal.code == "VALIDATION_FAILED", "{place}: {refusal:?}");
     }
+    // Nothing of it is run, so there is no `data`.
+    for variables in [json!({}), json!({"p": null}), json!({"p": "one"})] {
+        let answer = ada.post(&json!({"query": d::GET_PLAN, "variables": variables})).await?;
+        ensure!(answer.body.get("data").is_none(), "{variables}: {answer:?}");
+    }
     for body in
         ["", "{", "[]", "null", "\"query\"", r#"{"query": 7}"#, r#"{"query": "query {"}"#, r#"{"variables": {}}"#]
     {

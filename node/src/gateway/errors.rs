@@ -12,6 +12,7 @@ use async_graphql::{ErrorExtensionValues, Response, ServerError, Value};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use mille_shared::{ErrorCode, LimitName, Revision, limits};
+use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
 use crate::clock::whole_ms;
 use crate::quota::Excess;
@@ -163,7 +164,7 @@ fn set_limit(values: &mut ErrorExtensionValues, name: LimitName, limit: u64) {
 impl IntoResponse for ApiError {
     /// An HTTP refusal with a GraphQL error body, so that a GraphQL client finds the code where it always is.
     fn into_response(self) -> axum::response::Response {
-        let mut response = (self.status(), axum::Json(self.to_response())).into_response();
+        let mut response = (self.status(), axum::Json(Readable(&self.to_response()))).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status() == StatusCode::UNAUTHORIZED {
@@ -190,6 +191,20 @@ pub fn complete_errors(response: &mut Response) {
         if !has_code(error) {
             complete(error);
         }
+    }
+}
+
+/// An answer as clients read it: where nothing was executed there is no `data`, not even null.
+pub struct Readable<'a>(pub &'a Response);
+
+impl Serialize for Readable<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if !is_request_error(self.0) {
+            return self.0.serialize(serializer);
+        }
+        let mut answer = serializer.serialize_struct("Answer", 1)?;
+        answer.serialize_field("errors", &self.0.errors)?;
+        answer.end()
     }
 }
 

@@ -21,7 +21,7 @@ use super::request::OperationRequest;
 use super::session::{ResumeAfter, Session, Via};
 use super::{Transport, sse};
 use crate::gateway::auth::BearerToken;
-use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
+use crate::gateway::errors::{ApiError, Readable, complete_errors, is_request_error};
 use crate::gateway::strangers::Introduction;
 use crate::traces;
 
@@ -120,7 +120,8 @@ pub(super) async fn recognised<E: Executor>(
 
 /// A refusal whose status HTTP has a word for, and we only the code of what is wrong with a request.
 fn told(status: StatusCode, why: &'static str) -> Response {
-    (status, axum::Json(ApiError::new(ErrorCode::ValidationFailed, why).to_response())).into_response()
+    let refusal = ApiError::new(ErrorCode::ValidationFailed, why).to_response();
+    (status, axum::Json(Readable(&refusal))).into_response()
 }
 
 /// Reads the body of a user's request. The inner error is a refusal that has a status but no code of its own.
@@ -168,14 +169,8 @@ fn written(format: Format, answer: &Answer) -> Response {
 }
 
 fn encoded(answer: &Answer) -> Vec<u8> {
-    // Where nothing was executed there is no `data`, not even null.
-    let encoded = if is_request_error(answer) {
-        serde_json::to_vec(&serde_json::json!({"errors": answer.errors}))
-    } else {
-        serde_json::to_vec(answer)
-    };
     // Texts, numbers and lists of them can always be written.
-    encoded.unwrap_or_default()
+    serde_json::to_vec(&Readable(answer)).unwrap_or_default()
 }
 
 fn headed(format: Format, answer: &Answer, body: Body) -> Response {

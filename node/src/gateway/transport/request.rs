@@ -9,8 +9,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType, Selection, SelectionSet};
-use async_graphql::{Request, ServerError, Variables};
+use async_graphql::parser::types::{
+    DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection, SelectionSet,
+};
+use async_graphql::{Request, ServerError, Value, Variables};
 use mille_shared::{ErrorCode, LimitName, TraceParent};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
@@ -109,17 +111,21 @@ impl OperationRequest {
             return Err(ApiError::new(ErrorCode::ValidationFailed, "a request needs a `query`"));
         };
         let trace = self.extensions.as_deref().and_then(traceparent);
-        let mut request = Request::new(query).variables(self.variables.unwrap_or_default());
+        let variables = self.variables.unwrap_or_default();
+        let mut request = Request::new(query);
         request.operation_name = self.operation_name.filter(|name| !name.is_empty());
         let name = request.operation_name.clone();
         documents.read(&mut request)?;
         let document = request.parsed_query().map_err(parse_error)?;
-        let kind = kind_of(document, name.as_deref());
         if let (Some(name), DocumentOperations::Single(_)) = (&name, &document.operations) {
             let message = format!("Unknown operation named \"{name}\"");
             return Err(ApiError::new(ErrorCode::ValidationFailed, message));
         }
-        Ok(Operation { request, kind, trace })
+        let operation = operation_of(document, name.as_deref());
+        operation.map_or(Ok(()), |operation| check_variables(operation, &variables))?;
+        // Without one it counts as a query: running it says what is wrong.
+        let kind = operation.map_or(OperationType::Query, |operation| operation.ty);
+        Ok(Operation { request: request.variables(variables), kind, trace })
     }
 }
 
@@ -128,14 +134,28 @@ fn traceparent(extensions: &RawValue) -> Option<TraceParent> {
     serde_json::from_str::<Extensions<'_>>(extensions.get()).ok()?.traceparent.parse().ok()
 }
 
-/// What an operation is. An unknown name counts as a query: running it says what is wrong.
-fn kind_of(document: &ExecutableDocument, name: Option<&str>) -> OperationType {
+/// Which of a document's operations is asked for.
+fn operation_of<'d>(document: &'d ExecutableDocument, name: Option<&str>) -> Option<&'d OperationDefinition> {
     let operation = match (&document.operations, name) {
         (DocumentOperations::Single(operation), _) => Some(operation),
         (DocumentOperations::Multiple(all), Some(name)) => all.get(name),
         (DocumentOperations::Multiple(all), None) => all.values().next().filter(|_| all.len() == 1),
     };
-    operation.map_or(OperationType::Query, |operation| operation.node.ty)
+    operation.map(|operation| &operation.node)
+}
+
+/// Refuses a request without a value that its operation can't do without. The library would begin to run it.
+fn check_variables(operation: &OperationDefinition, variables: &Variables) -> Result<(), ApiError> {
+    let needed = operation.variable_definitions.iter().map(|definition| &definition.node);
+    let needed = needed.filter(|needed| !needed.var_type.node.nullable && needed.default_value.is_none());
+    for needed in needed {
+        let name = &needed.name.node;
+        if variables.get(name).is_none_or(|value| *value == Value::Null) {
+            let message = format!("Variable \"${name}\" needs a value of type \"{}\"", needed.var_type.node);
+            return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+        }
+    }
+    Ok(())
 }
 
 fn parse_error(error: ServerError) -> ApiError {
@@ -265,6 +285,7 @@ pub(in crate::gateway) fn prepared(query: &str) -> Operation {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -295,6 +316,24 @@ mod tests {
         }
         assert_eq!(refusal(""), ErrorCode::ValidationFailed);
         assert_eq!(refusal("{ a"), ErrorCode::ValidationFailed);
+    }
+
+    #[test]
+    fn a_value_that_is_needed_is_missed_before_anything_is_run() {
+        let refused = |query: &str, variables: serde_json::Value| {
+            let request = OperationRequest {
+                query: Some(query.to_owned()),
+                variables: Some(Variables::from_json(variables)),
+                ..OperationRequest::default()
+            };
+            request.prepare(&Documents::default()).err().map(|refusal| refusal.code)
+        };
+        let needs = "query ($a: Int!) { a(b: $a) }";
+        assert_eq!(refused(needs, json!({})), Some(ErrorCode::ValidationFailed));
+        assert_eq!(refused(needs, json!({"a": null})), Some(ErrorCode::ValidationFailed));
+        assert_eq!(refused(needs, json!({"a": 1})), None);
+        assert_eq!(refused("query ($a: Int) { a(b: $a) }", json!({})), None);
+        assert_eq!(refused("query ($a: Int! = 1) { a(b: $a) }", json!({})), None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::session::{EventRevision, ResumeAfter, Session, Via};
 use super::{Dialect, Transport, TransportObserver};
 use crate::drain::{Farewell, Phase};
 use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused, unix_seconds};
-use crate::gateway::errors::{ApiError, complete_errors};
+use crate::gateway::errors::{ApiError, Readable, complete_errors};
 use crate::gateway::fanout::Outlet;
 use crate::gateway::strangers::Introduction;
 use crate::metrics::CloseReason;
@@ -263,7 +263,7 @@ impl Events {
             Outcome::Next { response, learnt, .. } => {
                 learnt.into_iter().for_each(|learnt| self.count.observer.told(learnt.elapsed(), 1));
                 let id = self.revision.take().unwrap_or_else(|| revision_in(&response.data));
-                Some(said(&serde_json::to_string(&response).ok()?, id))
+                Some(said(&serde_json::to_string(&Readable(&response)).ok()?, id))
             }
             Outcome::Told { delivery, .. } => {
                 delivery.learnt.into_iter().for_each(|learnt| self.count.observer.told(learnt.elapsed(), 1));
@@ -289,7 +289,7 @@ impl Events {
     fn last(&mut self, answer: &Answer) -> Option<Event> {
         self.next = Next::Complete;
         self.source = Source::One(stream::empty().boxed());
-        Some(said(&serde_json::to_string(answer).ok()?, None))
+        Some(said(&serde_json::to_string(&Readable(answer)).ok()?, None))
     }
 
     fn end(&mut self, refused: TokenRefused) -> Option<Event> {
