@@ -230,6 +230,10 @@ async fn who_expects_an_old_revision_gets_a_conflict_for_what_changed_only() -> 
         .await
         .context("a as expected")?;
     desk.edit(d::MOVE_NODE, json!({"id": "a", "to": {"x": 8.0, "y": 8.0}})).await.context("nothing expected")?;
+    let ahead = desk.revision().await?.next().to_string();
+    let refusal = desk.refusal(d::MOVE_NODE, json!({"id": "b", "to": {"x": 1.0, "y": 1.0}, "rev": ahead})).await?;
+    let is_of_it = refusal.code == "CONFLICT" && refusal.extensions["current"]["id"] == "b";
+    ensure!(is_of_it, "of a revision that is not there yet nothing is known: {refusal:?}");
     let refusal = desk.refusal(d::MOVE_NODE, json!({"id": "a", "to": {"x": 1.0, "y": 1.0}, "rev": "soon"})).await?;
     ensure!(refusal.code == "VALIDATION_FAILED", "a malformed revision: {refusal:?}");
     Ok(())

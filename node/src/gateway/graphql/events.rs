@@ -396,7 +396,9 @@ impl PlanDagUpdateEvent {
         }
     }
 
-    /// The revision of the plan after the change. Continue from it with `after`.
+    /// The revision of the plan after the change. With it as `after` the next change follows: who may have been cut off between
+    /// the events of one change asks with the revision before, and meets some of them again. The `id` of a server-sent
+    /// event needs no such care, as only the last of a change has one.
     async fn revision(&self) -> String {
         self.place().to_string()
     }

@@ -227,7 +227,8 @@ impl UpdateMetadataChangeInput {
 
 impl From<PositionInput> for plan::Position {
     fn from(input: PositionInput) -> Self {
-        Self { x: input.x, y: input.y }
+        // -0 becomes 0: the two are equal, so no delta would tell them apart.
+        Self { x: input.x + 0.0, y: input.y + 0.0 }
     }
 }
 
@@ -367,6 +368,12 @@ mod tests {
         assert!(PlanNodeId::parse(&one).is_ok(), "{one}");
         let hex = one.strip_prefix("DataSourceNode_").expect("the type is in front");
         assert!(hex.len() == 12 && hex.bytes().all(|b| b.is_ascii_hexdigit()), "{one}");
+    }
+
+    #[test]
+    fn a_place_has_one_zero() {
+        let place = plan::Position::from(PositionInput { x: -0.0, y: -0.0 });
+        assert!(place.x.is_sign_positive() && place.y.is_sign_positive());
     }
 
     #[test]
