@@ -1,9 +1,8 @@
 //! Keys that change while we run: a file of keys in PEM, a JWKS file or address, read again and again.
 //!
 //! Readers see one whole set at a time and never wait for a source that is slow; a source that fails leaves the last
-//! good set in force. A token that names an unknown key, or that none of our nameless keys made, may be the first of a new
-//! one, so it causes a look at the source: one at a time and at most once per [`UNKNOWN_KEY_INTERVAL`], or anybody could make
-//! us hammer the issuer.
+//! good set in force. A token that none of our keys made may be the first of a new one, so it causes a look at the source:
+//! one at a time and at most once per [`UNKNOWN_KEY_INTERVAL`], or anybody could make us hammer the issuer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use jsonwebtoken::Algorithm;
 use reqwest::header::{ETAG, HeaderValue, IF_NONE_MATCH};
 use reqwest::{StatusCode, Url};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{KeyError, KeySet};
@@ -133,7 +132,9 @@ impl RotatingKeys {
                 let read = tokio::task::spawn_blocking(move || {
                     std::fs::read(&path).map_err(|source| KeyError::File { path, source })
                 });
-                let document = read.await.map_err(|error| KeyError::Fetch { reason: error.to_string() })??;
+                let read =
+                    timeout(FETCH_TIMEOUT, read).await.map_err(|late| KeyError::Fetch { reason: late.to_string() })?;
+                let document = read.map_err(|error| KeyError::Fetch { reason: error.to_string() })??;
                 Ok(Some((document, None)))
             }
             Source::Url { client, url } => fetch(client, url, etag)

@@ -16,6 +16,8 @@ const KEYS_MAX: usize = 64;
 
 /// What the header line of every private key in PEM holds.
 const PRIVATE: &str = "PRIVATE KEY";
+/// What that of every public key holds.
+const PUBLIC: &str = "PUBLIC KEY";
 /// What every header line in PEM begins with.
 const HEADER: &str = "-----BEGIN ";
 
@@ -116,8 +118,13 @@ impl KeySet {
         let unusable = || KeyError::Pem { path: path.to_owned() };
         // A private key would do as well, but it has no business on a node that only verifies.
         let text = std::str::from_utf8(document).ok().filter(|text| !text.contains(PRIVATE)).ok_or_else(unusable)?;
-        let (_, keys) = text.split_once(HEADER).ok_or_else(unusable)?;
-        let keys = keys.split(HEADER).take(KEYS_MAX).map(|key| {
+        // What else may stand there, a certificate of the issuer's issuer, has signed no token.
+        let is_key = |block: &&str| block.lines().next().is_some_and(|header| header.contains(PUBLIC));
+        let keys: Vec<&str> = text.split(HEADER).skip(1).filter(is_key).take(KEYS_MAX).collect();
+        if keys.is_empty() {
+            return Err(unusable());
+        }
+        let keys = keys.into_iter().map(|key| {
             let pem = [HEADER, key].concat().into_bytes();
             let (decoding, family, default) = DecodingKey::from_rsa_pem(&pem)
                 .map(|key| (key, AlgorithmFamily::Rsa, Algorithm::RS256))
@@ -164,12 +171,6 @@ impl KeySet {
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
-    }
-
-    /// Whether a key has no id: then a token whose signature fits none may be the first of a new one.
-    #[must_use]
-    pub(super) fn has_nameless(&self) -> bool {
-        self.keys.iter().any(|key| key.id.is_none())
     }
 
     /// The keys a token may have been made with: by its key id where both have one, else any.

@@ -209,13 +209,15 @@ impl Authenticator {
     async fn recognise(&self, token: &BearerToken) -> Result<Identity, TokenRefused> {
         let keys = self.keys();
         let judged = token::verify(token.reveal(), &keys, &self.inner.requirements);
-        let may_be_of_a_new_key = match &judged {
-            Err(TokenRefused::UnknownKey | TokenRefused::KeysUnavailable) => true,
-            Err(TokenRefused::Signature | TokenRefused::Algorithm) => keys.has_nameless(),
-            _ => false,
-        };
+        let is_by_no_known_key = matches!(
+            judged,
+            Err(TokenRefused::UnknownKey
+                | TokenRefused::KeysUnavailable
+                | TokenRefused::Signature
+                | TokenRefused::Algorithm)
+        );
         match &self.inner.keys {
-            Keys::Rotating(rotating) if may_be_of_a_new_key && rotating.look_again(&keys).await => {
+            Keys::Rotating(rotating) if is_by_no_known_key && rotating.look_again(&keys).await => {
                 token::verify(token.reveal(), &rotating.current(), &self.inner.requirements)
             }
             _ => judged,

@@ -340,7 +340,8 @@ async fn a_key_file_may_hold_the_next_key_beside_the_present_one_and_is_read_aga
     let by_old = signed(&Header::new(Algorithm::RS256), &claims(), &old);
     let by_new = signed(&Header::new(Algorithm::ES256), &claims(), &new);
     assert!(authenticator.verify(&by_old).await.is_ok());
-    std::fs::write(file.path(), format!("{RSA_PUBLIC}\n{EC_PUBLIC}")).expect("a file");
+    let other = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----";
+    std::fs::write(file.path(), format!("{RSA_PUBLIC}\n{other}\n{EC_PUBLIC}")).expect("a file");
     assert_eq!(authenticator.verify(&by_new).await, Err(TokenRefused::Algorithm), "it was read a moment ago");
     pass(UNKNOWN_KEY_INTERVAL).await;
     assert!(authenticator.verify(&by_new).await.is_ok() && authenticator.verify(&by_old).await.is_ok());
