@@ -137,11 +137,11 @@ async fn with_its_project_every_stream_ends_for_good_on_every_node() -> Result<(
     let mut presence = cluster.user(1, "ada").presence(&project).await?;
     ada.run(d::DELETE_PROJECT, json!({"p": project.id})).await?;
     for (node, document, stream) in &mut streams {
-        let refusal = stream.terminal_error(patience(2.0)).await?;
+        let refusal = stream.terminal_error(soon()).await?;
         let is_final = refusal.code == "NOT_FOUND" && refusal.extensions["retryable"] == false;
         ensure!(is_final, "node {node}, {document}: {refusal:?}");
     }
-    let closing = presence.closing(patience(2.0)).await?;
+    let closing = presence.closing(soon()).await?;
     ensure!(closing.code == Some(4403), "the presence socket ends with {closing:?}");
     Ok(())
 }

@@ -172,7 +172,7 @@ async fn a_repeat_of_what_answers_with_the_plan_has_the_plan_as_it_was_then() ->
     let ada_there = desk.ada.at(desk.bob.base());
     let dag = json!({
         "version": "1", "metadata": {"name": "Whole"}, "edges": [],
-        "nodes": [node_input(Some("a"), "GraphNode", "a")],
+        "nodes": [node_input(Some("a"), "GraphNode", "a"), node_input(Some("b"), "GraphNode", "b")],
     });
     let moved = json!([{"moveNode": {"nodeId": "a", "position": {"x": 1.0, "y": 1.0}}}]);
     let mut answered = Vec::new();
@@ -180,6 +180,13 @@ async fn a_repeat_of_what_answers_with_the_plan_has_the_plan_as_it_was_then() ->
         (d::REPLACE_PLAN, json!({"p": desk.project.id, "op": "whole", "dag": dag})),
         (d::UPDATE_METADATA, json!({"p": desk.project.id, "op": "name", "name": "Named"})),
         (d::APPLY, json!({"p": desk.project.id, "op": "many", "changes": moved})),
+        // Of the two only the second moves.
+        (
+            d::BATCH_MOVE,
+            json!({"p": desk.project.id, "op": "two", "moves": [
+                {"nodeId": "a", "position": {"x": 1.0, "y": 1.0}}, {"nodeId": "b", "position": {"x": 2.0, "y": 2.0}},
+            ]}),
+        ),
     ] {
         answered.push((document, variables.clone(), desk.ada.run(document, variables).await?));
     }

@@ -170,8 +170,7 @@ impl Actor {
         self.commands.close();
         let presence = async {
             if retired == Retired::Deleted {
-                // There is nothing to come back for: whoever is present lost the right to be.
-                self.presence.membership_changed(|_| None);
+                self.presence.gone();
             }
             self.presence.shutdown().await;
         };

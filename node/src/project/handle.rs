@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mille_core::Plan;
@@ -9,15 +10,19 @@ use mille_shared::directory::Role;
 use mille_shared::operation::Operation;
 use mille_shared::{NodeId, PlanId, ProjectId, Revision, UserId, limits};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::access::Members;
 use super::command::{Accepted, AttachRequest, Attached, Command, DeltaPage, PlanCommand, Progress, Rejection};
-use super::follow::{Ended, Following, Start};
+use super::follow::{Following, Start};
 use super::presence::PresenceCommand;
-use super::registry::{OpenError, Projects};
-use super::replay;
+use super::registry::Projects;
+use super::replay::{self, ReplayError};
 use crate::metrics::Metrics;
 use crate::traces;
+
+/// How long a plan of the past is read for somebody. They may ask again.
+const READ_AT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A project on this node. Cheap to clone; outlives its actor, and says so ([`Rejection::Stopping`]).
 #[derive(Clone)]
@@ -128,9 +133,21 @@ impl ProjectHandle {
         self.ask_plan(plan, |reply| PlanCommand::Read { reply }).await?
     }
 
-    /// The plan as the change with this revision left it. `None`: the log no longer reaches back, or does not answer.
-    pub async fn read_at(&self, plan: PlanId, revision: Revision) -> Option<Arc<Plan>> {
-        replay::plan_at(self.projects.backend().clone(), plan, revision).await
+    /// The plan as the change with this revision left it. `None`: the log no longer reaches back.
+    ///
+    /// # Errors
+    /// [`Rejection::Unavailable`] if the log does not answer within seconds, or too many ask for plans of the past.
+    pub async fn read_at(&self, plan: PlanId, revision: Revision) -> Result<Option<Arc<Plan>>, Rejection> {
+        let reading = async {
+            // Each holds a whole plan. It is never closed; and who waits too long is sent away.
+            let _turn = self.projects.past_plans().acquire().await;
+            replay::plan_at(self.projects.backend().clone(), plan, revision).await
+        };
+        match timeout(READ_AT_PATIENCE, reading).await {
+            Ok(Ok(plan)) => Ok(Some(plan)),
+            Ok(Err(ReplayError::Unreachable(_))) => Ok(None),
+            Ok(Err(ReplayError::Store(_))) | Err(_) => Err(Rejection::Unavailable),
+        }
     }
 
     /// Listens to a plan. The stream repairs itself: it ends only if the listener may no longer listen or the plan is
@@ -154,14 +171,6 @@ impl ProjectHandle {
     /// [`Rejection::Unrecoverable`] if the log no longer reaches back; else as [`Self::read`].
     pub async fn deltas(&self, plan: PlanId, after: Revision, limit: usize) -> Result<DeltaPage, Rejection> {
         replay::page(self, plan, after, limit).await
-    }
-
-    /// Why a project on this node tells nothing more.
-    pub async fn why_ended(&self) -> Ended {
-        match self.projects.open_again(self.id).await {
-            Err(OpenError::NotFound) => Ended::Gone,
-            _ => Ended::Stopping,
-        }
     }
 
     /// Tells the plan's listeners on every node how far an execution is. Never waits: with a full mailbox it is

@@ -16,7 +16,7 @@ use mille_shared::plan::PlanMetadata;
 use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId};
 use parking_lot::Mutex;
 use rand::Rng as _;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +50,8 @@ struct Inner {
     reader: Reader,
     /// What all plans remember.
     recent: RecentBytes,
+    /// Turns to hold a plan of the past.
+    past_plans: Semaphore,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -64,6 +66,9 @@ pub struct Mailboxes {
     /// Commands in the fullest mailbox.
     pub fullest: usize,
 }
+
+/// Plans of the past that a node holds at once, for those who repeat an operation.
+const PAST_PLANS_MAX: usize = 4;
 
 /// Numbers that are tried for a new plan. More are not forgotten by one failover.
 const PLAN_NUMBERS_MAX: usize = 100;
@@ -105,7 +110,8 @@ impl Projects {
         let held = config.metrics.plans.recent_changes_bytes.clone();
         let recent = RecentBytes::at_most(config.plans.recent_bytes_max, held);
         let reader = Reader::start(Arc::clone(&config.backend.directory), &tasks, stop.clone());
-        Self { inner: Arc::new(Inner { config, slots: Mutex::default(), reader, recent, tasks, stop }) }
+        let past_plans = Semaphore::new(PAST_PLANS_MAX);
+        Self { inner: Arc::new(Inner { config, slots: Mutex::default(), reader, recent, past_plans, tasks, stop }) }
     }
 
     /// Lets a user in who has at least the role `needed`.
@@ -232,6 +238,11 @@ impl Projects {
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.inner.config.backend
+    }
+
+    /// Turns to hold a plan of the past.
+    pub(super) fn past_plans(&self) -> &Semaphore {
+        &self.inner.past_plans
     }
 
     /// This node.

@@ -154,11 +154,12 @@ pub(super) async fn change_at(backend: Backend, plan: PlanId, revision: Revision
     between(backend, plan, before, revision).await.ok()?.pop()
 }
 
-/// The plan as the change with this revision left it, from snapshot and log. `None`: it can't be told any more.
-pub(super) async fn plan_at(backend: Backend, plan: PlanId, revision: Revision) -> Option<Arc<Plan>> {
+/// The plan as the change with this revision left it, from snapshot and log.
+pub(super) async fn plan_at(backend: Backend, plan: PlanId, revision: Revision) -> Result<Arc<Plan>, ReplayError> {
     let mut replay = LogReplay::new(backend, plan, revision, revision);
-    while !replay.next_page().await.ok()?.is_empty() {}
-    replay.replay?.into_plan().map(Arc::new)
+    while !replay.next_page().await?.is_empty() {}
+    let plan = replay.replay.and_then(Replay::into_plan);
+    plan.map(Arc::new).ok_or_else(|| Unreachable { after: revision }.into())
 }
 
 async fn between(

@@ -107,7 +107,8 @@ impl EditMutations {
             _ => None,
         };
         let ids: Vec<PlanNodeId> = edits.iter().filter_map(moved).collect();
-        let accepted = Editing::begin(ctx, arguments).await?.submit(edits).await?;
+        // Those that the batch did not change are answered too.
+        let accepted = Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?;
         Ok(ids.iter().filter_map(|id| operation::node_after(&accepted, id)).map(PlanDagNode).collect())
     }
 
@@ -207,8 +208,7 @@ impl EditMutations {
             let is_described = is_given(ctx, argument(ctx, "description"));
             let description = if is_described { description } else { MaybeUndefined::Undefined };
             let edits = vec![inputs::update_metadata(name, description)];
-            let (_, plan) = Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?;
-            Ok(PlanDag(plan))
+            Ok(PlanDag(Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?.plan))
         })
         .await
     }
@@ -228,8 +228,7 @@ impl EditMutations {
         nullable(async {
             let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
             let edits = vec![Edit::Replace(plan_dag.into())];
-            let (_, plan) = Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?;
-            Ok(PlanDag(plan))
+            Ok(PlanDag(Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?.plan))
         })
         .await
     }
@@ -248,8 +247,8 @@ impl EditMutations {
         let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
         leave_out_unset(ctx, &mut changes);
         let edits = changes.into_iter().map(Edit::from).collect();
-        let (revision, plan) = Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?;
-        Ok(PlanDagChangeResult { revision: revision.to_string(), plan_dag: PlanDag(plan) })
+        let accepted = Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?;
+        Ok(PlanDagChangeResult { revision: accepted.revision.to_string(), plan_dag: PlanDag(accepted.plan) })
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use async_graphql::Context;
-use mille_core::{EdgeRecord, NodeRecord, Plan, Touch};
+use mille_core::{EdgeRecord, NodeRecord, Touch};
 use mille_shared::directory::Role;
 use mille_shared::operation::{Edit, Operation};
 use mille_shared::{ClientId, EdgeId, OperationId, PlanId, PlanNodeId, Revision};
@@ -81,17 +81,21 @@ impl Editing {
         Ok(self.access.project.submit(self.plan, operation, self.repeatable).await?)
     }
 
-    /// As [`Self::submit`]. Answers where the change stands, and the plan with it. A repeat is answered with the plan as its
-    /// first try left it, as long as the log reaches back so far, and then with the plan as it is.
+    /// As [`Self::submit`], where what is answered is the plan. That of a repeat is the plan as its first try left it, as long as
+    /// the log reaches back so far, and then the plan as it is.
     ///
     /// # Errors
     /// As [`Self::submit`].
-    pub(super) async fn submit_for_plan(self, edits: Vec<Edit>) -> Result<(Revision, Arc<Plan>), ApiError> {
-        let (project, plan_id) = (self.access.project.clone(), self.plan);
-        let Accepted { revision, plan, is_repeat, .. } = self.submit(edits).await?;
-        let first =
-            if is_repeat && plan.revision() != revision { project.read_at(plan_id, revision).await } else { None };
-        Ok((revision, first.unwrap_or(plan)))
+    pub(super) async fn submit_for_plan(self, edits: Vec<Edit>) -> Result<Accepted, ApiError> {
+        let (project, plan) = (self.access.project.clone(), self.plan);
+        let mut accepted = self.submit(edits).await?;
+        if accepted.is_repeat
+            && accepted.plan.revision() != accepted.revision
+            && let Some(first) = project.read_at(plan, accepted.revision).await?
+        {
+            accepted.plan = first;
+        }
+        Ok(accepted)
     }
 }
 

@@ -230,19 +230,22 @@ async fn people(
     plan: PlanId,
 ) -> Result<impl Stream<Item = Result<CollaborationEvent, ApiError>> + use<>, ApiError> {
     let watch = presence::ask(&access.project, |reply| PresenceCommand::Watch { reply }).await?;
-    let events = stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) });
+    let events = stream::unfold(Some(watch), |watch| async move {
+        let mut watch = watch?;
+        let event = watch.next().await;
+        let rest = event.is_ok().then_some(watch);
+        Some((event, rest))
+    });
     let (project, user) = (access.project.clone(), access.user_id.clone());
-    let news = events.filter_map(move |event| {
+    Ok(events.filter_map(move |event| {
         // The plan's changes end with the right; people must not be told of in the meantime.
-        let told = match project.members().role_of(&user) {
-            Some(_) => CollaborationEvent::of_people(plan, event).map(Ok),
-            None => Some(Err(Ended::Forbidden.into())),
+        let told = match (event, project.members().role_of(&user)) {
+            (Err(ended), _) => Some(Err(ended.into())),
+            (Ok(event), Some(_)) => CollaborationEvent::of_people(plan, event).map(Ok),
+            (Ok(_), None) => Some(Err(Ended::Forbidden.into())),
         };
         future::ready(told)
-    });
-    let project = access.project.clone();
-    let ended = stream::once(async move { Err(project.why_ended().await.into()) });
-    Ok(news.chain(ended))
+    }))
 }
 
 /// Tells an event stream how far each event leads right before it is given out.

@@ -216,6 +216,12 @@ impl PresencePart {
         self.machine.nodes_back(nodes);
     }
 
+    /// The project is gone: whoever is present has lost the right to be, and whoever watches hears why nothing follows.
+    pub fn gone(&mut self) {
+        self.membership_changed(|_| None);
+        self.watchers.gone();
+    }
+
     /// Members may have changed: who has no role any more is shown out (4403).
     pub fn membership_changed(&mut self, role: impl Fn(&UserId) -> Option<Role>) {
         let outsiders: Vec<UserId> = self.machine.seated_users().filter(|user| role(user).is_none()).cloned().collect();

@@ -12,6 +12,8 @@ use mille_shared::presence::{DocumentId, UserPresence};
 use mille_shared::{UserId, limits};
 use tokio::sync::Notify;
 
+use crate::project::follow::Ended;
+
 /// One watcher's events.
 #[derive(Debug)]
 pub struct PresenceWatch(Arc<Shared>);
@@ -22,6 +24,8 @@ pub(super) struct Watchers {
     watchers: Vec<Weak<Shared>>,
     /// Who is online by what was told, with name and colour.
     online: BTreeMap<UserId, (Arc<str>, Arc<str>)>,
+    /// Whether the project is gone, and not only from this node.
+    is_gone: bool,
 }
 
 #[derive(Debug, Default)]
@@ -34,18 +38,21 @@ struct Shared {
 struct Inner {
     people: VecDeque<Event>,
     cursors: BTreeMap<(UserId, DocumentId), Event>,
-    ended: bool,
+    ended: Option<Ended>,
 }
 
 impl PresenceWatch {
-    /// The next event; `None` when the project stopped on this node. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Event> {
+    /// The next event. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Ended`] when there will be none any more.
+    pub async fn next(&mut self) -> Result<Event, Ended> {
         loop {
             {
                 let mut inner = self.0.lock();
                 let event = inner.people.pop_front().or_else(|| inner.cursors.pop_first().map(|(_, event)| event));
-                if event.is_some() || inner.ended {
-                    return event;
+                if let Some(told) = event.map(Ok).or(inner.ended.map(Err)) {
+                    return told;
                 }
             }
             self.0.changed.notified().await;
@@ -58,6 +65,11 @@ impl Watchers {
         let shared = Arc::new(Shared::default());
         self.watchers.push(Arc::downgrade(&shared));
         PresenceWatch(shared)
+    }
+
+    /// The project is gone: whoever watches hears so in the end.
+    pub(super) fn gone(&mut self) {
+        self.is_gone = true;
     }
 
     pub(super) fn tell(&mut self, event: &Event) {
@@ -103,7 +115,7 @@ impl Watchers {
 impl Drop for Watchers {
     fn drop(&mut self) {
         for watcher in self.watchers.iter().filter_map(Weak::upgrade) {
-            watcher.lock().ended = true;
+            watcher.lock().ended = Some(if self.is_gone { Ended::Gone } else { Ended::Stopping });
             watcher.changed.notify_one();
         }
     }
@@ -169,11 +181,16 @@ mod tests {
             documents: BTreeMap::new(),
         };
         (0..2).for_each(|_| watchers.correct(&[online(1), online(2)]));
+        watchers.gone();
         drop(watchers);
         let mut told = Vec::new();
-        while let Some(event) = watch.next().await {
-            told.push(event);
-        }
+        let end = loop {
+            match watch.next().await {
+                Ok(event) => told.push(event),
+                Err(ended) => break ended,
+            }
+        };
+        assert_eq!(end, Ended::Gone);
         assert_eq!(told, [event(0, true), event(1, true), event(0, false), event(2, true)]);
     }
 
@@ -187,7 +204,7 @@ mod tests {
         drop(watchers);
         let mut last = BTreeMap::new();
         let mut count = 0;
-        while let Some(event) = watch.next().await {
+        while let Ok(event) = watch.next().await {
             count += 1;
             last.insert(who(&event).clone(), matches!(event, Event::Joined { .. }));
         }

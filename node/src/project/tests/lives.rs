@@ -174,7 +174,7 @@ async fn fails_and_goes_on(cause: impl AsyncFnOnce(&TestNode, &ProjectHandle, Pl
     let joined = Person::join(&here, "cyd").await;
     eventually("who comes later is seen elsewhere", async || connections(&there).await == 3).await;
     let event = timeout(Duration::from_secs(1), watch.next()).await.expect("soon");
-    assert!(matches!(&event, Some(Event::Joined { user, .. }) if user.as_str() == "cyd"), "{event:?}");
+    assert!(matches!(&event, Ok(Event::Joined { user, .. }) if user.as_str() == "cyd"), "{event:?}");
     drop(joined);
 
     rename_often(&other, other_plan, "o", 1).await;
