@@ -229,7 +229,7 @@ fn complete(error: &mut ServerError) {
         tracing::error!(cause = %error.message, path = ?error.path, "a resolver failed without a code");
         error.message = "internal error".to_owned();
     }
-    clip(&mut error.message);
+    error.message = clipped(std::mem::take(&mut error.message));
     let limit = query_limit(&error.message);
     let values = error.extensions.get_or_insert_default();
     values.set("code", code.as_str());
@@ -253,19 +253,16 @@ fn query_limit(message: &str) -> Option<(LimitName, usize)> {
 }
 
 /// A parse error repeats the line it is in, and a query may be one line of a megabyte.
-fn clip(message: &mut String) {
+pub(in crate::gateway) fn clipped(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES_MAX {
-        let mut end = MESSAGE_BYTES_MAX;
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
         message.push('…');
     }
+    message
 }
 
-/// Bytes of a message that async-graphql made.
-const MESSAGE_BYTES_MAX: usize = 1_000;
+/// Bytes of a message that quotes what a client sent.
+pub(in crate::gateway) const MESSAGE_BYTES_MAX: usize = 1_000;
 
 /// The code of an error that async-graphql itself made. It has no kinds, only texts: the ones that matter are pinned
 /// by the tests below.

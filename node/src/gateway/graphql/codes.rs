@@ -10,7 +10,7 @@ use mille_shared::revision::MalformedRevision;
 use mille_shared::{ErrorCode, LimitName, limits};
 use serde::Serialize;
 
-use crate::gateway::errors::ApiError;
+use crate::gateway::errors::{ApiError, clipped};
 use crate::project::{Ended, OpenError, Rejection};
 
 /// When an overloaded plan may be asked again, in milliseconds.
@@ -19,8 +19,6 @@ const OVERLOADED_RETRY_MS: u64 = 500;
 const UNAVAILABLE_RETRY_MS: u64 = 1_000;
 /// When another node may be asked instead of one that stops, in milliseconds.
 const DRAINING_RETRY_MS: u64 = 100;
-/// Bytes of a message that quotes what a client sent.
-const MESSAGE_BYTES_MAX: usize = 500;
 
 /// A refusal of what can never succeed as it is.
 pub(super) fn invalid(message: impl Into<String>) -> ApiError {
@@ -144,16 +142,9 @@ fn as_json(element: &Element) -> serde_json::Value {
     value
 }
 
-fn clipped(mut message: String) -> String {
-    if message.len() > MESSAGE_BYTES_MAX {
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-        message.push('…');
-    }
-    message
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::gateway::errors::MESSAGE_BYTES_MAX;
     use mille_core::refusal::{ElementId, ProblemKind};
     use mille_shared::{PlanNodeId, Revision};
 

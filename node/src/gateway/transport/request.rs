@@ -18,7 +18,7 @@ use quick_cache::sync::Cache;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::gateway::errors::ApiError;
+use crate::gateway::errors::{ApiError, clipped};
 
 /// How deep brackets of any kind may be nested in a query. Far beyond what the depth limit lets through.
 const NESTING_MAX: usize = 200;
@@ -119,7 +119,7 @@ impl OperationRequest {
         let document = request.parsed_query().map_err(parse_error)?;
         if let (Some(name), DocumentOperations::Single(_)) = (&name, &document.operations) {
             let message = format!("Unknown operation named \"{name}\"");
-            return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+            return Err(ApiError::new(ErrorCode::ValidationFailed, clipped(message)));
         }
         let operation = operation_of(document, name.as_deref());
         operation.map_or(Ok(()), |operation| check_variables(operation, &variables))?;
@@ -152,7 +152,7 @@ fn check_variables(operation: &OperationDefinition, variables: &Variables) -> Re
         let name = &needed.name.node;
         if variables.get(name).is_none_or(|value| *value == Value::Null) {
             let message = format!("Variable \"${name}\" needs a value of type \"{}\"", needed.var_type.node);
-            return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+            return Err(ApiError::new(ErrorCode::ValidationFailed, clipped(message)));
         }
     }
     Ok(())
@@ -334,6 +334,10 @@ mod tests {
         assert_eq!(refused(needs, json!({"a": 1})), None);
         assert_eq!(refused("query ($a: Int) { a(b: $a) }", json!({})), None);
         assert_eq!(refused("query ($a: Int! = 1) { a(b: $a) }", json!({})), None);
+        let long = format!("query (${}: Int!) {{ a }}", "x".repeat(100_000));
+        let request = OperationRequest { query: Some(long), ..OperationRequest::default() };
+        let refusal = request.prepare(&Documents::default()).expect_err("it needs a value");
+        assert!(refusal.message.len() < 2_000, "a long name is not sent back");
     }
 
     #[test]

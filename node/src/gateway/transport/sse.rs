@@ -263,7 +263,7 @@ impl Events {
             Outcome::Next { response, learnt, .. } => {
                 learnt.into_iter().for_each(|learnt| self.count.observer.told(learnt.elapsed(), 1));
                 let id = self.revision.take().unwrap_or_else(|| revision_in(&response.data));
-                Some(said(&serde_json::to_string(&Readable(&response)).ok()?, id))
+                Some(said(&serde_json::to_string(&response).ok()?, id))
             }
             Outcome::Told { delivery, .. } => {
                 delivery.learnt.into_iter().for_each(|learnt| self.count.observer.told(learnt.elapsed(), 1));
