@@ -252,7 +252,7 @@ fn query_limit(message: &str) -> Option<(LimitName, usize)> {
     known.into_iter().find(|(text, ..)| message.starts_with(text)).map(|(_, name, limit)| (name, limit))
 }
 
-/// A parse error repeats the line it is in, and a query may be one line of a megabyte.
+/// A message as far as it is shown. A parse error repeats the line it is in, and a query may be one line of a megabyte.
 pub(in crate::gateway) fn clipped(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES_MAX {
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));

@@ -149,9 +149,17 @@ pub(super) async fn page(
 }
 
 /// The change with this revision, from the log. `None`: it can't be told any more.
-pub(super) async fn change_at(backend: Backend, plan: PlanId, revision: Revision) -> Option<Arc<Applied>> {
-    let before = Revision { seq: revision.seq.checked_sub(1)?, ..revision };
-    between(backend, plan, before, revision).await.ok()?.pop()
+pub(super) async fn change_at(
+    backend: Backend,
+    plan: PlanId,
+    revision: Revision,
+) -> backend::Result<Option<Arc<Applied>>> {
+    let Some(seq) = revision.seq.checked_sub(1) else { return Ok(None) };
+    match between(backend, plan, Revision { seq, ..revision }, revision).await {
+        Ok(mut changes) => Ok(changes.pop()),
+        Err(ReplayError::Unreachable(_)) => Ok(None),
+        Err(ReplayError::Store(error)) => Err(error),
+    }
 }
 
 /// The plan as the change with this revision left it, from snapshot and log.

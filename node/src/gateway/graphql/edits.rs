@@ -12,7 +12,7 @@ use mille_shared::{EdgeId, PlanNodeId};
 
 use super::inputs::{
     self, NodePositionInput, PlanDagChangeInput, PlanDagEdgeInput, PlanDagEdgeUpdateInput, PlanDagInput,
-    PlanDagNodeInput, PlanDagNodeUpdateInput, PositionInput,
+    PlanDagNodeInput, PlanDagNodeUpdateInput, PositionInput, UpdateMetadataChangeInput,
 };
 use super::nullable::{Nullable, nullable};
 use super::operation::{self, EditArguments, Editing};
@@ -204,10 +204,9 @@ impl EditMutations {
     ) -> Nullable<PlanDag> {
         nullable(async {
             let arguments = EditArguments { project_id, plan_id, operation_id, expected_revision };
-            let name = if is_given(ctx, argument(ctx, "name")) { name } else { MaybeUndefined::Undefined };
-            let is_described = is_given(ctx, argument(ctx, "description"));
-            let description = if is_described { description } else { MaybeUndefined::Undefined };
-            let edits = vec![inputs::update_metadata(name, description)];
+            let mut change = UpdateMetadataChangeInput { name, description };
+            change.keep(|field| is_given(ctx, argument(ctx, field)));
+            let edits = vec![PlanDagChangeInput::UpdateMetadata(change).into()];
             Ok(PlanDag(Editing::begin(ctx, arguments).await?.submit_for_plan(edits).await?.plan))
         })
         .await

@@ -209,9 +209,9 @@ pub(super) struct DeleteEdgeChangeInput {
 #[derive(InputObject)]
 pub(super) struct UpdateMetadataChangeInput {
     /// The plan's name.
-    name: MaybeUndefined<String>,
+    pub(super) name: MaybeUndefined<String>,
     /// What it is for.
-    description: MaybeUndefined<String>,
+    pub(super) description: MaybeUndefined<String>,
 }
 
 impl UpdateMetadataChangeInput {
@@ -338,7 +338,7 @@ pub(super) fn update_edge(id: String, updates: PlanDagEdgeUpdateInput) -> Edit {
 }
 
 /// The edit that changes what the plan says of itself: left out stays, null takes away.
-pub(super) fn update_metadata(name: MaybeUndefined<String>, description: MaybeUndefined<String>) -> Edit {
+fn update_metadata(name: MaybeUndefined<String>, description: MaybeUndefined<String>) -> Edit {
     Edit::UpdateMetadata { name: given(name), description: given(description) }
 }
 

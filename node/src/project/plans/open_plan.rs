@@ -114,7 +114,7 @@ pub(in crate::project) enum Done {
     /// The past was read, for all who asked for it.
     Past(Result<Past, ReplayError>),
     /// The change of a repeated operation was read.
-    Told { ticket: Ticket, revision: Revision, applied: Option<Arc<Applied>> },
+    Told { ticket: Ticket, revision: Revision, applied: backend::Result<Option<Arc<Applied>>> },
     /// It was asked whether replicas have an operation.
     Confirmed { ticket: Ticket, result: EditResult, accepted: Box<Accepted>, confirmed: backend::Result<bool> },
     /// Nothing to do any more: a snapshot was kept, a message sent, a channel closed.
@@ -266,7 +266,8 @@ impl OpenPlan {
             Done::Found { ticket, found: Ok(Some(revision)), .. } => self.tell_repeated(ticket, revision, jobs),
             Done::Found { ticket, found: Ok(None), otherwise } => self.answer_unless_unsafe(ticket, *otherwise, jobs),
             Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
-            Done::Told { ticket, revision, applied } => {
+            Done::Told { ticket, applied: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
+            Done::Told { ticket, revision, applied: Ok(applied) } => {
                 let plan = Arc::clone(self.replica.plan());
                 self.acknowledge(
                     EditResult::Repeated,
