@@ -34,7 +34,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
 /// Our own variables and those that the cluster's own settings replace: a node must not see them.
-const HIDDEN_VARIABLES: [&str; 8] = [
+const HIDDEN_VARIABLES: [&str; 9] = [
     "MILLE_STATE",
     "MILLE_BIN",
     "MILLE_NODE_BIN",
@@ -42,11 +42,15 @@ const HIDDEN_VARIABLES: [&str; 8] = [
     "MILLE_LISTEN",
     "MILLE_ADMIN_LISTEN",
     "MILLE_NODE_NAME",
+    "MILLE_ADVERTISE",
     "REDIS_URL",
 ];
 
-/// Variables of tests, and of keys, begin so.
-const HIDDEN_PREFIXES: [&str; 3] = ["MILLE_TESTS_", "JWT_", "JWKS_"];
+/// Variables of tests, of the chaos harness and of keys begin so.
+const HIDDEN_PREFIXES: [&str; 4] = ["MILLE_TEST", "MILLE_CHAOS_", "JWT_", "JWKS_"];
+
+/// After how many milliseconds the nodes' allocator gives back what was freed.
+pub(crate) const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 
 /// `mille up`
 #[derive(Debug, Args)]
@@ -239,6 +243,10 @@ impl Cluster {
             .env("REDIS_URL", &self.state.redis.url);
         if std::env::var_os("MILLE_WORKER_THREADS").is_none() {
             command.env("MILLE_WORKER_THREADS", threads.to_string());
+        }
+        // As the image does: else what a rush took stays with the node until it is busy again.
+        if std::env::var_os(PURGE_DELAY).is_none() {
+            command.env(PURGE_DELAY, "0");
         }
         if std::env::var_os("MILLE_ALLOWED_ORIGINS").is_none() {
             command.env("MILLE_ALLOWED_ORIGINS", self.own_origins(number));
