@@ -30,11 +30,12 @@ pub type Checker = fn(&History) -> Vec<String>;
 pub type Promise = (&'static str, Checker);
 
 /// What holds whatever breaks.
-pub const CHECKERS: [Promise; 9] = [
+pub const CHECKERS: [Promise; 10] = [
     ("every acknowledged edit is in the log exactly once", acknowledged_edits_are_in_the_log_once),
     ("an acknowledged revision holds, or a SNAPSHOT told of its change", acknowledged_revisions_hold),
     ("no edit is applied twice", no_edit_is_applied_twice),
     ("what was refused is not in the log", refused_edits_are_not_in_the_log),
+    ("nothing is refused but what can't be", refusals_have_a_reason),
     ("the log has no hole", the_log_is_dense),
     ("each watcher saw every change in order, or was told by a SNAPSHOT", watchers_saw_no_hole),
     ("all documents are equal at the end", documents_are_equal),
@@ -52,8 +53,13 @@ pub const ONE_SNAPSHOT: Promise =
     ("everyone was told of the fork by one SNAPSHOT", |history| snapshots_beside(history, 1));
 /// Where nothing was lost for good.
 pub const ONE_EPOCH: Promise = ("the log has one epoch", the_log_has_one_epoch);
+/// Where no Redis loses anything: an edit that landed is known when it comes again.
+pub const REPEATS_KNOWN: Promise = ("no edit that landed was refused when it came again", landed_edits_are_known);
 /// Where nodes live on: they say what they can't do.
 pub const ATTEMPTS_ANSWERED: Promise = ("every attempt was answered", every_attempt_was_answered);
+
+/// Codes of refusals that what people do can earn.
+const REASONS: [&str; 2] = ["VALIDATION_FAILED", "NOT_FOUND"];
 
 /// Holds a history against what always holds and `further` promises.
 #[must_use]
@@ -136,16 +142,39 @@ pub fn refused_edits_are_not_in_the_log(history: &History) -> Vec<String> {
     let times = times_in_log(history);
     let mut broken = Vec::new();
     for event in history.events() {
-        if let Event::Refused { operation, code, attempts: 1 } = event {
-            if times.contains_key(operation.as_str()) {
-                broken.push(format!("{operation} was refused ({code}) and is in the log"));
-            }
-            if code.is_empty() || code == "INTERNAL_ERROR" {
-                broken.push(format!("{operation} was refused with the code {code:?}"));
-            }
+        if let Event::Refused { operation, code, attempts: 1 } = event
+            && times.contains_key(operation.as_str())
+        {
+            broken.push(format!("{operation} was refused ({code}) and is in the log"));
         }
     }
     broken
+}
+
+/// People have the right to edit, and stay within every bound. So what is refused for good can only be what the plan does
+/// not allow, or what is about something that is gone.
+#[must_use]
+pub fn refusals_have_a_reason(history: &History) -> Vec<String> {
+    let unreasonable = history.events().filter_map(|event| match event {
+        Event::Refused { operation, code, attempts } if !REASONS.contains(&code.as_str()) => {
+            Some(format!("{operation} was refused with the code {code:?} at attempt {attempts}"))
+        }
+        _ => None,
+    });
+    unreasonable.collect()
+}
+
+/// Whose first attempt landed unanswered gets its result at the next one, and no refusal.
+#[must_use]
+pub fn landed_edits_are_known(history: &History) -> Vec<String> {
+    let times = times_in_log(history);
+    let unknown = history.events().filter_map(|event| match event {
+        Event::Refused { operation, code, attempts: 2.. } if times.contains_key(operation.as_str()) => {
+            Some(format!("{operation} is in the log and was refused ({code}) when it came again"))
+        }
+        _ => None,
+    });
+    unknown.collect()
 }
 
 /// Revisions of the log follow each other by one, from its start to the plan's revision; a later epoch counts on.

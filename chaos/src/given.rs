@@ -24,6 +24,8 @@ use crate::workload::{PLAN_NODES_MAX, Writer};
 pub const LENGTH_MAX: Duration = Duration::from_secs(300);
 /// Seconds until everyone must agree, once the last edit is answered: also a node that is started anew.
 const SETTLED_SECONDS: f64 = 60.0;
+/// What is told of nodes that are not back by then: who breaks something mends it, too.
+const AWAY: &str = "nodes that were not back at the end";
 /// Changes in one page of the log.
 const PAGE_CHANGES: u32 = 1_000;
 
@@ -87,7 +89,7 @@ impl Given {
         }
         eprintln!("every edit has an answer; all nodes and watchers must agree within {SETTLED_SECONDS} s");
 
-        let (head, mut documents) = settle(&owners, &project).await?;
+        let Settled { head, mut documents, away } = settle(&owners, &project).await?;
         end.send_replace(Some(head));
         documents.extend(documents_of(watchers).await);
         let mut log = Err(anyhow!("no node is given"));
@@ -99,7 +101,9 @@ impl Given {
         }
         let log = log?;
         let (entries, watchers) = (recorder.entries(), cast.watchers);
-        Ok(History { entries, watchers, log, is_trimmed: false, end: head.to_string(), documents })
+        let mut history = History { entries, watchers, log, is_trimmed: false, end: head.to_string(), documents };
+        history.measure(AWAY, away as u64, 0);
+        Ok(history)
     }
 
     /// One person at all nodes, beginning with the one of that number.
@@ -122,9 +126,18 @@ async fn all_have_seen(recorder: &Recorder, watchers: usize, revision: &Revision
     .await
 }
 
+/// Where the nodes came to rest.
+struct Settled {
+    head: Revision,
+    /// Of each node that answers.
+    documents: Vec<(String, Value)>,
+    /// Nodes that do not.
+    away: usize,
+}
+
 /// Waits until all nodes are at one revision, and brings it with their documents. Those that differ in the end are the
-/// checkers' finding; a node that is not back is left out, and named.
-async fn settle(owners: &[Client], project: &Project) -> Result<(Revision, Vec<(String, Value)>)> {
+/// checkers' finding; a node that is not back is named and counted.
+async fn settle(owners: &[Client], project: &Project) -> Result<Settled> {
     let mut seen = None;
     let agreed = eventually(patience(SETTLED_SECONDS), async || {
         let (mut revisions, mut documents, mut away) = (Vec::new(), Vec::new(), Vec::new());
@@ -147,10 +160,10 @@ async fn settle(owners: &[Client], project: &Project) -> Result<(Revision, Vec<(
     .await;
     match (agreed, seen) {
         (_, Some((head, documents, away))) => {
-            for node in away {
+            for node in &away {
                 eprintln!("not compared, since it is not back: {node}");
             }
-            Ok((head, documents))
+            Ok(Settled { head, documents, away: away.len() })
         }
         (agreed, None) => Err(agreed.err().context("no node was asked")?.context("no node is back")),
     }

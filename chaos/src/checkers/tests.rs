@@ -107,6 +107,31 @@ fn a_refused_edit_in_the_log_is_noticed_and_one_with_an_unanswered_attempt_is_no
 }
 
 #[test]
+fn a_refusal_without_a_reason_is_noticed_at_every_attempt() {
+    for code in ["", "INTERNAL_ERROR", "FORBIDDEN", "UNAUTHENTICATED", "LIMIT_EXCEEDED"] {
+        for attempts in [1, 2] {
+            let refused = Event::Refused { operation: "z".to_owned(), code: code.to_owned(), attempts };
+            let found = broken(&with(|history| push(history, refused.clone())));
+            assert_eq!(found, ["nothing is refused but what can't be"], "{code} at attempt {attempts}");
+        }
+    }
+}
+
+#[test]
+fn a_repeat_that_is_refused_although_it_landed_is_noticed() {
+    let refused = |operation: &str, attempts| Event::Refused {
+        operation: operation.to_owned(),
+        code: "NOT_FOUND".to_owned(),
+        attempts,
+    };
+    let found =
+        |operation, attempts| landed_edits_are_known(&with(|history| push(history, refused(operation, attempts))));
+    assert_eq!(found("b", 2), ["b is in the log and was refused (NOT_FOUND) when it came again"]);
+    assert!(found("b", 1).is_empty(), "that is another promise's matter");
+    assert!(found("z", 2).is_empty(), "it never landed");
+}
+
+#[test]
 fn a_hole_in_the_log_is_noticed() {
     let history = with(|history| history.log[1].revision = "7-3".to_owned());
     assert!(broken(&history).contains(&"the log has no hole"));

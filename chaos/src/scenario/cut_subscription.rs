@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use mille_tests::{Cluster, patience};
 
 use super::{Played, bound_ms};
-use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH, STREAMS_HELD};
+use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN, STREAMS_HELD};
 use crate::history::whole_at_ms;
 use crate::nemesis::Blow;
 use crate::stage::{Cast, Order, Stage};
@@ -71,7 +71,7 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     history.measure("ms until the first of the deaf had what they missed", first, bound_ms(2.0));
     // 70,000 deliveries at once: how long they take says more of the machine than of the repair.
     history.measure("ms until all of the deaf had what they missed", last, None);
-    Ok(Played::one(history, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH]))
+    Ok(Played::one(history, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN]))
 }
 
 async fn range_reads(stage: &mut Stage) -> Result<u64> {

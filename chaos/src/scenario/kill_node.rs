@@ -4,6 +4,7 @@ use anyhow::Result;
 use mille_tests::Cluster;
 
 use super::Played;
+use crate::checkers::REPEATS_KNOWN;
 use crate::nemesis::kill_twice;
 use crate::stage::{Cast, Order, Stage};
 
@@ -15,5 +16,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
         stage.strike(blow).await?;
     }
     stage.reach(order.length).await;
-    Ok(Played::one(stage.close(false).await?, &[]))
+    Ok(Played::one(stage.close(false).await?, &[REPEATS_KNOWN]))
 }

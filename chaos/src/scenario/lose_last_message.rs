@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use mille_tests::Cluster;
 
 use super::{Played, bound_ms};
-use crate::checkers::{ATTEMPTS_ANSWERED, NO_SNAPSHOT, ONE_EPOCH, STREAMS_HELD};
+use crate::checkers::{ATTEMPTS_ANSWERED, NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN, STREAMS_HELD};
 use crate::nemesis::Blow;
 use crate::stage::{Cast, Order, Stage};
 
@@ -33,5 +33,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     for (node, repair) in repairs.into_iter().enumerate() {
         history.measure(&format!("ms until node {node} told of what it had not heard"), repair, bound_ms(2.0));
     }
-    Ok(Played::one(history, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED]))
+    Ok(Played::one(history, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN, ATTEMPTS_ANSWERED]))
 }

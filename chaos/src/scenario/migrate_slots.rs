@@ -8,7 +8,7 @@ use anyhow::Result;
 use mille_tests::{Cluster, Topology};
 
 use super::{Played, bound_ms};
-use crate::checkers::{ATTEMPTS_ANSWERED, NO_SNAPSHOT, ONE_EPOCH, STREAMS_HELD};
+use crate::checkers::{ATTEMPTS_ANSWERED, NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN, STREAMS_HELD};
 use crate::fleet::Fleet;
 use crate::nemesis::Blow;
 use crate::stage::Order;
@@ -54,5 +54,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     );
     all.measure("ms until they were, back where they were", heard_again, bound_ms(HEARD_SECONDS));
     all.measure("ms the slowest answer took", slowest, bound_ms(REPAIRED_SECONDS));
-    Ok(Played::of(told, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, ATTEMPTS_ANSWERED]))
+    Ok(Played::of(told, &[STREAMS_HELD, NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN, ATTEMPTS_ANSWERED]))
 }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use mille_tests::Cluster;
 
 use super::Played;
-use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH, Promise};
+use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH, Promise, REPEATS_KNOWN};
 use crate::history::{Event, History};
 use crate::nemesis::Blow;
 use crate::stage::{Cast, Order, Stage};
@@ -44,7 +44,7 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     let moved = history.events().filter(moved).count();
     history.measure("ms that the slowest node took to leave", slowest.as_millis() as u64, None);
     history.measure("moves of 230 people", moved as u64, None);
-    let further = [NO_SNAPSHOT, ONE_EPOCH, SENT_AWAY_ONLY, ONCE_PER_RESTART, NO_FAILURE, NO_FLICKER];
+    let further = [NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN, SENT_AWAY_ONLY, ONCE_PER_RESTART, NO_FAILURE, NO_FLICKER];
     Ok(Played::one(history, &further))
 }
 

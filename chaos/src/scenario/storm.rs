@@ -9,7 +9,7 @@ use anyhow::Result;
 use mille_tests::Cluster;
 
 use super::{Played, bound_ms};
-use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH};
+use crate::checkers::{NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN};
 use crate::history::whole_at_ms;
 use crate::nemesis::Blow;
 use crate::stage::{Cast, Order, Stage};
@@ -40,5 +40,5 @@ pub(super) async fn play(order: Order) -> Result<Played> {
     history.measure("watchers who lost their node", homeless.len() as u64, None);
     history.measure("ms until all of them had what was changed meanwhile", whole, bound_ms(2.0));
     history.measure("ms that the slowest edit since then took", history.slowest_answer_ms(killed_ms), bound_ms(2.0));
-    Ok(Played::one(history, &[NO_SNAPSHOT, ONE_EPOCH]))
+    Ok(Played::one(history, &[NO_SNAPSHOT, ONE_EPOCH, REPEATS_KNOWN]))
 }
