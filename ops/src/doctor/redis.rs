@@ -20,6 +20,8 @@ const LATENCY_MS_MAX: f64 = 50.0;
 pub(crate) fn judge(look: &Look) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut judged: Vec<&str> = Vec::new();
+    let acknowledged_by =
+        look.nodes.iter().filter_map(|seen| replicas_asked(seen.facts.settings.get("MILLE_ACK")?)).max();
     for seen in &look.nodes {
         let Some(redis) = &seen.facts.redis else { continue };
         findings.extend(slots(redis).map(|finding| finding.on(&seen.label)));
@@ -48,7 +50,7 @@ pub(crate) fn judge(look: &Look) -> Vec<Finding> {
                 continue;
             }
             judged.push(id);
-            let found = of(server);
+            let found = of(server, acknowledged_by.unwrap_or(0));
             // With one Redis it is the cluster's; with several, whose it is must be said.
             let is_only = judged.len() == 1 && redis.others.is_empty();
             findings.extend(found.into_iter().map(|f| if is_only { f } else { f.on(&label) }));
@@ -69,7 +71,13 @@ fn slots(redis: &RedisFacts) -> Option<Finding> {
     })
 }
 
-fn of(redis: &RedisFacts) -> Vec<Finding> {
+/// How many replicas must have an edit, of `replicated:N`.
+fn replicas_asked(level: &str) -> Option<u64> {
+    level.strip_prefix("replicated:")?.parse().ok()
+}
+
+/// One server, by whose replicas an edit counts as acknowledged once so many have it.
+fn of(redis: &RedisFacts, acknowledged_by: u64) -> Vec<Finding> {
     let facts = Known { info: &redis.info, config: &redis.config, redis };
     [
         facts.version(),
@@ -82,7 +90,7 @@ fn of(redis: &RedisFacts) -> Vec<Finding> {
         facts.memory(),
         facts.pubsub_buffer(),
         facts.clients(),
-        facts.replicas(),
+        facts.replicas(acknowledged_by),
     ]
     .into_iter()
     .flatten()
@@ -263,7 +271,7 @@ impl Known<'_> {
         })
     }
 
-    fn replicas(&self) -> Option<Finding> {
+    fn replicas(&self, acknowledged_by: u64) -> Option<Finding> {
         let replicas = self.number("connected_slaves")?;
         let wanted =
             self.config.get("min-replicas-to-write").and_then(|wanted| wanted.parse::<u64>().ok()).unwrap_or(0);
@@ -273,6 +281,10 @@ impl Known<'_> {
                 format!("{good} of the {wanted} replicas that min-replicas-to-write asks for: it refuses every edit");
             Finding::error("redis_replicas", found)
                 .advise("bring the replicas back, or CONFIG SET min-replicas-to-write lower")
+        } else if acknowledged_by > replicas {
+            let found = format!("{replicas} of the {acknowledged_by} that MILLE_ACK asks for: no edit is acknowledged");
+            Finding::error("redis_replicas", found)
+                .advise("bring the replicas back; or let MILLE_ACK ask for fewer on all nodes, one after the other")
         } else if replicas == 0 && matches!(self.redis.mode.as_str(), "sentinel" | "cluster") {
             let found = "none: when it dies nobody takes its place, and its plans wait until it is back";
             Finding::warning("redis_replicas", found)
@@ -300,7 +312,7 @@ mod tests {
 
     fn status(info: &[(&str, &str)], config: &[(&str, &str)], name: &str) -> Option<Status> {
         let redis = RedisFacts { info: map(info), config: map(config), ..RedisFacts::default() };
-        of(&redis).into_iter().find(|finding| finding.name == name).map(|finding| finding.status)
+        of(&redis, 0).into_iter().find(|finding| finding.name == name).map(|finding| finding.status)
     }
 
     #[test]
@@ -328,7 +340,7 @@ mod tests {
         assert_eq!(status(&alone, &[], "redis_replicas"), Some(Status::Ok));
         let of_shard = |mode: &str| {
             let (mode, info) = (mode.to_owned(), map(&[("connected_slaves", "0"), ("cluster_enabled", "1")]));
-            let found = of(&RedisFacts { mode, info, ..RedisFacts::default() }).into_iter();
+            let found = of(&RedisFacts { mode, info, ..RedisFacts::default() }, 0).into_iter();
             let found = found.map(|finding| (finding.name, finding.status));
             found.filter(|(name, _)| ["redis_mode", "redis_replicas"].contains(name)).collect::<Vec<_>>()
         };
@@ -338,6 +350,19 @@ mod tests {
         assert_eq!(status(&crowded, &[], "redis_clients"), Some(Status::Error));
         let full_disk = [("aof_last_write_status", "err")];
         assert_eq!(status(&full_disk, &[], "redis_disk"), Some(Status::Error));
+    }
+
+    #[test]
+    fn fewer_replicas_than_an_acknowledgement_needs_are_an_error() {
+        let with = |replicas: &str, level: &str| {
+            let redis = RedisFacts { info: map(&[("connected_slaves", replicas)]), ..RedisFacts::default() };
+            let found = of(&redis, replicas_asked(level).unwrap_or(0)).into_iter();
+            found.filter(|finding| finding.name == "redis_replicas").map(|finding| finding.status).next()
+        };
+        assert_eq!(with("1", "replicated:2"), Some(Status::Error));
+        assert_eq!(with("0", "replicated:1"), Some(Status::Error));
+        assert_eq!(with("2", "replicated:2"), Some(Status::Ok));
+        assert_eq!(with("0", "applied"), Some(Status::Ok));
     }
 
     #[test]
