@@ -53,10 +53,12 @@ install_packages() {
     fi
 }
 
-# Finds cargo where rustup puts it, also in a shell that has not read its profile.
-need_cargo() {
+# Finds cargo where rustup puts it, also in a shell that has not read its profile; and installs what rustup does not bring: a
+# linker, and a compiler for what libraries have in C.
+need_rust() {
     command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
     command -v cargo >/dev/null || fail "Rust is missing: install it from https://rustup.rs"
+    install_packages cc=build-essential
 }
 
 # target_dir ROOT: where cargo puts what it builds.

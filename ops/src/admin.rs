@@ -87,15 +87,11 @@ impl Door {
     /// Asks for the drain, or with `start` begins it. What is no JSON is the answer of an older node: null.
     ///
     /// # Errors
-    /// When nobody answers, or the node is starting and takes no order.
+    /// When nobody answers, the node is starting and takes no order, or this is no admin listener.
     pub(crate) async fn drain(&self, start: bool) -> reqwest::Result<Value> {
         let url = format!("{}/admin/drain", self.url);
         let request = if start { self.http.post(url) } else { self.http.get(url) };
-        let mut response = request.send().await?;
-        if response.status() == reqwest::StatusCode::SERVICE_UNAVAILABLE {
-            response = response.error_for_status()?;
-        }
-        let text = response.text().await?;
+        let text = request.send().await?.error_for_status()?.text().await?;
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 }

@@ -13,7 +13,7 @@ use clap::Args;
 use mille_shared::Revision;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
 use crate::output::Output;
@@ -25,6 +25,9 @@ const ATTEMPTS_MAX: u32 = 12;
 
 const WAIT_FIRST: Duration = Duration::from_millis(100);
 const WAIT_LONGEST: Duration = Duration::from_secs(5);
+
+/// A subscription that stood for longer was none in vain, also if it told nothing: a plan may be quiet for hours.
+const STOOD: Duration = WAIT_LONGEST;
 
 /// Operations of a delta that fit on its line.
 const OPERATIONS_SHOWN: usize = 3;
@@ -97,9 +100,9 @@ async fn follow(args: &TailArgs, target: &Target, output: Output) -> Result<Exit
         let ended = match Subscription::open(url, &target.token()?, query, variables).await {
             Ok(mut subscription) => {
                 place.begin_replay();
-                let before = place.events;
+                let (before, began) = (place.events, Instant::now());
                 let ended = print_events(&mut subscription, &mut place, &mut left, output).await?;
-                if place.events > before {
+                if place.events > before || began.elapsed() > STOOD {
                     attempts = 0;
                 }
                 let Some(ended) = ended else {

@@ -37,7 +37,7 @@ pub(crate) struct TokenArgs {
     /// The bearer is a program, not a person.
     #[arg(long)]
     agent: bool,
-    /// State directory of the cluster; without one, the secret may come as JWT_SECRET.
+    /// State directory of the cluster. Where none is named and none runs, the secret may come as JWT_SECRET.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 }
@@ -91,14 +91,14 @@ pub(crate) fn run(args: &TokenArgs, output: &Output) -> Result<ExitCode> {
         return Err(refused("--user must not be empty"));
     }
     let dir = find_dir(args.state.as_deref());
-    let secret = match State::load(&dir)? {
-        Some(state) => state.jwt_secret,
-        None => std::env::var("JWT_SECRET").map_err(|_| {
-            refused(format!(
-                "no cluster in {} and no JWT_SECRET in the environment; start one with `mille up`",
-                dir.display()
-            ))
-        })?,
+    let given = std::env::var("JWT_SECRET").ok();
+    // A cluster that ran here once is not the one that is meant where a secret is given.
+    let is_meant = |state: &State| args.state.is_some() || given.is_none() || !state.living().is_empty();
+    let Some(secret) = State::load(&dir)?.filter(is_meant).map(|state| state.jwt_secret).or(given) else {
+        return Err(refused(format!(
+            "no cluster in {} and no JWT_SECRET in the environment; start one with `mille up`",
+            dir.display()
+        )));
     };
     let claims = Claims {
         name: args.name.clone(),
