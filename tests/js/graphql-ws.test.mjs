@@ -128,6 +128,38 @@ test('a token signed by someone else is refused with close code 4403', async (t)
   assert.deepStrictEqual(feed.events, []);
 });
 
+test('a client whose token ends comes back by itself with the next one, and misses nothing', async (t) => {
+  const user = someone('ann');
+  const token = tokenFor(user);
+  const { projectId } = await createProject(token, 'graphql-ws: a token ends');
+  const closed = [];
+  const tokens = [tokenFor(user, { exp: Math.floor(Date.now() / 1000) + 1 }), token];
+  const client = transportClient(nodeUrl(1), token, {
+    retryAttempts: 5,
+    connectionParams: () => ({ Authorization: `Bearer ${tokens.length > 1 ? tokens.shift() : tokens[0]}` }),
+    on: { closed: ({ code }) => closed.push(code) },
+  });
+  t.after(() => client.dispose());
+  // The client sends this object again when it is back, with what it says by then.
+  const variables = { projectId, snapshot: true };
+  const replica = new Replica();
+  const feed = new Feed((data) => {
+    const event = replica.take(data.planDagDeltaChanged);
+    variables.after = event.revision;
+    return event;
+  });
+  client.subscribe({ query: DELTAS, variables }, feed.sink);
+  await feed.until('the snapshot arrives', (events) => events.length > 0);
+
+  await until('the socket is closed', () => closed.length > 0);
+  await editBurst(token, projectId, 'away', 1);
+  const plan = await caughtUp({ feed, replica }, nodeUrl(2), token, projectId);
+
+  assert.deepStrictEqual(closed, [4403]);
+  assert.deepStrictEqual(replica.document, plan.document);
+  assert.deepStrictEqual(feed.events.map((event) => event.kind).filter((kind) => kind === 'SNAPSHOT'), ['SNAPSHOT'], 'only the first');
+});
+
 test('a client of the legacy graphql-ws protocol sees the same events', async (t) => {
   const token = tokenFor(someone('ann'));
   const { projectId } = await createProject(token, 'graphql-ws: legacy');
