@@ -379,7 +379,7 @@ impl Replica {
     pub fn catch_up(&self, after: Revision) -> CatchUp {
         let head = self.plan.revision();
         // Until the new epoch begins, numbers of the lost history may fit the one that took its place.
-        if after.epoch != head.epoch || self.standing.must_leave(head.epoch) {
+        if after.epoch != head.epoch || self.must_leave_epoch() {
             return CatchUp::OtherEpoch;
         }
         if after > head {
@@ -389,6 +389,12 @@ impl Replica {
             return CatchUp::Changes(Vec::new());
         }
         self.ring.since(after).map_or(CatchUp::FromLog, CatchUp::Changes)
+    }
+
+    /// Whether the log must go on in another epoch, since this one has lost changes: every listener is told when it does.
+    #[must_use]
+    pub fn must_leave_epoch(&self) -> bool {
+        self.standing.must_leave(self.plan.revision().epoch)
     }
 
     /// Whether a history is part of ours: to hear of it again would change nothing.

@@ -245,6 +245,8 @@ pub(super) struct Attached {
     pub head: Head,
     /// How it catches up.
     pub backlog: Backlog,
+    /// Whether all who listen are told a SNAPSHOT soon: the log is about to leave its epoch.
+    pub leaves_epoch: bool,
     /// What comes after. Its end means: attach again from where you are.
     pub live: mpsc::Receiver<Queued>,
 }

@@ -5,12 +5,15 @@
 //! bounded queue, and there is one way to catch up, not two.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mille_shared::log::{ChainHash, Head};
 use mille_shared::{PlanId, Revision, UserId};
+use rand::Rng as _;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::command::{AttachRequest, Attached, Audience, Backlog, Pace, PlanEvent, Queued, Rejection};
 use super::handle::ProjectHandle;
@@ -19,6 +22,10 @@ use super::registry::OpenError;
 use super::replay::LogReplay;
 use crate::metrics::LearntAt;
 use crate::traces::Traced;
+
+/// How long a plan that can't take its listeners back is asked, and the pause between two tries.
+const REATTACH_PATIENCE: Duration = Duration::from_secs(30);
+const REATTACH_PAUSES: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(400);
 
 /// Where a listener begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +107,8 @@ pub struct Following {
     learnt: LearntAt,
     replay: Option<LogReplay>,
     live: mpsc::Receiver<Queued>,
+    /// Whether a SNAPSHOT is to come, since the log leaves its epoch.
+    leaves_epoch: bool,
     /// What was told last, if that is traced. Who asks for the next has taken it.
     telling: Option<Arc<Traced>>,
 }
@@ -149,6 +158,7 @@ impl Following {
             learnt: LearntAt::default(),
             replay: None,
             live: nothing,
+            leaves_epoch: false,
             telling: None,
         }
     }
@@ -159,14 +169,16 @@ impl Following {
         &self.project
     }
 
-    /// How far it is, if nothing waits that it could tell at once: what comes next is new.
+    /// How far it is, if nothing waits that it could tell at once and its place is good beside those of others: what comes next
+    /// is new.
     #[must_use]
     pub fn caught_up(&self) -> Option<Place> {
         let lacks_nothing = self.past.is_none()
             && self.backlog.is_empty()
             && self.replay.is_none()
             && self.live.is_empty()
-            && !self.live.is_closed();
+            && !self.live.is_closed()
+            && !self.leaves_epoch;
         self.place.filter(|_| lacks_nothing)
     }
 
@@ -247,6 +259,7 @@ impl Following {
                 }
                 continue;
             } else if let Some(queued) = self.live.recv().await {
+                self.leaves_epoch &= !matches!(queued.event, PlanEvent::Snapshot { .. });
                 (queued.event, Some(queued.learnt), queued.fan_out)
             } else {
                 self.attach_where_it_is().await?;
@@ -268,8 +281,29 @@ impl Following {
         self.attach(self.place.map_or(self.start, |place| Start::After(place.revision))).await
     }
 
-    /// Attaches again: because the actor let go of us, or because the log could not be read.
+    /// Attaches again: because the actor let go of us, or because the log could not be read. A plan that all its listeners come
+    /// back to at once, or whose store does not answer, is asked again for a while.
     async fn attach(&mut self, start: Start) -> Result<(), Ended> {
+        let deadline = Instant::now() + REATTACH_PATIENCE;
+        loop {
+            match self.try_attach(start).await {
+                Ok(attached) => {
+                    self.take(attached);
+                    return Ok(());
+                }
+                Err(Rejection::Forbidden) => return Err(Ended::Forbidden),
+                Err(Rejection::NoSuchPlan) => return Err(Ended::Gone),
+                Err(Rejection::Overloaded | Rejection::Unavailable) if Instant::now() < deadline => {
+                    let pause = rand::rng().random_range(REATTACH_PAUSES);
+                    sleep(pause).await;
+                    self.check_audience()?;
+                }
+                Err(_) => return Err(Ended::Stopping),
+            }
+        }
+    }
+
+    async fn try_attach(&mut self, start: Start) -> Result<Attached, Rejection> {
         let request = AttachRequest {
             audience: self.audience.clone(),
             start,
@@ -277,26 +311,17 @@ impl Following {
             known: self.place.and_then(|place| place.known),
             wants_progress: self.wants_progress,
         };
-        let attached = match self.project.attach(self.plan, request.clone()).await {
+        match self.project.attach(self.plan, request.clone()).await {
             Err(Rejection::Stopping) => {
                 // The actor may only have been retired or restarted; a new one may serve.
-                self.project = match self.project.projects.open_again(self.project.id).await {
-                    Ok(project) => project,
-                    Err(OpenError::NotFound) => return Err(Ended::Gone),
-                    Err(_) => return Err(Ended::Stopping),
-                };
+                self.project = self.project.projects.open_again(self.project.id).await.map_err(|why| match why {
+                    OpenError::NotFound => Rejection::NoSuchPlan,
+                    OpenError::Unavailable => Rejection::Unavailable,
+                    _ => Rejection::Stopping,
+                })?;
                 self.project.attach(self.plan, request).await
             }
             other => other,
-        };
-        match attached {
-            Ok(attached) => {
-                self.take(attached);
-                Ok(())
-            }
-            Err(Rejection::Forbidden) => Err(Ended::Forbidden),
-            Err(Rejection::NoSuchPlan) => Err(Ended::Gone),
-            Err(_) => Err(Ended::Stopping),
         }
     }
 
@@ -309,7 +334,7 @@ impl Following {
             // What was only the client's word is known now.
             self.reach(attached.head);
         }
-        self.live = attached.live;
+        (self.live, self.leaves_epoch) = (attached.live, attached.leaves_epoch);
         (self.past, self.replay) = (None, None);
         if matches!(self.audience, Audience::Many(_)) {
             // While nobody listened, nobody was told.

@@ -9,7 +9,7 @@ use mille_core::Plan;
 use mille_shared::directory::Role;
 use mille_shared::operation::Operation;
 use mille_shared::{NodeId, PlanId, ProjectId, Revision, UserId, limits};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::access::Members;
@@ -30,8 +30,6 @@ pub struct ProjectHandle {
     pub(super) id: ProjectId,
     pub(super) members: Arc<ArcSwap<Members>>,
     pub(super) commands: mpsc::Sender<Command>,
-    /// Tells the actor that members or plans may have changed: never full, never waits.
-    pub(super) changed: Arc<Notify>,
     /// How many connections are present on this node.
     pub(super) present: Arc<AtomicUsize>,
     pub(super) projects: Projects,

@@ -17,6 +17,7 @@ pub mod presence;
 mod reader;
 mod registry;
 mod replay;
+mod slots;
 mod store;
 
 pub use access::{Access, Members};

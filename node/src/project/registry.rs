@@ -3,7 +3,6 @@
 //! Also the door to what concerns projects as such: who may enter, making and deleting, members. Order of writing: what a
 //! crash in between leaves behind is unknown to everyone and harms nobody.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,9 +13,8 @@ use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::log::{ChainHash, OperationKey, Proposal};
 use mille_shared::plan::PlanMetadata;
 use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId};
-use parking_lot::Mutex;
 use rand::Rng as _;
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +28,7 @@ use super::handle::{self, ProjectHandle};
 use super::plans::{PlanContext, Plans, RecentBytes};
 use super::presence::{PresencePart, Surroundings};
 use super::reader::Reader;
+use super::slots::Slots;
 use crate::backend::{self, Backend, Channel, MemberChange};
 use crate::bridge::{Bridge, Control, ControlMessage, Controls, FeedSender};
 use crate::clock;
@@ -44,8 +43,8 @@ pub struct Projects {
 
 struct Inner {
     config: ProjectsConfig,
-    /// A slot per project that runs or is being started. Locked only to look up or change.
-    slots: Mutex<HashMap<ProjectId, Arc<OnceCell<ProjectHandle>>>>,
+    /// The projects that run or are being started.
+    slots: Slots<ProjectHandle>,
     /// Reads projects.
     reader: Reader,
     /// What all plans remember.
@@ -111,7 +110,8 @@ impl Projects {
         let recent = RecentBytes::at_most(config.plans.recent_bytes_max, held);
         let reader = Reader::start(Arc::clone(&config.backend.directory), &tasks, stop.clone());
         let past_plans = Semaphore::new(PAST_PLANS_MAX);
-        Self { inner: Arc::new(Inner { config, slots: Mutex::default(), reader, recent, past_plans, tasks, stop }) }
+        let slots = Slots::new(|handle: &ProjectHandle| !handle.is_served());
+        Self { inner: Arc::new(Inner { config, slots, reader, recent, past_plans, tasks, stop }) }
     }
 
     /// Lets a user in who has at least the role `needed`.
@@ -184,15 +184,19 @@ impl Projects {
     /// [`OpenError::NotFound`] if it is gone already, [`OpenError::Unavailable`].
     pub async fn delete_project(&self, access: &Access) -> Result<(), OpenError> {
         self.confirm(access, Role::Owner).await?;
-        let project = access.project.id();
-        let plans = self.backend().directory.delete_project(project).await?.ok_or(OpenError::NotFound)?;
-        self.tell(&ControlMessage::ProjectDeleted { project }).await;
-        // Here it ends at once: its actor finds nothing, and stops.
-        let _ = access.project.refresh().await;
-        for plan in plans {
-            self.backend().log.delete(plan).await?;
-        }
-        Ok(())
+        let (this, handle) = (self.clone(), access.project.clone());
+        self.carry_out(async move {
+            let project = handle.id();
+            let plans = this.backend().directory.delete_project(project).await?.ok_or(OpenError::NotFound)?;
+            this.tell(&ControlMessage::ProjectDeleted { project }).await;
+            // Here it ends at once: its actor finds nothing, and stops.
+            let _ = handle.refresh().await;
+            for plan in plans {
+                this.backend().log.delete(plan).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Makes a user a member, or gives a member another role.
@@ -320,15 +324,12 @@ impl Projects {
     /// Hears control messages until the node stops.
     pub async fn serve_control(self, mut controls: Controls) {
         while let Some(Some(control)) = self.inner.stop.run_until_cancelled(controls.next()).await {
-            let changed: Vec<ProjectHandle> = match control {
+            match control {
                 Control::Told(
                     ControlMessage::ProjectChanged { project } | ControlMessage::ProjectDeleted { project },
-                ) => self.running().into_iter().filter(|handle| handle.id() == project).collect(),
-                Control::Told(ControlMessage::TokensRevoked { .. }) => continue,
-                Control::Interrupted => self.running(),
-            };
-            for handle in changed {
-                handle.changed.notify_one();
+                ) => self.inner.slots.changed(Some(project)),
+                Control::Told(ControlMessage::TokensRevoked { .. }) => {}
+                Control::Interrupted => self.inner.slots.changed(None),
             }
         }
     }
@@ -347,7 +348,7 @@ impl Projects {
         user: &UserId,
         needed: Role,
     ) -> Result<(ProjectHandle, Option<Role>), OpenError> {
-        let handle = match self.handle_of(project) {
+        let handle = match self.inner.slots.get(project) {
             Some(handle) => handle,
             None => self.open_for(project, user).await?,
         };
@@ -356,12 +357,6 @@ impl Projects {
             Err(Rejection::Unavailable) => Err(OpenError::Unavailable),
             Err(_) => Err(OpenError::Stopping),
         }
-    }
-
-    /// The project's handle, if its actor runs.
-    fn handle_of(&self, project: ProjectId) -> Option<ProjectHandle> {
-        let slots = self.inner.slots.lock();
-        slots.get(&project)?.get().filter(|handle| !handle.commands.is_closed()).cloned()
     }
 
     /// As [`Self::open`], for a member. Nobody else starts an actor: whoever has any token could have us hold every project
@@ -379,24 +374,11 @@ impl Projects {
         if self.inner.stop.is_cancelled() {
             return Err(OpenError::Stopping);
         }
-        let slot = {
-            let mut slots = self.inner.slots.lock();
-            if slots.get(&project).and_then(|slot| slot.get()).is_some_and(|handle| handle.commands.is_closed()) {
-                slots.remove(&project);
-            }
-            Arc::clone(slots.entry(project).or_default())
-        };
-        let opened = slot.get_or_try_init(|| self.start(project)).await.cloned();
-        if opened.is_err() {
-            let mut slots = self.inner.slots.lock();
-            if slots.get(&project).is_some_and(|current| Arc::ptr_eq(current, &slot) && current.get().is_none()) {
-                slots.remove(&project);
-            }
-        }
-        opened
+        self.inner.slots.open(project, async |changed| self.start(project, changed).await).await
     }
 
-    async fn start(&self, id: ProjectId) -> Result<ProjectHandle, OpenError> {
+    /// Starts the actor, which hears of changes by `changed`.
+    async fn start(&self, id: ProjectId, changed: Arc<Notify>) -> Result<ProjectHandle, OpenError> {
         let ProjectsConfig { node, backend, bridge, metrics, plans, presence, idle_timeout, lifetime, sweep } =
             &self.inner.config;
         let (feed_sender, feed) = bridge.feed();
@@ -421,7 +403,7 @@ impl Projects {
             settings: *plans,
             recent: self.inner.recent.clone(),
         };
-        let (present, changed) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let present = Arc::new(AtomicUsize::new(0));
         let around = Surroundings {
             store: Arc::clone(&backend.presence),
             pubsub: Arc::clone(&backend.pubsub),
@@ -435,7 +417,7 @@ impl Projects {
             metrics: Arc::clone(metrics),
             members: Arc::clone(&members),
             commands: receiver,
-            changed: Arc::clone(&changed),
+            changed,
             feed,
             feed_sender,
             plans: Plans::new(context),
@@ -455,22 +437,15 @@ impl Projects {
             let gauge = ActorGauge(Arc::clone(&projects.inner.config.metrics));
             let retired = actor.run(stop).await;
             tracing::debug!(?retired, "a project retired from this node");
-            projects.forget(id);
+            projects.inner.slots.forget(id);
             drop(gauge);
         };
         self.inner.tasks.spawn(running.instrument(span));
-        Ok(ProjectHandle { id, members, commands, changed, present, projects: self.clone() })
-    }
-
-    fn forget(&self, project: ProjectId) {
-        let mut slots = self.inner.slots.lock();
-        if slots.get(&project).and_then(|slot| slot.get()).is_some_and(|handle| handle.commands.is_closed()) {
-            slots.remove(&project);
-        }
+        Ok(ProjectHandle { id, members, commands, present, projects: self.clone() })
     }
 
     fn running(&self) -> Vec<ProjectHandle> {
-        self.inner.slots.lock().values().filter_map(|slot| slot.get().cloned()).collect()
+        self.inner.slots.running()
     }
 
     /// The plan's log begins before anyone can find the plan.

@@ -444,6 +444,35 @@ async fn a_listener_hears_that_histories_parted_and_lost_changes_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_before_a_new_epoch_begins_is_told_the_plan_once() {
+    let (one, two, here, there, plan) = pair().await;
+    let _follower = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    rename_often(&here, plan, "old", 3).await;
+    // What is lost here is offered again, which begins an epoch; the store takes its time for that.
+    one.log.commit_takes_ms.store(60_000, Ordering::Relaxed);
+    let first = lose_all_but_the_beginning(&one, plan).await;
+    rename_often(&there, plan, "new", 1).await;
+    let has_theirs = async || here.read(plan).await.expect("a plan").metadata().name.as_deref() == Some("new1");
+    eventually("this node knows that histories parted", has_theirs).await;
+
+    let start = Start::After(Revision { seq: 1, ..first.revision });
+    let mut newcomer = here.follow(plan, &ada(), start, false).await.expect("follow");
+    let Ok(PlanEvent::Snapshot { plan: told, .. }) = newcomer.next().await else {
+        panic!("numbers are not to be trusted")
+    };
+    assert!(newcomer.caught_up().is_none(), "its place is good for nobody yet");
+    let mut again = Following::resumed(here.clone(), plan, &ada(), Place::from(told.head()));
+    assert!(timeout(Duration::from_secs(10), again.next()).await.is_err(), "it has that");
+    for listener in [&mut newcomer, &mut again] {
+        let event = timeout(Duration::from_secs(120), listener.next()).await.expect("the epoch begins");
+        assert!(matches!(&event, Ok(PlanEvent::Snapshot { plan, .. }) if plan.revision().epoch > first.revision.epoch));
+        assert!(listener.caught_up().is_some());
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_that_vanishes_is_put_back_and_nobody_hears_of_it() {
     let (one, two, here, there, plan) = pair().await;
     let mut events = there.follow(plan, &ada(), Start::Next, false).await.expect("follow");

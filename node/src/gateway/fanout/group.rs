@@ -24,7 +24,7 @@ use crate::gateway::transport::Session;
 use crate::pressure::Backlog;
 use crate::project::{Ended, Following, Members, Place, PlanEvent, ProjectHandle};
 
-/// Answers that are kept for those who catch up, and their bytes. Beyond it the oldest go, and are made again.
+/// Answers that are kept for those who catch up, and their bytes. Beyond it the oldest go, and are made again; the newest stays.
 const MADE_MAX: usize = 16_384;
 const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -207,7 +207,8 @@ impl Press {
         self.kept.add(rendered.bytes());
         self.made.insert(made, rendered);
         self.order.push_back(made);
-        while self.order.len() > MADE_MAX || self.kept.bytes() > MADE_BYTES_MAX {
+        // The newest is kept however large it is: it would be made anew for everybody else.
+        while self.order.len() > MADE_MAX || self.order.len() > 1 && self.kept.bytes() > MADE_BYTES_MAX {
             let Some(oldest) = self.order.pop_front().and_then(|oldest| self.made.remove(&oldest)) else { return };
             self.kept.remove(oldest.bytes());
         }

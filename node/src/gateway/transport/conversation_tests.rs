@@ -198,6 +198,21 @@ async fn input_waits_while_answers_are_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn input_waits_while_stopped_subscriptions_can_not_be_dropped() {
+    let client = Client::ready().await;
+    client.subscribe("1", "subscription { flood { revision } }").await;
+    let mut stopped = 0;
+    let begin_and_stop = async || {
+        client.subscribe("again", "subscription { quiet { revision } }").await;
+        client.to.send(Ok(Message::Text(json!({"type": "complete", "id": "again"}).to_string().into()))).await
+    };
+    while tokio::time::timeout(Duration::from_secs(1), begin_and_stop()).await.is_ok() {
+        stopped += 1;
+        assert!(stopped < 200, "subscriptions that nobody wants any more pile up");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn large_operations_wait_for_each_other() {
     let mut client = Client::ready().await;
     let padding = "x".repeat(900_000);

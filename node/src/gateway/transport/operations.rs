@@ -33,6 +33,9 @@ use crate::traces;
 
 /// Queries and mutations of one socket at a time. At this number the socket is not read until one is done.
 const SINGLES_MAX: usize = 100;
+/// Subscriptions of one socket that were stopped and wait to be dropped. At this number the socket is not read until it has
+/// taken what waits for it.
+const STOPPED_MAX: usize = 100;
 
 /// What an operation has to say.
 #[derive(Debug)]
@@ -157,9 +160,13 @@ impl Operations {
         self.singles.len()
     }
 
-    /// Whether one more query or mutation may run.
+    /// Whether one more operation may run. Subscriptions that were stopped are dropped when the socket has taken what waits for
+    /// it; until then they count.
     pub(super) fn has_room(&self) -> bool {
-        self.singles.len() < SINGLES_MAX && self.singles_bytes < limits::OPERATION_BYTES_PER_CONNECTION_MAX
+        let stopped = self.subscriptions.len().saturating_sub(self.subscriptions_count);
+        self.singles.len() < SINGLES_MAX
+            && self.singles_bytes < limits::OPERATION_BYTES_PER_CONNECTION_MAX
+            && stopped < STOPPED_MAX
     }
 
     /// Starts an operation that came in so many bytes. The caller has made sure that the id is free and that there is room.

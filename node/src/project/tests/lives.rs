@@ -262,6 +262,27 @@ async fn what_is_done_in_a_project_shows_in_its_people_and_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_plan_that_can_not_be_opened_waits_for_it() {
+    let (one, two, here, there, plan) = pair().await;
+    let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    one.log.is_unreadable.store(true, Ordering::Relaxed);
+    here.commands.send(Command::Fail).await.expect("a mailbox");
+    eventually("it failed", async || retired(&one, "panicked") == 1).await;
+    assert!(timeout(Duration::from_secs(10), events.next()).await.is_err(), "neither told nor ended");
+    one.log.is_unreadable.store(false, Ordering::Relaxed);
+    rename_often(&there, plan, "n", 1).await;
+    let event = timeout(Duration::from_secs(10), events.next()).await.expect("soon");
+    assert!(matches!(&event, Ok(PlanEvent::Changed(applied)) if applied.revision().seq == 1), "{event:?}");
+
+    one.log.is_unreadable.store(true, Ordering::Relaxed);
+    here.commands.send(Command::Fail).await.expect("a mailbox");
+    let ended = timeout(Duration::from_secs(120), events.next()).await.expect("not for ever");
+    assert_eq!(ended.err(), Some(Ended::Stopping), "another node may serve");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_failed_project_listened_to_is_let_go_of() {
     let (one, two, here, _, plan) = pair().await;
     here.read(plan).await.expect("a plan");
