@@ -1,4 +1,4 @@
-//! What the plans of a node remember together.
+//! What the plans of a node remember together, and what is read where they do not.
 
 use super::*;
 
@@ -61,4 +61,35 @@ async fn what_another_plan_remembers_has_a_quiet_one_forget_some() {
     let kept = (CHANGES - limits::RING_CHANGES_MIN - 8) as u64;
     assert_eq!(pages_read_after(&node, &project, plan, kept).await, 0, "and not more than need be");
     node.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_whose_first_result_can_not_be_read_now_is_told_to_come_again() {
+    let (one, two, here, there, plan) = pair().await;
+    let first = here.submit(plan, rename("first", "a"), true).await.expect("an edit");
+    rename_often(&here, plan, "n", limits::RING_CHANGES_MAX + 150).await;
+    one.log.is_unreadable.store(true, Ordering::Relaxed);
+    let again = here.submit(plan, rename("first", "a"), true).await;
+    assert!(matches!(again, Err(Rejection::Unavailable)), "neither another edit nor one without a result: {again:?}");
+    assert!(matches!(here.read_at(plan, first.revision).await, Err(Rejection::Unavailable)));
+
+    one.log.is_unreadable.store(false, Ordering::Relaxed);
+    let turns = one.projects.past_plans();
+    let others =
+        turns.acquire_many(u32::try_from(turns.available_permits()).expect("few")).await.expect("never closed");
+    assert!(
+        matches!(here.read_at(plan, first.revision).await, Err(Rejection::Unavailable)),
+        "others hold plans of the past"
+    );
+    let of_other_node =
+        there.read_at(plan, first.revision).await.expect("nobody does there").expect("it is in the log");
+    drop(others);
+    let then = here.read_at(plan, first.revision).await.expect("nobody does now").expect("it is in the log");
+    for then in [then, of_other_node] {
+        assert_eq!((then.revision(), then.metadata().name.as_deref()), (first.revision, Some("a")));
+    }
+    let again = here.submit(plan, rename("first", "a"), true).await.expect("a repeat");
+    assert_eq!((again.revision, again.applied), (first.revision, first.applied));
+    one.stop().await;
+    two.stop().await;
 }
