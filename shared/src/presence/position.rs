@@ -51,7 +51,7 @@ pub enum Position {
     /// On a line of time.
     Timeline {
         /// From 0, in the document's units.
-        timestamp: i64,
+        timestamp: Time,
         /// From 0.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         track: Option<i64>,
@@ -66,6 +66,16 @@ pub enum Position {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         file: Option<String>,
     },
+}
+
+/// A time on a timeline. It is told as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number")]
+pub enum Time {
+    /// A whole number.
+    Whole(i64),
+    /// Any other.
+    Broken(f64),
 }
 
 /// A rotation, in either of the two shapes that clients use. It is told as it came.
@@ -146,7 +156,11 @@ impl Position {
                 short("position.viewport", viewport.as_deref())
             }
             Self::Timeline { timestamp, track } => {
-                from_zero("position.timestamp", *timestamp)?;
+                match timestamp {
+                    Time::Whole(time) => from_zero("position.timestamp", *time)?,
+                    Time::Broken(time) if time.is_finite() && *time >= 0.0 => {}
+                    Time::Broken(_) => return Err(BadPosition { field: "position.timestamp", rule: NOT_NEGATIVE }),
+                }
                 track.map_or(Ok(()), |track| from_zero("position.track", track))
             }
             Self::CodeEditor { line, column, file } => {
@@ -200,8 +214,10 @@ fn magnification(field: &'static str, value: f64) -> Result<(), BadPosition> {
     }
 }
 
+const NOT_NEGATIVE: &str = "must not be negative";
+
 fn from_zero(field: &'static str, value: i64) -> Result<(), BadPosition> {
-    if value >= 0 { Ok(()) } else { Err(BadPosition { field, rule: "must not be negative" }) }
+    if value >= 0 { Ok(()) } else { Err(BadPosition { field, rule: NOT_NEGATIVE }) }
 }
 
 fn short(field: &'static str, text: Option<&str>) -> Result<(), BadPosition> {
@@ -230,6 +246,8 @@ mod tests {
             json!({"type": "3d", "x": 1.0, "y": 2.0, "z": 3.0, "rotation": [0.0, 1.0, 2.0], "scale": 2.0}),
             json!({"type": "3d", "x": 1.0, "y": 2.0, "z": 3.0, "rotation": {"x": 0.0, "y": 1.0, "z": 2.0}}),
             json!({"type": "timeline", "timestamp": 17, "track": 2}),
+            json!({"type": "timeline", "timestamp": 17.5}),
+            json!({"type": "timeline", "timestamp": 1e300}),
             json!({"type": "code_editor", "line": 4, "column": 9, "file": "a.rs"}),
         ] {
             let position = read(value.clone());
@@ -246,6 +264,7 @@ mod tests {
             json!({"type": "spreadsheet", "row": 0, "column": 0, "sheet": "x".repeat(201)}),
             json!({"type": "3d", "x": 1, "y": 2, "z": 3, "scale": -1}),
             json!({"type": "timeline", "timestamp": -5}),
+            json!({"type": "timeline", "timestamp": -0.5}),
             json!({"type": "timeline", "timestamp": 5, "track": -1}),
             json!({"type": "code_editor", "line": 0, "column": -1}),
         ] {
