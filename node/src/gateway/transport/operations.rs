@@ -119,11 +119,23 @@ struct Key {
 
 struct Running {
     serial: u64,
-    /// Of a subscription, while it has a stream of its own. A mutation that nobody waits for any more still runs to its end.
-    abort: Option<AbortHandle>,
-    /// Of a subscription.
-    session: Option<Arc<Session>>,
-    group: Option<Arc<Group>>,
+    /// `None`: a query or mutation. It runs to its end, also when nobody waits for that any more.
+    subscription: Option<Subscription>,
+}
+
+struct Subscription {
+    session: Arc<Session>,
+    phase: Phase,
+}
+
+/// Where a subscription's events come from.
+enum Phase {
+    /// A stream of its own.
+    Alone(AbortHandle),
+    /// A stream of its own, until it has all that its group has told.
+    CatchingUp(AbortHandle, Arc<Group>),
+    /// Its group.
+    Member(Arc<Group>),
 }
 
 impl Operations {
@@ -180,13 +192,12 @@ impl Operations {
     ) {
         let key = Key { id: id.into(), serial: self.next_serial };
         self.next_serial += 1;
-        let mut running = Running { serial: key.serial, abort: None, session: None, group: None };
-        match operation.kind {
+        let subscription = match operation.kind {
             OperationType::Subscription => {
-                running.abort = Some(self.listen(first_events(key.clone(), operation, executor)));
-                running.session = Some(session);
+                let phase = Phase::Alone(self.listen(first_events(key.clone(), operation, executor)));
                 self.subscriptions_count += 1;
                 self.observer.subscribed();
+                Some(Subscription { session, phase })
             }
             OperationType::Query | OperationType::Mutation => {
                 let (kind, trace) = (operation.kind_name(), operation.trace);
@@ -199,9 +210,10 @@ impl Operations {
                 };
                 self.singles_bytes += bytes;
                 self.singles.push(traces::on_socket(kind, session.connection_id(), trace, result).boxed());
+                None
             }
-        }
-        self.running.insert(key.id, running);
+        };
+        self.running.insert(key.id, Running { serial: key.serial, subscription });
     }
 
     fn listen(&mut self, events: Events) -> AbortHandle {
@@ -212,18 +224,19 @@ impl Operations {
 
     /// Ends an operation because the client asked. Whether there was one.
     pub(super) fn stop(&mut self, id: &str) -> bool {
-        let Some(running) = self.running.remove(id) else {
+        let Some(Running { serial, subscription }) = self.running.remove(id) else {
             return false;
         };
-        if running.session.is_some() {
+        if let Some(Subscription { phase, .. }) = subscription {
             self.subscriptions_count -= 1;
             self.observer.unsubscribed();
-        }
-        if let Some(abort) = running.abort {
-            abort.abort();
-        } else if let Some(group) = running.group {
-            self.outlet.leave(running.serial);
-            group.left();
+            match phase {
+                Phase::Alone(stream) | Phase::CatchingUp(stream, _) => stream.abort(),
+                Phase::Member(group) => {
+                    self.outlet.leave(serial);
+                    group.left();
+                }
+            }
         }
         true
     }
@@ -231,8 +244,10 @@ impl Operations {
     /// Ends all of them. Nothing more is told.
     pub(super) fn end_all(&mut self) {
         self.outlet.close();
-        for group in self.running.drain().filter_map(|(_, running)| running.group) {
-            group.left();
+        for (_, running) in self.running.drain() {
+            if let Some(Subscription { phase: Phase::Member(group), .. }) = running.subscription {
+                group.left();
+            }
         }
         for _ in 0..std::mem::take(&mut self.subscriptions_count) {
             self.observer.unsubscribed();
@@ -289,8 +304,10 @@ impl Operations {
             Waiting::Delivery(_, delivery) => self.tell(id, delivery),
             Waiting::Ended(_, ended) => Some(self.end(id, ended)),
             Waiting::Behind(_, place) => {
-                let (group, session) = (running.group.clone()?, running.session.as_ref()?);
-                let following = group.resumed(&session.identity().user_id, place);
+                let subscription = running.subscription.as_ref()?;
+                let Phase::Member(group) = &subscription.phase else { return None };
+                let following = group.resumed(&subscription.session.identity().user_id, place);
+                let group = Arc::clone(group);
                 self.catch_up(Key { id, serial: of }, group, following);
                 None
             }
@@ -302,7 +319,7 @@ impl Operations {
             What::Response { response, learnt } => {
                 let mut response = *response;
                 if response.is_err() {
-                    let session = self.running.get(&key.id).and_then(|running| running.session.as_ref());
+                    let session = self.subscription(&key.id).map(|subscription| &subscription.session);
                     let log = session.map(|session| traces::log_span("subscription", session.connection_id()));
                     let _entered = log.map(Span::entered);
                     complete_errors(&mut response);
@@ -337,9 +354,9 @@ impl Operations {
     fn catch_up(&mut self, key: Key, group: Arc<Group>, following: Following) {
         let of = key.clone();
         let events = alone(Arc::clone(&group), following);
-        let abort = self.listen(events.map(move |alone| Event { key: of.clone(), what: What::Alone(alone) }).boxed());
-        if let Some(running) = self.running.get_mut(&key.id) {
-            (running.abort, running.group) = (Some(abort), Some(group));
+        let stream = self.listen(events.map(move |alone| Event { key: of.clone(), what: What::Alone(alone) }).boxed());
+        if let Some(subscription) = self.subscription(&key.id) {
+            subscription.phase = Phase::CatchingUp(stream, group);
         }
     }
 
@@ -350,13 +367,14 @@ impl Operations {
             if !self.is_current(&key) {
                 continue;
             }
-            let Some(running) = self.running.get_mut(&key.id) else { continue };
-            let (Some(group), Some(session)) = (&running.group, &running.session) else { continue };
-            running.abort = None;
+            let Some(subscription) = self.subscription(&key.id) else { continue };
+            let Phase::CatchingUp(_, group) = &subscription.phase else { continue };
+            let (group, session) = (Arc::clone(group), Arc::clone(&subscription.session));
+            subscription.phase = Phase::Member(Arc::clone(&group));
             group.join(Member {
                 outlet: Arc::clone(&self.outlet),
                 serial: key.serial,
-                session: Arc::clone(session),
+                session,
                 opening: self.dialect.opening(&key.id).as_bytes().into(),
                 place,
                 is_gone: false,
@@ -377,6 +395,10 @@ impl Operations {
     fn end(&mut self, id: Arc<str>, ended: Ended) -> Outcome {
         self.stop(&id);
         Outcome::Failed { id, response: ApiError::from(ended).to_response() }
+    }
+
+    fn subscription(&mut self, id: &str) -> Option<&mut Subscription> {
+        self.running.get_mut(id)?.subscription.as_mut()
     }
 
     fn is_current(&self, key: &Key) -> bool {
