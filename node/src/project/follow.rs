@@ -5,7 +5,6 @@
 //! bounded queue, and there is one way to catch up, not two.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +22,12 @@ use super::replay::LogReplay;
 use crate::metrics::LearntAt;
 use crate::traces::Traced;
 
-/// How long a plan that can't take its listeners back is asked, and the pause between two tries.
+/// How long a plan that can't take its listeners back is asked again.
 const REATTACH_PATIENCE: Duration = Duration::from_secs(30);
-const REATTACH_PAUSES: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(400);
+/// The pause behind the first try, and the longest: each is twice the one before, less up to a half of it by chance. Who listens
+/// for many judges their rights behind each.
+const REATTACH_PAUSE_FIRST: Duration = Duration::from_millis(200);
+const REATTACH_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Where a listener begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,8 @@ pub struct Following {
     live: mpsc::Receiver<Queued>,
     /// Whether a SNAPSHOT is to come, since the log leaves its epoch.
     leaves_epoch: bool,
+    /// Since when the plan can't take us back, and the pause behind the next try.
+    away: Option<(Instant, Duration)>,
     /// What was told last, if that is traced. Who asks for the next has taken it.
     telling: Option<Arc<Traced>>,
 }
@@ -159,6 +163,7 @@ impl Following {
             replay: None,
             live: nothing,
             leaves_epoch: false,
+            away: None,
             telling: None,
         }
     }
@@ -282,25 +287,33 @@ impl Following {
     }
 
     /// Attaches again: because the actor let go of us, or because the log could not be read. A plan that all its listeners come
-    /// back to at once, or whose store does not answer, is asked again for a while.
+    /// back to at once, or whose store does not answer, is asked once more behind a pause: then nothing has changed but that.
     async fn attach(&mut self, start: Start) -> Result<(), Ended> {
-        let deadline = Instant::now() + REATTACH_PATIENCE;
-        loop {
-            match self.try_attach(start).await {
-                Ok(attached) => {
-                    self.take(attached);
-                    return Ok(());
-                }
-                Err(Rejection::Forbidden) => return Err(Ended::Forbidden),
-                Err(Rejection::NoSuchPlan) => return Err(Ended::Gone),
-                Err(Rejection::Overloaded | Rejection::Unavailable) if Instant::now() < deadline => {
-                    let pause = rand::rng().random_range(REATTACH_PAUSES);
-                    sleep(pause).await;
-                    self.check_audience()?;
-                }
-                Err(_) => return Err(Ended::Stopping),
+        match self.try_attach(start).await {
+            Ok(attached) => {
+                self.away = None;
+                self.take(attached);
+                Ok(())
             }
+            Err(Rejection::Forbidden) => Err(Ended::Forbidden),
+            Err(Rejection::NoSuchPlan) => Err(Ended::Gone),
+            Err(Rejection::Overloaded | Rejection::Unavailable) => self.pause().await,
+            Err(_) => Err(Ended::Stopping),
         }
+    }
+
+    async fn pause(&mut self) -> Result<(), Ended> {
+        let (since, pause) = *self.away.get_or_insert_with(|| (Instant::now(), REATTACH_PAUSE_FIRST));
+        if since.elapsed() >= REATTACH_PATIENCE {
+            return Err(Ended::Stopping);
+        }
+        self.away = Some((since, REATTACH_PAUSE_MAX.min(2 * pause)));
+        let pause = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        sleep(pause).await;
+        if matches!(self.audience, Audience::Many(_)) {
+            self.backlog.push_back(PlanEvent::MembersChanged);
+        }
+        Ok(())
     }
 
     async fn try_attach(&mut self, start: Start) -> Result<Attached, Rejection> {

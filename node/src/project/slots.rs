@@ -9,9 +9,17 @@ use tokio::sync::{Notify, OnceCell};
 
 /// The projects of a node, by handles `H`.
 pub(super) struct Slots<H> {
-    /// Locked only to look up or change. A slot is handed out under this lock alone.
-    table: Mutex<HashMap<ProjectId, Arc<Slot<H>>>>,
+    /// Locked only to look up or change.
+    table: Mutex<Table<H>>,
     is_over: fn(&H) -> bool,
+}
+
+type Table<H> = HashMap<ProjectId, Entry<H>>;
+
+struct Entry<H> {
+    slot: Arc<Slot<H>>,
+    /// Who waits for it to be filled.
+    waiters: usize,
 }
 
 /// A project that runs or is being started.
@@ -37,12 +45,12 @@ impl<H: Clone> Slots<H> {
     /// The project's handle, if it runs.
     pub(super) fn get(&self, project: ProjectId) -> Option<H> {
         let table = self.table.lock();
-        table.get(&project)?.handle.get().filter(|handle| !(self.is_over)(handle)).cloned()
+        table.get(&project)?.slot.handle.get().filter(|handle| !(self.is_over)(handle)).cloned()
     }
 
     /// The handles of all that run.
     pub(super) fn running(&self) -> Vec<H> {
-        self.table.lock().values().filter_map(|slot| slot.handle.get().cloned()).collect()
+        self.table.lock().values().filter_map(|entry| entry.slot.handle.get().cloned()).collect()
     }
 
     /// The project's handle; `start` brings it, where it does not run. Who asks meanwhile waits for that; where it fails, the
@@ -63,8 +71,10 @@ impl<H: Clone> Slots<H> {
     fn wait_for(&self, project: ProjectId) -> Waiter<'_, H> {
         let mut table = self.table.lock();
         self.remove_if_over(&mut table, project);
-        let new = || Arc::new(Slot { handle: OnceCell::new(), changed: Arc::default() });
-        Waiter { slots: self, project, slot: Arc::clone(table.entry(project).or_insert_with(new)) }
+        let new = || Slot { handle: OnceCell::new(), changed: Arc::default() };
+        let entry = table.entry(project).or_insert_with(|| Entry { slot: Arc::new(new()), waiters: 0 });
+        entry.waiters += 1;
+        Waiter { slots: self, project, slot: Arc::clone(&entry.slot) }
     }
 
     /// Forgets a project whose handle is over.
@@ -72,8 +82,8 @@ impl<H: Clone> Slots<H> {
         self.remove_if_over(&mut self.table.lock(), project);
     }
 
-    fn remove_if_over(&self, table: &mut HashMap<ProjectId, Arc<Slot<H>>>, project: ProjectId) {
-        if table.get(&project).and_then(|slot| slot.handle.get()).is_some_and(self.is_over) {
+    fn remove_if_over(&self, table: &mut Table<H>, project: ProjectId) {
+        if table.get(&project).and_then(|entry| entry.slot.handle.get()).is_some_and(self.is_over) {
             table.remove(&project);
         }
     }
@@ -82,8 +92,8 @@ impl<H: Clone> Slots<H> {
     pub(super) fn changed(&self, project: Option<ProjectId>) {
         let table = self.table.lock();
         match project {
-            Some(project) => table.get(&project).into_iter().for_each(|slot| slot.changed.notify_one()),
-            None => table.values().for_each(|slot| slot.changed.notify_one()),
+            Some(project) => table.get(&project).into_iter().for_each(|entry| entry.slot.changed.notify_one()),
+            None => table.values().for_each(|entry| entry.slot.changed.notify_one()),
         }
     }
 }
@@ -91,9 +101,10 @@ impl<H: Clone> Slots<H> {
 impl<H> Drop for Waiter<'_, H> {
     fn drop(&mut self) {
         let mut table = self.slots.table.lock();
-        let is_last = |slot: &Arc<Slot<H>>| Arc::ptr_eq(slot, &self.slot) && Arc::strong_count(slot) == 2;
-        // Only the table and we have it, so nobody is about to fill it.
-        if self.slot.handle.get().is_none() && table.get(&self.project).is_some_and(is_last) {
+        let ours = |entry: &&mut Entry<H>| Arc::ptr_eq(&entry.slot, &self.slot);
+        let Some(entry) = table.get_mut(&self.project).filter(ours) else { return };
+        entry.waiters -= 1;
+        if entry.waiters == 0 && entry.slot.handle.get().is_none() {
             table.remove(&self.project);
         }
     }
@@ -124,9 +135,7 @@ mod tests {
         let later = async {
             fails.send(()).expect("the first starts it");
             // The first has failed now, and the second starts it in its turn.
-            while !succeeds.is_closed()
-                && slots.table.lock().get(&PROJECT).is_some_and(|slot| Arc::strong_count(slot) > 2)
-            {
+            while !succeeds.is_closed() && slots.table.lock().get(&PROJECT).is_some_and(|entry| entry.waiters > 1) {
                 tokio::task::yield_now().await;
             }
             let third = slots.open(PROJECT, async |_| Ok::<_, ()>(3));

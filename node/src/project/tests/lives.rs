@@ -265,10 +265,19 @@ async fn what_is_done_in_a_project_shows_in_its_people_and_is_counted() {
 async fn who_comes_back_to_a_plan_that_can_not_be_opened_waits_for_it() {
     let (one, two, here, there, plan) = pair().await;
     let mut events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    let place = Place::from(here.read(plan).await.expect("a plan").head());
+    let mut for_many = Following::for_many(here.clone(), plan, place, Arc::default());
+    let members_changed = async |for_many: &mut Following| {
+        matches!(timeout(Duration::from_secs(2), for_many.next()).await, Ok(Ok(PlanEvent::MembersChanged)))
+    };
+    assert!(members_changed(&mut for_many).await, "when it attaches");
     one.log.is_unreadable.store(true, Ordering::Relaxed);
     here.commands.send(Command::Fail).await.expect("a mailbox");
     eventually("it failed", async || retired(&one, "panicked") == 1).await;
     assert!(timeout(Duration::from_secs(10), events.next()).await.is_err(), "neither told nor ended");
+    for _ in 0..10 {
+        assert!(members_changed(&mut for_many).await, "rights are judged meanwhile");
+    }
     one.log.is_unreadable.store(false, Ordering::Relaxed);
     rename_often(&there, plan, "n", 1).await;
     let event = timeout(Duration::from_secs(10), events.next()).await.expect("soon");
