@@ -68,12 +68,12 @@ pub enum Position {
     },
 }
 
-/// A time on a timeline. It is told as it came.
+/// A time on a timeline. It is told as it came, if it is whole and fits 64 bits; any other as the nearest double.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a number")]
 pub enum Time {
     /// A whole number.
-    Whole(i64),
+    Whole(u64),
     /// Any other.
     Broken(f64),
 }
@@ -156,10 +156,10 @@ impl Position {
                 short("position.viewport", viewport.as_deref())
             }
             Self::Timeline { timestamp, track } => {
-                match timestamp {
-                    Time::Whole(time) => from_zero("position.timestamp", *time)?,
-                    Time::Broken(time) if time.is_finite() && *time >= 0.0 => {}
-                    Time::Broken(_) => return Err(BadPosition { field: "position.timestamp", rule: NOT_NEGATIVE }),
+                if let Time::Broken(time) = timestamp
+                    && !(time.is_finite() && *time >= 0.0)
+                {
+                    return Err(BadPosition { field: "position.timestamp", rule: NOT_NEGATIVE });
                 }
                 track.map_or(Ok(()), |track| from_zero("position.track", track))
             }
@@ -248,6 +248,7 @@ mod tests {
             json!({"type": "timeline", "timestamp": 17, "track": 2}),
             json!({"type": "timeline", "timestamp": 17.5}),
             json!({"type": "timeline", "timestamp": 1e300}),
+            json!({"type": "timeline", "timestamp": u64::MAX}),
             json!({"type": "code_editor", "line": 4, "column": 9, "file": "a.rs"}),
         ] {
             let position = read(value.clone());
