@@ -1,5 +1,6 @@
 //! Rights that end: at once when a node is told, within the sweep when it is not, and for whoever is in the middle of asking.
 
+use futures_util::FutureExt as _;
 use mille_core::presence::{Join, SeatId};
 use mille_shared::CloseCode;
 
@@ -92,6 +93,27 @@ async fn who_lost_the_right_elsewhere_can_not_use_what_is_left_of_it_to_get_it_b
     assert_eq!(two.projects.remove_member(&bobs, &ada()).await.err(), Some(OpenError::Forbidden));
     assert_eq!(two.projects.delete_project(&bobs).await.err(), Some(OpenError::Forbidden));
     assert!(two.projects.remove_member(&bobs, &bob()).await.is_ok(), "who leaves needs no right");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_project_is_deleted_whole_although_whoever_asked_went_away() {
+    let (one, two, here, there, plan) = pair().await;
+    let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    let is_there = async || !one.backend.directory.projects_of(&ada()).await.expect("a store").is_empty();
+    let mut deletion = Box::pin(one.projects.delete_project(&access));
+    while is_there().await {
+        // One step at a time, until it has begun.
+        let step = (&mut deletion).now_or_never();
+        assert!(step.is_none(), "it was not given up in the middle: {step:?}");
+        tokio::task::yield_now().await;
+    }
+    drop(deletion);
+    let log = async || one.backend.log.range(plan, None, 1, Lane::Replay).await.expect("a store").entries;
+    eventually("its log is gone", async || log().await.is_empty()).await;
+    let entered = two.projects.access(there.id(), &ada(), Role::Owner).await;
+    assert_eq!(entered.err(), Some(OpenError::NotFound));
     one.stop().await;
     two.stop().await;
 }
