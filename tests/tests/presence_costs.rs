@@ -144,45 +144,42 @@ impl Calls {
     }
 }
 
-/// What the nodes ask of Redis while nobody does anything.
-struct Idle {
-    took: Duration,
-    commands: u64,
-    messages: u64,
-    /// All of it, look by look.
-    looks: Vec<Calls>,
-}
+/// What the nodes ask of Redis while nobody does anything, look by look.
+struct Idle(Vec<Calls>);
 
 impl Idle {
     /// The nodes' own messages are the clock: so many of them are a while.
     async fn measure(redis: &Redis) -> Result<Self> {
-        let before = Calls::of(redis).await?;
-        let mut looks = Vec::new();
-        let measured = eventually(soon(), async || {
+        let mut looks = vec![Calls::of(redis).await?];
+        eventually(soon(), async || {
             let now = Calls::of(redis).await?;
-            let messages = now.since(&before, "publish");
-            let (took, commands) = (now.at - before.at, now.total() - before.total());
+            let messages = now.since(&looks[0], "publish");
             looks.push(now);
             ensure!(messages >= IDLE_MESSAGES, "only {messages} messages");
-            Ok(Self { took, commands, messages, looks: Vec::new() })
-        });
-        let measured = measured.await?;
-        Ok(Self { looks, ..measured })
+            Ok(())
+        })
+        .await?;
+        Ok(Self(looks))
+    }
+
+    fn commands(&self, during: Duration) -> f64 {
+        self.usually(during, |first, last| last.total() - first.total())
+    }
+
+    fn messages(&self, during: Duration) -> f64 {
+        self.usually(during, |first, last| last.since(first, "publish"))
+    }
+
+    fn usually(&self, during: Duration, count: impl Fn(&Calls, &Calls) -> u64) -> f64 {
+        let (first, last) = (&self.0[0], &self.0[self.0.len() - 1]);
+        count(first, last) as f64 * during.as_secs_f64() / (last.at - first.at).as_secs_f64()
     }
 
     /// Commands beside messages in any while of this length, at most.
     fn others_at_most(&self, during: Duration) -> u64 {
         let from =
-            |first: &Calls| self.looks.iter().find(|last| last.at >= first.at + during).map(|last| last.others(first));
-        self.looks.iter().filter_map(from).max().unwrap_or_default()
-    }
-
-    fn commands(&self, during: Duration) -> f64 {
-        self.commands as f64 * during.as_secs_f64() / self.took.as_secs_f64()
-    }
-
-    fn messages(&self, during: Duration) -> f64 {
-        self.messages as f64 * during.as_secs_f64() / self.took.as_secs_f64()
+            |first: &Calls| self.0.iter().find(|last| last.at >= first.at + during).map(|last| last.others(first));
+        self.0.iter().filter_map(from).max().unwrap_or_default()
     }
 }
 
