@@ -37,6 +37,15 @@ pub(crate) fn share_of_cores(processes: usize) -> usize {
     (cores / processes.max(1)).max(1)
 }
 
+/// Has a process' allocator give back at once what was freed, as the image does; the environment may say otherwise. Else what a
+/// rush took stays until the process is busy again.
+pub(crate) fn give_back_at_once(command: &mut std::process::Command) {
+    const DELAY_MS: &str = "MIMALLOC_PURGE_DELAY";
+    if std::env::var_os(DELAY_MS).is_none() {
+        command.env(DELAY_MS, "0");
+    }
+}
+
 /// How to know a process again: its program and words its command line must hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {

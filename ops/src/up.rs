@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::output::{Output, refused};
 use crate::ports::{NODES_MAX, Ports};
-use crate::process::{LOOK_EVERY, Running, share_of_cores};
+use crate::process::{LOOK_EVERY, Running, give_back_at_once, share_of_cores};
 use crate::render::Server;
 use crate::seed::{self, Sample};
 use crate::state::{DEFAULT_DIR, Node, Proxy, Redis, State, jwt_secret, prepare_dir};
@@ -48,9 +48,6 @@ const HIDDEN_VARIABLES: [&str; 9] = [
 
 /// Variables of tests, of the chaos harness and of keys begin so.
 const HIDDEN_PREFIXES: [&str; 4] = ["MILLE_TEST", "MILLE_CHAOS_", "JWT_", "JWKS_"];
-
-/// After how many milliseconds the nodes' allocator gives back what was freed.
-pub(crate) const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 
 /// `mille up`
 #[derive(Debug, Args)]
@@ -244,10 +241,7 @@ impl Cluster {
         if std::env::var_os("MILLE_WORKER_THREADS").is_none() {
             command.env("MILLE_WORKER_THREADS", threads.to_string());
         }
-        // As the image does: else what a rush took stays with the node until it is busy again.
-        if std::env::var_os(PURGE_DELAY).is_none() {
-            command.env(PURGE_DELAY, "0");
-        }
+        give_back_at_once(&mut command);
         if std::env::var_os("MILLE_ALLOWED_ORIGINS").is_none() {
             command.env("MILLE_ALLOWED_ORIGINS", self.own_origins(number));
         }

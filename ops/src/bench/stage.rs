@@ -20,8 +20,7 @@ use super::course::FIRST_NUMBER;
 use super::ground::{Ground, SUBSCRIBERS_PER_USER};
 use super::wire::STEP_TIMEOUT;
 use crate::output::{Output, refused};
-use crate::process::share_of_cores;
-use crate::up::PURGE_DELAY;
+use crate::process::{give_back_at_once, share_of_cores};
 
 /// What listeners and editors call themselves.
 pub(super) const CLIENT_ID: &str = "mille-bench";
@@ -107,7 +106,7 @@ impl Stage {
             let mut command = Command::new(program);
             // What `mille up` gives the nodes.
             command.env("TOKIO_WORKER_THREADS", share_of_cores(ground.state.nodes.len()).to_string());
-            command.env(PURGE_DELAY, "0");
+            give_back_at_once(command.as_std_mut());
             command.arg(&ground.state.redis.url).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
             let mut child = command.spawn().with_context(|| format!("{} does not start", program.display()))?;
             let mut lines = BufReader::new(child.stdout.take().context("its output is ours")?).lines();
