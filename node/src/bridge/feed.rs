@@ -100,7 +100,7 @@ impl FeedSender {
     /// nothing to who is at rest and expects it.
     pub(super) fn offer_head(&self, plan: PlanId, state: LogState, is_settled: bool, asked_at: u64) {
         let mut drops = self.lag.drops.lock();
-        if *drops != asked_at || self.rests.is_expected(plan, &state, is_settled) {
+        if *drops != asked_at || self.rests.note_if_expected(plan, &state, is_settled) {
             return;
         }
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(Heard::Head { plan, state, is_settled }) {

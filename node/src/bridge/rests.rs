@@ -41,8 +41,8 @@ impl Rests {
         self.0.lock().clear();
     }
 
-    /// Whether a check finds a plan at rest as its actor expects; then it is noted.
-    pub(super) fn is_expected(&self, plan: PlanId, state: &LogState, is_settled: bool) -> bool {
+    /// Notes a check that finds a plan at rest as its actor expects. `false`: it does not.
+    pub(super) fn note_if_expected(&self, plan: PlanId, state: &LogState, is_settled: bool) -> bool {
         match self.0.lock().get_mut(&plan) {
             Some(rest) if rest.state == *state && rest.is_settled == is_settled => {
                 rest.seen = Instant::now();

@@ -322,7 +322,7 @@ impl Actor {
                 self.presence.interrupted();
                 self.start_refresh();
             }
-            // What becomes of members is told on none of them.
+            // Changes of members are told on the control channel, which is none of these: nothing to read again.
             Reach::Only(channels) => {
                 for channel in channels.iter() {
                     match channel {
@@ -339,7 +339,7 @@ impl Actor {
         match command {
             Command::Plan(plan, command) => self.plan_command(plan, command),
             Command::Presence(PresenceCommand::Join { join, outbox }) if self.role_of(&join.user).is_none() => {
-                // The right ended between the socket's look and here; nobody would look again before the next sweep.
+                // The right ended between the socket's look and here; nobody would look again before the members are read again.
                 self.metrics.rights.refused(NotAllowed::NotAMember);
                 outbox.close(CloseCode::Forbidden, NO_MEMBER);
             }
@@ -452,7 +452,7 @@ impl Refresh {
     }
 }
 
-/// Has a timer end then, if it would not.
+/// Sets a timer, unless it is set to that moment already.
 fn move_to(timer: Pin<&mut Sleep>, deadline: Instant) {
     if timer.deadline() != deadline {
         timer.reset(deadline);

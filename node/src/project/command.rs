@@ -187,7 +187,7 @@ pub(super) enum Command {
     Fail,
 }
 
-/// How long a listener that tells many lets pass behind each telling, in microseconds. It goes by it, and edits do.
+/// How long a group pauses after each walk, in microseconds. The group keeps to it, and so do edits that gather.
 #[derive(Debug, Default)]
 pub struct Pace(AtomicU64);
 
@@ -214,6 +214,10 @@ pub(super) enum Audience {
 }
 
 impl Audience {
+    pub(super) fn is_many(&self) -> bool {
+        matches!(self, Self::Many(_))
+    }
+
     /// Whether it may listen, where members have these roles.
     pub(super) fn may_listen(&self, role_of: impl Fn(&UserId) -> Option<Role>) -> bool {
         match self {

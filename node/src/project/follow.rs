@@ -1,13 +1,15 @@
 //! A listener of a plan: every change once, in order, whatever happens between it and the actor.
 //!
-//! The actor never waits for a listener. When a listener's queue is full the actor lets go of it; the listener takes what
-//! is queued and attaches again from where it is, exactly like a client that reconnects. So a slow reader costs one
-//! bounded queue, and there is one way to catch up, not two.
+//! A listener attaches to the actor, is told what it lacks ([`Ahead`]: from memory, from a past that is shared with others, or
+//! from the log), and then what comes on its [`Line`]. The actor never waits for a listener. When a line is full the actor lets
+//! go of it; the listener takes what is queued and attaches again from where it is ([`At`]), exactly like a client that
+//! reconnects. So a slow reader costs one bounded queue, and there is one way to catch up, not two.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mille_core::Applied;
 use mille_shared::log::{ChainHash, Head};
 use mille_shared::{PlanId, Revision, UserId};
 use rand::Rng as _;
@@ -99,22 +101,146 @@ pub struct Following {
     plan: PlanId,
     audience: Audience,
     wants_progress: bool,
-    /// How far it is. `None` until something was told: then the start still counts.
-    place: Option<Place>,
-    start: Start,
-    /// What is told first, from a past that is shared with others.
-    past: Option<(Arc<Past>, usize)>,
-    backlog: VecDeque<PlanEvent>,
-    /// Told of what is given out, for whoever writes it.
+    at: At,
+    /// Whether members may have changed while nobody told us. Only who listens for many is told.
+    members_changed: bool,
+    ahead: Ahead,
+    line: Line,
+    /// Told when this node learnt of each event that is given out, for whoever writes it.
     learnt: LearntAt,
-    replay: Option<LogReplay>,
-    live: mpsc::Receiver<Queued>,
-    /// Whether a SNAPSHOT is to come, since the log leaves its epoch.
-    leaves_epoch: bool,
-    /// Since when the plan can't take us back, and the pause behind the next try.
-    away: Option<(Instant, Duration)>,
     /// What was told last, if that is traced. Who asks for the next has taken it.
     telling: Option<Arc<Traced>>,
+}
+
+/// Where a listener is, and so from where it attaches.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    /// Nothing of the plan as it is now was told yet.
+    Start(Start),
+    /// What was told ends here.
+    Place(Place),
+}
+
+impl At {
+    fn place(self) -> Option<Place> {
+        match self {
+            Self::Start(_) => None,
+            Self::Place(place) => Some(place),
+        }
+    }
+
+    fn start(self) -> Start {
+        match self {
+            Self::Start(start) => start,
+            Self::Place(place) => Start::After(place.revision),
+        }
+    }
+}
+
+/// What is told before anything that comes on the line.
+enum Ahead {
+    /// These events; at last none.
+    Events(VecDeque<PlanEvent>),
+    /// The changes of a past that is shared with others, of which there is at least one more, and then these events.
+    Past { past: Arc<Past>, next: usize, then: VecDeque<PlanEvent> },
+    /// The changes that a replay reads from the log. The page was read last.
+    Log { replay: Box<LogReplay>, page: VecDeque<Arc<Applied>> },
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self::Events(VecDeque::new())
+    }
+}
+
+impl Ahead {
+    fn past(past: Arc<Past>, next: usize, then: VecDeque<PlanEvent>) -> Self {
+        if past.get(next).is_some() { Self::Past { past, next, then } } else { Self::Events(then) }
+    }
+
+    /// Whether what is told next comes on the line.
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Events(events) if events.is_empty())
+    }
+
+    /// Whether the next event is here already.
+    fn is_at_hand(&self) -> bool {
+        match self {
+            Self::Events(events) => !events.is_empty(),
+            Self::Past { .. } => true,
+            Self::Log { page, .. } => !page.is_empty(),
+        }
+    }
+
+    /// The next event, if it is here already.
+    fn pop(&mut self) -> Option<PlanEvent> {
+        match self {
+            Self::Events(events) => events.pop_front(),
+            Self::Past { past, next, then } => {
+                let applied = past.get(*next).map(Arc::clone);
+                *next += 1;
+                if past.get(*next).is_none() {
+                    *self = Self::Events(std::mem::take(then));
+                }
+                applied.map(PlanEvent::Changed)
+            }
+            Self::Log { replay, page } => {
+                let applied = page.pop_front();
+                if page.is_empty() && replay.is_done() {
+                    *self = Self::default();
+                }
+                applied.map(PlanEvent::Changed)
+            }
+        }
+    }
+}
+
+/// What the actor tells a listener.
+enum Line {
+    /// Nothing, until the listener attaches.
+    Detached(Option<Retry>),
+    /// What comes here.
+    Attached {
+        live: mpsc::Receiver<Queued>,
+        /// Whether a SNAPSHOT is to come, since the log leaves its epoch.
+        leaves_epoch: bool,
+    },
+}
+
+/// The plan could not take the listener back, and is asked again.
+#[derive(Clone, Copy)]
+struct Retry {
+    since: Instant,
+    /// Before the next attempt.
+    pause: Duration,
+}
+
+impl Line {
+    /// What comes next; nothing once the actor has let go of us.
+    async fn next(&mut self) -> Option<Queued> {
+        let Self::Attached { live, leaves_epoch } = self else { return None };
+        let queued = live.recv().await;
+        if let Some(Queued { event: PlanEvent::Snapshot { .. }, .. }) = queued {
+            *leaves_epoch = false;
+        }
+        queued
+    }
+
+    fn is_at_hand(&self) -> bool {
+        matches!(self, Self::Attached { live, .. } if !live.is_empty())
+    }
+
+    /// Whether the actor has let go of us. What it told us until then may still wait.
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Detached(_) => true,
+            Self::Attached { live, .. } => live.is_closed(),
+        }
+    }
+
+    fn leaves_epoch(&self) -> bool {
+        matches!(self, Self::Attached { leaves_epoch: true, .. })
+    }
 }
 
 impl Following {
@@ -128,8 +254,8 @@ impl Following {
         let audience = Audience::User(user_id);
         let request = AttachRequest { audience: audience.clone(), start, is_first: true, known: None, wants_progress };
         let attached = project.attach(plan, request).await?;
-        let place = start.place().map(|revision| Place { revision, known: None });
-        let mut following = Self { start, wants_progress, ..Self::detached(project, plan, audience, place) };
+        let at = start.place().map_or(At::Start(start), |revision| At::Place(Place { revision, known: None }));
+        let mut following = Self { wants_progress, ..Self::detached(project, plan, audience, at) };
         following.take(attached);
         Ok(following)
     }
@@ -137,33 +263,28 @@ impl Following {
     /// One that goes on from a place, for a user who listened before.
     #[must_use]
     pub fn resumed(project: ProjectHandle, plan: PlanId, user: &UserId, place: Place) -> Self {
-        Self::detached(project, plan, Audience::User(user.clone()), Some(place))
+        Self::detached(project, plan, Audience::User(user.clone()), At::Place(place))
     }
 
     /// One that goes on from a place for many users: it is told when members change, and checks nobody's right to listen.
     /// `pace` says how long it lets pass behind each telling.
     #[must_use]
     pub fn for_many(project: ProjectHandle, plan: PlanId, place: Place, pace: Arc<Pace>) -> Self {
-        Self::detached(project, plan, Audience::Many(pace), Some(place))
+        Self::detached(project, plan, Audience::Many(pace), At::Place(place))
     }
 
     /// Attaches when it is asked for the next event.
-    fn detached(project: ProjectHandle, plan: PlanId, audience: Audience, place: Option<Place>) -> Self {
-        let (_, nothing) = mpsc::channel(1);
+    fn detached(project: ProjectHandle, plan: PlanId, audience: Audience, at: At) -> Self {
         Self {
             project,
             plan,
             audience,
             wants_progress: false,
-            place,
-            start: Start::Next,
-            past: None,
-            backlog: VecDeque::new(),
+            at,
+            members_changed: false,
+            ahead: Ahead::default(),
+            line: Line::Detached(None),
             learnt: LearntAt::default(),
-            replay: None,
-            live: nothing,
-            leaves_epoch: false,
-            away: None,
             telling: None,
         }
     }
@@ -178,13 +299,9 @@ impl Following {
     /// is new.
     #[must_use]
     pub fn caught_up(&self) -> Option<Place> {
-        let lacks_nothing = self.past.is_none()
-            && self.backlog.is_empty()
-            && self.replay.is_none()
-            && self.live.is_empty()
-            && !self.live.is_closed()
-            && !self.leaves_epoch;
-        self.place.filter(|_| lacks_nothing)
+        let lacks_nothing = !self.members_changed && self.ahead.is_over() && !self.line.is_at_hand();
+        let is_placed = !self.line.is_closed() && !self.line.leaves_epoch();
+        self.at.place().filter(|_| lacks_nothing && is_placed)
     }
 
     /// Notes when each new event was learnt, as it is given out.
@@ -210,8 +327,9 @@ impl Following {
     /// # Errors
     /// [`Ended`], once; the stream is over then.
     pub async fn attached(&mut self) -> Result<(), Ended> {
-        while self.past.is_none() && self.backlog.is_empty() && self.replay.is_none() && self.is_let_go() {
-            self.attach_where_it_is().await?;
+        while self.line.is_closed() && !self.has_at_hand() && self.ahead.is_over() {
+            self.check_audience()?;
+            self.attach().await?;
         }
         Ok(())
     }
@@ -219,12 +337,7 @@ impl Following {
     /// Whether the next event is here already.
     #[must_use]
     pub fn has_at_hand(&self) -> bool {
-        self.past.is_some() || !self.backlog.is_empty() || self.replay.is_none() && !self.live.is_empty()
-    }
-
-    /// Whether the actor has let go of us, and nothing that it told us waits.
-    fn is_let_go(&self) -> bool {
-        self.live.is_closed() && self.live.is_empty()
+        self.members_changed || self.ahead.is_at_hand() || self.ahead.is_over() && self.line.is_at_hand()
     }
 
     /// The next event, and what is known of its way here. Waits until there is one; can be cancelled without loss.
@@ -235,43 +348,32 @@ impl Following {
         loop {
             // A long past takes its time, and the actor can't stop it. Nor can it take back what it told a slow listener; it
             // lets go of one that may not listen.
-            if self.past.is_some() || self.replay.is_some() || self.live.is_closed() {
+            if self.line.is_closed() || !matches!(self.ahead, Ahead::Events(_)) {
                 self.check_audience()?;
             }
-            let (event, learnt, fan_out) = if let Some((past, index)) = &mut self.past {
-                let Some(applied) = past.get(*index).cloned() else {
-                    self.past = None;
-                    continue;
-                };
-                *index += 1;
-                if past.get(*index).is_none() {
-                    self.past = None;
-                }
-                (PlanEvent::Changed(applied), None, None)
-            } else if let Some(event) = self.backlog.pop_front() {
-                (event, None, None)
-            } else if let Some(replay) = &mut self.replay {
+            let telling = if std::mem::take(&mut self.members_changed) {
+                Telling { event: PlanEvent::MembersChanged, learnt: None, fan_out: None }
+            } else if let Some(event) = self.ahead.pop() {
+                Telling { event, learnt: None, fan_out: None }
+            } else if let Ahead::Log { replay, page } = &mut self.ahead {
                 match replay.next_page().await {
-                    Ok(changes) if changes.is_empty() => self.replay = None,
+                    Ok(changes) if changes.is_empty() => self.ahead = Ahead::default(),
                     Ok(changes) => {
-                        if replay.is_done() {
-                            self.replay = None;
-                        }
                         self.project.metrics().plans.replayed_events.increment(changes.len() as u64);
-                        self.backlog.extend(changes.into_iter().map(PlanEvent::Changed));
+                        page.extend(changes);
                     }
-                    Err(why) => self.attach(Start::Snapshot { reason: why.reason() }).await?,
+                    // A replay that failed is never asked again: what it would tell next need not be what comes next.
+                    Err(why) => self.begin_anew(why.reason()),
                 }
                 continue;
-            } else if let Some(queued) = self.live.recv().await {
-                self.leaves_epoch &= !matches!(queued.event, PlanEvent::Snapshot { .. });
-                (queued.event, Some(queued.learnt), queued.fan_out)
+            } else if let Some(Queued { event, learnt, fan_out, .. }) = self.line.next().await {
+                Telling { event, learnt: Some(learnt), fan_out }
             } else {
-                self.attach_where_it_is().await?;
+                self.attach().await?;
                 continue;
             };
-            if self.is_new(&event) {
-                return Ok(Telling { event, learnt, fan_out });
+            if self.advance(&telling.event) {
+                return Ok(telling);
             }
         }
     }
@@ -281,17 +383,17 @@ impl Following {
         if self.audience.may_listen(|user| members.role_of(user)) { Ok(()) } else { Err(Ended::Forbidden) }
     }
 
-    async fn attach_where_it_is(&mut self) -> Result<(), Ended> {
-        self.check_audience()?;
-        self.attach(self.place.map_or(self.start, |place| Start::After(place.revision))).await
+    /// What comes after our place can't be told: a SNAPSHOT is next.
+    fn begin_anew(&mut self, reason: &'static str) {
+        self.at = At::Start(Start::Snapshot { reason });
+        (self.ahead, self.line) = (Ahead::default(), Line::Detached(None));
     }
 
-    /// Attaches again: because the actor let go of us, or because the log could not be read. A plan that all its listeners come
-    /// back to at once, or whose store does not answer, is asked once more behind a pause: then nothing has changed but that.
-    async fn attach(&mut self, start: Start) -> Result<(), Ended> {
-        match self.try_attach(start).await {
+    /// Attaches from where it is. A plan that all its listeners come back to at once, or whose store does not answer, is asked once
+    /// more behind a pause: then nothing has changed but that.
+    async fn attach(&mut self) -> Result<(), Ended> {
+        match self.try_attach().await {
             Ok(attached) => {
-                self.away = None;
                 self.take(attached);
                 Ok(())
             }
@@ -303,31 +405,32 @@ impl Following {
     }
 
     async fn pause(&mut self) -> Result<(), Ended> {
-        let (since, pause) = *self.away.get_or_insert_with(|| (Instant::now(), REATTACH_PAUSE_FIRST));
+        let Retry { since, pause } = match self.line {
+            Line::Detached(Some(retry)) => retry,
+            _ => Retry { since: Instant::now(), pause: REATTACH_PAUSE_FIRST },
+        };
         if since.elapsed() >= REATTACH_PATIENCE {
             return Err(Ended::Stopping);
         }
-        self.away = Some((since, REATTACH_PAUSE_MAX.min(2 * pause)));
+        self.line = Line::Detached(Some(Retry { since, pause: REATTACH_PAUSE_MAX.min(2 * pause) }));
         let pause = pause.mul_f64(rand::rng().random_range(0.5..1.0));
         sleep(pause).await;
-        if matches!(self.audience, Audience::Many(_)) {
-            self.backlog.push_back(PlanEvent::MembersChanged);
-        }
+        self.members_changed = self.audience.is_many();
         Ok(())
     }
 
-    async fn try_attach(&mut self, start: Start) -> Result<Attached, Rejection> {
+    async fn try_attach(&mut self) -> Result<Attached, Rejection> {
         let request = AttachRequest {
             audience: self.audience.clone(),
-            start,
+            start: self.at.start(),
             is_first: false,
-            known: self.place.and_then(|place| place.known),
+            known: self.at.place().and_then(|place| place.known),
             wants_progress: self.wants_progress,
         };
         match self.project.attach(self.plan, request.clone()).await {
             Err(Rejection::Stopping) => {
                 // The actor may only have been retired or restarted; a new one may serve.
-                self.project = self.project.projects.open_again(self.project.id).await.map_err(|why| match why {
+                self.project = self.project.projects.open(self.project.id).await.map_err(|why| match why {
                     OpenError::NotFound => Rejection::NoSuchPlan,
                     OpenError::Unavailable => Rejection::Unavailable,
                     _ => Rejection::Stopping,
@@ -338,55 +441,49 @@ impl Following {
         }
     }
 
-    fn take(&mut self, attached: Attached) {
-        if self.start == Start::Next && self.place.is_none() {
-            self.reach(attached.head);
-        }
-        let lacks_nothing = matches!(&attached.backlog, Backlog::Events(events) if events.is_empty());
-        if lacks_nothing && self.place.is_some_and(|place| place.revision == attached.head.revision) {
-            // What was only the client's word is known now.
-            self.reach(attached.head);
-        }
-        (self.live, self.leaves_epoch) = (attached.live, attached.leaves_epoch);
-        (self.past, self.replay) = (None, None);
-        if matches!(self.audience, Audience::Many(_)) {
-            // While nobody listened, nobody was told.
-            self.backlog.push_back(PlanEvent::MembersChanged);
-        }
-        match attached.backlog {
-            Backlog::Events(events) => self.backlog.extend(events),
-            Backlog::Past { past, from, events } => {
-                self.past = Some((past, from));
-                self.backlog.extend(events);
+    fn take(&mut self, Attached { head, backlog, leaves_epoch, live }: Attached) {
+        self.line = Line::Attached { live, leaves_epoch };
+        // While nobody listened, nobody was told.
+        self.members_changed = self.audience.is_many();
+        self.ahead = match backlog {
+            Backlog::Events(events) => {
+                let is_at_head = match self.at {
+                    At::Start(start) => start == Start::Next,
+                    // What was only the client's word is known now.
+                    At::Place(place) => events.is_empty() && place.revision == head.revision,
+                };
+                if is_at_head {
+                    self.at = At::Place(head.into());
+                }
+                Ahead::Events(events.into())
             }
-            Backlog::FromLog { until } => {
-                let backend = self.project.projects.backend().clone();
-                self.replay = self
-                    .place
-                    .map(|after| LogReplay::new(backend, self.plan, after.revision, until).behind(after.known));
-            }
-        }
+            Backlog::Past { past, from, events } => Ahead::past(past, from, events.into()),
+            Backlog::FromLog { until } => match self.at {
+                At::Place(Place { revision, known }) => {
+                    let backend = self.project.projects.backend().clone();
+                    let replay = LogReplay::new(backend, self.plan, revision, until).behind(known);
+                    Ahead::Log { replay: Box::new(replay), page: VecDeque::new() }
+                }
+                At::Start(_) => Ahead::default(),
+            },
+        };
     }
 
     /// Notes where an event brings us; false for one that was told before.
-    fn is_new(&mut self, event: &PlanEvent) -> bool {
+    fn advance(&mut self, event: &PlanEvent) -> bool {
         match event {
             PlanEvent::Progress(_) | PlanEvent::MembersChanged => true,
             PlanEvent::Snapshot { plan, .. } => {
-                self.reach(plan.head());
+                self.at = At::Place(plan.head().into());
                 true
             }
             PlanEvent::Changed(applied) => {
-                let seen = self.place.is_some_and(|place| place.revision >= applied.revision());
-                if !seen {
-                    self.reach(applied.head);
+                let is_new = self.at.place().is_none_or(|place| place.revision < applied.revision());
+                if is_new {
+                    self.at = At::Place(applied.head.into());
                 }
-                !seen
+                is_new
             }
         }
-    }
-
-    fn reach(&mut self, head: Head) {
-        self.place = Some(head.into());
     }
 }

@@ -117,7 +117,7 @@ impl ProjectHandle {
     /// with its first change. The caller has checked that the user may edit.
     ///
     /// # Errors
-    /// [`Rejection`]; on [`Rejection::Unavailable`] and [`Rejection::Stopping`] it may have happened.
+    /// [`Rejection`]; on [`Rejection::Unavailable`], [`Rejection::Unconfirmed`] and [`Rejection::Stopping`] it may have happened.
     pub async fn submit(&self, plan: PlanId, operation: Operation, repeatable: bool) -> Result<Accepted, Rejection> {
         let (operation, trace) = (Box::new(operation), traces::edit(self.id, plan));
         self.ask_plan(plan, |reply| PlanCommand::Submit { operation, repeatable, trace, reply }).await?
@@ -137,7 +137,7 @@ impl ProjectHandle {
     /// [`Rejection::Unavailable`] if the log does not answer within seconds, or too many ask for plans of the past.
     pub async fn read_at(&self, plan: PlanId, revision: Revision) -> Result<Option<Arc<Plan>>, Rejection> {
         let reading = async {
-            // Each holds a whole plan. It is never closed; and who waits too long is sent away.
+            // Each reader holds a whole plan. The semaphore is never closed, and the timeout bounds the wait.
             let _turn = self.projects.past_plans().acquire().await;
             replay::plan_at(self.projects.backend().clone(), plan, revision).await
         };
@@ -148,8 +148,8 @@ impl ProjectHandle {
         }
     }
 
-    /// Listens to a plan. The stream repairs itself: it ends only if the listener may no longer listen or the plan is
-    /// gone.
+    /// Listens to a plan. The stream repairs itself: it ends only if the listener may no longer listen, the plan is gone, or
+    /// this node stops or could not serve the plan for half a minute.
     ///
     /// # Errors
     /// [`Rejection::NoSuchPlan`], [`Rejection::Forbidden`], [`Rejection::Unavailable`], [`Rejection::Stopping`].

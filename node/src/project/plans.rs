@@ -107,8 +107,8 @@ impl Plans {
         Self { context, slots: HashMap::new(), jobs: JoinSet::new(), openings: 0, active, leftovers: None }
     }
 
-    /// None open, as at the beginning, whatever became of those that are. Listeners are let go of and attach again; who
-    /// waits for an answer is told that the project stops here, and may ask again.
+    /// Closes all plans without finishing anything. Listeners are let go of and attach again; a caller that waits for an answer
+    /// is told that the project stops here, and may ask again.
     pub(super) fn begin_anew(&mut self) {
         // Dropping the jobs ends them. What they listened to is found by the sweep.
         let leftovers = Some(HashMap::new());
@@ -282,7 +282,10 @@ impl Plans {
 
     fn close_unused(&mut self, now: Instant) {
         let unused = |slot: &mut Slot| match slot {
-            Slot::Open(open) => open.is_unused(now),
+            Slot::Open(open) => {
+                open.prune(now);
+                open.is_unused(now)
+            }
             Slot::Opening(_) => false,
         };
         let closed: Vec<OpeningId> = self.slots.extract_if(|_, slot| unused(slot)).map(|(_, slot)| slot.id()).collect();

@@ -162,26 +162,36 @@ impl Projects {
         description: Option<&str>,
         owner: &UserId,
     ) -> Result<Access, OpenError> {
-        let project = self.backend().directory.create_project(name, description, owner, clock::now()).await?;
-        self.make_plan(project.id, name, owner).await?;
-        self.access(project.id, owner, Role::Owner).await
+        let (this, name, owner) = (self.clone(), name.to_owned(), owner.clone());
+        let description = description.map(str::to_owned);
+        self.carry_out(async move {
+            let directory = &this.backend().directory;
+            let project = directory.create_project(&name, description.as_deref(), &owner, clock::now()).await?;
+            this.make_plan(project.id, &name, &owner).await?;
+            this.access(project.id, &owner, Role::Owner).await
+        })
+        .await
     }
 
     /// Makes a further plan.
     ///
     /// # Errors
-    /// [`OpenError::NotFound`] if the project is gone, [`OpenError::Unavailable`].
+    /// [`OpenError::NotFound`] if the project is gone, [`OpenError::Forbidden`], [`OpenError::Unavailable`].
     pub async fn create_plan(&self, access: &Access, name: &str) -> Result<Plan, OpenError> {
         self.confirm(access, Role::Editor).await?;
-        let plan = self.make_plan(access.project.id(), name, &access.user_id).await?;
-        self.changed(&access.project).await?;
-        Ok(plan)
+        let (this, name, access) = (self.clone(), name.to_owned(), access.clone());
+        self.carry_out(async move {
+            let plan = this.make_plan(access.project.id(), &name, &access.user_id).await?;
+            this.changed(&access.project).await?;
+            Ok(plan)
+        })
+        .await
     }
 
     /// Deletes a project with all its plans.
     ///
     /// # Errors
-    /// [`OpenError::NotFound`] if it is gone already, [`OpenError::Unavailable`].
+    /// [`OpenError::NotFound`] if it is gone already, [`OpenError::Forbidden`], [`OpenError::Unavailable`].
     pub async fn delete_project(&self, access: &Access) -> Result<(), OpenError> {
         self.confirm(access, Role::Owner).await?;
         let (this, handle) = (self.clone(), access.project.clone());
@@ -334,14 +344,6 @@ impl Projects {
         }
     }
 
-    /// A project's next actor, after one ended.
-    ///
-    /// # Errors
-    /// [`OpenError::NotFound`] if the project is gone, [`OpenError::Unavailable`], [`OpenError::Stopping`].
-    pub(super) async fn open_again(&self, project: ProjectId) -> Result<ProjectHandle, OpenError> {
-        self.open(project).await
-    }
-
     async fn role_in(
         &self,
         project: ProjectId,
@@ -370,7 +372,10 @@ impl Projects {
     }
 
     /// The project's handle; starts its actor if it does not run.
-    async fn open(&self, project: ProjectId) -> Result<ProjectHandle, OpenError> {
+    ///
+    /// # Errors
+    /// [`OpenError::NotFound`] if the project is gone, [`OpenError::Unavailable`], [`OpenError::Stopping`].
+    pub(super) async fn open(&self, project: ProjectId) -> Result<ProjectHandle, OpenError> {
         if self.inner.stop.is_cancelled() {
             return Err(OpenError::Stopping);
         }

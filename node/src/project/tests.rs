@@ -35,6 +35,8 @@ mod rights;
 struct Log {
     store: Arc<dyn EventLog>,
     is_unreadable: AtomicBool,
+    /// Whoever opens a plan can't read it either; whoever reads its past can.
+    is_unopenable: AtomicBool,
     /// The next who asks for heads meets a mistake of ours.
     is_faulty: AtomicBool,
     heads_asked: AtomicUsize,
@@ -46,6 +48,8 @@ struct Log {
 #[async_trait]
 impl EventLog for Log {
     async fn create(&self, plan: PlanId, epoch: u64, first: Proposal) -> backend::Result<Head> {
+        // A store is never there at once.
+        tokio::task::yield_now().await;
         self.store.create(plan, epoch, first).await
     }
 
@@ -78,7 +82,8 @@ impl EventLog for Log {
     }
 
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> backend::Result<LogPage> {
-        if self.is_unreadable.load(Ordering::Relaxed) {
+        let is_unopenable = lane == Lane::Repair && self.is_unopenable.load(Ordering::Relaxed);
+        if is_unopenable || self.is_unreadable.load(Ordering::Relaxed) {
             return Err(backend::Error::Busy("told so".to_owned()));
         }
         self.pages_read.fetch_add(1, Ordering::Relaxed);
@@ -175,6 +180,7 @@ impl TestNode {
         let log = Log {
             store: Arc::clone(&backend.log),
             is_unreadable: false.into(),
+            is_unopenable: false.into(),
             is_faulty: false.into(),
             heads_asked: 0.into(),
             pages_read: 0.into(),

@@ -1,4 +1,8 @@
 //! One open plan: its replica, its listeners, and who waits for what.
+//!
+//! What comes in goes to the replica, and what it answers is performed here. What must be awaited is a job, and returns as a
+//! [`Done`]. Of the parts, `newcomers` serves who reads or attaches, `acknowledged` says when an edit is answered, `gathering`
+//! when a batch waits for more, `progress` what goes past the log, `recent` what is remembered, `traced` whose spans are open.
 
 mod acknowledged;
 mod gathering;
@@ -333,12 +337,17 @@ impl OpenPlan {
         self.replica.is_busy() || !self.tickets.is_empty() || self.reports.holds_any()
     }
 
-    pub(super) fn is_unused(&mut self, now: Instant) -> bool {
+    /// Lets go of what nobody uses any more, and notes whether anybody uses the plan.
+    pub(super) fn prune(&mut self, now: Instant) {
         self.listeners.retain(|listener| !listener.events.is_closed());
         self.past.kept.take_if(|(_, read)| now.duration_since(*read) >= past::KEPT_FOR);
         if self.is_awaited() || !self.listeners.is_empty() {
             self.used = now;
         }
+    }
+
+    /// Whether it may be closed, as far as [`Self::prune`] saw.
+    pub(super) fn is_unused(&self, now: Instant) -> bool {
         self.is_safe(now) && now.duration_since(self.used) >= limits::PLAN_LINGER
     }
 
@@ -375,9 +384,15 @@ impl OpenPlan {
         self.input(Input::Submit { ticket, operation, repeatable }, jobs);
     }
 
+    /// Has something awaited elsewhere. What it comes to returns to [`Self::take`].
+    fn spawn(&self, jobs: &mut Jobs, job: impl Future<Output = Done> + Send + 'static) {
+        let opening = self.opening;
+        jobs.spawn(async move { (opening, job.await) });
+    }
+
     fn perform(&mut self, effect: Effect, jobs: &mut Jobs) {
-        let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
-        let owner = store::Owner { project: self.context.project, plan };
+        let (plan, owner) = (self.id, store::Owner { project: self.context.project, plan: self.id });
+        let backend = || self.context.backend.clone();
         match effect {
             Effect::Commit { expected, mut batch, terms, attempt } => {
                 self.traced.mark(&mut batch);
@@ -385,37 +400,39 @@ impl OpenPlan {
                 if attempt > 0 {
                     self.context.metrics.plans.commit_retries.increment(1);
                 }
-                jobs.spawn(async move {
-                    let outcome = store::commit(backend, plan, expected, batch, terms).await;
-                    (opening, Done::Committed(outcome))
-                });
+                let backend = backend();
+                self.spawn(
+                    jobs,
+                    async move { Done::Committed(store::commit(backend, plan, expected, batch, terms).await) },
+                );
             }
             Effect::Gather => self.gather(jobs),
             Effect::Fetch { after } => {
-                jobs.spawn(async move {
-                    let page = backend.log.range(plan, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await;
-                    (opening, Done::Fetched(page))
+                let log = backend().log;
+                self.spawn(jobs, async move {
+                    Done::Fetched(log.range(plan, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await)
                 });
             }
             Effect::Locate => {
-                jobs.spawn(async move {
-                    (opening, Done::Located(store::state(&backend, plan).await.map_err(OpenFailure::from)))
+                let backend = backend();
+                self.spawn(jobs, async move {
+                    Done::Located(store::state(&backend, plan).await.map_err(OpenFailure::from))
                 });
             }
             Effect::Restore { expected, batch, epoch } => {
-                let terms = Terms::Restore { epoch };
-                jobs.spawn(async move {
-                    (opening, Done::Restored(backend.log.commit(plan, expected, &batch, &terms).await))
-                });
+                let (log, terms) = (backend().log, Terms::Restore { epoch });
+                self.spawn(jobs, async move { Done::Restored(log.commit(plan, expected, &batch, &terms).await) });
             }
             Effect::Revive { plan: state, changes, known_in } => {
                 tracing::warn!(plan.id = %plan, revision = %state.revision(), "the log is gone; putting it back");
-                jobs.spawn(async move {
-                    (opening, Done::Located(store::revive(backend, owner, state, changes, known_in).await))
+                let backend = backend();
+                self.spawn(jobs, async move {
+                    Done::Located(store::revive(backend, owner, state, changes, known_in).await)
                 });
             }
             Effect::Reload => {
-                jobs.spawn(async move { (opening, Done::Reloaded(store::reload(backend, owner).await)) });
+                let backend = backend();
+                self.spawn(jobs, async move { Done::Reloaded(store::reload(backend, owner).await) });
             }
             Effect::Rollback(rollback) => self.note_rollback(rollback, jobs),
             Effect::Deliver(applied) => {
@@ -431,10 +448,10 @@ impl OpenPlan {
             }
             Effect::Answer { ticket, verdict } => self.judge(ticket, verdict, jobs),
             Effect::StoreSnapshot(snapshot) => {
-                let retention = self.context.settings.retention;
-                jobs.spawn(async move {
+                let (backend, retention) = (backend(), self.context.settings.retention);
+                self.spawn(jobs, async move {
                     store::keep_snapshot(backend, plan, snapshot, retention).await;
-                    (opening, Done::Closed)
+                    Done::Closed
                 });
             }
             Effect::RepairStarted(cause) => {
@@ -467,10 +484,10 @@ impl OpenPlan {
                 );
             }
             Rollback::Judged { lost, outcome: outcome @ (Readmission::Refused(_) | Readmission::Unchanged) } => {
-                let (opening, log, key) = (self.opening, Arc::clone(&self.context.backend.log), lost.operation_key());
-                jobs.spawn(async move {
+                let (log, key) = (Arc::clone(&self.context.backend.log), lost.operation_key());
+                self.spawn(jobs, async move {
                     let found = log.find(plan, &key).await;
-                    (opening, Done::Missed { lost, outcome, found })
+                    Done::Missed { lost, outcome, found }
                 });
             }
             Rollback::Judged { lost, outcome } => self.note_readmission(&lost, &outcome),
@@ -519,10 +536,10 @@ impl OpenPlan {
         };
         let Some(key) = repeat else { return self.answer_unless_unsafe(ticket, answer, jobs) };
         // It may only look wrong because it already happened.
-        let (opening, plan, log) = (self.opening, self.id, Arc::clone(&self.context.backend.log));
-        jobs.spawn(async move {
+        let (plan, log) = (self.id, Arc::clone(&self.context.backend.log));
+        self.spawn(jobs, async move {
             let found = log.find(plan, &key).await;
-            (opening, Done::Found { ticket, found, otherwise: Box::new(answer) })
+            Done::Found { ticket, found, otherwise: Box::new(answer) }
         });
     }
 
@@ -533,10 +550,10 @@ impl OpenPlan {
             let accepted = Accepted { revision, applied, plan, is_repeat: true };
             return self.acknowledge(EditResult::Repeated, ticket, accepted, jobs);
         }
-        let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
-        jobs.spawn(async move {
+        let (plan, backend) = (self.id, self.context.backend.clone());
+        self.spawn(jobs, async move {
             let applied = replay::change_at(backend, plan, revision).await;
-            (opening, Done::Told { ticket, revision, applied })
+            Done::Told { ticket, revision, applied }
         });
     }
 

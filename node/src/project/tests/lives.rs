@@ -2,6 +2,7 @@
 
 use mille_core::presence::{Event, Join, SeatId};
 use mille_shared::execution::ExecutionState;
+use mille_shared::log::ChainHash;
 use mille_shared::presence::{DocumentId, Status};
 use mille_shared::{PlanNodeId, RunId};
 use serde_json::Value;
@@ -287,6 +288,27 @@ async fn who_comes_back_to_a_plan_that_can_not_be_opened_waits_for_it() {
     here.commands.send(Command::Fail).await.expect("a mailbox");
     let ended = timeout(Duration::from_secs(120), events.next()).await.expect("not for ever");
     assert_eq!(ended.err(), Some(Ended::Stopping), "another node may serve");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_from_another_history_is_told_nothing_of_this_ones_past_while_the_plan_can_not_be_opened() {
+    let (one, two, here, _, plan) = pair().await;
+    let first = here.submit(plan, rename("first", "a"), true).await.expect("an edit").revision;
+    rename_often(&here, plan, "n", limits::RING_CHANGES_MAX + limits::LOG_PAGE_ENTRIES).await;
+    let place = Place { revision: first, known: Some(ChainHash([7; 8])) };
+    let mut listener = Following::resumed(here.clone(), plan, &ada(), place);
+    listener.attached().await.expect("attached");
+    one.log.is_unopenable.store(true, Ordering::Relaxed);
+    here.commands.send(Command::Fail).await.expect("a mailbox");
+    eventually("it failed", async || retired(&one, "panicked") == 1).await;
+    // The past can be read, page by page, and is not what this listener's place is in.
+    let told = timeout(Duration::from_secs(10), listener.next()).await;
+    assert!(told.is_err(), "{told:?}");
+    one.log.is_unopenable.store(false, Ordering::Relaxed);
+    let told = timeout(Duration::from_secs(10), listener.next()).await.expect("soon");
+    assert!(matches!(told, Ok(PlanEvent::Snapshot { .. })), "{told:?}");
     one.stop().await;
     two.stop().await;
 }

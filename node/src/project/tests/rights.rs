@@ -117,3 +117,25 @@ async fn a_project_is_deleted_whole_although_whoever_asked_went_away() {
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_project_is_made_whole_although_whoever_asked_went_away() {
+    let node = TestNode::start(&Embedded::new(), "one").await;
+    let owner = ada();
+    let mut creation = Box::pin(node.projects.create_project("p", None, &owner));
+    let made = async || node.backend.directory.projects_of(&ada()).await.expect("a store").first().map(|made| made.id);
+    let project = loop {
+        match made().await {
+            Some(project) => break project,
+            None => assert!((&mut creation).now_or_never().is_none(), "it was not given up in the middle"),
+        }
+        tokio::task::yield_now().await;
+    };
+    drop(creation);
+    let has_a_plan = async || match node.projects.access(project, &ada(), Role::Owner).await {
+        Ok(access) => access.project.plan_id(None).await.is_ok(),
+        Err(_) => false,
+    };
+    eventually("it has its plan", has_a_plan).await;
+    node.stop().await;
+}

@@ -20,10 +20,10 @@ impl OpenPlan {
         };
         // What changes nothing has no entry; what it found must be as safe.
         let key = (!matches!(result, EditResult::Unchanged)).then_some(key);
-        let (opening, plan, log) = (self.opening, self.id, Arc::clone(&self.context.backend.log));
-        jobs.spawn(async move {
+        let (plan, log) = (self.id, Arc::clone(&self.context.backend.log));
+        self.spawn(jobs, async move {
             let confirmed = log.confirm(plan, accepted.revision, key.as_ref()).await;
-            (opening, Done::Confirmed { ticket, result, accepted: Box::new(accepted), confirmed })
+            Done::Confirmed { ticket, result, accepted: Box::new(accepted), confirmed }
         });
     }
 

@@ -84,11 +84,10 @@ impl OpenPlan {
         match self.moment.begin(Instant::now(), pace.max().unwrap_or_default()) {
             None => self.gathered(jobs),
             Some(until) => {
-                let opening = self.opening;
                 // Not stopped if news end the moment: a job that is stopped looks like one that failed.
-                jobs.spawn(async move {
+                self.spawn(jobs, async move {
                     tokio::time::sleep_until(until).await;
-                    (opening, Done::Gathered { until })
+                    Done::Gathered { until }
                 });
             }
         }
@@ -108,7 +107,7 @@ impl OpenPlan {
         }
     }
 
-    /// There is nothing to learn in it, and the plan is at no rest: either something waits, or nothing comes of it.
+    /// Not by way of [`Self::learn`]: a moment that has passed tells nothing about the log.
     fn gathered(&mut self, jobs: &mut Jobs) {
         for effect in self.replica.handle(Input::Gathered) {
             self.perform(effect, jobs);

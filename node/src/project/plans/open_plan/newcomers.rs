@@ -62,8 +62,8 @@ impl OpenPlan {
 
     fn ask_head(&mut self, jobs: &mut Jobs) {
         self.is_asking = true;
-        let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
-        jobs.spawn(async move { (opening, Done::Head(store::state(&backend, plan).await)) });
+        let (plan, backend) = (self.id, self.context.backend.clone());
+        self.spawn(jobs, async move { Done::Head(store::state(&backend, plan).await) });
     }
 
     pub(super) fn synced(&mut self, state: backend::Result<LogState>, jobs: &mut Jobs) {
@@ -157,9 +157,8 @@ impl OpenPlan {
         let places = self.past.waiting.iter().filter_map(|(request, _)| request.start.place());
         let Some(after) = places.min().filter(|_| self.past.reading_after.is_none()) else { return };
         self.past.reading_after = Some(after);
-        let (opening, plan, backend) = (self.opening, self.id, self.context.backend.clone());
-        let until = self.replica.plan().revision();
-        jobs.spawn(async move { (opening, Done::Past(Past::read(backend, plan, after, until).await)) });
+        let (plan, backend, until) = (self.id, self.context.backend.clone(), self.replica.plan().revision());
+        self.spawn(jobs, async move { Done::Past(Past::read(backend, plan, after, until).await) });
     }
 
     /// Serves those who waited: from what was read, or each by itself where that does not serve.

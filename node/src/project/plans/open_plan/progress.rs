@@ -102,10 +102,9 @@ impl OpenPlan {
             Next::Tell(report) => self.publish(&report, jobs),
             Next::Held => {}
             Next::Wait(until) => {
-                let opening = self.opening;
-                jobs.spawn(async move {
+                self.spawn(jobs, async move {
                     sleep_until(until).await;
-                    (opening, Done::ProgressDue(report.node_id))
+                    Done::ProgressDue(report.node_id)
                 });
             }
         }
@@ -123,12 +122,12 @@ impl OpenPlan {
             return;
         }
         let Ok(message) = serde_json::to_vec(report) else { return };
-        let (opening, plan, pubsub) = (self.opening, self.id, Arc::clone(&self.context.backend.pubsub));
-        jobs.spawn(async move {
+        let (plan, pubsub) = (self.id, Arc::clone(&self.context.backend.pubsub));
+        self.spawn(jobs, async move {
             if let Err(error) = pubsub.publish(Channel::Plan(plan), message.into()).await {
                 tracing::debug!(plan.id = %plan, %error, "a report of progress was not told");
             }
-            (opening, Done::Closed)
+            Done::Closed
         });
     }
 }
