@@ -59,6 +59,8 @@ limit_names! {
     QueryNesting = "query_nesting";
     /// Selections of a query with its fragments expanded.
     QuerySelections = "query_selections";
+    /// Times that one field stands in one selection set of a query, with its fragments expanded.
+    QueryRepeats = "query_repeats";
     /// Directives on one field.
     QueryDirectives = "query_directives";
     /// Plan nodes in a plan.
@@ -103,6 +105,7 @@ impl LimitName {
             Self::QueryComplexity => "points of complexity",
             Self::QueryNesting => "nested brackets",
             Self::QuerySelections => "selections",
+            Self::QueryRepeats => "times the same field",
             Self::QueryDirectives => "directives on one field",
             Self::PlanNodes => "plan nodes",
             Self::PlanEdges => "edges",

@@ -327,6 +327,7 @@ async fn every_refusal_of_a_request_names_its_limit() -> Result<()> {
     let wide = format!("{{ ...f0 }} {bomb} fragment f20 on Q {{ id }}");
     for (query, name, limit) in [
         (format!("{{ {complex} }}"), "query_complexity", 500),
+        (format!("{{ projects {{ {} }} }}", "__typename ".repeat(9)), "query_repeats", 8),
         (nested, "query_nesting", 200),
         (wide, "query_selections", 10_000),
     ] {

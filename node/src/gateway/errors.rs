@@ -185,8 +185,14 @@ impl IntoResponse for ApiError {
 /// What `Retry-After` says when the cause has no time of its own, in milliseconds.
 const RETRY_AFTER_DEFAULT_MS: u64 = 1_000;
 
+/// Errors of a request that are told where nothing was executed: a megabyte can be wrong in a hundred thousand places.
+const ERRORS_MAX: usize = 100;
+
 /// Gives every error of a response its code. To be called once, on the way out, at every GraphQL door.
 pub fn complete_errors(response: &mut Response) {
+    if is_request_error(response) {
+        response.errors.truncate(ERRORS_MAX);
+    }
     for error in &mut response.errors {
         if !has_code(error) {
             complete(error);
@@ -335,6 +341,12 @@ mod tests {
         {
             assert_eq!(code_of(query).await, "VALIDATION_FAILED", "{query}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_in_very_many_places_is_told_of_some() {
+        let errors = errors_of(&format!("{{ number({}) }}", "of: 1 ".repeat(1_000))).await;
+        assert_eq!(errors.len(), ERRORS_MAX);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use mille_shared::{PlanId, ProjectId, Revision, Timestamp, delta};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::types::{PlanDagEdge, PlanDagMetadata, PlanDagNode};
+use super::weights::BULK;
 use crate::project::PlanEvent;
 
 /// A plan's event as its delta stream tells it.
@@ -161,6 +162,7 @@ impl PlanDagDeltaEvent {
     }
 
     /// What to do with the document, one after the other: RFC 6902.
+    #[graphql(complexity = "BULK + child_complexity")]
     async fn operations(&self) -> Vec<PatchOperation<'_>> {
         self.told.operations()
     }
@@ -231,6 +233,7 @@ impl PatchOperation<'_> {
     }
 
     /// The new value; for `ADD`, `REPLACE` and `TEST`.
+    #[graphql(complexity = "BULK")]
     async fn value(&self) -> Option<Json<PatchValue<'_>>> {
         self.new_value().map(Json)
     }

@@ -111,7 +111,10 @@ impl Query {
         let access = guard::project(ctx, project_id, Role::Viewer).await?;
         // Someone may have been let in on another node a moment ago.
         access.project.refresh().await?;
-        Ok(access.project.members().members.values().map(Collaborator::from).collect())
+        let members = access.project.members();
+        // Or put out: then what follows is none of their business.
+        members.role_of(&access.user_id).ok_or_else(codes::no_such_project)?;
+        Ok(members.members.values().map(Collaborator::from).collect())
     }
 
     /// Everyone present in a project, whichever nodes they are on, in the order of their user ids.

@@ -1,9 +1,10 @@
 //! A GraphQL request as a client sends it, looked at before it is run.
 //!
 //! The same for all transports: what the request asks for (so a transport knows whether one answer or many follow),
-//! and two bounds that async-graphql does not keep. Its parser recurses without limit into lists, objects and types,
-//! and its depth check expands every fragment wherever it is spread: a few kilobytes could end the process or occupy
-//! a core for hours. Whether the fields exist is the schema's affair.
+//! and three bounds that async-graphql does not keep. Its parser recurses without limit into lists, objects and types;
+//! its depth check expands every fragment wherever it is spread; and what a query weighs has nothing of how long its lists
+//! are, and nothing at all of `__typename`. A few kilobytes could end the process or occupy a core for hours. Whether the
+//! fields exist is the schema's affair.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -24,6 +25,9 @@ use crate::gateway::errors::{ApiError, clipped};
 const NESTING_MAX: usize = 200;
 /// Selections of an operation with all its fragments expanded. Far beyond what the complexity limit lets through.
 const SELECTIONS_MAX: usize = 10_000;
+/// Times that one field may stand in one selection set, below the root, where a list may multiply it by thousands. Clients ask
+/// twice where two fragments of theirs overlap.
+const REPEATS_MAX: usize = 8;
 /// How deep fragments may spread fragments.
 const FRAGMENT_CHAIN_MAX: usize = 32;
 
@@ -227,7 +231,7 @@ fn check_selections(document: &ExecutableDocument) -> Result<usize, ApiError> {
     let mut counted = Selections { document, fragments: HashMap::new() };
     let mut total = 0usize;
     for (_, operation) in document.operations.iter() {
-        total = total.saturating_add(counted.of(&operation.node.selection_set.node, 0)?);
+        total = total.saturating_add(counted.of(&operation.node.selection_set.node, 0)?.size);
     }
     if total > SELECTIONS_MAX { Err(too_large()) } else { Ok(total) }
 }
@@ -236,41 +240,71 @@ fn too_large() -> ApiError {
     ApiError::met(ErrorCode::LimitExceeded, LimitName::QuerySelections, SELECTIONS_MAX)
 }
 
+/// What a selection set comes to, with its fragments expanded.
+#[derive(Default, Clone)]
+struct Expanded<'a> {
+    /// Its selections and those of all sets below.
+    size: usize,
+    /// How often each field stands in it.
+    fields: HashMap<&'a str, usize>,
+}
+
+impl<'a> Expanded<'a> {
+    fn add(&mut self, other: Self) {
+        self.size = self.size.saturating_add(other.size);
+        for (field, times) in other.fields {
+            *self.fields.entry(field).or_default() += times;
+        }
+    }
+}
+
 struct Selections<'a> {
     document: &'a ExecutableDocument,
-    /// The size of each fragment that was met: counted once, however often it is spread. `None` while it is counted,
-    /// so a fragment that spreads itself ends here; the schema refuses it.
-    fragments: HashMap<&'a str, Option<usize>>,
+    /// Each fragment that was met: counted once, however often it is spread. `None` while it is counted, so a fragment that
+    /// spreads itself ends here; the schema refuses it.
+    fragments: HashMap<&'a str, Option<Expanded<'a>>>,
 }
 
 impl<'a> Selections<'a> {
-    fn of(&mut self, set: &'a SelectionSet, chain: usize) -> Result<usize, ApiError> {
+    fn of(&mut self, set: &'a SelectionSet, chain: usize) -> Result<Expanded<'a>, ApiError> {
         if chain > FRAGMENT_CHAIN_MAX {
             return Err(too_large());
         }
-        let mut total = 0usize;
+        let mut all = Expanded::default();
         for selection in &set.items {
-            let below = match &selection.node {
-                Selection::Field(field) => self.of(&field.node.selection_set.node, chain)?,
-                Selection::InlineFragment(fragment) => self.of(&fragment.node.selection_set.node, chain)?,
-                Selection::FragmentSpread(spread) => self.of_fragment(&spread.node.fragment_name.node, chain + 1)?,
-            };
-            total = total.saturating_add(below).saturating_add(1);
+            all.size = all.size.saturating_add(1);
+            match &selection.node {
+                Selection::Field(field) => {
+                    let below = self.of(&field.node.selection_set.node, chain)?;
+                    if below.fields.values().any(|times| *times > REPEATS_MAX) {
+                        return Err(ApiError::met(ErrorCode::LimitExceeded, LimitName::QueryRepeats, REPEATS_MAX));
+                    }
+                    all.size = all.size.saturating_add(below.size);
+                    *all.fields.entry(field.node.name.node.as_str()).or_default() += 1;
+                }
+                Selection::InlineFragment(fragment) => all.add(self.of(&fragment.node.selection_set.node, chain)?),
+                Selection::FragmentSpread(spread) => {
+                    all.add(self.of_fragment(&spread.node.fragment_name.node, chain + 1)?);
+                }
+            }
+            if all.size > SELECTIONS_MAX {
+                return Err(too_large()); // What follows would be counted in vain, and each spread of a fragment costs its fields.
+            }
         }
-        Ok(total)
+        Ok(all)
     }
 
-    fn of_fragment(&mut self, name: &'a str, chain: usize) -> Result<usize, ApiError> {
+    fn of_fragment(&mut self, name: &'a str, chain: usize) -> Result<Expanded<'a>, ApiError> {
         if let Some(known) = self.fragments.get(name) {
-            return Ok(known.unwrap_or(0));
+            return Ok(known.clone().unwrap_or_default());
         }
         let Some(fragment) = self.document.fragments.get(name) else {
-            return Ok(0);
+            return Ok(Expanded::default());
         };
         self.fragments.insert(name, None);
-        let size = self.of(&fragment.node.selection_set.node, chain)?;
-        self.fragments.insert(name, Some(size));
-        Ok(size)
+        let all = self.of(&fragment.node.selection_set.node, chain)?;
+        self.fragments.insert(name, Some(all.clone()));
+        Ok(all)
     }
 }
 
@@ -406,6 +440,24 @@ mod tests {
         let chain: String = (0..5_000).map(|i| format!("fragment f{i} on Q {{ ...f{} }} ", i + 1)).collect();
         assert_eq!(refusal(&format!("{{ ...f0 }} {chain}")), ErrorCode::LimitExceeded);
         assert!(prepared("{ ...f ...f } fragment f on Q { a ...f }").is_ok(), "a cycle ends; the schema refuses it");
+    }
+
+    #[test]
+    fn one_field_can_not_be_asked_for_again_and_again_below_the_root() {
+        let times = |field: &str, times: usize| (0..times).map(|i| format!("a{i}: {field} ")).collect::<String>();
+        for field in ["config", "__typename"] {
+            assert!(prepared(&format!("{{ p {{ n {{ {} }} }} }}", times(field, REPEATS_MAX))).is_ok());
+            let [many, half] = [times(field, REPEATS_MAX + 1), times(field, REPEATS_MAX / 2 + 1)];
+            for query in [
+                format!("{{ p {{ n {{ {many} }} }} }}"),
+                format!("{{ p {{ {half} ...on P {{ {half} }} }} }}"),
+                format!("{{ p {{ ...f ...f }} }} fragment f on P {{ ...g }} fragment g on P {{ {half} }}"),
+            ] {
+                let refused = prepared(&query).expect_err("it must be refused");
+                assert_eq!(refused.limit, Some((LimitName::QueryRepeats, REPEATS_MAX as u64)), "{query}");
+            }
+            assert!(prepared(&format!("{{ {} }}", times(field, 100))).is_ok(), "the root holds one of each");
+        }
     }
 
     proptest! {

@@ -8,6 +8,8 @@ use mille_shared::execution::{DataSourceExecution, GraphExecution};
 use mille_shared::plan::PlanMetadata;
 use mille_shared::{Revision, Timestamp};
 
+use crate::gateway::graphql::weights::BULK;
+
 /// A whole plan at one revision.
 pub(crate) struct PlanDag(pub(crate) Arc<Plan>);
 
@@ -26,11 +28,13 @@ impl PlanDag {
     }
 
     /// The plan nodes, in the order they were added. At most 1,000 unless the operator chose otherwise.
+    #[graphql(complexity = "BULK + child_complexity")]
     async fn nodes(&self) -> Vec<PlanDagNode> {
         self.0.nodes().cloned().map(PlanDagNode).collect()
     }
 
     /// The edges, in the order they were added. At most 5,000 unless the operator chose otherwise.
+    #[graphql(complexity = "BULK + child_complexity")]
     async fn edges(&self) -> Vec<PlanDagEdge> {
         self.0.edges().cloned().map(PlanDagEdge).collect()
     }
@@ -74,12 +78,14 @@ impl PlanDagNode {
     }
 
     /// Its label and description.
+    #[graphql(complexity = "1 + BULK * child_complexity")]
     async fn metadata(&self) -> NodeMetadata<'_> {
         let metadata = &self.0.node.metadata;
         NodeMetadata { label: &metadata.label, description: metadata.description.as_deref() }
     }
 
     /// Its settings, opaque to the cluster (usually JSON). At most 100 kB.
+    #[graphql(complexity = "BULK")]
     async fn config(&self) -> &str {
         &self.0.node.config
     }
@@ -132,6 +138,7 @@ impl PlanDagEdge {
     }
 
     /// Its label and what it carries.
+    #[graphql(complexity = "1 + BULK * child_complexity")]
     async fn metadata(&self) -> EdgeMetadata<'_> {
         let metadata = &self.0.edge.metadata;
         EdgeMetadata { label: metadata.label.as_deref(), data_type: metadata.data_type.into() }
