@@ -1,4 +1,5 @@
-//! Every bound of the system: unit, reason, what happens there.
+//! The bounds that clients or operators meet, and those that several parts share: unit, reason, what happens there. One that
+//! concerns a single file stands in it.
 //!
 //! Bounds that an operator may change are the defaults of settings; the node's configuration says which.
 
@@ -151,11 +152,12 @@ pub const STRANGERS_LEAVE_EVERY: Duration = Duration::from_micros(500);
 pub const REQUEST_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
 /// One user may have this part of them, one in so many, and one body in any case. More: `RATE_LIMITED`, 429.
 pub const REQUEST_BYTES_USER_SHARE: usize = 8;
-/// Bytes of answers over HTTP that wait for one user at a time, and one answer in any case. More: a query's answer is
-/// `RATE_LIMITED`, 429; what was done is told always.
+/// Bytes of answers over HTTP that wait for one user at a time, and one answer in any case. More: a query's answer, and a
+/// mutation before it is begun, are `RATE_LIMITED`, 429; what was done is told always.
 pub const ANSWER_BYTES_PER_USER_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that wait for one GraphQL socket from which on an answer to a query is `RATE_LIMITED` in its place: a socket that
-/// takes nothing is not read any more, but what it asked for before must not add up.
+/// takes nothing is not read any more, but what it asked for before must not add up. From twice as many on, answers to mutations
+/// are not made until the socket takes some.
 pub const ANSWER_BYTES_PER_CONNECTION_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of operations that run for one socket. More: it is not read until some have ended.
 pub const OPERATION_BYTES_PER_CONNECTION_MAX: usize = 4 * 1024 * 1024;

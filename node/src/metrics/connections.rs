@@ -53,7 +53,7 @@ pub enum CloseReason {
     TooMany,
     /// Others wanted the place of one who had shown no token for long.
     Superseded,
-    /// The project can't be opened, since the store does not answer.
+    /// The project can't be opened, since the store does not answer; or the token can't be judged, since there are no keys yet.
     Unavailable,
     /// What the client said is not of the protocol.
     Protocol,

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{EncodingKey, Header};
+use mille_shared::CloseCode;
 use serde_json::{Value, json};
 
 use super::*;
@@ -368,7 +369,9 @@ async fn an_issuer_that_comes_late_is_asked_again_and_unchanged_keys_are_not_sen
     let authenticator = Authenticator::new(&settings).await.expect("an issuer that is down must not stop the start");
     let token = signed(&named(Algorithm::EdDSA, "k"), &claims(), &key);
     assert!(!authenticator.has_keys());
-    assert_eq!(authenticator.verify(&token).await, Err(TokenRefused::KeysUnavailable));
+    let refused = authenticator.verify(&token).await.expect_err("there are no keys");
+    assert_eq!(refused, TokenRefused::KeysUnavailable);
+    assert_eq!(refused.closes().1, CloseCode::TryAgainLater, "4403 would have its client sign in anew");
 
     let jwk = jwk(&key, Algorithm::EdDSA, "k");
     issuer.document.store(Arc::new(json!({"keys": [jwk]}).to_string()));

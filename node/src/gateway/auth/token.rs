@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{TokenData, Validation};
-use mille_shared::{ErrorCode, TokenId, UserId, limits};
+use mille_shared::{CloseCode, ErrorCode, TokenId, UserId, limits};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::identity::{Identity, Scopes};
 use super::keys::{Key, KeySet};
 use crate::gateway::errors::ApiError;
+use crate::metrics::CloseReason;
 
 /// Why a token is not taken. The texts may be shown to the bearer; none holds any part of the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +62,16 @@ pub enum TokenRefused {
     /// We have no key at all yet. Unlike the others this passes by itself.
     #[error("the keys to judge tokens are not available")]
     KeysUnavailable,
+}
+
+impl TokenRefused {
+    /// How a socket is closed for it. A client whose token can't be judged yet must not take it for a bad one.
+    pub(in crate::gateway) fn closes(&self) -> (CloseReason, CloseCode) {
+        match self {
+            Self::KeysUnavailable => (CloseReason::Unavailable, CloseCode::TryAgainLater),
+            _ => (CloseReason::TokenRefused, CloseCode::Forbidden),
+        }
+    }
 }
 
 /// When it is worth to come back if there was no key at all.

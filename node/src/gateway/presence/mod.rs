@@ -154,7 +154,8 @@ async fn admit(
     }
     let identity = door.authenticator.require(token.as_ref()).await.map_err(|refused| {
         tracing::debug!(%refused, "token refused");
-        (CloseReason::TokenRefused, CloseCode::Forbidden, "not allowed".into())
+        let (why, code) = refused.closes();
+        (why, code, if code == CloseCode::Forbidden { "not allowed" } else { "try again later" }.into())
     })?;
     introduction.known();
     let place = door.quotas.connection(&identity.user_id).await;

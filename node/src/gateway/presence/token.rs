@@ -29,12 +29,11 @@ pub(super) enum TokenState {
 
 impl TokenClock {
     pub(super) fn new(identity: &Identity, leeway: Duration) -> Self {
-        let now_ms = u64::try_from(clock::now().unix_ms).unwrap_or(0);
-        let left = Duration::from_millis(identity.expires_at.saturating_mul(1000).saturating_sub(now_ms));
-        let now = Instant::now();
+        let (now, since_epoch) = (Instant::now(), clock::since_epoch());
         // A token for ages is as good as one for a year; the clock can't count to ages.
-        let expires_at = now + left.min(Duration::from_secs(365 * 24 * 60 * 60));
-        Self { expires_at, ends_at: expires_at + leeway, warned: false }
+        let until = |at: Duration| now + at.saturating_sub(since_epoch).min(Duration::from_secs(365 * 24 * 60 * 60));
+        let expires_at = Duration::from_secs(identity.expires_at);
+        Self { expires_at: until(expires_at), ends_at: until(expires_at.saturating_add(leeway)), warned: false }
     }
 
     /// When to look again.

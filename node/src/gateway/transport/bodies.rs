@@ -125,13 +125,19 @@ impl BodyRoom {
         tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or(Err(NoBody::Broken(StatusCode::REQUEST_TIMEOUT)))
     }
 
+    /// Refuses whatever a user asks for while as much waits for them as may. To be asked before something is done whose answer
+    /// must then be told.
+    pub(super) fn expects_answer(&self, user: &UserId) -> Result<(), ApiError> {
+        let waiting = self.answers.lock().get(user).copied().unwrap_or_default();
+        if waiting < limits::ANSWER_BYTES_PER_USER_MAX { Ok(()) } else { Err(too_much_waits()) }
+    }
+
     /// The body of a user's answer, unless too much waits for them already; one that `must_be_told` has room always.
     pub(super) fn answer(&self, bytes: Vec<u8>, user: &UserId, must_be_told: bool) -> Result<Body, ApiError> {
         let mut part = Part::of(&self.answers, user);
         let max = if must_be_told { usize::MAX } else { limits::ANSWER_BYTES_PER_USER_MAX };
         if !part.take(bytes.len(), max) {
-            let refusal = ApiError::met(ErrorCode::RateLimited, LimitName::AnswerBytesInFlight, max);
-            return Err(refusal.retry_after(COME_AGAIN_AFTER));
+            return Err(too_much_waits());
         }
         Ok(Body::from(Bytes::from_owner(Counted { bytes, _part: part })))
     }
@@ -171,6 +177,11 @@ impl BodyRoom {
     fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.bytes).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
+}
+
+fn too_much_waits() -> ApiError {
+    let max = limits::ANSWER_BYTES_PER_USER_MAX;
+    ApiError::met(ErrorCode::RateLimited, LimitName::AnswerBytesInFlight, max).retry_after(COME_AGAIN_AFTER)
 }
 
 fn no_room(code: ErrorCode, bytes_max: usize, observer: &dyn TransportObserver) -> NoBody {
@@ -233,7 +244,10 @@ mod tests {
         let waits = room.answer(half(), &ada, false).expect("the first one");
         let refusal = room.answer(half(), &ada, false).expect_err("it is more than may wait");
         assert_eq!((refusal.code, refusal.retry_after_ms.is_some()), (ErrorCode::RateLimited, true));
-        assert!(room.answer(half(), &ada, true).is_ok(), "she must know what she did");
+        assert!(room.expects_answer(&ada).is_ok());
+        let edit = room.answer(half(), &ada, true).expect("she must know what she did");
+        assert_eq!(room.expects_answer(&ada).expect_err("nothing more is begun").code, ErrorCode::RateLimited);
+        drop(edit);
         assert!(room.answer(half(), &bob, false).is_ok(), "another user");
         drop(waits);
         assert!(room.answer([half(), half()].concat(), &ada, false).is_ok(), "one is told in any case");

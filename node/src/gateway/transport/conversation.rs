@@ -306,7 +306,8 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 tracing::info!(%refusal, "a socket is refused");
                 let message = refusal.to_string();
                 self.say(&ServerFrame::InitRefused { message: &message });
-                return ControlFlow::Break(Ending::close(CloseReason::TokenRefused, CloseCode::Forbidden, message));
+                let (why, code) = refusal.closes();
+                return ControlFlow::Break(Ending::close(why, code, message));
             }
             Ok(Ok(identity)) => identity,
         };

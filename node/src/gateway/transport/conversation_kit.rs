@@ -86,6 +86,11 @@ impl Mutation {
         Ok(ctx.data::<Arc<Session>>()?.refresh(&token).await?.user_id.to_string())
     }
 
+    async fn large_edit(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<String> {
+        ctx.data::<World>()?.go.notified().await;
+        Ok("x".repeat(1024 * 1024))
+    }
+
     async fn slow_edit(&self, ctx: &async_graphql::Context<'_>) -> async_graphql::Result<i32> {
         ctx.data::<World>()?.go.notified().await;
         Ok(8)

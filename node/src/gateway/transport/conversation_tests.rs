@@ -500,3 +500,20 @@ async fn large_answers_that_are_not_taken_do_not_add_up() {
     }
     assert!(told >= 8 && refused >= 25, "{told} told, {refused} refused");
 }
+
+#[tokio::test(start_paused = true)]
+async fn large_answers_to_edits_wait_their_turn_and_all_are_told() {
+    let mut client = Client::ready().await;
+    for id in 0..50 {
+        client.subscribe(&id.to_string(), "mutation { largeEdit }").await;
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    client.world.go.notify_waiters();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let waiting = usize::try_from(client.pressure.queued_bytes()).expect("it fits");
+    assert!(waiting < 3 * limits::ANSWER_BYTES_PER_CONNECTION_MAX, "{waiting} bytes wait");
+    let mut told = 0;
+    while told < 50 {
+        told += usize::from(client.hear().await["type"] == "next");
+    }
+}

@@ -71,6 +71,11 @@ async fn answer_as<E: Executor>(
         let message = "a subscription needs a WebSocket or `Accept: text/event-stream`";
         return Err(ApiError::new(ErrorCode::ValidationFailed, message));
     }
+    let must_be_told = operation.kind == OperationType::Mutation;
+    let limited = |_: &ApiError| transport.observer.limited(LimitName::AnswerBytesInFlight);
+    if must_be_told {
+        transport.bodies.expects_answer(&session.identity().user_id).inspect_err(limited)?;
+    }
     let ended = session.ended().clone().drop_guard();
     let span = traces::operation(operation.kind_name());
     let request = operation.request.data(Arc::clone(&session)).data(ResumeAfter::default());
@@ -81,9 +86,8 @@ async fn answer_as<E: Executor>(
         transport.authenticator.still_counts(&session.identity())?;
     }
     complete_errors(&mut answer);
-    let must_be_told = operation.kind == OperationType::Mutation;
     let body = transport.bodies.answer(encoded(&answer), &session.identity().user_id, must_be_told);
-    Ok(headed(format, &answer, body.inspect_err(|_| transport.observer.limited(LimitName::AnswerBytesInFlight))?))
+    Ok(headed(format, &answer, body.inspect_err(limited)?))
 }
 
 /// `GET /graphql` of a browser: the GraphiQL page, if the node shows it.

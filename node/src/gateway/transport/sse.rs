@@ -32,8 +32,9 @@ use super::operations::{Operations, Outcome};
 use super::request::{Operation, OperationRequest};
 use super::session::{EventRevision, ResumeAfter, Session, Via};
 use super::{Dialect, Transport, TransportObserver};
+use crate::clock;
 use crate::drain::{Farewell, Phase};
-use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused, unix_seconds};
+use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused};
 use crate::gateway::errors::{ApiError, Readable, complete_errors};
 use crate::gateway::fanout::Outlet;
 use crate::gateway::strangers::Introduction;
@@ -153,8 +154,8 @@ fn streamed<E: Executor>(
         }
         Err(refusal) => Source::One(one(refusal.to_response())),
     };
-    let left = Duration::from_secs(session.identity().expires_at.saturating_sub(unix_seconds()));
-    let lifetime = left.saturating_add(transport.authenticator.leeway()).min(FOREVER);
+    let ends_at = Duration::from_secs(session.identity().expires_at).saturating_add(transport.authenticator.leeway());
+    let lifetime = ends_at.saturating_sub(clock::since_epoch()).min(FOREVER);
     let events = Events {
         revocations,
         session: Arc::clone(&session),

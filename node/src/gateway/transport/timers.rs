@@ -7,7 +7,7 @@ use std::time::Duration;
 use mille_shared::limits;
 use tokio::time::Instant;
 
-use crate::gateway::auth::unix_seconds;
+use crate::clock;
 use crate::gateway::listener::BytesTaken;
 
 /// When the token in force warns and ends.
@@ -24,12 +24,13 @@ impl Expiry {
         if self.expires_at == Some(expires_at) {
             return;
         }
-        let left = Duration::from_secs(expires_at.saturating_sub(unix_seconds()));
-        let now = Instant::now();
+        let (now, since_epoch) = (Instant::now(), clock::since_epoch());
+        let until = |at: Duration| at.saturating_sub(since_epoch);
         self.expires_at = Some(expires_at);
+        let expires_at = Duration::from_secs(expires_at);
         // A token may be good for centuries, further than a clock can be wound.
-        self.warn_at = now.checked_add(left.saturating_sub(limits::TOKEN_EXPIRY_WARNING));
-        self.ends_at = now.checked_add(left.saturating_add(leeway));
+        self.warn_at = now.checked_add(until(expires_at).saturating_sub(limits::TOKEN_EXPIRY_WARNING));
+        self.ends_at = now.checked_add(until(expires_at.saturating_add(leeway)));
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
@@ -73,5 +74,19 @@ impl Stall {
             self.since = Some(Instant::now());
         }
         moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_comes_within_its_leeway_has_the_rest_of_it() {
+        let mut expiry = Expiry::default();
+        let expired = clock::since_epoch().as_secs() - 4;
+        expiry.follow(expired, Duration::from_secs(10));
+        let left = expiry.ends_at.expect("an end").duration_since(Instant::now());
+        assert!(left <= Duration::from_secs(6), "{left:?}");
     }
 }

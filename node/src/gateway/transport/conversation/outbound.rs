@@ -24,9 +24,12 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
     /// Hands over what is ready, then flushes. Leaves a waker wherever something is still to come.
     pub(super) fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Result<(), axum::Error> {
         self.outlet.register(cx.waker());
-        while let Poll::Ready(outcome) = self.operations.poll_single(cx) {
+        while self.takes_answers()
+            && let Poll::Ready(outcome) = self.operations.poll_single(cx)
+        {
             self.tell(&outcome);
         }
+        let is_held = !self.takes_answers();
         // Of what groups write past us, the system may not have taken all.
         let was_begun = self.outlet.must_flush();
         self.unflushed |= was_begun;
@@ -69,6 +72,9 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                     }
                     blocked = false;
                     self.stall.progressed();
+                    if is_held && self.takes_answers() {
+                        cx.waker().wake_by_ref();
+                    }
                 }
                 Poll::Pending => blocked = true,
             }
@@ -81,6 +87,12 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             self.transport.observer.stalled();
         }
         Ok(())
+    }
+
+    /// Whether what is done may be told. Queries are refused earlier; a mutation's answer must be told, and is as large as the
+    /// client wished it, so beyond this the next is not even made.
+    fn takes_answers(&self) -> bool {
+        self.backlog.bytes() < 2 * limits::ANSWER_BYTES_PER_CONNECTION_MAX
     }
 
     fn tell(&mut self, outcome: &Outcome) {
