@@ -15,6 +15,9 @@ const EDITS: usize = 150;
 const SUBSCRIBERS_MAX: usize = 40;
 /// Edits when nobody comes or goes any more.
 const LAST_EDITS: usize = 20;
+/// A plan that is as large as one may be, and those who open it at once.
+const PLAN_NODES: usize = 1_000;
+const OPENERS: usize = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_the_same_sees_what_they_would_see_alone() -> Result<()> {
@@ -116,6 +119,33 @@ async fn a_change_that_a_stream_has_nothing_to_say_of_does_not_end_it() -> Resul
         ensure!(name == "next" && event["data"]["planDagUpdated"]["updateType"] == "NODE_UPDATED", "{name}: {event}");
     }
     ensure!(on_socket.value("planDagUpdated").await?["updateType"] == "NODE_UPDATED");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_plan_that_many_open_at_once_is_read_once_and_told_once() -> Result<()> {
+    let mut cluster = Cluster::of(NODES).start().await?;
+    let (ada, there) = (cluster.user(0, "ada"), cluster.user(1, "ada"));
+    let project = ada.create_project("harbour").await?;
+    let nodes: Vec<_> = (0..PLAN_NODES).map(|i| node_input(Some(&format!("n{i}")), "MergeNode", "A berth")).collect();
+    let dag = json!({"version": "1", "metadata": {"name": "Large", "description": null}, "nodes": nodes, "edges": []});
+    ada.ask(d::REPLACE_PLAN, "updatePlanDag", json!({"p": project.id, "plan": project.plan, "dag": dag})).await?;
+    let head = ada.revision(&project).await?;
+    let sockets = futures_util::future::try_join_all((0..OPENERS).map(|_| there.socket())).await?;
+
+    let (made, asked) = (executions(&cluster).await?, cluster.redis()?.all_calls().await?);
+    let openings = sockets.into_iter().map(async |socket| {
+        let mut seer = Seer::on(socket, &project, None).await?;
+        seer.see_up_to(head).await?;
+        Ok::<_, anyhow::Error>(seer)
+    });
+    let _seers = futures_util::future::try_join_all(openings).await?;
+    let made = executions(&cluster).await?[1] - made[1];
+    ensure!(made <= 2.0, "{OPENERS} were told the same, which was made {made} times");
+    let now = cluster.redis()?.all_calls().await?;
+    let calls = |command: &str| now.get(command).copied().unwrap_or(0) - asked.get(command).copied().unwrap_or(0);
+    let read = calls("xrange") + calls("hget") + calls("hmget");
+    ensure!(read <= 4, "the plan was read by {read} commands: {now:?}, before {asked:?}");
     Ok(())
 }
 

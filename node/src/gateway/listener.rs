@@ -340,7 +340,7 @@ impl Connection {
 
     /// Whether others want the place of this stranger. To be asked wherever nothing moves: who asks and takes no answer is
     /// not read. Leaves a waker. Who has asked nothing yet is told why; a socket says it itself, by its close.
-    fn is_superseded(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_superseded(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.introduction.is_stranger() {
             self.superseded = None;
         }
@@ -357,7 +357,7 @@ impl Connection {
             self.patience = None;
             return written;
         }
-        if self.is_superseded(cx) {
+        if self.poll_superseded(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.write_timeout)));
@@ -378,7 +378,7 @@ impl AsyncRead for Connection {
             }
             return read;
         }
-        if self.is_superseded(cx) {
+        if self.poll_superseded(cx) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         if self.silence.is_some() && self.introduction.has_asked() {

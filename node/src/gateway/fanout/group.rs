@@ -1,7 +1,7 @@
 //! Everybody who asked the same of a plan: one follower of the plan, one execution per event, one walk over the sockets.
 //!
 //! A subscription begins alone, with what it lacks. Caught up, it joins its group at the exact place where it is, and from
-//! then on is an entry in the group's list. A group's task runs while it has members. It alone knows how far the group is,
+//! then on is an entry in the group's list. A group's task runs while it has subscribers. It alone knows how far the group is,
 //! so that joining needs no lock: who joins waits in line until the task comes by, between two walks.
 
 use std::collections::{HashMap, VecDeque};
@@ -28,7 +28,7 @@ use crate::project::{Ended, Following, Members, Place, PlanEvent, ProjectHandle}
 const MADE_MAX: usize = 16_384;
 const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// What stands before an answer in its frame lies where its member does, which each walk reads, if the operation's id is not
+/// What stands before an answer in its frame lies where its subscriber does, which each walk reads, if the operation's id is not
 /// longer than a UUID.
 const OPENING_BYTES: usize = 72;
 
@@ -43,7 +43,7 @@ pub struct Group {
     /// Subscriptions that catch up alone.
     alone: AtomicUsize,
     line: Mutex<Line>,
-    /// Members that left since the task last looked.
+    /// Subscribers that left since the task last looked.
     pub(super) left: AtomicUsize,
     /// For the task: somebody joined or left.
     pub(super) news: Notify,
@@ -69,11 +69,11 @@ enum Made {
 struct Line {
     is_running: bool,
     /// Bounded by the subscriptions of the node's connections.
-    joining: Vec<Member>,
+    joining: Vec<Subscriber>,
 }
 
 /// A subscription that a group tells.
-pub struct Member {
+pub struct Subscriber {
     /// The end of its connection.
     pub outlet: Arc<Outlet>,
     /// Its number there.
@@ -88,7 +88,7 @@ pub struct Member {
     pub is_gone: bool,
 }
 
-impl Member {
+impl Subscriber {
     pub(super) fn is_allowed(&self, members: &Members) -> bool {
         members.role_of(&self.session.identity().user_id).is_some()
     }
@@ -118,13 +118,13 @@ impl Group {
         self.project.lock().clone()
     }
 
-    /// Its members, as they are known now.
-    pub(super) fn members(&self) -> Arc<Members> {
+    /// The members of its project, as they are known now: subscribers' rights are judged by them.
+    pub(super) fn project_members(&self) -> Arc<Members> {
         self.project.lock().members()
     }
 
     /// The project is served so now: its actor may be another one.
-    pub(super) fn is_served_by(&self, project: &ProjectHandle) {
+    pub(super) fn note_handle(&self, project: &ProjectHandle) {
         let mut known = self.project.lock();
         if !known.is_same(project) && project.is_served() {
             *known = project.clone();
@@ -142,11 +142,11 @@ impl Group {
     }
 
     /// Lets a subscription join. Its connection is told what comes behind its place, or that it must catch up once more.
-    pub fn join(self: &Arc<Self>, member: Member) {
-        member.outlet.join(member.serial);
-        let place = member.place;
+    pub fn join(self: &Arc<Self>, subscriber: Subscriber) {
+        subscriber.outlet.join(subscriber.serial);
+        let place = subscriber.place;
         let mut line = self.line.lock();
-        line.joining.push(member);
+        line.joining.push(subscriber);
         if std::mem::replace(&mut line.is_running, true) {
             drop(line);
             return self.news.notify_one();
@@ -161,14 +161,14 @@ impl Group {
         });
     }
 
-    /// A member has left.
+    /// A subscriber has left.
     pub fn left(&self) {
         self.left.fetch_add(1, Ordering::Release);
         self.news.notify_one();
     }
 
     /// Who joined since the last call.
-    pub(super) fn joining(&self) -> Vec<Member> {
+    pub(super) fn joining(&self) -> Vec<Subscriber> {
         std::mem::take(&mut self.line.lock().joining)
     }
 

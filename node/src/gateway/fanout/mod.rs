@@ -19,10 +19,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-pub use group::{Alone, Group, Member, alone};
+pub use group::{Alone, Group, Subscriber, alone};
 pub use outlet::{Delivery, Outlet, Waiting};
 pub use render::{Execution, RenderFeed, Rendered, Rendering, Writer};
 pub use selection::Selection;
+#[doc(hidden)]
+pub use walk::put_together;
 
 use super::auth::RevokedTokens;
 use super::transport::TransportObserver;
@@ -129,10 +131,10 @@ impl Groups {
         let key = Key { project, plan: deposit.plan, selection: selection.clone() };
         let mut known = self.known.lock();
         let same = known.groups.get(&key).into_iter().flatten().filter_map(Weak::upgrade);
-        // Its members hold it, and its task; who catches up holds it twice.
+        // Its subscribers hold it, and its task; who catches up holds it twice.
         let has_room = |group: &Arc<Group>| Arc::strong_count(group) <= GROUP_MAX + 2 && !group.is_broken();
         if let Some(group) = same.into_iter().find(has_room) {
-            group.is_served_by(deposit.following.project());
+            group.note_handle(deposit.following.project());
             return group;
         }
         known.sweep();

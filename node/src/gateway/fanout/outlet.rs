@@ -33,6 +33,14 @@ pub struct Delivery {
     pub(super) _fan_out: Option<Arc<Traced>>,
 }
 
+impl Delivery {
+    /// An event that nobody just learnt of.
+    #[must_use]
+    pub fn of_the_past(rendered: Arc<Rendered>) -> Self {
+        Self { rendered, learnt: None, _fan_out: None }
+    }
+}
+
 /// What waits for a connection's task.
 #[derive(Debug)]
 pub enum Waiting {
@@ -125,8 +133,8 @@ impl Outlet {
         self.state.lock().must_flush
     }
 
-    /// The socket has taken everything that the task had, and what was written straight to it if the task knew of it. If
-    /// nothing waits, what comes next goes straight to it.
+    /// The task has flushed all it had. `knew_of_it`: also the rest of what was written straight to the socket, as far as the
+    /// task had seen that there was one. If nothing waits, what comes next goes straight to the socket.
     pub fn flushed(&self, knew_of_it: bool) {
         let mut state = self.state.lock();
         if state.must_flush && !knew_of_it {

@@ -1,4 +1,4 @@
-//! A group's task: follows the plan, and walks over the members with what is new.
+//! A group's task: follows the plan, and walks over the subscribers with what is new.
 //!
 //! What came while it walked goes out with the next walk. And after a walk it lets a moment pass that is a few times as long
 //! as the walk was: so that a burst shares system calls, and the sockets of one plan never take a whole core. Nothing waits
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use super::group::{Group, Member};
+use super::group::{Group, Subscriber};
 use super::outlet::{Delivery, Handed, STRAIGHT_BYTES_MAX};
 use super::render::Rendered;
 use crate::gateway::transport::Via;
@@ -27,13 +27,13 @@ const RECENT_MAX: usize = 256;
 const RECENT_BYTES_MAX: usize = 64 * 1024;
 /// How many times as long as the walk was the moment is that is let pass behind it.
 const MOMENT_PER_WALK: u32 = 8;
-/// Members that are told before other tasks of the node have their turn.
-const MEMBERS_PER_TURN: usize = 64;
+/// Subscribers that are told before other tasks of the node have their turn.
+const SUBSCRIBERS_PER_TURN: usize = 64;
 
 /// The task's own.
 pub(super) struct Walker {
     group: Arc<Group>,
-    members: Vec<Member>,
+    subscribers: Vec<Subscriber>,
     /// How far the group is.
     place: Place,
     /// The last events, each with the place before it.
@@ -56,7 +56,7 @@ impl Walker {
     pub(super) fn new(group: Arc<Group>, place: Place) -> Self {
         Self {
             group,
-            members: Vec::new(),
+            subscribers: Vec::new(),
             place,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -69,13 +69,13 @@ impl Walker {
         }
     }
 
-    /// Tells the members until there are none.
+    /// Tells the subscribers until there are none.
     pub(super) async fn run(&mut self) {
         let group = Arc::clone(&self.group);
         let mut following = Following::for_many(group.project(), group.plan, self.place, Arc::clone(&self.pace));
         loop {
             let Some(told) = self.wait(&group, &mut following).await else { return };
-            group.is_served_by(following.project());
+            group.note_handle(following.project());
             let mut over = self.take(told);
             let not_before = self.walked + self.pace.get();
             if over.is_none() && Instant::now() < not_before {
@@ -93,13 +93,14 @@ impl Walker {
         }
     }
 
-    /// Lets members come and go until there is something to tell. `None`: nobody is left, and the task is over.
+    /// Lets subscribers come and go until there is something to tell. `None`: nobody is left, and the task is over.
     async fn wait(&mut self, group: &Group, following: &mut Following) -> Option<Result<Telling, Ended>> {
         // Kept while people come and go, or a plan that must be read first would never be.
         let mut telling = std::pin::pin!(following.tell());
         loop {
             self.admit();
-            if self.is_deserted() && group.stop() {
+            self.forget_leavers();
+            if self.subscribers.is_empty() && group.stop() {
                 return None;
             }
             tokio::select! {
@@ -113,8 +114,8 @@ impl Walker {
     /// Ends all subscriptions, and the task.
     pub(super) fn end(&mut self, ended: Ended) {
         loop {
-            for member in self.members.drain(..).chain(self.group.joining()) {
-                member.outlet.end(member.serial, ended, member.place);
+            for subscriber in self.subscribers.drain(..).chain(self.group.joining()) {
+                subscriber.outlet.end(subscriber.serial, ended, subscriber.place);
             }
             if self.group.stop() {
                 return;
@@ -150,37 +151,37 @@ impl Walker {
         let revocations = common.revoked.times();
         let all = Share::of(&deliveries);
         let (mut sent, mut sockets) = (0, 0);
-        for index in 0..self.members.len() {
-            let member = &mut self.members[index];
-            match fresh_for(member.place, before, &deliveries) {
+        for index in 0..self.subscribers.len() {
+            let subscriber = &mut self.subscribers[index];
+            match fresh_for(subscriber.place, before, &deliveries) {
                 Ok(from) => {
                     let fresh = if from == 0 { all } else { Share::of(&deliveries[from..]) };
-                    match hand_over(&mut self.frames, member, fresh, revocations) {
+                    match hand_over(&mut self.frames, subscriber, fresh, revocations) {
                         Handed::Sent => {
                             (sent, sockets) = (sent + fresh.messages, sockets + usize::from(fresh.messages > 0));
                         }
                         Handed::Queued => {}
                         Handed::LetGo => {
                             common.observer.fell_behind();
-                            member.is_gone = true;
+                            subscriber.is_gone = true;
                         }
-                        Handed::Gone => member.is_gone = true,
+                        Handed::Gone => subscriber.is_gone = true,
                     }
                     if !fresh.deliveries.is_empty() {
-                        member.place = after;
+                        subscriber.place = after;
                     }
                 }
                 Err(OtherHistory) => {
-                    member.outlet.let_go(member.serial, member.place);
-                    member.is_gone = true;
+                    subscriber.outlet.let_go(subscriber.serial, subscriber.place);
+                    subscriber.is_gone = true;
                 }
             }
-            if index % MEMBERS_PER_TURN == MEMBERS_PER_TURN - 1 {
+            if index % SUBSCRIBERS_PER_TURN == SUBSCRIBERS_PER_TURN - 1 {
                 common.told(learnt, std::mem::take(&mut sockets));
                 tokio::task::yield_now().await;
             }
         }
-        self.members.retain(|member| !member.is_gone);
+        self.subscribers.retain(|subscriber| !subscriber.is_gone);
         common.told(learnt, sockets);
         common.observer.sent(Via::WebSocket, sent as u64);
         self.remember(before, &deliveries);
@@ -208,21 +209,21 @@ impl Walker {
             return;
         }
         let common = Arc::clone(&self.group.common);
-        let (members, revocations) = (self.group.members(), common.revoked.times());
+        let (members, revocations) = (self.group.project_members(), common.revoked.times());
         if self.judged_by.as_ref().is_some_and(|judged_by| !Arc::ptr_eq(judged_by, &members)) {
             self.judged_by = None;
         }
-        for mut member in joining {
-            if !member.is_allowed(&members) {
-                member.outlet.end(member.serial, Ended::Forbidden, member.place);
+        for mut subscriber in joining {
+            if !subscriber.is_allowed(&members) {
+                subscriber.outlet.end(subscriber.serial, Ended::Forbidden, subscriber.place);
                 continue;
             }
-            let Some(missed) = self.missed(member.place) else {
-                member.outlet.let_go(member.serial, member.place);
+            let Some(missed) = self.missed(subscriber.place) else {
+                subscriber.outlet.let_go(subscriber.serial, subscriber.place);
                 continue;
             };
             let fresh = Share::of(&missed);
-            match hand_over(&mut self.frames, &member, fresh, revocations) {
+            match hand_over(&mut self.frames, &subscriber, fresh, revocations) {
                 Handed::Sent => common.observer.sent(Via::WebSocket, fresh.messages as u64),
                 Handed::Queued => {}
                 Handed::LetGo => {
@@ -232,9 +233,9 @@ impl Walker {
                 Handed::Gone => continue,
             }
             if !missed.is_empty() {
-                member.place = self.place;
+                subscriber.place = self.place;
             }
-            self.members.push(member);
+            self.subscribers.push(subscriber);
         }
     }
 
@@ -245,38 +246,37 @@ impl Walker {
         }
         let from = self.recent.iter().position(|(before, _)| is_same(place, *before))?;
         let rendered = self.recent.range(from..).map(|(_, rendered)| Arc::clone(rendered));
-        Some(rendered.map(|rendered| Arc::new(Delivery { rendered, learnt: None, _fan_out: None })).collect())
+        Some(rendered.map(|rendered| Arc::new(Delivery::of_the_past(rendered))).collect())
     }
 
     /// Ends the subscriptions of those who may no longer listen, if members changed since the last look.
     fn check_rights(&mut self) {
-        let members = self.group.members();
+        let members = self.group.project_members();
         if self.judged_by.as_ref().is_some_and(|judged_by| Arc::ptr_eq(judged_by, &members)) {
             return;
         }
-        self.members.retain(|member| {
-            let is_allowed = member.is_allowed(&members);
+        self.subscribers.retain(|subscriber| {
+            let is_allowed = subscriber.is_allowed(&members);
             if !is_allowed {
-                member.outlet.end(member.serial, Ended::Forbidden, member.place);
+                subscriber.outlet.end(subscriber.serial, Ended::Forbidden, subscriber.place);
             }
             is_allowed
         });
         self.judged_by = Some(members);
     }
 
-    /// Forgets those who left, if they are many. Answers whether nobody is left.
-    fn is_deserted(&mut self) -> bool {
+    /// Forgets those who left, if they are many.
+    fn forget_leavers(&mut self) {
         let left = self.group.left.load(Ordering::Relaxed);
         // Each look is at all of them.
-        if left > 0 && left >= self.members.len() / 8 {
+        if left > 0 && left >= self.subscribers.len() / 8 {
             self.group.left.swap(0, Ordering::AcqRel);
-            self.members.retain(|member| member.outlet.has(member.serial));
+            self.subscribers.retain(|subscriber| subscriber.outlet.has(subscriber.serial));
         }
-        self.members.is_empty()
     }
 }
 
-/// What a member is told with one walk: mostly the same as all others, so it is summed up once.
+/// What a subscriber is told with one walk: mostly the same as all others, so it is summed up once.
 #[derive(Clone, Copy)]
 struct Share<'a> {
     deliveries: &'a [Arc<Delivery>],
@@ -297,17 +297,17 @@ impl<'a> Share<'a> {
     }
 }
 
-/// Hands over to a member what it is told: straight to its socket, unless that ends the subscription.
-fn hand_over(frames: &mut Vec<u8>, member: &Member, fresh: Share<'_>, revocations: u64) -> Handed {
+/// Hands over to a subscriber what it is told: straight to its socket, unless that ends the subscription.
+fn hand_over(frames: &mut Vec<u8>, subscriber: &Subscriber, fresh: Share<'_>, revocations: u64) -> Handed {
     let Share { deliveries, messages, bytes, is_failure } = fresh;
     if !is_failure && messages == 0 {
-        return if member.outlet.has(member.serial) { Handed::Sent } else { Handed::Gone };
+        return if subscriber.outlet.has(subscriber.serial) { Handed::Sent } else { Handed::Gone };
     }
-    let straight = (!is_failure && bytes <= STRAIGHT_BYTES_MAX && member.outlet.may_be_direct()).then(|| {
-        put_together(frames, &member.opening, deliveries);
+    let straight = (!is_failure && bytes <= STRAIGHT_BYTES_MAX && subscriber.outlet.may_be_direct()).then(|| {
+        put_together(frames, &subscriber.opening, deliveries);
         frames.as_slice()
     });
-    member.outlet.hand_over(member.serial, member.place, deliveries, straight, revocations)
+    subscriber.outlet.hand_over(subscriber.serial, subscriber.place, deliveries, straight, revocations)
 }
 
 /// The place of a subscription is in another history than the group's.
@@ -334,8 +334,8 @@ fn is_same(one: Place, other: Place) -> bool {
     one.revision == other.revision && (one.known == other.known || one.known.is_none() || other.known.is_none())
 }
 
-/// Writes the frames of one subscription, one after the other: RFC 6455, 5.2.
-fn put_together(frames: &mut Vec<u8>, opening: &[u8], deliveries: &[Arc<Delivery>]) {
+/// Writes the frames of one subscription, one after the other: RFC 6455, 5.2. Public for who times it.
+pub fn put_together(frames: &mut Vec<u8>, opening: &[u8], deliveries: &[Arc<Delivery>]) {
     const CLOSING: &[u8] = b"}";
     const HEADER: FrameHeader = FrameHeader {
         is_final: true,
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_told_what_lies_behind_its_place_and_nothing_else() {
+    fn a_subscriber_is_told_what_lies_behind_its_place_and_nothing_else() {
         let changes = deliveries(&[(6, 1, true), (7, 1, true), (8, 1, true)]);
         for (place, first) in [(5, 0), (6, 1), (7, 2), (8, 3), (20, 3)] {
             assert_eq!(fresh_for(at(place, 1), at(5, 1), &changes), Ok(first), "{place}");
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_in_another_history_is_told_nothing_of_this_one() {
+    fn a_subscriber_in_another_history_is_told_nothing_of_this_one() {
         let fork = deliveries(&[(8, 1, true), (7, 2, false), (8, 2, true)]);
         for (place, answer) in [
             (at(7, 1), Ok(0)),

@@ -21,6 +21,7 @@ mod presence;
 mod projection;
 mod query;
 mod schema;
+mod steps;
 mod subscription;
 mod tokens;
 mod types;
@@ -30,4 +31,6 @@ pub use executor::MilleExecutor;
 pub use mutation::Mutation;
 pub use query::Query;
 pub use schema::{MilleSchema, executor};
+#[doc(hidden)]
+pub use steps::writer_of;
 pub use subscription::Subscription;

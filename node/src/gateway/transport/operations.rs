@@ -25,7 +25,8 @@ use super::request::Operation;
 use super::{Dialect, Session, TransportObserver};
 use crate::gateway::errors::{ApiError, complete_errors, is_request_error};
 use crate::gateway::fanout::{
-    Alone, Delivery, Deposit, Execution, Group, Groups, Member, Outlet, Rendering, Selection, Sharing, Waiting, alone,
+    Alone, Delivery, Deposit, Execution, Group, Groups, Outlet, Rendering, Selection, Sharing, Subscriber, Waiting,
+    alone,
 };
 use crate::metrics::LearntAt;
 use crate::project::{Ended, Following, Place};
@@ -135,7 +136,7 @@ enum Phase {
     /// A stream of its own, until it has all that its group has told.
     CatchingUp(AbortHandle, Arc<Group>),
     /// Its group.
-    Member(Arc<Group>),
+    Joined(Arc<Group>),
 }
 
 impl Operations {
@@ -232,7 +233,7 @@ impl Operations {
             self.observer.unsubscribed();
             match phase {
                 Phase::Alone(stream) | Phase::CatchingUp(stream, _) => stream.abort(),
-                Phase::Member(group) => {
+                Phase::Joined(group) => {
                     self.outlet.leave(serial);
                     group.left();
                 }
@@ -245,7 +246,7 @@ impl Operations {
     pub(super) fn end_all(&mut self) {
         self.outlet.close();
         for (_, running) in self.running.drain() {
-            if let Some(Subscription { phase: Phase::Member(group), .. }) = running.subscription {
+            if let Some(Subscription { phase: Phase::Joined(group), .. }) = running.subscription {
                 group.left();
             }
         }
@@ -305,7 +306,7 @@ impl Operations {
             Waiting::Ended(_, ended) => Some(self.end(id, ended)),
             Waiting::Behind(_, place) => {
                 let subscription = running.subscription.as_ref()?;
-                let Phase::Member(group) = &subscription.phase else { return None };
+                let Phase::Joined(group) = &subscription.phase else { return None };
                 let following = group.resumed(&subscription.session.identity().user_id, place);
                 let group = Arc::clone(group);
                 self.catch_up(Key { id, serial: of }, group, following);
@@ -370,8 +371,8 @@ impl Operations {
             let Some(subscription) = self.subscription(&key.id) else { continue };
             let Phase::CatchingUp(_, group) = &subscription.phase else { continue };
             let (group, session) = (Arc::clone(group), Arc::clone(&subscription.session));
-            subscription.phase = Phase::Member(Arc::clone(&group));
-            group.join(Member {
+            subscription.phase = Phase::Joined(Arc::clone(&group));
+            group.join(Subscriber {
                 outlet: Arc::clone(&self.outlet),
                 serial: key.serial,
                 session,
