@@ -8,12 +8,13 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use mille_core::plan::check_document;
 use mille_core::replay::Replay;
 use mille_core::replica::{Effect, Input, Replica, Ticket};
 use mille_core::{Plan, PlanBounds, chain};
 use mille_shared::change::{Change, Fact};
 use mille_shared::log::{ChainHash, CommitOutcome, LogEntry, StoreLife};
-use mille_shared::operation::{Edit, NewEdge, NewNode, NodeUpdate, Operation};
+use mille_shared::operation::{Edit, NewDocument, NewEdge, NewNode, NodeUpdate, Operation};
 use mille_shared::plan::{EdgeDataType, EdgeMetadata, NodeMetadata, PlanMetadata, PlanNodeType, Position};
 use mille_shared::{ClientId, EdgeId, OperationId, PlanNodeId, Revision, Timestamp, UserId};
 
@@ -116,6 +117,37 @@ fn accept(criterion: &mut Criterion) {
     }
 }
 
+/// The most that a plan may hold, each plan node with an edge to the five behind it, from the last to the first: behind each
+/// edge lies all that came before.
+fn check(criterion: &mut Criterion) {
+    const NODES: usize = 1_000;
+    let new_node = |number| match new_node(number) {
+        Edit::AddNode(node) => node,
+        other => panic!("{other:?} is no plan node"),
+    };
+    let new_edge = |(from, to)| match new_edge(from, to) {
+        Edit::AddEdge(edge) => edge,
+        other => panic!("{other:?} is no edge"),
+    };
+    let ends = (0..NODES).rev().flat_map(|from| (from + 1..=from + 5).map(move |to| (from, to)));
+    let ends = ends.filter(|(_, to)| *to < NODES);
+    let document = NewDocument {
+        nodes: (0..NODES).map(new_node).collect(),
+        edges: ends.map(new_edge).collect(),
+        name: None,
+        description: None,
+        author: None,
+        created: None,
+    };
+    criterion.bench_function("check a document of 1,000 nodes and 5,000 edges", |bencher| {
+        bencher.iter(|| {
+            let findings = check_document(&document, &bounds());
+            assert!(findings.errors.is_empty(), "it is a plan");
+            findings
+        });
+    });
+}
+
 fn apply(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("apply a move");
     for size in SIZES {
@@ -209,5 +241,5 @@ fn replay(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, accept, apply, commit, sequence, replay);
+criterion_group!(benches, accept, check, apply, commit, sequence, replay);
 criterion_main!(benches);

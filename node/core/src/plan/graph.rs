@@ -35,6 +35,12 @@ impl<'a> From<&'a PlanEdge> for End<'a> {
     }
 }
 
+/// The problem of an edge whose target has a path to its source.
+pub(super) fn closes_cycle(edge: &NewEdge) -> Problem {
+    let message = format!("an edge from '{}' to '{}' would close a cycle", edge.source, edge.target);
+    Problem::of_edge(&edge.id, ProblemKind::Cycle, message)
+}
+
 /// Plan nodes and edges, as far as the rules look at them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Graph {
@@ -103,6 +109,12 @@ impl Graph {
 
     /// Judges an edge that would be added.
     pub(super) fn check_edge(&self, edge: &NewEdge) -> Result<(), Problem> {
+        self.check_ends(edge)?;
+        if self.reaches(&edge.target, &edge.source) { Err(closes_cycle(edge)) } else { Ok(()) }
+    }
+
+    /// Judges an edge that would be added by its ends and their edges alone: it may still close a cycle.
+    pub(super) fn check_ends(&self, edge: &NewEdge) -> Result<(), Problem> {
         let (source, target) = (&edge.source, &edge.target);
         let wrong = |kind, message| Err(Problem::of_edge(&edge.id, kind, message));
         let type_of = |id: &PlanNodeId| {
@@ -129,10 +141,6 @@ impl Graph {
         if target_type != PlanNodeType::MergeNode && self.inputs_of(target) > 0 {
             let message = format!("'{target}' has an input already; only a MergeNode takes several");
             return wrong(ProblemKind::InvalidConnection, message);
-        }
-        if self.reaches(target, source) {
-            let message = format!("an edge from '{source}' to '{target}' would close a cycle");
-            return wrong(ProblemKind::Cycle, message);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod accept;
 mod apply;
 mod elements;
 mod graph;
+mod paths;
 mod readmit;
 mod rules;
 pub(crate) mod size;
