@@ -372,6 +372,24 @@ fn all_texts_of_a_plan_together_have_at_most_so_many_bytes() {
     desk.must(Edit::Replace(document));
 }
 
+/// Whatever lies between the edits of an operation: what counts is the plan that they lead to.
+#[test]
+fn an_operation_is_as_large_as_what_it_leaves() {
+    let mut desk = small();
+    desk.bounds.plan_bytes_max = 2_000;
+    desk.must(configured("graph", &"x".repeat(1_500)));
+    let mut there_and_back = vec![configured("graph", ""); 10];
+    there_and_back.iter_mut().step_by(2).for_each(|edit| *edit = configured("graph", "y"));
+    there_and_back.push(Edit::AddNode(NewNode { config: "x".repeat(1_500).into(), ..new_node("n", GraphNode) }));
+    assert!(desk.judge(there_and_back.clone()).is_ok(), "one is there in place of the other");
+    there_and_back.push(configured("graph", &"x".repeat(1_500)));
+    let refused = desk.judge(there_and_back).unwrap_err();
+    assert!(matches!(refused, Refusal::TooLarge { what: LimitName::PlanBytes, .. }), "now both are there: {refused}");
+    // What is gone at the end was never too much.
+    let large = NewNode { config: "x".repeat(1_500).into(), ..new_node("n", GraphNode) };
+    assert!(desk.judge(vec![Edit::AddNode(large), delete("n"), named("small")]).is_ok());
+}
+
 #[test]
 fn a_position_is_finite_and_within_bounds() {
     let mut desk = small();

@@ -29,11 +29,15 @@ impl Plan {
         if let Some(expected) = operation.expected_revision {
             self.check_expected(expected, &operation.edits)?;
         }
-        let facts = match operation.edits.as_slice() {
-            [edit] => self.judge(edit, operation.at, bounds)?,
+        let (facts, bytes) = match operation.edits.as_slice() {
+            [edit] => {
+                let facts = self.judge(edit, operation.at, bounds)?;
+                let bytes = self.bytes_with(&facts);
+                (facts, bytes)
+            }
             edits => self.judge_all(edits, operation.at, bounds)?,
         };
-        self.check_size(&facts, bounds.plan_bytes_max)?;
+        self.check_size(bytes, bounds.plan_bytes_max)?;
         Ok((!facts.is_empty()).then(|| Change {
             operation_id: operation.id.clone(),
             user_id: operation.user_id.clone(),
@@ -43,8 +47,9 @@ impl Plan {
         }))
     }
 
-    /// Judges edits one after the other, each against what the ones before it leave.
-    fn judge_all(&self, edits: &[Edit], at: Timestamp, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {
+    /// Judges edits one after the other, each against what the ones before it leave. With the facts it answers how many bytes
+    /// of texts the plan has behind the last.
+    fn judge_all(&self, edits: &[Edit], at: Timestamp, bounds: &PlanBounds) -> Result<(Vec<Fact>, usize), Refusal> {
         let mut draft = self.clone();
         let next = Head { revision: self.head.revision.next(), hash: self.head.hash };
         let mut facts = Vec::new();
@@ -54,7 +59,7 @@ impl Plan {
             draft.apply_facts(&step, next, at).expect("judged facts apply");
             facts.extend(step);
         }
-        Ok(facts)
+        Ok((facts, draft.bytes))
     }
 
     fn judge(&self, edit: &Edit, at: Timestamp, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {

@@ -11,15 +11,19 @@ use crate::applied::Touch;
 use crate::refusal::Refusal;
 
 impl Plan {
-    /// Refuses facts that make the plan larger and leave its texts with more than `max` bytes. What makes it smaller is never
-    /// refused, so a plan from before a smaller bound can be mended.
-    pub(super) fn check_size(&self, facts: &[Fact], max: usize) -> Result<(), Refusal> {
-        let growth = facts.iter().map(|fact| self.growth(fact));
-        let (added, removed) = growth.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
-        if added <= removed || self.bytes + added <= max + removed {
+    /// Refuses what makes the plan larger and leaves its texts with more than `max` bytes. What makes it smaller is never
+    /// refused, so a plan from before a smaller bound can be mended. What lies between the edits of an operation does not count.
+    pub(super) fn check_size(&self, bytes: usize, max: usize) -> Result<(), Refusal> {
+        if bytes <= max || bytes <= self.bytes {
             return Ok(());
         }
         Err(Refusal::TooLarge { what: LimitName::PlanBytes, limit: max })
+    }
+
+    /// Bytes of all its texts with the facts that one edit comes to: each is about another element.
+    pub(super) fn bytes_with(&self, facts: &[Fact]) -> usize {
+        let growth = facts.iter().map(|fact| self.growth(fact));
+        growth.fold(self.bytes, |bytes, (added, removed)| bytes + added - removed)
     }
 
     /// Bytes of texts that a fact adds to this plan, and that it takes away.
