@@ -372,6 +372,30 @@ fn all_texts_of_a_plan_together_have_at_most_so_many_bytes() {
     desk.must(Edit::Replace(document));
 }
 
+#[test]
+fn the_sides_of_a_plan_node_count_like_its_other_texts() {
+    let source = |bytes| NodeUpdate { source_position: Some("s".repeat(bytes)), ..NodeUpdate::default() };
+    let target = |bytes| NodeUpdate { target_position: Some("t".repeat(bytes)), ..NodeUpdate::default() };
+    let mut desk = small();
+    desk.must(update("graph", source(30_000)));
+    assert!(matches!(desk.refusal(update("graph", target(20_001))), Refusal::TooLarge { limit: 50_000, .. }));
+    desk.must(update("graph", target(20_000)));
+    // Whoever only moves the plan node copies them.
+    assert!(desk.must(moved("graph", 3.0, 4.0)).weight_bytes() > 50_000);
+
+    let mut desk = small();
+    desk.bounds.plan_bytes_max = 2_000;
+    desk.must(update("graph", source(1_500)));
+    for side in [source(500), target(500)] {
+        let refused = desk.refusal(update("merge", side));
+        assert!(matches!(refused, Refusal::TooLarge { what: LimitName::PlanBytes, .. }), "{refused}");
+    }
+    desk.must(update("graph", source(1_000)));
+    desk.must(update("merge", target(500)));
+    desk.must(delete("graph"));
+    desk.must(update("merge", source(1_000)));
+}
+
 /// Whatever lies between the edits of an operation: what counts is the plan that they lead to.
 #[test]
 fn an_operation_is_as_large_as_what_it_leaves() {

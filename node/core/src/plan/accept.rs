@@ -112,8 +112,12 @@ impl Plan {
         if let Some(config) = &update.config {
             rules::check_config(config, bounds)?;
         }
-        let sides = [&update.source_position, &update.target_position];
-        rules::check_metadata_texts(sides, bounds)?;
+        if update.source_position.is_some() || update.target_position.is_some() {
+            // Both as they will be, since an edit may set one of them only.
+            let source = newer(&update.source_position, &node.source_position);
+            let target = newer(&update.target_position, &node.target_position);
+            rules::check_metadata_texts([source, target], bounds)?;
+        }
 
         let position = update.position.filter(|new| *new != node.position);
         let source_position = update.source_position.clone().filter(|new| node.source_position.as_ref() != Some(new));
@@ -361,6 +365,10 @@ fn new_edge(edge: &NewEdge, at: Timestamp) -> PlanEdge {
         created_at: at,
         updated_at: at,
     }
+}
+
+fn newer<'a, T>(new: &'a Option<T>, old: &'a Option<T>) -> &'a Option<T> {
+    if new.is_some() { new } else { old }
 }
 
 fn set<T: Clone>(field: &mut T, new: Option<&T>) {

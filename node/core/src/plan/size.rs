@@ -32,12 +32,19 @@ impl Plan {
         match fact {
             Fact::NodeAdded { node } => (of_node(node), 0),
             Fact::EdgeAdded { edge } => (of_edge(edge), 0),
-            Fact::NodeUpdated { id, metadata, config, .. } => {
-                let added =
-                    metadata.as_ref().map_or(0, of_node_metadata) + config.as_ref().map_or(0, |config| config.len());
-                let old_metadata = |node: &PlanNode| metadata.as_ref().map_or(0, |_| of_node_metadata(&node.metadata));
-                let old_config = |node: &PlanNode| config.as_ref().map_or(0, |_| node.config.len());
-                (added, existing(id).map_or(0, |node| old_metadata(node) + old_config(node)))
+            Fact::NodeUpdated { id, position: _, source_position, target_position, metadata, config } => {
+                let added = of_texts([source_position, target_position])
+                    + metadata.as_ref().map_or(0, of_node_metadata)
+                    + config.as_ref().map_or(0, |config| config.len());
+                let removed = existing(id).map_or(0, |node| {
+                    let of_side =
+                        |new: &Option<String>, old: &Option<String>| new.as_ref().map_or(0, |_| of_texts([old]));
+                    of_side(source_position, &node.source_position)
+                        + of_side(target_position, &node.target_position)
+                        + metadata.as_ref().map_or(0, |_| of_node_metadata(&node.metadata))
+                        + config.as_ref().map_or(0, |_| node.config.len())
+                });
+                (added, removed)
             }
             Fact::EdgeUpdated { id, metadata } => {
                 let old = self.edges.get(id).map_or(0, |record| of_edge_metadata(&record.edge.metadata));
@@ -72,7 +79,8 @@ impl Plan {
 
 fn of_node(node: &PlanNode) -> usize {
     let executions = of_executions(node.datasource_execution.as_ref(), node.graph_execution.as_ref());
-    node.id.as_str().len() + of_node_metadata(&node.metadata) + node.config.len() + executions
+    let sides = of_texts([&node.source_position, &node.target_position]);
+    node.id.as_str().len() + sides + of_node_metadata(&node.metadata) + node.config.len() + executions
 }
 
 /// Bytes of texts that are held for a touch and are not in its change: a plan node that changes is copied, but for its config,
