@@ -19,6 +19,8 @@ pub struct Replay {
     until: Revision,
     /// The place asked for was reached.
     is_telling: bool,
+    /// The last change, told or not.
+    last: Option<Arc<Applied>>,
 }
 
 /// The log no longer reaches back, or is no longer the history it was.
@@ -49,7 +51,7 @@ impl Replay {
             }
             Some(_) => return Err(unreachable),
         };
-        Ok(Self { plan, after, until, is_telling: false })
+        Ok(Self { plan, after, until, is_telling: false, last: None })
     }
 
     /// The place after which the log must be read next.
@@ -70,11 +72,17 @@ impl Replay {
         self.plan
     }
 
+    /// The change that led to the place the replay has reached, unless that is where it began.
+    #[must_use]
+    pub fn into_last(self) -> Option<Arc<Applied>> {
+        self.last
+    }
+
     /// Takes the entries that follow [`Self::position`] and tells the changes among them that were asked for.
     ///
     /// # Errors
     /// [`Unreachable`] if they do not follow, or lead past the places asked for: the log was trimmed or is another
-    /// history by now.
+    /// history by now, or the place to begin at was never one, since its epoch began behind it.
     pub fn feed(&mut self, entries: &[LogEntry]) -> Result<Vec<Arc<Applied>>, Unreachable> {
         let unreachable = Unreachable { after: self.after };
         let mut told: Vec<Arc<Applied>> = Vec::new();
@@ -90,11 +98,13 @@ impl Replay {
                 None => self.plan = Some(Plan::begin(entry).map_err(lost)?),
                 Some(plan) => {
                     let at = plan.revision();
-                    let applied = plan.apply(entry).map_err(lost)?;
+                    let applied = Arc::new(plan.apply(entry).map_err(lost)?);
+                    self.last = Some(Arc::clone(&applied));
+                    let begins_epoch = at.epoch < entry.revision.epoch && entry.revision.epoch == self.after.epoch;
                     if at == self.after || self.is_telling {
                         self.is_telling = true;
-                        told.push(Arc::new(applied));
-                    } else if at > self.after {
+                        told.push(applied);
+                    } else if at > self.after || (begins_epoch && at.seq >= self.after.seq) {
                         return Err(unreachable);
                     }
                 }

@@ -6,7 +6,7 @@ mod kit;
 
 use std::sync::Arc;
 
-use kit::{Desk, Dice, edit_of};
+use kit::{Desk, Dice, edit_of, entry_at};
 use mille_core::Applied;
 use mille_core::replay::Replay;
 use mille_shared::Revision;
@@ -23,6 +23,23 @@ fn past(dice: &[Dice]) -> (Desk, Vec<Arc<Applied>>, Vec<StoredSnapshot>) {
             told.push(Arc::new(applied));
             snapshots.push(desk.plan.to_snapshot());
         }
+    }
+    (desk, told, snapshots)
+}
+
+/// The same, with changes that begin an epoch each.
+fn past_of_epochs(steps: &[(Dice, bool)]) -> (Desk, Vec<Arc<Applied>>, Vec<StoredSnapshot>) {
+    let mut desk = Desk::new();
+    let (mut told, mut snapshots) = (Vec::new(), vec![desk.plan.to_snapshot()]);
+    for (dice, begins_epoch) in steps {
+        let Ok(Some(change)) = desk.judge(vec![edit_of(*dice)]) else { continue };
+        desk.now_ms += 1;
+        let next = desk.plan.revision().next();
+        let place = Revision { epoch: next.epoch + u64::from(*begins_epoch), ..next };
+        let entry = entry_at(place, desk.plan.head(), &change);
+        told.push(Arc::new(desk.plan.apply(&entry).unwrap()));
+        desk.log.push(entry);
+        snapshots.push(desk.plan.to_snapshot());
     }
     (desk, told, snapshots)
 }
@@ -62,6 +79,55 @@ proptest! {
                     let again = replay(&desk, base, place(after), place(until), page);
                     prop_assert_eq!(&again[..], &told[after..until]);
                 }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// An epoch goes on with the numbers, so its places begin in the middle of them. Whoever names an earlier one would not
+    /// be told of the change that the epoch began with.
+    #[test]
+    fn what_follows_a_place_that_never_was_is_told_by_nobody(
+        steps in vec((any::<Dice>(), prop::bool::weighted(0.2)), 1..30),
+        base in any::<prop::sample::Index>(),
+    ) {
+        let (desk, told, snapshots) = past_of_epochs(&steps);
+        let places: Vec<_> = desk.log.iter().map(|entry| entry.revision).collect();
+        let end = *places.last().unwrap();
+        for epoch in kit::EPOCH..=end.epoch {
+            let until = *places.iter().rfind(|place| place.epoch == epoch).unwrap();
+            for after in (0..=until.seq).map(|seq| Revision { epoch, seq }) {
+                let before = snapshots.iter().filter(|snapshot| snapshot.head.revision <= after).count();
+                for base in [None, Some(&snapshots[base.index(before)])] {
+                    let mut replay = Replay::new(base, after, until).unwrap();
+                    let entries: Vec<_> =
+                        desk.log.iter().filter(|entry| Some(entry.revision) > replay.position()).cloned().collect();
+                    let again = if replay.is_done() { Ok(Vec::new()) } else { replay.feed(&entries) };
+                    let behind = told.iter().filter(|applied| (after..=until).contains(&applied.previous));
+                    let expected: Vec<_> = behind.filter(|applied| applied.revision() <= until).cloned().collect();
+                    prop_assert_eq!(again.ok(), places.contains(&after).then_some(expected), "{} to {}", after, until);
+                }
+            }
+        }
+    }
+
+    /// Also one that begins an epoch: the place before it is of another.
+    #[test]
+    fn a_change_is_told_alone_from_whatever_lies_before_it(
+        steps in vec((any::<Dice>(), prop::bool::weighted(0.2)), 1..30),
+        base in any::<prop::sample::Index>(),
+    ) {
+        let (desk, told, snapshots) = past_of_epochs(&steps);
+        for (index, applied) in told.iter().enumerate() {
+            for base in [None, Some(&snapshots[base.index(index + 1)])] {
+                let mut replay = Replay::new(base, applied.revision(), applied.revision()).unwrap();
+                let entries: Vec<_> =
+                    desk.log.iter().filter(|entry| Some(entry.revision) > replay.position()).cloned().collect();
+                prop_assert_eq!(replay.feed(&entries), Ok(Vec::new()), "nothing is behind it");
+                prop_assert_eq!(replay.into_last(), Some(Arc::clone(applied)));
             }
         }
     }

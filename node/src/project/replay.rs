@@ -30,6 +30,8 @@ pub(super) struct LogReplay {
     plan: PlanId,
     after: Revision,
     until: Revision,
+    /// The newest place at which it may begin to read.
+    base_max: Revision,
     /// The hash at `after` that the first change must continue.
     known: Option<ChainHash>,
     replay: Option<Replay>,
@@ -58,7 +60,7 @@ impl ReplayError {
 
 impl LogReplay {
     pub(super) fn new(backend: Backend, plan: PlanId, after: Revision, until: Revision) -> Self {
-        Self { backend, plan, after, until, known: None, replay: None }
+        Self { backend, plan, after, until, base_max: after, known: None, replay: None }
     }
 
     /// The same, if the log is still the history with this hash; [`Unreachable`] otherwise.
@@ -90,11 +92,17 @@ impl LogReplay {
         }
     }
 
+    /// All of it, for who asks where it leads and not what it tells.
+    async fn run(mut self) -> Result<Option<Replay>, ReplayError> {
+        while !self.next_page().await?.is_empty() {}
+        Ok(self.replay)
+    }
+
     async fn read_page(&mut self) -> Result<Vec<Arc<Applied>>, ReplayError> {
         let replay = match &mut self.replay {
             Some(replay) => replay,
             None => {
-                let base = self.backend.snapshots.load(self.plan, Some(self.after), Lane::Replay).await?;
+                let base = self.backend.snapshots.load(self.plan, Some(self.base_max), Lane::Replay).await?;
                 self.replay.insert(Replay::new(base.as_ref(), self.after, self.until)?)
             }
         };
@@ -154,9 +162,11 @@ pub(super) async fn change_at(
     plan: PlanId,
     revision: Revision,
 ) -> backend::Result<Option<Arc<Applied>>> {
-    let Some(seq) = revision.seq.checked_sub(1) else { return Ok(None) };
-    match between(backend, plan, Revision { seq, ..revision }, revision).await {
-        Ok(mut changes) => Ok(changes.pop()),
+    let Some(base_max) = revision.previous() else { return Ok(None) };
+    // All that leads to it is passed in silence: what is before it may be of another epoch.
+    let replay = LogReplay { base_max, ..LogReplay::new(backend, plan, revision, revision) };
+    match replay.run().await {
+        Ok(replay) => Ok(replay.and_then(Replay::into_last).filter(|last| last.revision() == revision)),
         Err(ReplayError::Unreachable(_)) => Ok(None),
         Err(ReplayError::Store(error)) => Err(error),
     }
@@ -164,9 +174,8 @@ pub(super) async fn change_at(
 
 /// The plan as the change with this revision left it, from snapshot and log.
 pub(super) async fn plan_at(backend: Backend, plan: PlanId, revision: Revision) -> Result<Arc<Plan>, ReplayError> {
-    let mut replay = LogReplay::new(backend, plan, revision, revision);
-    while !replay.next_page().await?.is_empty() {}
-    let plan = replay.replay.and_then(Replay::into_plan);
+    let replay = LogReplay::new(backend, plan, revision, revision).run().await?;
+    let plan = replay.and_then(Replay::into_plan);
     plan.map(Arc::new).ok_or_else(|| Unreachable { after: revision }.into())
 }
 

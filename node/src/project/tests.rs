@@ -361,6 +361,28 @@ async fn a_repeat_is_answered_with_its_first_change_also_when_only_the_log_knows
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeat_of_what_an_epoch_began_with_is_answered_with_its_change() {
+    let (one, two, here, there, plan) = pair().await;
+    let _follower = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
+    rename_often(&here, plan, "old", 1).await;
+    let lost = lose_all_but_the_beginning(&one, plan).await;
+    rename_often(&there, plan, "new", 1).await;
+    let epoch = lost.revision.epoch;
+    let is_back = async || here.read(plan).await.is_ok_and(|plan| plan.revision().epoch > epoch);
+    eventually("what was lost begins an epoch", is_back).await;
+    let first = here.submit(plan, rename("old1", "old1"), true).await.expect("a repeat").revision;
+    assert_eq!((first.seq, first.epoch > epoch), (2, true));
+    rename_often(&here, plan, "n", limits::RING_CHANGES_MAX + 150).await;
+    for node in [&here, &there] {
+        let again = node.submit(plan, rename("old1", "old1"), true).await.expect("a repeat");
+        assert_eq!(again.revision, first);
+        assert_eq!(again.applied.map(|applied| applied.revision()), Some(first));
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_plan_that_nobody_uses_closes_and_opens_again_in_full() {
     let (one, two, here, there, plan) = pair().await;
     rename_often(&there, plan, "n", 3).await;
