@@ -530,30 +530,3 @@ fn edits_that_set_the_sides_are_kept_apart_from_the_position() {
     let graph = &desk.plan.node(&nid("graph")).unwrap().node;
     assert_eq!((graph.source_position.as_deref(), graph.target_position.as_deref()), (Some("right"), None));
 }
-
-#[test]
-fn a_lost_operation_is_wished_for_again_as_it_was() {
-    let start = Desk::with(vec![node("hub", GraphNode), node("old", OutputNode)]);
-    let mut lost = start.clone();
-    let change = lost
-        .edit(vec![node("x", GraphNode), node("y", MergeNode), edge("hub", "y"), delete("x")])
-        .unwrap()
-        .unwrap()
-        .change;
-    let mut again = start.clone();
-    again.must(delete("old"));
-    let operation = again.plan.readmit(&change);
-    let judged = again.plan.accept(&operation, &PlanBounds::default()).unwrap().unwrap();
-    assert_eq!(judged.operation_id, change.operation_id);
-    again.plan.apply(&entry_after(again.plan.head(), &judged)).unwrap();
-    let ids = |desk: &Desk| desk.plan.nodes().map(|record| record.node.id.to_string()).collect::<Vec<_>>();
-    assert_eq!(ids(&again), ["hub", "y"], "what it added and took away again is not there");
-
-    // What it deleted and is gone already is no reason to refuse the rest.
-    let mut lost = start.clone();
-    let change = lost.edit(vec![delete("old"), moved("hub", 9.0, 9.0)]).unwrap().unwrap().change;
-    let mut again = start;
-    again.must(delete("old"));
-    let judged = again.plan.accept(&again.plan.readmit(&change), &PlanBounds::default()).unwrap();
-    assert_eq!(judged.unwrap().facts.len(), 1);
-}

@@ -5,7 +5,7 @@
 //! from facts to wishes. Two things do not come back: which revision the user expected (the last writer wins, as without
 //! it), and when an element was made.
 
-use mille_shared::change::{Change, Fact};
+use mille_shared::change::Fact;
 use mille_shared::execution::{DataSourceExecution, GraphExecution};
 use mille_shared::operation::{
     DataSourceReport, Edit, ExecutionReport, GraphReport, NewDocument, NewEdge, NewNode, NodeUpdate, Operation,
@@ -13,21 +13,25 @@ use mille_shared::operation::{
 use mille_shared::plan::{PlanEdge, PlanMetadata, PlanNode};
 
 use super::Plan;
+use crate::applied::Applied;
 
 impl Plan {
     /// The operation that a lost change was, as far as this plan still lacks it: what it deleted and is gone already is
     /// left out.
     #[must_use]
-    pub fn readmit(&self, lost: &Change) -> Operation {
-        let is_wanted = |fact: &&Fact| !self.is_gone(fact) || lost.facts.iter().any(|other| undoes(fact, other));
-        let edits = lost.facts.iter().filter(is_wanted).flat_map(edits_of).collect();
+    pub fn readmit(&self, lost: &Applied) -> Operation {
+        let change = &lost.change;
+        let is_wanted = |(place, fact): &(usize, &Fact)| {
+            !self.is_gone(fact) || change.facts[..*place].iter().any(|earlier| undoes(fact, earlier))
+        };
+        let wanted = change.facts.iter().enumerate().filter(is_wanted);
         Operation {
-            id: lost.operation_id.clone(),
-            user_id: lost.user_id.clone(),
-            client_id: lost.client_id.clone(),
-            at: lost.at,
+            id: change.operation_id.clone(),
+            user_id: change.user_id.clone(),
+            client_id: change.client_id.clone(),
+            at: change.at,
             expected_revision: None,
-            edits,
+            edits: wanted.flat_map(|(_, fact)| edits_of(fact, lost)).collect(),
         }
     }
 
@@ -40,16 +44,18 @@ impl Plan {
     }
 }
 
-/// Whether a removal takes away what the other fact adds.
-fn undoes(removal: &Fact, other: &Fact) -> bool {
-    match (removal, other) {
+/// Whether a removal takes away what an earlier fact added.
+fn undoes(removal: &Fact, earlier: &Fact) -> bool {
+    match (removal, earlier) {
         (Fact::NodeRemoved { id }, Fact::NodeAdded { node }) => node.id == *id,
+        (Fact::NodeRemoved { id }, Fact::Replaced { nodes, .. }) => nodes.iter().any(|node| node.id == *id),
         (Fact::EdgeRemoved { id }, Fact::EdgeAdded { edge }) => edge.id == *id,
+        (Fact::EdgeRemoved { id }, Fact::Replaced { edges, .. }) => edges.iter().any(|edge| edge.id == *id),
         _ => false,
     }
 }
 
-fn edits_of(fact: &Fact) -> Vec<Edit> {
+fn edits_of(fact: &Fact, lost: &Applied) -> Vec<Edit> {
     match fact.clone() {
         // A log begins once; what is left of one never lacks its beginning.
         Fact::Created { .. } => Vec::new(),
@@ -71,8 +77,11 @@ fn edits_of(fact: &Fact) -> Vec<Edit> {
         Fact::EdgeAdded { edge } => vec![Edit::AddEdge(new_edge(edge))],
         Fact::EdgeUpdated { id, metadata } => vec![Edit::UpdateEdge { id, metadata: Some(metadata) }],
         Fact::EdgeRemoved { id } => vec![Edit::DeleteEdge { id }],
+        // The fact holds all of it, the patch what was changed: the rest may be somebody else's by now.
         Fact::MetadataUpdated { metadata: PlanMetadata { name, description, .. } } => {
-            vec![Edit::UpdateMetadata { name: Some(name), description: Some(description) }]
+            let is_changed = |field: &str| lost.patch.iter().any(|step| step.path == field);
+            let name = is_changed("/metadata/name").then_some(name);
+            vec![Edit::UpdateMetadata { name, description: is_changed("/metadata/description").then_some(description) }]
         }
         Fact::Replaced { nodes, edges, metadata } => {
             let PlanMetadata { name, description, author, created } = metadata;

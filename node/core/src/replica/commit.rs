@@ -79,7 +79,7 @@ impl Pending {
             Wish::Asked { operation, .. } => draft.accept(operation, bounds),
             // One operation may have come to more facts than an operation may have edits.
             Wish::Lost(applied) => {
-                draft.accept(&draft.readmit(&applied.change), &PlanBounds { changes_max: usize::MAX, ..*bounds })
+                draft.accept(&draft.readmit(applied), &PlanBounds { changes_max: usize::MAX, ..*bounds })
             }
         }
     }
