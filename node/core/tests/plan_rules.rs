@@ -466,6 +466,32 @@ fn what_is_known_of_a_run_stays_until_it_is_told_anew() {
 }
 
 #[test]
+fn what_an_executor_tells_has_at_most_so_many_bytes() {
+    let mut desk = small();
+    let text = |bytes| Some("x".repeat(bytes));
+    let of_source = |filename, status, processed_at| {
+        let told = DataSourceReport { filename, status, processed_at, ..DataSourceReport::default() };
+        Edit::ReportExecution(ExecutionReport { datasource: Some(told), ..report("source", "r", Processing) })
+    };
+    let of_graph = |computed_date| {
+        let told = GraphReport { computed_date, ..GraphReport::default() };
+        Edit::ReportExecution(ExecutionReport { graph: Some(told), ..report("graph", "r", Processing) })
+    };
+    for too_long in [
+        of_source(text(50_001), None, None),
+        of_source(None, text(50_001), None),
+        of_source(None, None, text(50_001)),
+        of_source(text(30_000), text(20_000), text(1)),
+        of_graph(text(50_001)),
+    ] {
+        let refused = desk.refusal(too_long);
+        assert!(matches!(refused, Refusal::TooLarge { what: LimitName::MetadataBytes, .. }), "{refused}");
+    }
+    desk.must(of_source(text(30_000), text(20_000), None));
+    desk.must(of_graph(text(50_000)));
+}
+
+#[test]
 fn progress_in_words_is_not_part_of_the_plan() {
     let mut desk = small();
     desk.must(executed("graph", "r", Processing));

@@ -230,6 +230,12 @@ impl Plan {
     fn judge_execution(&self, report: &ExecutionReport, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {
         let record = self.existing_node(&report.id)?;
         rules::check_metadata_texts([&report.message], bounds)?;
+        if let Some(told) = &report.datasource {
+            rules::check_metadata_texts([&told.filename, &told.status, &told.processed_at], bounds)?;
+        }
+        if let Some(told) = &report.graph {
+            rules::check_metadata_texts([&told.computed_date], bounds)?;
+        }
         check_transition(record, &report.run_id, report.state).map_err(Refusal::Invalid)?;
         let node = &record.node;
         let is_new_run = record.runs.last().is_none_or(|(run, _)| *run != report.run_id);
