@@ -271,6 +271,25 @@ fn what_stays_in_a_replaced_document_keeps_its_age_and_execution() {
 }
 
 #[test]
+fn what_changes_its_type_in_a_replaced_document_was_never_executed() {
+    let mut desk = small();
+    desk.must(executed("graph", "r", Completed));
+    desk.must(executed("source", "r", Completed));
+    let mut document = wish(&desk.plan.document());
+    document.edges.clear();
+    for (node, node_type) in document.nodes.iter_mut().zip([GraphNode, DataSourceNode]) {
+        node.node_type = node_type;
+    }
+    desk.must(Edit::Replace(document));
+    for node in &desk.plan.document().nodes[..2] {
+        assert_eq!((&node.datasource_execution, &node.graph_execution), (&None, &None), "{}", node.id);
+    }
+    // The runs of that name were of something else.
+    desk.must(executed("graph", "r", Pending));
+    assert!(desk.plan.document().nodes[1].datasource_execution.is_some());
+}
+
+#[test]
 fn a_document_that_breaks_a_rule_replaces_nothing() {
     let desk = small();
     let mut document = wish(&desk.plan.document());

@@ -178,7 +178,8 @@ impl Plan {
         Ok(changed.then_some(Fact::MetadataUpdated { metadata }).into_iter().collect())
     }
 
-    /// A whole document: elements that stay keep their age and execution, and their `updatedAt` unless they change.
+    /// A whole document: elements that stay keep their age, their execution unless their type changes, and their
+    /// `updatedAt` unless anything does.
     fn judge_replace(&self, document: &NewDocument, at: Timestamp, bounds: &PlanBounds) -> Result<Vec<Fact>, Refusal> {
         rules::check_sizes(document, bounds)?;
         if let Some(problem) = rules::check_document(document, bounds).errors.into_iter().next() {
@@ -207,6 +208,10 @@ impl Plan {
             node_type: new.node_type,
             ..old.clone()
         };
+        if node.node_type != old.node_type {
+            // What was executed was another kind of thing.
+            (node.datasource_execution, node.graph_execution) = (None, None);
+        }
         if node != *old {
             node.updated_at = at;
         }

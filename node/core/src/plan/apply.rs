@@ -279,8 +279,11 @@ impl Plan {
         for node in nodes {
             let record = match old_nodes.get(&node.id) {
                 Some(old) if old.node == *node => Arc::clone(old),
-                Some(old) => Arc::new(NodeRecord { node: node.clone(), revision, runs: old.runs.clone() }),
-                None => Arc::new(NodeRecord { node: node.clone(), revision, runs: Vec::new() }),
+                Some(old) if old.node.node_type == node.node_type => {
+                    Arc::new(NodeRecord { node: node.clone(), revision, runs: old.runs.clone() })
+                }
+                // Of another type it is executed anew.
+                Some(_) | None => Arc::new(NodeRecord { node: node.clone(), revision, runs: Vec::new() }),
             };
             self.nodes.push(node.id.clone(), record);
         }
