@@ -52,7 +52,7 @@ fn after(expected: Revision, revision: Revision) -> String {
     if revision > expected {
         return format!("after {expected}");
     }
-    format!("with {revision}; {expected} is ahead of the log")
+    format!("with {revision}; {expected} is not in the log")
 }
 
 /// Which element of a plan is meant.

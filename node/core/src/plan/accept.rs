@@ -261,10 +261,10 @@ impl Plan {
         Ok(vec![Fact::ExecutionChanged { id, run_id, state: report.state, datasource, graph }])
     }
 
-    /// With an expected revision, whatever the edits touch must not have changed after it. A revision ahead of the log is one
-    /// of a history that was lost: everything may have changed since.
+    /// With an expected revision, whatever the edits touch must not have changed after it. A revision that the log does not
+    /// have is one of a history that was lost: everything may have changed since.
     fn check_expected(&self, expected: Revision, edits: &[Edit]) -> Result<(), Refusal> {
-        let is_lost = expected > self.head.revision;
+        let is_lost = expected > self.head.revision || self.is_of_lost_end(expected);
         let check = |revision: Revision, current: &dyn Fn() -> Element| {
             let is_as_expected = revision <= expected && !is_lost;
             if is_as_expected { Ok(()) } else { Err(Refusal::Conflict { expected, current: current(), revision }) }
@@ -295,6 +295,11 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Whether a revision of an earlier epoch has a number with which the log has gone on in the present one.
+    fn is_of_lost_end(&self, revision: Revision) -> bool {
+        revision.epoch < self.head.revision.epoch && self.epoch_began.is_some_and(|began| revision.seq >= began)
     }
 
     fn existing_node(&self, id: &PlanNodeId) -> Result<&Arc<NodeRecord>, Refusal> {

@@ -67,6 +67,7 @@ impl Plan {
         };
         let mut plan = Self {
             head: Head { revision, hash: entry.hash },
+            epoch_began: Some(revision.seq),
             nodes: Elements::default(),
             edges: Elements::default(),
             graph: Graph::default(),
@@ -127,6 +128,9 @@ impl Plan {
             self.apply_fact(fact, head.revision, at, &mut steps)
                 .map_err(|why| ApplyError::Corrupt { revision: head.revision, why: why.to_owned() })?;
             self.bytes = self.bytes + added - removed;
+        }
+        if head.revision.epoch != self.head.revision.epoch {
+            self.epoch_began = Some(head.revision.seq);
         }
         self.head = head;
         self.last_modified = at;

@@ -35,6 +35,9 @@ pub use state::MalformedState;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     head: Head,
+    /// `seq` of the first change of the head's epoch. Unknown in a plan from a snapshot of before it was noted, until the
+    /// next epoch.
+    epoch_began: Option<u64>,
     nodes: Elements<PlanNodeId, NodeRecord>,
     edges: Elements<EdgeId, EdgeRecord>,
     /// The edges by their ends, for the rules.

@@ -26,6 +26,8 @@ struct State<N, E, M = PlanMetadata> {
     metadata: M,
     metadata_revision: Revision,
     last_modified: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch_began: Option<u64>,
 }
 
 impl Plan {
@@ -41,6 +43,7 @@ impl Plan {
             metadata: &*self.metadata,
             metadata_revision: self.metadata_revision,
             last_modified: self.last_modified,
+            epoch_began: self.epoch_began,
         };
         #[expect(clippy::expect_used, reason = "only a bug can bring a plan that is no JSON")]
         let payload = serde_json::to_string(&state).expect("a plan is JSON");
@@ -52,10 +55,11 @@ impl Plan {
     /// # Errors
     /// [`MalformedState`] if the text is none of ours.
     pub fn from_snapshot(head: Head, payload: &str) -> Result<Self, MalformedState> {
-        let State { nodes, edges, metadata, metadata_revision, last_modified } =
+        let State { nodes, edges, metadata, metadata_revision, last_modified, epoch_began } =
             serde_json::from_str::<State<NodeRecord, EdgeRecord>>(payload)?;
         let mut plan = Self {
             head,
+            epoch_began,
             nodes: nodes.into_iter().map(|record| (record.node.id.clone(), Arc::new(record))).collect(),
             edges: edges.into_iter().map(|record| (record.edge.id.clone(), Arc::new(record))).collect(),
             graph: Graph::default(),
