@@ -70,6 +70,7 @@ contract! {
         a_log_that_moved_takes_nothing
         a_repeat_is_told_and_adds_nothing
         pages_lead_through_the_whole_log
+        a_page_of_large_entries_ends_early_and_leads_on
         heads_come_in_the_order_asked_for
         a_deleted_log_leaves_nothing
         an_epoch_in_which_changes_were_lost_is_left

@@ -69,6 +69,10 @@ pub enum Lane {
     Replay,
 }
 
+/// Bytes of payload with which a page of a log ends, not counting its first entry: whoever asks from an entry on that they know
+/// gets on, however large it is. A node holds a page twice while it reads it, once for each connection of a lane.
+pub const LOG_PAGE_BYTES: usize = 4 * 1024 * 1024;
+
 /// What a port answers.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -99,7 +103,8 @@ pub trait EventLog: Send + Sync + 'static {
     }
 
     /// Up to `limit` entries (at least one, at most [`LOG_PAGE_ENTRIES`](mille_shared::limits::LOG_PAGE_ENTRIES)) after
-    /// `after`, or from the beginning. Entries that were trimmed are not there: the first one tells.
+    /// `after`, or from the beginning. Fewer, and then `has_more`, once those behind the first have [`LOG_PAGE_BYTES`] or
+    /// more, or if the rest can't be read now. Entries that were trimmed are not there: the first one tells.
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage>;
 
     /// The lives of the store's servers, each when it is told. Those of servers that do not answer are not.

@@ -1,9 +1,10 @@
 //! Promises of the logs.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use mille_node::backend::{Backend, Lane};
+use mille_node::backend::{Backend, LOG_PAGE_BYTES, Lane};
 use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, StoredSnapshot, Terms};
 use mille_shared::{PlanId, Revision};
 
@@ -111,6 +112,54 @@ pub(crate) async fn pages_lead_through_the_whole_log(store: Store) {
     let all = writer.read().await;
     assert_eq!(all.len(), 601);
     assert_chained(&all);
+}
+
+/// However large entries are, a page can be read in the time of a command, and leads on to the next.
+pub(crate) async fn a_page_of_large_entries_ends_early_and_leads_on(store: Store) {
+    const BYTES: usize = 250_000;
+    const ENTRIES: usize = 50;
+    let mut writer = Writer::begin(&store.connect().await, PLAN).await;
+    let write = async |writer: &mut Writer, key: &str, bytes: usize| {
+        let offered = [proposal(writer.head.hash, key, &"x".repeat(bytes))];
+        let outcome = writer.offer(&offered, &new_changes()).await;
+        assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
+        writer.go_on(EPOCH, &offered);
+    };
+    for n in 1..=ENTRIES {
+        write(&mut writer, &format!("op-{n}"), BYTES).await;
+    }
+    let log = Arc::clone(&writer.backend.log);
+    let page = log.range(PLAN, None, usize::MAX, Lane::Replay).await.expect("a page");
+    let bytes: usize = page.entries.iter().map(|entry| entry.payload.len()).sum();
+    assert!(page.has_more);
+    assert!((LOG_PAGE_BYTES..2 * LOG_PAGE_BYTES).contains(&bytes), "{bytes} bytes in {}", page.entries.len());
+    let mut told = page.entries;
+    loop {
+        let after = told.last().map(|entry| entry.revision);
+        let page = log.range(PLAN, after, usize::MAX, Lane::Repair).await.expect("a page");
+        told.extend(page.entries);
+        if !page.has_more {
+            break;
+        }
+    }
+    assert_eq!(told.len(), 1 + ENTRIES, "none is lost, none is told twice");
+    assert_chained(&told);
+
+    // One that has more than a page comes all the same, and whoever knows it already is told what follows.
+    let before = writer.head.revision;
+    write(&mut writer, "huge", LOG_PAGE_BYTES + 1).await;
+    let huge = writer.head;
+    writer.write(&["small"]).await;
+    for (after, known) in
+        [(before, huge), (told[ENTRIES - 1].revision, Head { revision: before, hash: told[ENTRIES].hash })]
+    {
+        let page = log.range(PLAN, Some(after), usize::MAX, Lane::Replay).await.expect("a page");
+        let heads: Vec<_> =
+            page.entries.iter().map(|entry| Head { revision: entry.revision, hash: entry.hash }).collect();
+        assert_eq!(heads[0], known);
+        assert!(heads.len() >= 2, "what follows comes with it");
+    }
+    assert_chained(&writer.read().await);
 }
 
 pub(crate) async fn heads_come_in_the_order_asked_for(store: Store) {

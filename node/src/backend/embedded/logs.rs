@@ -17,7 +17,7 @@ use mille_shared::{PlanId, Revision};
 use tokio::time::Instant;
 
 use super::{Store, lock};
-use crate::backend::{Channel, EventLog, Lane, Result, Retention, SnapshotStore, envelope};
+use crate::backend::{Channel, EventLog, LOG_PAGE_BYTES, Lane, Result, Retention, SnapshotStore, envelope};
 use crate::clock;
 
 /// All plans' logs.
@@ -102,8 +102,15 @@ impl EventLog for Store {
         let logs = lock(&self.logs);
         let Some(log) = logs.plans.get(&plan) else { return Ok(LogPage::default()) };
         let from = log.entries.partition_point(|kept| Some(kept.entry.revision) <= after);
-        let entries: Vec<_> = log.entries.range(from..).take(limit).map(|kept| kept.entry.clone()).collect();
-        Ok(LogPage { has_more: entries.len() == limit, entries })
+        let (mut entries, mut bytes): (Vec<LogEntry>, usize) = (Vec::new(), 0);
+        for kept in log.entries.range(from..) {
+            if entries.len() == limit || bytes >= LOG_PAGE_BYTES {
+                break;
+            }
+            bytes += if entries.is_empty() { 0 } else { kept.entry.payload.len() };
+            entries.push(kept.entry.clone());
+        }
+        Ok(LogPage { has_more: entries.len() == limit || bytes >= LOG_PAGE_BYTES, entries })
     }
 
     fn lives(&self) -> BoxStream<'static, StoreLife> {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::confirm::{AckLevel, Question};
 use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, REVIVE};
+use super::page::Page;
 use super::route::{Redis, told};
 use super::server::{Failure, Server};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
@@ -92,16 +93,22 @@ impl EventLog for Redis {
     }
 
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage> {
-        let limit = limit.clamp(1, LOG_PAGE_ENTRIES);
-        let from = after.map_or_else(|| "-".to_owned(), |revision| format!("({revision}"));
         let key = keys::log(plan);
-        let read = |client: Client| {
-            let (key, from) = (key.clone(), from.clone());
-            async move { client.xrange(key, from, "+", Some(limit as u64)).await }
-        };
-        let answer: Value = self.aside(lane, "xrange", &key, read).await?;
-        let entries: Vec<_> = answer.into_array().into_iter().map(entry).collect::<Result<_>>()?;
-        Ok(LogPage { has_more: entries.len() == limit, entries })
+        let mut page = Page::of(limit.clamp(1, LOG_PAGE_ENTRIES));
+        while let Some(wanted) = page.wanted() {
+            let after = page.last().map(|last| last.revision).or(after);
+            match self.read_after(&key, after, wanted, lane).await {
+                Ok(entries) => page.take(entries),
+                Err(error) if page.last().is_none() => return Err(error),
+                // What came before is worth telling. Who goes on behind it begins with few entries again: if these were too
+                // large to be read at once, they are not then.
+                Err(error) => {
+                    tracing::debug!(plan.id = %plan, %error, "a page ends early");
+                    break;
+                }
+            }
+        }
+        Ok(page.into_log_page())
     }
 
     fn lives(&self) -> BoxStream<'static, StoreLife> {
@@ -166,6 +173,16 @@ impl EventLog for Redis {
 }
 
 impl Redis {
+    async fn read_after(&self, key: &str, after: Option<Revision>, count: usize, lane: Lane) -> Result<Vec<LogEntry>> {
+        let from = after.map_or_else(|| "-".to_owned(), |revision| format!("({revision}"));
+        let read = |client: Client| {
+            let from = from.clone();
+            async move { client.xrange(key, from, "+", Some(count as u64)).await }
+        };
+        let answer: Value = self.aside(lane, "xrange", key, read).await?;
+        answer.into_array().into_iter().map(entry).collect()
+    }
+
     async fn heads_of(&self, plans: &[PlanId], room: &Semaphore) -> Result<Vec<LogState>> {
         const WHAT: &str = "heads of logs";
         let keys = plans.iter().map(|plan| keys::log(*plan)).collect();

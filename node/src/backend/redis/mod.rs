@@ -22,6 +22,7 @@ mod link;
 mod log;
 mod map;
 mod observer;
+mod page;
 mod pool;
 mod presence;
 mod pubsub;
