@@ -24,6 +24,10 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const ATTEMPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// Bytes of payload with which an answer ends: a thousand changes may be as large as a thousand requests. Whoever asked goes on
+/// behind its last one.
+const ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
 /// The changes between two revisions, read page by page.
 pub(super) struct LogReplay {
     backend: Backend,
@@ -132,7 +136,7 @@ fn attempts_max(error: &backend::Error) -> u32 {
     if matches!(error, backend::Error::Busy(_)) { BUSY_ATTEMPTS_MAX } else { ATTEMPTS_MAX }
 }
 
-/// Up to `limit` changes after a revision.
+/// Up to `limit` changes after a revision; fewer if they are large.
 pub(super) async fn page(
     project: &ProjectHandle,
     plan: PlanId,
@@ -179,6 +183,7 @@ pub(super) async fn plan_at(backend: Backend, plan: PlanId, revision: Revision) 
     plan.map(Arc::new).ok_or_else(|| Unreachable { after: revision }.into())
 }
 
+/// The changes between two revisions, or as many of them as one answer holds; one at least, if there is one.
 async fn between(
     backend: Backend,
     plan: PlanId,
@@ -186,12 +191,18 @@ async fn between(
     until: Revision,
 ) -> Result<Vec<Arc<Applied>>, ReplayError> {
     let mut replay = LogReplay::new(backend, plan, after, until);
-    let mut changes = Vec::new();
+    let (mut changes, mut bytes) = (Vec::new(), 0);
     loop {
         let page = replay.next_page().await?;
         if page.is_empty() {
             return Ok(changes);
         }
-        changes.extend(page);
+        for applied in page {
+            bytes += applied.payload.len();
+            changes.push(applied);
+            if bytes >= ANSWER_BYTES {
+                return Ok(changes);
+            }
+        }
     }
 }

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 
 mod gathering;
 mod lives;
+mod past;
 mod reading;
 mod recent;
 mod rights;
