@@ -40,9 +40,10 @@ pub(super) struct Lanes {
 impl Lanes {
     /// Makes the pools; they are closed when `stop` is cancelled.
     pub(super) fn open(builder: &Builder, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        let builder = patient(builder);
         let lanes = Self {
             repair: pool(builder.clone(), REPAIR_CONNECTIONS_MAX, REPAIR_WAIT_TIMEOUT),
-            replay: pool(builder.clone(), REPLAY_CONNECTIONS_MAX, REPLAY_WAIT_TIMEOUT),
+            replay: pool(builder, REPLAY_CONNECTIONS_MAX, REPLAY_WAIT_TIMEOUT),
         };
         let (repair, replay, stop) = (lanes.repair.clone(), lanes.replay.clone(), stop.clone());
         tasks.spawn(async move {
@@ -74,6 +75,14 @@ impl Lanes {
         }
         answer.map_err(Failure::Told)
     }
+}
+
+/// The client library cuts a connection whose answer is not whole in time, also while it comes: a large one takes as long as it
+/// takes, within the time of a command. A connection that is dead is closed by the command that it fails.
+fn patient(builder: &Builder) -> Builder {
+    let mut builder = builder.clone();
+    builder.with_connection_config(|connection| connection.unresponsive.max_timeout = None);
+    builder
 }
 
 fn pool(builder: Builder, connections_max: usize, wait_timeout: Duration) -> Pool<Connections> {
@@ -109,5 +118,72 @@ impl Manager for Connections {
 
     async fn recycle(&self, reader: &mut Link<Client>, _: &Metrics) -> RecycleResult<FredError> {
         if reader.is_connected() { Ok(()) } else { Err(RecycleError::message("the connection was lost")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fred::interfaces::KeysInterface as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::RedisSettings;
+    use super::super::access::{Access, Address};
+    use super::*;
+
+    /// Pieces of a large answer.
+    const PIECES: usize = 15;
+    const PIECE_BYTES: usize = 64 * 1024;
+    /// Time between two of them: all take longer than a connection may be silent, and less than a command may take.
+    const PIECE_INTERVAL: Duration = Duration::from_millis(100);
+
+    /// A server over a slow line: it answers GET with pieces of a large text, one after the other.
+    async fn slow_server() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                tokio::spawn(serve(socket));
+            }
+        });
+        port
+    }
+
+    async fn serve(mut socket: TcpStream) -> std::io::Result<()> {
+        let mut asked = [0; 4_096];
+        while let length @ 1.. = socket.read(&mut asked).await? {
+            let asked = String::from_utf8_lossy(&asked[..length]).to_uppercase();
+            if asked.contains("HELLO") {
+                socket.write_all(b"%1\r\n+server\r\n+redis\r\n").await?;
+            } else if asked.contains("\r\nGET\r\n") {
+                socket.write_all(format!("${}\r\n", PIECES * PIECE_BYTES).as_bytes()).await?;
+                let mut pace = tokio::time::interval(PIECE_INTERVAL);
+                for _ in 0..PIECES {
+                    pace.tick().await;
+                    socket.write_all(&[b'x'; PIECE_BYTES]).await?;
+                }
+                socket.write_all(b"\r\n").await?;
+            } else {
+                socket.write_all(b"+OK\r\n").await?;
+            }
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_over_a_slow_line_comes_whole() {
+        let port = slow_server().await;
+        let settings = RedisSettings {
+            command_timeout: Duration::from_secs(10),
+            ..RedisSettings::at(format!("redis://127.0.0.1:{port}"))
+        };
+        let access = Access::of(&settings).expect("an address");
+        let builder = access.to(&Address { host: "127.0.0.1".into(), port });
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let lanes = Lanes::open(&builder, &tasks, &stop);
+        let read = |client: Client| async move { client.get::<String, _>("plan").await };
+        let answer = lanes.run(Lane::Replay, "get", read).await.expect("an answer");
+        assert_eq!(answer.len(), PIECES * PIECE_BYTES);
+        stop.cancel();
     }
 }
