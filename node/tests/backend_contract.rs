@@ -9,6 +9,8 @@
 mod channels;
 #[path = "backend_contract/directory.rs"]
 mod directory;
+#[path = "backend_contract/full.rs"]
+mod full;
 #[path = "backend_contract/kit.rs"]
 mod kit;
 #[path = "backend_contract/logs.rs"]

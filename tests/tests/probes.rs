@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mille_tests::{Client, Cluster, eventually, patience, soon};
-use serde_json::Value;
+use mille_tests::{Client, Cluster, documents as d, eventually, node_input, patience, refused, soon};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 /// A blip.
@@ -106,6 +106,41 @@ async fn every_check_is_told_by_name_and_the_drain_at_once() -> Result<()> {
     let answer = probes.get("/readyz").await?;
     ensure!(answer.status == 503, "it still wants connections");
     Ok(())
+}
+
+/// Who edits is refused; leases, rights and what makes room go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_whose_memory_is_full_takes_no_node_out_and_lets_one_start() -> Result<()> {
+    let mut cluster = Cluster::of(2).single().start().await?;
+    let ada = cluster.user(0, "ada");
+    let (project, gone) = (ada.create_project("harbour").await?, ada.create_project("gone").await?);
+    ada.share(&project, "bob", "EDITOR").await?;
+    ada.plan(&project).await?;
+    cluster.redis()?.ask(&["CONFIG", "SET", "maxmemory", "1"]).await?;
+    let full = Instant::now();
+    let variables = json!({"p": project.id, "op": "once", "node": node_input(Some("crane"), "GraphNode", "crane")});
+    let edit = async || ada.ask(d::ADD_NODE, "addPlanDagNode", variables.clone()).await;
+    let refusal = refused(edit().await)?;
+    ensure!(refusal.code == "UNAVAILABLE" && refusal.extensions["retryable"] == true, "{refusal:?}");
+    ada.unshare(&project, "bob").await.context("a member is shown out")?;
+    ada.run(d::DELETE_PROJECT, json!({"p": gone.id})).await.context("a project makes room")?;
+    cluster.restart(1).await.context("a node starts")?;
+    for node in 0..2 {
+        let probes = Client::new(&cluster.admin_url(node));
+        eventually(soon(), async || {
+            let lease = check(&probes, "/readyz?verbose", "lease").await?;
+            let age = lease["detail"].as_str().and_then(|told| told.strip_prefix("renewed ")?.strip_suffix(" ms ago"));
+            let age = Duration::from_millis(age.context("a failure")?.parse()?);
+            ensure!(age < full.elapsed(), "not renewed since memory is full: {lease}");
+            ensure!(probes.get("/readyz").await?.status == 200, "node {node} is out");
+            Ok(())
+        })
+        .await?;
+    }
+    refused(edit().await)?;
+    cluster.redis()?.ask(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+    eventually(soon(), async || Ok(edit().await?)).await.context("edits are taken again")?;
+    cluster.must_live()
 }
 
 async fn check(probes: &Client, path: &str, name: &str) -> Result<Value> {

@@ -140,10 +140,13 @@ impl Directory for Redis {
         role: Role,
         at: Timestamp,
     ) -> Result<MemberChange<Member>> {
-        if !self.ask::<bool>("exists", keys::record(project), []).await? {
-            return Ok(MemberChange::NotFound);
+        // A member has the hint since it became one. So it can be given another role also when the store takes nothing more.
+        if !self.ask::<bool>("hexists", keys::members(project), [user.as_str().into()]).await? {
+            if !self.ask::<bool>("exists", keys::record(project), []).await? {
+                return Ok(MemberChange::NotFound);
+            }
+            self.hint(user, project).await?;
         }
-        self.hint(user, project).await?;
         let args = vec![user.as_str().into(), role.as_str().into(), at.unix_ms.to_string().into()];
         let keys = vec![keys::record(project), keys::members(project)];
         match change(self.call(MEMBER_SET, keys, args).await?)? {

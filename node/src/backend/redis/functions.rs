@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::route::Redis;
 use super::server::Way;
+use super::server_code;
 use crate::backend::{Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
@@ -18,6 +19,8 @@ const LIBRARY: &str = include_str!("library.lua");
 pub(super) const LIBRARY_NAME: &str = "mille_v7";
 /// What a server says that does not have the library. The client library gives it no kind of its own.
 const MISSING: &str = "Function not found";
+/// How the refusal of a server begins whose memory is full.
+const FULL: &str = "OOM";
 
 /// A function of the library.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +47,27 @@ pub(super) const REVOKED: Function = Function("mille_v7_revoked");
 pub(super) const QUOTA_TAKE: Function = Function("mille_v7_quota_take");
 pub(super) const PLACES_HOLD: Function = Function("mille_v7_places_hold");
 
-/// Gives the server our library, in place of the same version of it that it may have.
-pub(super) async fn load(client: &Client) -> FredResult<()> {
-    client.function_load::<Value, _>(true, LIBRARY).await.map(drop)
+/// Whose text of the library a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Text {
+    /// Ours.
+    Ours,
+    /// That of whoever loaded it last, perhaps a node of another build: its functions promise the same.
+    Somebodys,
+}
+
+/// Gives the server our library, in place of the same version of it that it may have. One whose memory is full takes none; it
+/// serves as well if it has one.
+pub(super) async fn load(client: &Client) -> FredResult<Text> {
+    let refused = match client.function_load::<Value, _>(true, LIBRARY).await {
+        Ok(_) => return Ok(Text::Ours),
+        Err(error) => error,
+    };
+    if server_code(&refused) != Some(FULL) {
+        return Err(refused);
+    }
+    let answer = client.fcall_ro::<Value, _, _, _>(HEADS.0, Vec::<String>::new(), Vec::<Value>::new()).await;
+    answer.map(|_| Text::Somebodys).map_err(|_| refused)
 }
 
 /// Whether a call failed because the server does not have the library.
@@ -134,7 +155,7 @@ mod tests {
         for function in called {
             assert!(LIBRARY.contains(&format!("'{}'", function.0)), "{function:?}");
         }
-        assert_eq!(LIBRARY.matches("redis.register_function").count(), called.len());
+        assert_eq!(LIBRARY.matches("\nregister('").count(), called.len());
     }
 
     /// What the contract suite does not use must not be allowed either, and the suite runs as this user.

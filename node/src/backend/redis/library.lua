@@ -524,23 +524,29 @@ local function places_hold(keys, args)
   return held
 end
 
-redis.register_function('mille_v7_create', create)
-redis.register_function { function_name = 'mille_v7_heads', callback = heads, flags = { 'no-writes' } }
-redis.register_function('mille_v7_commit', commit)
-redis.register_function('mille_v7_revive', revive)
-redis.register_function('mille_v7_confirm', confirm)
-redis.register_function('mille_v7_snapshot_store', snapshot_store)
-redis.register_function { function_name = 'mille_v7_snapshot_load', callback = snapshot_load, flags = { 'no-writes' } }
-redis.register_function('mille_v7_project_create', project_create)
-redis.register_function('mille_v7_project_delete', project_delete)
-redis.register_function { function_name = 'mille_v7_projects_read', callback = projects_read, flags = { 'no-writes' } }
-redis.register_function('mille_v7_plan_add', plan_add)
-redis.register_function('mille_v7_member_set', member_set)
-redis.register_function('mille_v7_member_remove', member_remove)
-redis.register_function('mille_v7_presence_put', presence_put)
-redis.register_function('mille_v7_presence_renew', presence_renew)
-redis.register_function('mille_v7_lease_renew', lease_renew)
-redis.register_function('mille_v7_revoke', revoke)
-redis.register_function { function_name = 'mille_v7_revoked', callback = revoked, flags = { 'no-writes' } }
-redis.register_function('mille_v7_quota_take', quota_take)
-redis.register_function('mille_v7_places_hold', places_hold)
+-- 'allow-oom': also when memory is full. Whatever only renews, frees, or shuts somebody out: else no node would keep its lease, and
+-- nobody could make room. Edits, and what begins something, are refused then, before anything has run.
+local function register(name, callback, ...)
+  redis.register_function { function_name = name, callback = callback, flags = { ... } }
+end
+
+register('mille_v7_create', create)
+register('mille_v7_heads', heads, 'no-writes')
+register('mille_v7_commit', commit)
+register('mille_v7_revive', revive)
+register('mille_v7_confirm', confirm, 'allow-oom')
+register('mille_v7_snapshot_store', snapshot_store, 'allow-oom')
+register('mille_v7_snapshot_load', snapshot_load, 'no-writes')
+register('mille_v7_project_create', project_create)
+register('mille_v7_project_delete', project_delete, 'allow-oom')
+register('mille_v7_projects_read', projects_read, 'no-writes')
+register('mille_v7_plan_add', plan_add)
+register('mille_v7_member_set', member_set, 'allow-oom')
+register('mille_v7_member_remove', member_remove, 'allow-oom')
+register('mille_v7_presence_put', presence_put, 'allow-oom')
+register('mille_v7_presence_renew', presence_renew, 'allow-oom')
+register('mille_v7_lease_renew', lease_renew, 'allow-oom')
+register('mille_v7_revoke', revoke, 'allow-oom')
+register('mille_v7_revoked', revoked, 'no-writes')
+register('mille_v7_quota_take', quota_take, 'allow-oom')
+register('mille_v7_places_hold', places_hold, 'allow-oom')

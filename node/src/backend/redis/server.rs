@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::access::{Access, Address};
 use super::confirm::{AckLevel, Confirmer};
+use super::functions::Text;
 use super::gate::Gate;
 use super::keys::Channels;
 use super::line::{Line, SharedOutlet};
@@ -117,7 +118,7 @@ impl Server {
         if context.access.is_moving() && values::info_field(&info, "role") != Some(PRIMARY) {
             return Err(ConnectError::Unreachable(format!("{address} is a replica")));
         }
-        functions::load(&client).await.map_err(|error| match not_let_in(&error) {
+        let library = functions::load(&client).await.map_err(|error| match not_let_in(&error) {
             ConnectError::Unreachable(reason) => ConnectError::Library(reason),
             other => other,
         })?;
@@ -148,7 +149,7 @@ impl Server {
             command_timeout: context.access.command_timeout,
             stop: unfinished.disarm(),
         });
-        context.tasks.spawn(Arc::clone(&server).keep_role(Arc::clone(&context.trouble)));
+        context.tasks.spawn(Arc::clone(&server).keep_role(Arc::clone(&context.trouble), library));
         Ok(server)
     }
 
@@ -215,7 +216,7 @@ impl Server {
     /// Gives the server our library again.
     pub(super) async fn load_library(&self, name: &'static str) -> Result<(), Failure> {
         tracing::warn!(function = name, server = %self.address, "redis has lost the function library; loading it again");
-        self.send("function load", functions::load(&self.client)).await
+        self.send("function load", functions::load(&self.client)).await.map(drop)
     }
 
     /// `master` or `replica`, as the server says.
@@ -235,10 +236,13 @@ impl Server {
         room.ok_or_else(|| Error::Busy(format!("{name}: {IN_FLIGHT_MAX} commands wait for answers")))
     }
 
-    /// Asks the server for its role from time to time, until it is left.
-    async fn keep_role(self: Arc<Self>, trouble: Arc<Notify>) {
+    /// Asks the server for its role from time to time, until it is left. If it did not take our library, it is offered again.
+    async fn keep_role(self: Arc<Self>, trouble: Arc<Notify>, mut library: Text) {
         let mut ticks = beat::ticks(ROLE_INTERVAL);
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            if library != Text::Ours {
+                library = self.send("function load", functions::load(&self.client)).await.unwrap_or(library);
+            }
             if let Ok(role) = self.role().await {
                 self.gate.learn_role(&role);
                 if role == REPLICA {
