@@ -197,7 +197,12 @@ impl Projects {
         let (this, handle) = (self.clone(), access.project.clone());
         self.carry_out(async move {
             let project = handle.id();
-            let plans = this.backend().directory.delete_project(project).await?.ok_or(OpenError::NotFound)?;
+            let deleted = this.backend().directory.delete_project(project).await;
+            if !matches!(deleted, Ok(Some(_))) {
+                // It may be gone: see `member_changed`.
+                let _ = this.changed(&handle).await;
+            }
+            let plans = deleted?.ok_or(OpenError::NotFound)?;
             this.tell(&ControlMessage::ProjectDeleted { project }).await;
             // Here it ends at once: its actor finds nothing, and stops.
             let _ = handle.refresh().await;
@@ -217,14 +222,8 @@ impl Projects {
         self.confirm(access, Role::Owner).await?;
         let (this, project, user) = (self.clone(), access.project.clone(), user.clone());
         self.carry_out(async move {
-            match this.backend().directory.set_member(project.id(), &user, role, clock::now()).await? {
-                MemberChange::Done(member) => {
-                    this.changed(&project).await?;
-                    Ok(member)
-                }
-                MemberChange::NotFound => Err(OpenError::NotFound),
-                MemberChange::LastOwner => Err(OpenError::LastOwner),
-            }
+            let change = this.backend().directory.set_member(project.id(), &user, role, clock::now()).await;
+            this.member_changed(&project, change, OpenError::NotFound).await
         })
         .await
     }
@@ -239,11 +238,8 @@ impl Projects {
         self.confirm(access, needed).await?;
         let (this, project, user) = (self.clone(), access.project.clone(), user.clone());
         self.carry_out(async move {
-            match this.backend().directory.remove_member(project.id(), &user, clock::now()).await? {
-                MemberChange::Done(()) => this.changed(&project).await,
-                MemberChange::NotFound => Err(OpenError::NoSuchMember),
-                MemberChange::LastOwner => Err(OpenError::LastOwner),
-            }
+            let change = this.backend().directory.remove_member(project.id(), &user, clock::now()).await;
+            this.member_changed(&project, change, OpenError::NoSuchMember).await
         })
         .await
     }
@@ -522,6 +518,25 @@ impl Projects {
             Ok(done) => done,
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
             Err(Err(_)) => Err(OpenError::Stopping),
+        }
+    }
+
+    /// Tells of a change of members. `not_found`: what it means if there was nothing to change.
+    async fn member_changed<T>(
+        &self,
+        project: &ProjectHandle,
+        change: backend::Result<MemberChange<T>>,
+        not_found: OpenError,
+    ) -> Result<T, OpenError> {
+        match change {
+            Ok(MemberChange::Done(done)) => self.changed(project).await.map(|()| done),
+            Ok(MemberChange::LastOwner) => Err(OpenError::LastOwner),
+            Ok(MemberChange::NotFound) | Err(_) => {
+                // What got no answer may be written, and what is not there may have gone without one: nobody is to keep until
+                // the sweep a right that they lost by it. Who asked is told of the first failure.
+                let _ = self.changed(project).await;
+                Err(change.err().map_or(not_found, OpenError::from))
+            }
         }
     }
 

@@ -6,14 +6,34 @@ use mille_shared::directory::{Member, Plan, Project};
 use super::*;
 use crate::backend::{Contents, Directory, MemberChange};
 
-/// A directory that counts the questions for what projects have, and the projects in them.
-struct Counted {
+/// A directory that counts the questions for what projects have, and the projects in them; and that can be told not to answer
+/// who changes something.
+pub(super) struct Counted {
     store: Arc<dyn Directory>,
     questions: AtomicUsize,
     projects: AtomicUsize,
+    /// What is changed is written, and the answer gets lost.
+    pub(super) loses_answers: AtomicBool,
 }
 
 impl Counted {
+    /// In the place of a store's.
+    pub(super) fn of(backend: &mut Backend) -> Arc<Self> {
+        let store = Arc::clone(&backend.directory);
+        let counted = Self { store, questions: 0.into(), projects: 0.into(), loses_answers: false.into() };
+        let counted = Arc::new(counted);
+        backend.directory = counted.clone();
+        counted
+    }
+
+    /// What comes of a change that was written.
+    fn answer<T>(&self, written: backend::Result<T>) -> backend::Result<T> {
+        if self.loses_answers.load(Ordering::Relaxed) {
+            return Err(backend::Error::Unavailable("told so".to_owned()));
+        }
+        written
+    }
+
     /// Both counts since it was last asked for them.
     fn take(&self) -> (usize, usize) {
         (self.questions.swap(0, Ordering::Relaxed), self.projects.swap(0, Ordering::Relaxed))
@@ -46,7 +66,7 @@ impl Directory for Counted {
     }
 
     async fn delete_project(&self, id: ProjectId) -> backend::Result<Option<Vec<PlanId>>> {
-        self.store.delete_project(id).await
+        self.answer(self.store.delete_project(id).await)
     }
 
     async fn reserve_plan(&self) -> backend::Result<PlanId> {
@@ -72,7 +92,7 @@ impl Directory for Counted {
         role: Role,
         at: Timestamp,
     ) -> backend::Result<MemberChange<Member>> {
-        self.store.set_member(project, user, role, at).await
+        self.answer(self.store.set_member(project, user, role, at).await)
     }
 
     async fn remove_member(
@@ -81,7 +101,7 @@ impl Directory for Counted {
         user: &UserId,
         at: Timestamp,
     ) -> backend::Result<MemberChange<()>> {
-        self.store.remove_member(project, user, at).await
+        self.answer(self.store.remove_member(project, user, at).await)
     }
 }
 
@@ -89,9 +109,7 @@ impl Directory for Counted {
 async fn projects_that_are_read_again_are_read_in_few_questions() {
     const PROJECTS: usize = 400;
     let mut connected = Embedded::new().connect();
-    let directory =
-        Arc::new(Counted { store: Arc::clone(&connected.directory), questions: 0.into(), projects: 0.into() });
-    connected.directory = directory.clone();
+    let directory = Counted::of(&mut connected);
     let node = TestNode::over(connected, "one", limits::RECENT_CHANGES_BYTES_MAX).await;
     for _ in 0..PROJECTS {
         node.projects.create_project("p", None, &ada()).await.expect("a project");

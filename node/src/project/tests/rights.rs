@@ -4,6 +4,7 @@ use futures_util::FutureExt as _;
 use mille_core::presence::{Join, SeatId};
 use mille_shared::CloseCode;
 
+use super::reading::Counted;
 use super::*;
 use crate::pressure::Pressure;
 use crate::project::presence::{NO_MEMBER, Outgoing, PresenceCommand, outbox};
@@ -52,6 +53,58 @@ async fn a_right_ends_within_the_sweep_when_the_message_is_lost() {
     let mut bobs = there.follow(plan, &bob(), Start::Next, false).await.expect("follow");
     one.backend.directory.remove_member(here.id(), &bob(), clock::now()).await.expect("written, and not told");
     let ended = timeout(limits::RIGHTS_SWEEP, bobs.next()).await.expect("within the sweep");
+    assert_eq!(ended.err(), Some(Ended::Forbidden));
+    one.stop().await;
+    two.stop().await;
+}
+
+/// Two nodes of one store, whose directory loses the answers of the first when it is told so; handles to a project on both.
+async fn pair_whose_answers_get_lost() -> (TestNode, TestNode, Arc<Counted>, Access, ProjectHandle, PlanId) {
+    let store = Embedded::new();
+    let mut connected = store.connect();
+    let directory = Counted::of(&mut connected);
+    let one = TestNode::over(connected, "one", limits::RECENT_CHANGES_BYTES_MAX).await;
+    let two = TestNode::start(&store, "two").await;
+    let access = one.projects.create_project("p", None, &ada()).await.expect("a project");
+    let plan = access.project.plan_id(None).await.expect("a plan");
+    one.projects.set_member(&access, &bob(), Role::Editor).await.expect("a member");
+    let there = two.projects.access(access.project.id(), &bob(), Role::Editor).await.expect("a member").project;
+    (one, two, directory, access, there, plan)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_right_that_was_taken_away_without_an_answer_ends_at_once() {
+    let (one, two, directory, access, there, plan) = pair_whose_answers_get_lost().await;
+    let mut bobs = there.follow(plan, &bob(), Start::Next, false).await.expect("follow");
+    directory.loses_answers.store(true, Ordering::Relaxed);
+    let unknown = one.projects.remove_member(&access, &bob()).await;
+    assert_eq!(unknown.err(), Some(OpenError::Unavailable));
+    let ended = timeout(Duration::from_secs(1), bobs.next()).await.expect("at once");
+    assert_eq!(ended.err(), Some(Ended::Forbidden));
+    assert_eq!(access.project.members().role_of(&bob()), None);
+
+    one.projects.set_member(&access, &bob(), Role::Viewer).await.expect_err("no answer");
+    eventually("the other node has heard of it", async || there.members().role_of(&bob()) == Some(Role::Viewer)).await;
+    let asked = tokio::time::Instant::now();
+    let unknown = one.projects.delete_project(&access).await;
+    assert_eq!(unknown.err(), Some(OpenError::Unavailable));
+    let entered = async || two.projects.access(there.id(), &ada(), Role::Owner).await.err();
+    eventually("it is gone on the other node too", async || entered().await == Some(OpenError::NotFound)).await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    one.stop().await;
+    two.stop().await;
+}
+
+/// Somebody was removed, the answer got lost, and nobody heard of it: who asks again makes it known.
+#[tokio::test(start_paused = true)]
+async fn to_take_out_again_who_is_out_already_tells_those_who_have_not_heard() {
+    let (one, two, _, access, there, plan) = pair_whose_answers_get_lost().await;
+    let mut bobs = there.follow(plan, &bob(), Start::Next, false).await.expect("follow");
+    let id = access.project.id();
+    one.backend.directory.remove_member(id, &bob(), clock::now()).await.expect("written, and not told");
+    let again = one.projects.remove_member(&access, &bob()).await;
+    assert_eq!(again.err(), Some(OpenError::NoSuchMember));
+    let ended = timeout(Duration::from_secs(1), bobs.next()).await.expect("at once");
     assert_eq!(ended.err(), Some(Ended::Forbidden));
     one.stop().await;
     two.stop().await;
