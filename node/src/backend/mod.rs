@@ -317,8 +317,9 @@ pub trait Directory: Send + Sync + 'static {
     /// the caller's to delete. `None`: there is no such project.
     async fn delete_project(&self, id: ProjectId) -> Result<Option<Vec<PlanId>>>;
 
-    /// Numbers a plan without making it, so that its log can begin before anyone finds it.
-    async fn reserve_plan(&self) -> Result<PlanId>;
+    /// Numbers a plan without making it, so that its log can begin before anyone finds it. `taken`: so many numbers were somebody's
+    /// before. Each time the next is twice as far ahead: a counter that lost its end is soon beyond the plans that are there.
+    async fn reserve_plan(&self, taken: u32) -> Result<PlanId>;
 
     /// Makes a plan known in its project. `false`: there is no such project.
     async fn add_plan(&self, plan: &Plan) -> Result<bool>;

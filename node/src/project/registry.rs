@@ -69,8 +69,8 @@ pub struct Mailboxes {
 /// Plans of the past that a node holds at once, for those who repeat an operation.
 const PAST_PLANS_MAX: usize = 4;
 
-/// Numbers that are tried for a new plan. More are not forgotten by one failover.
-const PLAN_NUMBERS_MAX: usize = 100;
+/// Numbers that are tried for a new plan, each twice as far ahead as the one before: a million may be taken.
+const PLAN_NUMBERS_MAX: u32 = 20;
 
 /// Why a project can't be entered, or not be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -471,8 +471,8 @@ impl Projects {
         let epoch = u64::try_from(at.unix_ms).unwrap_or_default();
         let hash = chain::link(ChainHash::ROOT, Revision { epoch, seq: 0 }, &payload);
         let first = Proposal { key, hash, payload, trace: None };
-        for _ in 0..PLAN_NUMBERS_MAX {
-            let id = directory.reserve_plan().await?;
+        for taken in 0..PLAN_NUMBERS_MAX {
+            let id = directory.reserve_plan(taken).await?;
             if self.backend().log.create(id, epoch, first.clone()).await?.hash != hash {
                 // A number that a failover forgot was given again. Its log is somebody else's plan.
                 continue;

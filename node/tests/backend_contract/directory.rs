@@ -61,7 +61,7 @@ pub(crate) async fn a_plan_is_found_in_its_project(store: Store) {
     let project = project_of(&here, &UserId::new("ada")).await;
     let mut plans = Vec::new();
     for n in 0..12 {
-        let id = here.directory.reserve_plan().await.expect("a number");
+        let id = here.directory.reserve_plan(0).await.expect("a number");
         assert_eq!(there.directory.plan(id).await.expect("an answer"), None, "reserved is not known");
         plans.push(Plan { id, project_id: project.id, name: format!("Plan ü \"{n}\""), created_at: at(n) });
     }
@@ -74,7 +74,7 @@ pub(crate) async fn a_plan_is_found_in_its_project(store: Store) {
     assert_eq!((found.plans, found.project.updated_at), (plans.clone(), at(0)));
 
     let stray =
-        Plan { id: here.directory.reserve_plan().await.expect("a number"), project_id: NOBODYS, ..plans[0].clone() };
+        Plan { id: here.directory.reserve_plan(0).await.expect("a number"), project_id: NOBODYS, ..plans[0].clone() };
     assert!(!here.directory.add_plan(&stray).await.expect("an answer"));
     assert_eq!(there.directory.plan(stray.id).await.expect("an answer"), None);
 }
@@ -85,7 +85,7 @@ pub(crate) async fn what_many_projects_have_is_told_of_each(store: Store) {
     for n in 0..40 {
         let owner = UserId::new(format!("ada-{n}"));
         let project = project_of(&here, &owner).await;
-        let id = here.directory.reserve_plan().await.expect("a number");
+        let id = here.directory.reserve_plan(0).await.expect("a number");
         let plan = Plan { id, project_id: project.id, name: format!("Plan {n}"), created_at: at(n) };
         assert!(here.directory.add_plan(&plan).await.expect("an answer"));
         let member = Member { user_id: owner, role: Role::Owner, added_at: at(0) };
@@ -111,7 +111,7 @@ pub(crate) async fn a_deleted_project_leaves_nothing(store: Store) {
     let (gone, stays) = (project_of(&backend, &ada).await, project_of(&backend, &ada).await);
     let mut plans = Vec::new();
     for project in [gone.id, stays.id, gone.id] {
-        let id = backend.directory.reserve_plan().await.expect("a number");
+        let id = backend.directory.reserve_plan(0).await.expect("a number");
         let plan = Plan { id, project_id: project, name: "Main".to_owned(), created_at: at(0) };
         assert!(backend.directory.add_plan(&plan).await.expect("an answer"));
         plans.push(id);

@@ -31,7 +31,7 @@ fn bob() -> UserId {
 
 async fn project_with_a_plan(backend: &Backend) -> (ProjectId, Writer) {
     let project = backend.directory.create_project("p", None, &ada(), at(0)).await.expect("a project").id;
-    let id = backend.directory.reserve_plan().await.expect("a number");
+    let id = backend.directory.reserve_plan(0).await.expect("a number");
     let writer = Writer::begin(backend, id).await;
     let plan = Plan { id, project_id: project, name: "Main".to_owned(), created_at: at(0) };
     assert!(backend.directory.add_plan(&plan).await.expect("an answer"));

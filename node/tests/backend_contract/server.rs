@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::channels::queue;
 use crate::kit::{Proxy, Server, Writer, batch, eventually, heads, new_changes, next};
+use crate::outage::{ada, node};
 
 const PLAN: PlanId = PlanId(7);
 
@@ -67,6 +68,23 @@ async fn a_counter_of_projects_that_lost_its_end_gives_no_project_away() {
     assert!(adas.iter().all(|project| project.id != hers.id), "{hers:?}");
     assert_eq!(node.directory.projects_of(&mallory).await.expect("her projects"), [hers]);
     assert_eq!(node.directory.projects_of(&ada).await.expect("her projects"), adas);
+}
+
+/// Plans are found again by their logs, which are elsewhere than the counter: a number whose log is there is somebody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_counter_of_plans_that_lost_its_end_is_soon_beyond_the_plans_that_are_there() {
+    let server = Server::start().await;
+    let (backend, stop) = (server.connect().await, CancellationToken::new());
+    let last = PlanId(1_000);
+    for number in 1..=last.0 {
+        Writer::begin(&backend, PlanId(number)).await;
+    }
+    let (projects, _) = node("one", backend, &stop).await;
+    let access = projects.create_project("p", None, &ada()).await.expect("a project");
+    let plan = access.project.plan_id(None).await.expect("its plan");
+    assert!(plan > last, "{plan} was somebody's");
+    projects.create_plan(&access, "another").await.expect("a plan");
+    stop.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -461,7 +461,7 @@ async fn what_is_left_of_a_deleted_project_is_swept_and_nothing_else() {
     for name in ["left", "alive"] {
         let project = node.directory.create_project(name, None, &ada(), at).await.expect("a project").id;
         for _ in 0..3 {
-            let id = node.directory.reserve_plan().await.expect("an id");
+            let id = node.directory.reserve_plan(0).await.expect("an id");
             Writer::begin(&node, id).await;
             let plan = Plan { id, project_id: project, name: name.to_owned(), created_at: at };
             assert!(node.directory.add_plan(&plan).await.expect("an answer"));

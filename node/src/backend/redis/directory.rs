@@ -41,8 +41,7 @@ impl Directory for Redis {
         let mut args: Vec<Value> = vec![owner.as_str().into(), at.unix_ms.to_string().into(), name.into()];
         args.extend(description.map(Value::from));
         for tries in 0..NUMBERS_MAX {
-            // Ever further ahead: a counter that lost its end is soon beyond the projects that are there.
-            let id = ProjectId(self.ask("incrby", keys::PROJECTS_COUNTER, [(1_i64 << tries).into()]).await?);
+            let id = ProjectId(self.ask("incrby", keys::PROJECTS_COUNTER, [ahead(tries).into()]).await?);
             self.hint(owner, id).await?;
             let made = self.call(PROJECT_CREATE, vec![keys::record(id), keys::members(id)], args.clone()).await?;
             if made.as_i64() == Some(1) {
@@ -107,8 +106,12 @@ impl Directory for Redis {
         Ok(Some(plans))
     }
 
-    async fn reserve_plan(&self) -> Result<PlanId> {
-        Ok(PlanId(self.ask("incr", keys::PLANS_COUNTER, []).await?))
+    async fn reserve_plan(&self, taken: u32) -> Result<PlanId> {
+        Ok(PlanId(match taken {
+            // By the command that nodes of the version before need a right to.
+            0 => self.ask("incr", keys::PLANS_COUNTER, []).await?,
+            _ => self.ask("incrby", keys::PLANS_COUNTER, [ahead(taken).into()]).await?,
+        }))
     }
 
     async fn add_plan(&self, plan: &Plan) -> Result<bool> {
@@ -197,6 +200,11 @@ impl Redis {
     async fn hint(&self, user: &UserId, project: ProjectId) -> Result<()> {
         self.ask::<Value>("sadd", keys::projects_of(user), [project.0.into()]).await.map(drop)
     }
+}
+
+/// How far ahead the next number is of one that is taken. Ever further: a counter that lost its end is soon beyond what is there.
+fn ahead(taken: u32) -> i64 {
+    1 << taken.min(NUMBERS_MAX)
 }
 
 /// A project's record, members and plans.

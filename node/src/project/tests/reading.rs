@@ -69,8 +69,8 @@ impl Directory for Counted {
         self.answer(self.store.delete_project(id).await)
     }
 
-    async fn reserve_plan(&self) -> backend::Result<PlanId> {
-        self.store.reserve_plan().await
+    async fn reserve_plan(&self, taken: u32) -> backend::Result<PlanId> {
+        self.store.reserve_plan(taken).await
     }
 
     async fn add_plan(&self, plan: &Plan) -> backend::Result<bool> {
