@@ -117,6 +117,31 @@ async fn begin_a_new_life(server: &Server, writer: &Writer) -> StoreLife {
     eventually("it has begun", async || life(writer).await.filter(|life| *life != before)).await
 }
 
+/// A backup is taken as a replica would. As it is shipped, Redis does not begin a new life because of it later on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_life_does_not_end_because_the_last_replica_has_gone() {
+    let shipped = include_str!("../../../ops/redis.conf");
+    // What Redis would do after an hour it may do at once here.
+    let ttl = shipped.lines().find_map(|line| line.strip_prefix("repl-backlog-ttl ")).unwrap_or("1");
+    let server = Server::start().await;
+    assert_eq!(server.say(&format!("CONFIG SET repl-backlog-ttl {ttl}")).expect("an answer"), "+OK\r\n");
+    let writer = Writer::begin(&server.connect().await, PLAN).await;
+    let before = life(&writer).await.expect("a life");
+    server.say("SYNC").expect("a copy");
+    let told = |section: &str, name: &str| -> Option<u64> {
+        let info = server.say(&format!("INFO {section}")).ok()?;
+        info.split(name).nth(1)?.split('\r').next()?.parse().ok()
+    };
+    let replicas = async || told("replication", "connected_slaves:").filter(|replicas| *replicas == 0);
+    eventually("the replica has gone", replicas).await;
+    let began = async || life(&writer).await.filter(|life| *life != before);
+    let with_copy = eventually("the first one begins a life", began).await;
+    let uptime = || told("server", "uptime_in_seconds:");
+    let gone_at = uptime().expect("an answer");
+    eventually("Redis had the time", async || uptime().filter(|now| *now >= gone_at + 5)).await;
+    assert_eq!(life(&writer).await, Some(with_copy));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_change_in_a_new_life_must_have_waited_and_be_vouched_for() {
     let server = Server::start().await;
