@@ -32,6 +32,13 @@ pub enum Effect {
         /// The frame's text.
         frame: Arc<str>,
     },
+    /// Give a seat the whole picture, in frames that go together. Whatever of the picture waits for it is void.
+    Picture {
+        /// Whose.
+        seat: SeatId,
+        /// The frames' texts, in order.
+        frames: Vec<Arc<str>>,
+    },
     /// Give a frame to a seat that nothing makes good if it is dropped.
     Reply {
         /// To whom.

@@ -12,7 +12,7 @@ use mille_shared::presence::{DocumentId, Status, Version};
 use mille_shared::{ConnectionId, NodeId, ProjectId, UserId};
 
 use super::cursors::Cursors;
-use super::effects::{Effect, Moment, SeatId, To};
+use super::effects::{Effect, Moment, SeatId};
 use super::repair::Peers;
 use super::roster::{Entry, Hold};
 use super::{Presence, Settings, Timer};
@@ -75,16 +75,12 @@ impl Presence {
 
     /// The whole picture again for everyone here: a failure may have swallowed some of it.
     pub fn refresh_all(&mut self, now: Moment) -> Vec<Effect> {
-        let frame = self.bulk();
-        self.out.push(Effect::Send { to: To::EveryoneBut(None), frame });
+        let seats: Vec<SeatId> = self.roster.seats().collect();
+        self.show_everything(seats);
         for entry in self.roster.entries() {
             if let Some(place) = &entry.record.place {
                 self.cursors.mark(now, &place.document, &entry.record.connection);
             }
-        }
-        let documents: Vec<_> = self.roster.document_ids().cloned().collect();
-        for document in documents {
-            self.send_activity(To::Viewers(document.clone()), &document);
         }
         self.effects()
     }

@@ -404,8 +404,26 @@ impl Presence {
     }
 
     fn send_activity(&mut self, to: To, document: &DocumentId) {
-        let data = self.roster.activity(document);
-        self.send(to, &ServerFrame::DocumentActivity { data });
+        let frame = self.list(document);
+        self.out.push(Effect::Send { to, frame });
+    }
+
+    /// The `document_activity` frame of a document.
+    fn list(&self, document: &DocumentId) -> Arc<str> {
+        ServerFrame::DocumentActivity { data: self.roster.activity(document) }.encode()
+    }
+
+    /// Shows these seats the whole picture. What is the same for several is encoded once.
+    fn show_everything(&mut self, seats: impl IntoIterator<Item = SeatId>) {
+        let shared = [self.bulk(), throttle(self.cursors.interval()).encode()];
+        let mut lists: BTreeMap<DocumentId, Arc<str>> = BTreeMap::new();
+        for seat in seats {
+            let document = self.roster.seated(seat).and_then(|connection| self.document_of(connection));
+            let list = document
+                .map(|document| Arc::clone(lists.entry(document).or_insert_with_key(|document| self.list(document))));
+            let frames = shared.iter().cloned().chain(list).collect();
+            self.out.push(Effect::Picture { seat, frames });
+        }
     }
 
     fn reply(&mut self, seat: SeatId, frame: &ServerFrame) {

@@ -122,9 +122,15 @@ impl Presence {
             // To others they never left it; they themselves may be a new page that knows nothing.
             self.send_activity(To::One(join.seat), &document);
         }
-        let bulk = self.bulk();
-        let entering = self.out.split_off(roster_at);
-        self.out.push(Effect::Send { to: To::One(join.seat), frame: bulk });
+        let (mut picture, mut entering) = (vec![self.bulk()], Vec::new());
+        for effect in self.out.split_off(roster_at) {
+            match effect {
+                // The list of their document, which nobody else is sent now.
+                Effect::Send { to: To::One(seat), frame } if seat == join.seat => picture.push(frame),
+                effect => entering.push(effect),
+            }
+        }
+        self.out.push(Effect::Picture { seat: join.seat, frames: picture });
         self.out.extend(consequences);
         self.out.extend(entering);
         self.effects()
@@ -214,13 +220,8 @@ impl Presence {
 
     /// The whole picture again, for a seat that was too slow for the changes.
     pub fn refresh(&mut self, seat: SeatId) -> Vec<Effect> {
-        if let Some(connection) = self.roster.seated(seat).cloned() {
-            let frame = self.bulk();
-            self.out.push(Effect::Send { to: To::One(seat), frame });
-            self.send(To::One(seat), &throttle(self.cursors.interval()));
-            if let Some(document) = self.document_of(&connection) {
-                self.send_activity(To::One(seat), &document);
-            }
+        if self.roster.seated(seat).is_some() {
+            self.show_everything([seat]);
         }
         self.effects()
     }
@@ -293,7 +294,7 @@ impl Presence {
         self.roster.get(connection)?.record.place.as_ref()
     }
 
-    fn document_of(&self, connection: &ConnectionId) -> Option<DocumentId> {
+    pub(super) fn document_of(&self, connection: &ConnectionId) -> Option<DocumentId> {
         Some(self.place_of(connection)?.document.clone())
     }
 
@@ -321,8 +322,8 @@ impl Presence {
             if let Some(document) = &join.document {
                 self.enter(now, join.seat, &connection, document, None);
             }
-            let frame = self.bulk();
-            self.out.push(Effect::Send { to: To::One(join.seat), frame });
+            // What it makes void may have told them of the tick and of their document.
+            self.show_everything([join.seat]);
         }
         self.effects()
     }

@@ -157,10 +157,6 @@ impl Roster {
         self.documents.values().map(BTreeSet::len).max().unwrap_or_default()
     }
 
-    pub(super) fn document_ids(&self) -> impl Iterator<Item = &DocumentId> {
-        self.documents.keys()
-    }
-
     /// The place of who opened a document that somebody is in: it says the document's type.
     pub(super) fn opening(&self, document: &DocumentId) -> Option<&Place> {
         let first = self.in_document(document).min_by_key(|entry| order_of_opening(&entry.record))?;

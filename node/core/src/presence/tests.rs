@@ -64,13 +64,14 @@ fn doc(name: &str) -> DocumentId {
 /// The frames that a seat gets, in order.
 fn frames(presence: &Presence, seat: u64, effects: &[Effect]) -> Vec<Value> {
     let mine = |to: &To| presence.receivers(to).any(|receiver| receiver == SeatId(seat));
-    let text = |effect: &Effect| match effect {
-        Effect::Send { to, frame } if mine(to) => Some(Arc::clone(frame)),
-        Effect::Reply { seat: to, frame } if *to == SeatId(seat) => Some(Arc::clone(frame)),
-        Effect::Cursors(batch) if mine(&To::Viewers(batch.document.clone())) => Some(Arc::clone(&batch.text)),
-        _ => None,
+    let texts = |effect: &Effect| match effect {
+        Effect::Send { to, frame } if mine(to) => vec![Arc::clone(frame)],
+        Effect::Picture { seat: to, frames } if *to == SeatId(seat) => frames.clone(),
+        Effect::Reply { seat: to, frame } if *to == SeatId(seat) => vec![Arc::clone(frame)],
+        Effect::Cursors(batch) if mine(&To::Viewers(batch.document.clone())) => vec![Arc::clone(&batch.text)],
+        _ => Vec::new(),
     };
-    effects.iter().filter_map(text).map(|text| serde_json::from_str(&text).unwrap()).collect()
+    effects.iter().flat_map(texts).map(|text| serde_json::from_str(&text).unwrap()).collect()
 }
 
 fn types(frames: &[Value]) -> Vec<&str> {

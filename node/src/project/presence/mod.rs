@@ -358,10 +358,7 @@ impl PresencePart {
                     .for_each(|outbox| outbox.reply(shared(ServerFrame::Pong.encode())));
                 Vec::new()
             }
-            PresenceCommand::Refresh { seat } => {
-                self.outboxes.get(&seat).into_iter().for_each(PresenceOutbox::rebuilt);
-                self.machine.refresh(seat)
-            }
+            PresenceCommand::Refresh { seat } => self.machine.refresh(seat),
             PresenceCommand::Leave { seat } => {
                 self.outboxes.remove(&seat);
                 self.machine.leave(now, seat)
@@ -407,6 +404,9 @@ impl PresencePart {
                     let frame = shared(frame);
                     let receivers = self.machine.receivers(&to).filter_map(|seat| self.outboxes.get(&seat));
                     receivers.for_each(|outbox| outbox.frame(frame.clone()));
+                }
+                Effect::Picture { seat, frames } => {
+                    self.outboxes.get(&seat).into_iter().for_each(|outbox| outbox.picture(frames.iter().cloned()));
                 }
                 Effect::Cursors(frame) => {
                     let to = To::Viewers(frame.document.clone());

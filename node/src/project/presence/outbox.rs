@@ -3,6 +3,9 @@
 //! A viewer that reads nothing costs bounded memory: frames about people queue up to a bound, beyond which the queue is
 //! emptied and the whole picture asked for again once the socket takes something; of cursors only the newest of each
 //! connection is kept.
+//!
+//! The picture itself is as large as the room, and so may be larger than the bound. It waits beside it, once at most, and
+//! nothing drops it but a newer one: so who asked for it gets it, and asks again only after they took it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,6 +94,8 @@ struct Inner {
     frames: VecDeque<Waiting>,
     /// Bytes of the frames.
     backlog: Backlog,
+    /// How many of them are the picture's.
+    picture_bytes: usize,
     cursors: Option<WaitingCursors>,
     behind: Behind,
     close: Option<(CloseCode, &'static str)>,
@@ -112,8 +117,17 @@ enum Behind {
 #[derive(Debug)]
 struct Waiting {
     frame: Bytes,
-    /// Whether no picture has what it says.
-    is_reply: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A change. The next picture has what it says.
+    Part,
+    /// One of the picture's frames.
+    Picture,
+    /// What no picture has.
+    Reply,
 }
 
 /// Cursors of one document that wait: the shared frame while it is the only one, else the newest of each connection.
@@ -127,27 +141,47 @@ impl PresenceOutbox {
     /// Puts a frame behind those that wait. It is a part of the picture: while the whole picture is still to come, it is
     /// dropped, and when there is no room, all parts are.
     pub fn frame(&self, frame: Bytes) {
-        self.push(Waiting { frame, is_reply: false });
+        self.push(Waiting { frame, kind: Kind::Part });
     }
 
     /// As [`Self::frame`], for what no picture has. It stays also when all parts are dropped.
     pub fn reply(&self, frame: Bytes) {
-        self.push(Waiting { frame, is_reply: true });
+        self.push(Waiting { frame, kind: Kind::Reply });
+    }
+
+    /// Puts in the whole picture, whatever room there is: in place of all parts that wait, and of the picture before.
+    /// Frames count again.
+    pub fn picture(&self, frames: impl IntoIterator<Item = Arc<str>>) {
+        let mut inner = self.0.lock();
+        if !inner.takes_frames() {
+            return;
+        }
+        inner.behind = Behind::No;
+        // A reply stays behind what it was to follow.
+        let is_void = |waiting: &Waiting| waiting.kind != Kind::Reply;
+        let first = inner.frames.iter().position(is_void).unwrap_or(inner.frames.len());
+        inner.keep(|kind| kind == Kind::Reply);
+        for (place, frame) in (first..).zip(frames.into_iter().map(shared)) {
+            inner.backlog.add(frame.len());
+            inner.picture_bytes += frame.len();
+            inner.frames.insert(place, Waiting { frame, kind: Kind::Picture });
+        }
+        drop(inner);
+        self.0.changed.notify_one();
     }
 
     fn push(&self, waiting: Waiting) {
         let mut inner = self.0.lock();
-        let is_moot = inner.behind != Behind::No && !waiting.is_reply;
-        if inner.silent || inner.gone || inner.close.is_some() || is_moot {
+        let is_reply = waiting.kind == Kind::Reply;
+        let is_moot = inner.behind != Behind::No && !is_reply;
+        if !inner.takes_frames() || is_moot {
             return;
         }
         if !inner.has_room(&waiting) {
-            inner.frames.retain(|waiting| waiting.is_reply);
-            let (messages, bytes) = (inner.frames.len(), inner.frames.iter().map(|waiting| waiting.frame.len()).sum());
-            inner.backlog.set(messages, bytes);
+            inner.keep(|kind| kind != Kind::Part);
             inner.behind = Behind::Yes;
             // Who asks and asks and reads no answer gets as many answers as fit.
-            if !waiting.is_reply || !inner.has_room(&waiting) {
+            if !is_reply || !inner.has_room(&waiting) {
                 return;
             }
         }
@@ -161,7 +195,7 @@ impl PresenceOutbox {
     pub fn cursors(&self, batch: &Arc<CursorBatch>) {
         let frame = &batch.frame;
         let mut inner = self.0.lock();
-        if inner.silent || inner.gone || inner.close.is_some() {
+        if !inner.takes_frames() {
             return;
         }
         inner.cursors = Some(match inner.cursors.take() {
@@ -186,16 +220,10 @@ impl PresenceOutbox {
         let mut inner = self.0.lock();
         inner.close.get_or_insert((code, reason));
         if code == CloseCode::Forbidden {
-            inner.frames.clear();
-            inner.backlog.set(0, 0);
+            inner.keep(|_| false);
         }
         drop(inner);
         self.0.changed.notify_one();
-    }
-
-    /// The whole picture follows: frames count again.
-    pub fn rebuilt(&self) {
-        self.0.lock().behind = Behind::No;
     }
 
     /// Whether the socket is gone.
@@ -219,8 +247,9 @@ impl OutboxReader {
     /// The next thing for the socket, if there is one now: frames first, then cursors, then the end.
     pub fn try_next(&mut self) -> Option<Outgoing> {
         let mut inner = self.0.lock();
-        if let Some(Waiting { frame, .. }) = inner.frames.pop_front() {
+        if let Some(Waiting { frame, kind }) = inner.frames.pop_front() {
             inner.backlog.remove(frame.len());
+            inner.picture_bytes -= if kind == Kind::Picture { frame.len() } else { 0 };
             return Some(Outgoing::Frame(frame));
         }
         if let Some((code, reason)) = inner.close {
@@ -250,11 +279,26 @@ impl Drop for PresenceOutbox {
 }
 
 impl Inner {
-    /// Whether a frame fits. One always does.
+    fn takes_frames(&self) -> bool {
+        !self.silent && !self.gone && self.close.is_none()
+    }
+
+    /// Whether a frame fits beside the picture. One always does.
     fn has_room(&self, waiting: &Waiting) -> bool {
-        let bytes = self.backlog.bytes() + waiting.frame.len();
-        let is_full = self.frames.len() >= limits::OUTBOX_MESSAGES_MAX || bytes > limits::OUTBOX_BYTES_MAX;
-        self.frames.is_empty() || !is_full
+        let beside = self.backlog.bytes() - self.picture_bytes;
+        let fits = beside == 0 || beside + waiting.frame.len() <= limits::OUTBOX_BYTES_MAX;
+        fits && self.frames.len() < limits::OUTBOX_MESSAGES_MAX
+    }
+
+    /// Drops the frames that are not of these kinds.
+    fn keep(&mut self, is_kept: impl Fn(Kind) -> bool) {
+        self.frames.retain(|waiting| is_kept(waiting.kind));
+        let bytes = |kinds: fn(Kind) -> bool| -> usize {
+            self.frames.iter().filter(|waiting| kinds(waiting.kind)).map(|waiting| waiting.frame.len()).sum()
+        };
+        let (all, picture) = (bytes(|_| true), bytes(|kind| kind == Kind::Picture));
+        self.picture_bytes = picture;
+        self.backlog.set(self.frames.len(), all);
     }
 }
 
@@ -262,8 +306,8 @@ impl Drop for OutboxReader {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
         inner.gone = true;
-        inner.frames = VecDeque::new();
-        inner.backlog.set(0, 0);
+        inner.keep(|_| false);
+        inner.frames.shrink_to_fit();
         inner.cursors = None;
     }
 }
@@ -279,6 +323,7 @@ fn make(silent: bool, pressure: &Pressure) -> (PresenceOutbox, OutboxReader) {
     let inner = Mutex::new(Inner {
         frames: VecDeque::new(),
         backlog: pressure.backlog(),
+        picture_bytes: 0,
         cursors: None,
         behind: Behind::No,
         close: None,
@@ -344,8 +389,7 @@ mod tests {
         outbox.frame("lost".into());
         outbox.reply("pong".into());
         assert_eq!(reader.try_next(), Some(Outgoing::Frame("pong".into())));
-        outbox.rebuilt();
-        outbox.frame("whole".into());
+        outbox.picture(["whole".into()]);
         assert_eq!(reader.try_next(), Some(Outgoing::Frame("whole".into())));
     }
 
@@ -374,6 +418,41 @@ mod tests {
         assert_eq!(told, limits::OUTBOX_MESSAGES_MAX);
     }
 
+    #[test]
+    fn a_picture_of_any_size_is_taken_whole_before_another_is_asked_for() {
+        let pressure = Pressure::default();
+        let (outbox, mut reader) = super::outbox(&pressure);
+        let huge: Arc<str> = "x".repeat(2 * limits::OUTBOX_BYTES_MAX).into();
+        let picture = || [Arc::clone(&huge), Arc::from("throttle"), Arc::clone(&huge)];
+        outbox.reply("welcome".into());
+        outbox.picture(picture());
+        outbox.frame("y".repeat(limits::OUTBOX_BYTES_MAX).into());
+        outbox.frame("one too many".into());
+        let told: Vec<Outgoing> = std::iter::from_fn(|| reader.try_next()).collect();
+        let whole = picture().map(|frame| Outgoing::Frame(shared(frame)));
+        let expected = [Outgoing::Frame("welcome".into())].into_iter().chain(whole).chain([Outgoing::Behind]);
+        assert!(told.iter().eq(&expected.collect::<Vec<_>>()), "the parts are dropped, and the picture is not");
+        assert_eq!(pressure.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn of_two_pictures_the_newer_waits_where_the_older_stood() {
+        let pressure = Pressure::default();
+        let (outbox, mut reader) = super::outbox(&pressure);
+        outbox.reply("welcome".into());
+        outbox.frame("old".into());
+        outbox.picture(["older".into(), "list".into()]);
+        outbox.reply("pong".into());
+        outbox.frame("old".into());
+        outbox.picture(["newer".into()]);
+        outbox.frame("new".into());
+        assert_eq!(pressure.queued_bytes(), "welcomepongnewernew".len() as u64);
+        for text in ["welcome", "newer", "pong", "new"] {
+            assert_eq!(reader.try_next(), Some(Outgoing::Frame(text.into())));
+        }
+        assert_eq!((reader.try_next(), pressure.queued_bytes()), (None, 0));
+    }
+
     #[tokio::test]
     async fn an_outbox_that_is_dropped_ends_its_socket() {
         let (outbox, mut reader) = outbox();
@@ -390,7 +469,7 @@ mod tests {
         let huge: Bytes = "x".repeat(2 * limits::OUTBOX_BYTES_MAX).into();
         (0..5).for_each(|_| outbox.frame(large.clone()));
         assert_eq!(reader.try_next(), Some(Outgoing::Behind), "the fifth did not fit");
-        outbox.rebuilt();
+        outbox.picture([]);
         outbox.frame(huge.clone());
         assert_eq!(reader.try_next(), Some(Outgoing::Frame(huge)));
         (0..8).for_each(|_| {

@@ -124,6 +124,37 @@ async fn a_socket_that_vanishes_is_noticed_and_leaves_after_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_room_that_is_larger_than_an_outbox_is_shown_whole_and_asked_for_once() {
+    let store = Embedded::new();
+    let mut here = Node::start(&store, "a").await;
+    let (una, dos) = ("una".repeat(limits::OUTBOX_BYTES_MAX / 8), "dos".repeat(limits::OUTBOX_BYTES_MAX / 8));
+    let (mut una, mut dos) = (here.join(1, &una, None), here.join(2, &dos, None));
+    let first = here.run(una.next()).await;
+    let kinds = |reader: &mut OutboxReader| -> Vec<String> {
+        let kind = |outgoing| match outgoing {
+            Outgoing::Frame(text) => {
+                let frame: Value = serde_json::from_slice(&text).unwrap();
+                frame["type"].as_str().unwrap().to_owned()
+            }
+            other => format!("{other:?}"),
+        };
+        std::iter::from_fn(|| reader.try_next()).map(kind).collect()
+    };
+    assert!(matches!(first, Outgoing::Frame(_)), "{first:?}");
+    assert_eq!(kinds(&mut dos), ["welcome", "bulk_presence"]);
+    for seat in [SeatId(1), SeatId(2)] {
+        let (document, kind) = (DocumentId::new("plan"), DocumentType::Canvas);
+        here.part.handle(PresenceCommand::SwitchDocument { seat, document, kind });
+    }
+    here.run(tokio::time::sleep(Duration::from_secs(1))).await;
+    kinds(&mut una);
+    for _ in 0..2 {
+        here.part.handle(PresenceCommand::Refresh { seat: SeatId(1) });
+        assert_eq!(kinds(&mut una), ["bulk_presence", "throttle", "document_activity"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_no_member_any_more_is_shown_out() {
     let store = Embedded::new();
     let mut here = Node::start(&store, "a").await;

@@ -245,6 +245,12 @@ impl World {
                         }
                     }
                 }
+                Effect::Picture { seat, frames } => {
+                    for frame in frames {
+                        let frame = serde_json::from_str(&frame).unwrap();
+                        self.screens.get_mut(&seat.0).into_iter().for_each(|screen| screen.take(&frame));
+                    }
+                }
                 Effect::Reply { .. } | Effect::Cursors(_) | Effect::Happened(_) | Effect::Expired(_) => {}
             }
         }
