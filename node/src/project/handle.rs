@@ -187,11 +187,17 @@ impl ProjectHandle {
         self.commands.try_send(Command::Presence(command)).is_ok()
     }
 
-    /// Hands a move to the actor. Never waits: with a full mailbox it is dropped, the next one replaces it.
-    pub fn presence_move(&self, command: PresenceCommand) {
-        if !self.try_presence(command) {
+    /// Hands a move to the actor. Never waits.
+    ///
+    /// # Errors
+    /// The move, if the mailbox is full or the project stops. The next one replaces it; the last one is to be tried again.
+    pub fn presence_move(&self, command: PresenceCommand) -> Result<(), PresenceCommand> {
+        let Ok(room) = self.commands.try_reserve() else {
             self.projects.metrics().presence.cursors_dropped.increment(1);
-        }
+            return Err(command);
+        };
+        room.send(Command::Presence(command));
+        Ok(())
     }
 
     /// Hands a presence command to the actor, waiting for room in its mailbox.

@@ -5,6 +5,7 @@
 //! is [`session`]'s, what goes out is [`writer`]'s, and what presence means is the project's.
 
 mod limiter;
+mod moves;
 mod session;
 mod token;
 mod writer;

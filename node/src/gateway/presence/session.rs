@@ -11,14 +11,15 @@ use std::time::Duration;
 use axum::extract::ws::Message;
 use futures_util::{FutureExt as _, StreamExt as _};
 use mille_core::presence::{self, Join, SeatId};
-use mille_shared::presence::client::{CursorUpdate, JoinSession};
+use mille_shared::presence::client::JoinSession;
 use mille_shared::presence::server::TokenExpiring;
-use mille_shared::presence::{ClientFrame, DocumentId, FrameError, ServerFrame, Viewport};
+use mille_shared::presence::{ClientFrame, DocumentId, FrameError, ServerFrame};
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, LimitName, limits};
 use tokio::time::Instant;
 
 use super::PresenceDoor;
 use super::limiter::{FrameLimiter, Verdict};
+use super::moves::Moves;
 use super::token::{TokenClock, TokenState};
 use super::writer::{Incoming, Writer};
 use crate::beat;
@@ -37,9 +38,6 @@ const FRAMES_PER_FLUSH: usize = 64;
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How often it is looked at whether somebody still may be here of whom the project does not know it, or can't say it.
 const MEMBER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// How often a socket's moves are handed on at most. Half the narrowest tick: a client that moves once per tick is always a
-/// little early or late, and must not be held back for it.
-const MOVES_INTERVAL: Duration = Duration::from_millis(limits::CURSOR_INTERVAL.as_millis() as u64 / 2);
 /// The colour of those who give none.
 const COLOR: &str = "#607d8b";
 /// What an error frame begins with: frames are written with their type first.
@@ -67,12 +65,7 @@ pub(super) struct Session {
     intake: Intake,
     /// The document the client was last heard to open, so that a move into another counts as opening it.
     document: Option<DocumentId>,
-    /// The newest move, and the newest look elsewhere, that were not handed on yet: more often than cursors are sent,
-    /// nobody needs to know.
-    cursor: Option<Box<CursorUpdate>>,
-    viewport: Option<(DocumentId, Viewport)>,
-    /// When they may be handed on.
-    moves_at: Instant,
+    moves: Moves,
     /// When to ask again for a refresh that the project had no room for.
     refresh_at: Option<Instant>,
     heard_at: Instant,
@@ -128,9 +121,7 @@ impl Session {
             // The limiter has its own measure for refusals: one per second.
             intake: Intake::new(limits::PRESENCE_BYTES_PER_SECOND, u32::MAX),
             document: None,
-            cursor: None,
-            viewport: None,
-            moves_at: now,
+            moves: Moves::new(now),
             refresh_at: None,
             heard_at: now,
             ping_at: beat::within(limits::PING_INTERVAL),
@@ -203,12 +194,11 @@ impl Session {
     }
 
     fn deadline(&self) -> Instant {
-        let moves = (self.cursor.is_some() || self.viewport.is_some()).then_some(self.moves_at);
         let stalled = self.writer.stalled_at();
         let silent = self.heard_at + limits::IDLE_TIMEOUT;
         let soonest = silent.min(self.ping_at).min(self.token.deadline());
         let member = self.looks_at_members().then_some(self.member_at);
-        [moves, stalled, self.refresh_at, member, self.intake.opens_at()]
+        [self.moves.due(), stalled, self.refresh_at, member, self.intake.opens_at()]
             .into_iter()
             .flatten()
             .fold(soonest, Instant::min)
@@ -241,9 +231,7 @@ impl Session {
             self.ping_at = beat::within(limits::PING_INTERVAL);
             self.writer.ping();
         }
-        if self.moves_at <= now {
-            self.hand_on_moves(now);
-        }
+        self.hand_on_moves(now);
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.ask_for_refresh();
         }
@@ -358,7 +346,7 @@ impl Session {
                 self.ask(PresenceCommand::MoveCursor { seat, update: Box::new(update) }).await
             }
             ClientFrame::CursorUpdate(update) => {
-                if self.cursor.replace(Box::new(update)).is_some() {
+                if self.moves.moved(update) {
                     self.project.metrics().presence.cursors_conflated.increment(1);
                 }
                 self.moved()
@@ -371,13 +359,14 @@ impl Session {
             ClientFrame::UpdateViewport { document, viewport } => {
                 // A page that resumed says nothing else of where it is. If it is not there, the project says so.
                 self.document.get_or_insert_with(|| document.clone());
-                self.viewport = Some((document, viewport));
+                self.moves.looked(document, viewport);
                 self.moved()
             }
             ClientFrame::Ping => self.ask(PresenceCommand::Ping { seat }).await,
             ClientFrame::LeaveSession => {
                 let step = self.ask(PresenceCommand::Leave { seat }).await;
-                (self.outbox, self.document, self.cursor, self.viewport) = (None, None, None, None);
+                (self.outbox, self.document) = (None, None);
+                self.moves.forget();
                 // A later join is another stay: nothing said of this one may touch it.
                 self.seat = SeatId(rand::random());
                 step
@@ -448,32 +437,26 @@ impl Session {
         }
     }
 
-    /// Asks the project for something that must not be lost: waits for room. A move that waits goes first.
+    /// Asks the project for something that must not be lost: waits for room. A move that waits goes first, and waits for
+    /// room as well: after a change of documents, it would undo that.
     async fn ask(&mut self, command: PresenceCommand) -> Step {
-        self.hand_on_moves(Instant::now());
-        match self.project.presence(command).await {
-            Ok(()) => Step::Continue(()),
-            Err(_) => close(CloseReason::ProjectMoved, CloseCode::ServiceRestart, "the project moved"),
-        }
-    }
-
-    /// The client moved just now: the first move after a silence does not wait.
-    fn moved(&mut self) -> Step {
-        if self.moves_at <= self.heard_at {
-            self.hand_on_moves(self.heard_at);
+        for command in self.moves.take(Instant::now(), self.seat).chain([command]) {
+            if self.project.presence(command).await.is_err() {
+                return close(CloseReason::ProjectMoved, CloseCode::ServiceRestart, "the project moved");
+            }
         }
         Step::Continue(())
     }
 
+    /// The client moved just now: the first move after a silence does not wait.
+    fn moved(&mut self) -> Step {
+        self.hand_on_moves(self.heard_at);
+        Step::Continue(())
+    }
+
     fn hand_on_moves(&mut self, now: Instant) {
-        let seat = self.seat;
-        let cursor = self.cursor.take().map(|update| PresenceCommand::MoveCursor { seat, update });
-        let viewport = self.viewport.take();
-        let viewport = viewport.map(|(document, viewport)| PresenceCommand::MoveViewport { seat, document, viewport });
-        for command in cursor.into_iter().chain(viewport) {
-            self.moves_at = now + MOVES_INTERVAL;
-            self.project.presence_move(command);
-        }
+        let Self { moves, project, seat, .. } = self;
+        moves.hand_on(now, *seat, |command| project.presence_move(command));
     }
 
     /// Says that something is wrong, unless that was said too often lately.

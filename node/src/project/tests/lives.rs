@@ -439,7 +439,8 @@ async fn what_a_full_mailbox_has_no_room_for_is_counted() {
     for _ in 0..=limits::MAILBOX_COMMANDS_MAX {
         here.report_progress(plan, progress.clone());
     }
-    here.presence_move(PresenceCommand::Ping { seat: SeatId(1) });
+    let refused = here.presence_move(PresenceCommand::Ping { seat: SeatId(1) });
+    assert!(matches!(refused, Err(PresenceCommand::Ping { seat: SeatId(1) })), "it comes back");
     let text = one.projects.metrics().render();
     assert!(text.contains("\nexecution_progress_dropped_total 1\n"), "{text}");
     assert!(text.contains("\ncursors_dropped_total 1\n"), "{text}");
