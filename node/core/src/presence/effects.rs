@@ -48,6 +48,13 @@ pub enum Effect {
     },
     /// Give cursors to everyone in their document. A newer batch may replace an older one that waits.
     Cursors(Arc<CursorFrame>),
+    /// A connection's cursor is not in that document any more: nobody is to be shown it after what comes next.
+    Hide {
+        /// The document.
+        document: DocumentId,
+        /// Whose.
+        connection: ConnectionId,
+    },
     /// Close a seat's socket.
     Close {
         /// Which.
@@ -125,7 +132,7 @@ pub struct CursorFrame {
     pub document: DocumentId,
     /// The frame, shared by all who get it.
     pub text: Arc<str>,
-    /// Each cursor's own text, so that batches can be put together, newest wins.
+    /// Each cursor's own text, so that batches can be put together, newest wins. In the order of the connections.
     pub cursors: Vec<(ConnectionId, Arc<str>)>,
 }
 

@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mille_shared::presence::record::Record;
+use mille_shared::presence::record::{Place, Record};
 use mille_shared::presence::{Body, DocumentId, NodeMessage, ServerFrame, Status, UserPresence, Version};
 use mille_shared::{CloseCode, ConnectionId, ErrorCode, NodeId, ProjectId, UserId, limits};
 
@@ -292,6 +292,7 @@ impl Presence {
     fn put(&mut self, entry: Entry, quiet: Option<SeatId>) {
         let user = entry.record.user.clone();
         let before = self.roster.shown(&user);
+        self.hide_cursor(&entry.record.connection, entry.record.place.as_ref());
         self.roster.put(entry);
         self.tell(&user, before, quiet, None);
     }
@@ -311,9 +312,20 @@ impl Presence {
 
     fn take_out(&mut self, connection: &ConnectionId) {
         let before = self.roster.get(connection).and_then(|entry| self.roster.shown(&entry.record.user));
+        self.hide_cursor(connection, None);
         if let Some(entry) = self.roster.remove(connection) {
             self.keep_activity(&entry.record);
             self.tell(&entry.record.user, before, None, Some(&entry.record));
+        }
+    }
+
+    /// A connection is about to go where it is next, perhaps out of the document its cursor is in.
+    fn hide_cursor(&mut self, connection: &ConnectionId, next: Option<&Place>) {
+        let Some(place) = self.place_of(connection) else { return };
+        let has_cursor = place.position.is_some() || place.viewport.is_some();
+        if has_cursor && next.is_none_or(|next| next.document != place.document) {
+            let document = place.document.clone();
+            self.out.push(Effect::Hide { document, connection: connection.clone() });
         }
     }
 

@@ -290,7 +290,7 @@ impl Presence {
         true
     }
 
-    fn place_of(&self, connection: &ConnectionId) -> Option<&Place> {
+    pub(super) fn place_of(&self, connection: &ConnectionId) -> Option<&Place> {
         self.roster.get(connection)?.record.place.as_ref()
     }
 

@@ -416,6 +416,10 @@ impl PresencePart {
                     let interval = self.machine.cursor_interval();
                     self.around.metrics.presence.cursor_interval_seconds.record(interval.as_secs_f64());
                 }
+                // Also from those who are elsewhere by now: they may come back before they take what waits.
+                Effect::Hide { document, connection } => {
+                    self.outboxes.values().for_each(|outbox| outbox.hide(&document, &connection));
+                }
                 Effect::Close { seat, code, reason } => {
                     if let Some(outbox) = self.outboxes.remove(&seat) {
                         outbox.close(code, reason);

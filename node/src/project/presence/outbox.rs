@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use mille_core::presence::CursorFrame;
 use mille_shared::presence::{DocumentId, server};
-use mille_shared::{CloseCode, limits};
+use mille_shared::{CloseCode, ConnectionId, limits};
 use newest::Newest;
 use tokio::sync::Notify;
 
@@ -53,6 +53,11 @@ impl CursorBatch {
     pub fn of(frame: Arc<CursorFrame>) -> Arc<Self> {
         let text = shared(Arc::clone(&frame.text));
         Arc::new(Self { frame, text })
+    }
+
+    fn shows(&self, document: &DocumentId, connection: &ConnectionId) -> bool {
+        let CursorFrame { document: shown, cursors, .. } = &*self.frame;
+        shown == document && cursors.binary_search_by(|(id, _)| id.cmp(connection)).is_ok()
     }
 }
 
@@ -185,8 +190,7 @@ impl PresenceOutbox {
                 return;
             }
         }
-        inner.backlog.add(waiting.frame.len());
-        inner.frames.push_back(waiting);
+        inner.append(waiting);
         drop(inner);
         self.0.changed.notify_one();
     }
@@ -200,8 +204,7 @@ impl PresenceOutbox {
         }
         inner.cursors = Some(match inner.cursors.take() {
             Some(WaitingCursors::One(old)) if old.frame.document == frame.document => {
-                let mut newest = Newest::default();
-                newest.extend(&old.frame.cursors);
+                let mut newest = Newest::of(&old.frame.cursors);
                 newest.extend(&frame.cursors);
                 WaitingCursors::Several(frame.document.clone(), newest)
             }
@@ -213,6 +216,26 @@ impl PresenceOutbox {
         });
         drop(inner);
         self.0.changed.notify_one();
+    }
+
+    /// A connection's cursor is not in that document any more. It is not shown behind the frames that say so: a text that
+    /// is shared goes before them as it is, since to write another for each socket would cost what sharing saves.
+    pub fn hide(&self, document: &DocumentId, connection: &ConnectionId) {
+        let mut inner = self.0.lock();
+        match inner.cursors.take() {
+            Some(WaitingCursors::One(batch)) if batch.shows(document, connection) => {
+                let waiting = Waiting { frame: batch.text.clone(), kind: Kind::Part };
+                if inner.behind == Behind::No && inner.has_room(&waiting) {
+                    inner.append(waiting);
+                } else {
+                    inner.cursors = WaitingCursors::One(batch).without(connection);
+                }
+            }
+            Some(WaitingCursors::Several(shown, newest)) if shown == *document => {
+                inner.cursors = WaitingCursors::Several(shown, newest).without(connection);
+            }
+            waiting => inner.cursors = waiting,
+        }
     }
 
     /// Closes the socket, after the frames that wait; they are dropped if it is one that may not have them any more.
@@ -271,6 +294,18 @@ impl OutboxReader {
     }
 }
 
+impl WaitingCursors {
+    /// The same but for this connection's, if any are left.
+    fn without(self, connection: &ConnectionId) -> Option<Self> {
+        let (document, mut newest) = match self {
+            Self::One(batch) => (batch.frame.document.clone(), Newest::of(&batch.frame.cursors)),
+            Self::Several(document, newest) => (document, newest),
+        };
+        newest.remove(connection);
+        (!newest.is_empty()).then_some(Self::Several(document, newest))
+    }
+}
+
 impl Drop for PresenceOutbox {
     fn drop(&mut self) {
         self.0.lock().ended = true;
@@ -288,6 +323,11 @@ impl Inner {
         let beside = self.backlog.bytes() - self.picture_bytes;
         let fits = beside == 0 || beside + waiting.frame.len() <= limits::OUTBOX_BYTES_MAX;
         fits && self.frames.len() < limits::OUTBOX_MESSAGES_MAX
+    }
+
+    fn append(&mut self, waiting: Waiting) {
+        self.backlog.add(waiting.frame.len());
+        self.frames.push_back(waiting);
     }
 
     /// Drops the frames that are not of these kinds.
@@ -342,10 +382,22 @@ mod newest {
 
     use mille_shared::ConnectionId;
 
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     pub(super) struct Newest(BTreeMap<ConnectionId, Arc<str>>);
 
     impl Newest {
+        pub(super) fn of(cursors: &[(ConnectionId, Arc<str>)]) -> Self {
+            Self(cursors.iter().cloned().collect())
+        }
+
+        pub(super) fn remove(&mut self, connection: &ConnectionId) {
+            self.0.remove(connection);
+        }
+
+        pub(super) fn is_empty(&self) -> bool {
+            self.0.is_empty()
+        }
+
         pub(super) fn extend(&mut self, cursors: &[(ConnectionId, Arc<str>)]) {
             self.0.extend(cursors.iter().cloned());
         }
@@ -358,8 +410,6 @@ mod newest {
 
 #[cfg(test)]
 mod tests {
-    use mille_shared::ConnectionId;
-
     use super::*;
 
     fn outbox() -> (PresenceOutbox, OutboxReader) {
@@ -391,6 +441,29 @@ mod tests {
         assert_eq!(reader.try_next(), Some(Outgoing::Frame("pong".into())));
         outbox.picture(["whole".into()]);
         assert_eq!(reader.try_next(), Some(Outgoing::Frame("whole".into())));
+    }
+
+    #[test]
+    fn nobody_is_shown_a_cursor_after_they_were_told_that_it_went() {
+        let gone = (DocumentId::new("d"), ConnectionId::new("a"));
+        let told = |batches: usize, frames: usize| -> Vec<Outgoing> {
+            let (outbox, mut reader) = outbox();
+            (0..frames).for_each(|_| outbox.frame("x".into()));
+            (0..batches).for_each(|_| outbox.cursors(&batch(&[("a", "1"), ("b", "2")])));
+            outbox.hide(&DocumentId::new("another"), &gone.1);
+            outbox.hide(&gone.0, &gone.1);
+            outbox.frame("a left".into());
+            let told = std::iter::from_fn(|| reader.try_next());
+            told.filter(|told| *told != Outgoing::Frame("x".into())).collect()
+        };
+        let cursors = |texts: &str| {
+            let frame = format!(r#"{{"type":"cursor_update","data":{{"documentId":"d","cursors":[{texts}]}}}}"#);
+            Outgoing::Frame(frame.into())
+        };
+        let left = Outgoing::Frame("a left".into());
+        assert_eq!(told(1, 0), [cursors("1,2"), left.clone()], "who keeps up has the text that all have, and before");
+        assert_eq!(told(2, 0), [left, cursors("2")]);
+        assert_eq!(told(1, limits::OUTBOX_MESSAGES_MAX), [Outgoing::Behind, cursors("2")], "without room for it");
     }
 
     #[test]

@@ -66,6 +66,21 @@ impl Node {
     }
 }
 
+fn open(seat: SeatId, document: &str) -> PresenceCommand {
+    PresenceCommand::SwitchDocument { seat, document: DocumentId::new(document), kind: DocumentType::Canvas }
+}
+
+fn move_to(seat: SeatId, x: f64) -> PresenceCommand {
+    let update = CursorUpdate {
+        document: DocumentId::new("plan"),
+        kind: DocumentType::Canvas,
+        position: Position::Canvas { x, y: 0.0, zoom: None },
+        selected: None,
+        timestamp_ms: 1,
+    };
+    PresenceCommand::MoveCursor { seat, update: Box::new(update) }
+}
+
 /// Lets everything under way between two nodes arrive: in paused time a moment is as good as any state.
 async fn settle(here: &mut Node, there: &mut Node) {
     let moment = Duration::from_millis(100);
@@ -143,14 +158,43 @@ async fn a_room_that_is_larger_than_an_outbox_is_shown_whole_and_asked_for_once(
     assert!(matches!(first, Outgoing::Frame(_)), "{first:?}");
     assert_eq!(kinds(&mut dos), ["welcome", "bulk_presence"]);
     for seat in [SeatId(1), SeatId(2)] {
-        let (document, kind) = (DocumentId::new("plan"), DocumentType::Canvas);
-        here.part.handle(PresenceCommand::SwitchDocument { seat, document, kind });
+        here.part.handle(open(seat, "plan"));
     }
     here.run(tokio::time::sleep(Duration::from_secs(1))).await;
     kinds(&mut una);
     for _ in 0..2 {
         here.part.handle(PresenceCommand::Refresh { seat: SeatId(1) });
         assert_eq!(kinds(&mut una), ["bulk_presence", "throttle", "document_activity"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_left_or_went_elsewhere_leaves_no_cursor_behind() {
+    for ticks in [1, 2] {
+        for goes_elsewhere in [false, true] {
+            let store = Embedded::new();
+            let mut here = Node::start(&store, "a").await;
+            let (_una, mut dos) = (here.join(1, "una", None), here.join(2, "dos", None));
+            for seat in [SeatId(1), SeatId(2)] {
+                here.part.handle(open(seat, "plan"));
+            }
+            here.run(tokio::time::sleep(Duration::from_secs(1))).await;
+            while dos.try_next().is_some() {}
+            for tick in 0..ticks {
+                here.part.handle(move_to(SeatId(1), tick.into()));
+                here.run(tokio::time::sleep(Duration::from_millis(100))).await;
+            }
+            let goes = if goes_elsewhere { open(SeatId(1), "other") } else { PresenceCommand::Leave { seat: SeatId(1) } };
+            here.part.handle(goes);
+            let kind = |outgoing| match outgoing {
+                Outgoing::Frame(text) => {
+                    serde_json::from_slice::<Value>(&text).unwrap()["type"].as_str().unwrap().to_owned()
+                }
+                other => panic!("{other:?}"),
+            };
+            let told: Vec<String> = std::iter::from_fn(|| dos.try_next()).map(kind).collect();
+            assert_eq!(told.last().map(String::as_str), Some("user_presence"), "{told:?}");
+        }
     }
 }
 
@@ -218,16 +262,7 @@ async fn who_asks_again_where_nobody_is_is_told_what_happened_since() {
     let mut una = here.join(1, "una", None);
     here.run(frame(&mut una, "bulk_presence")).await;
     for x in [1.0, 2.0] {
-        let position = Position::Canvas { x, y: 0.0, zoom: None };
-        let (document, kind) = (DocumentId::new("plan"), DocumentType::Canvas);
-        let update = CursorUpdate {
-            document: document.clone(),
-            kind,
-            position: position.clone(),
-            selected: None,
-            timestamp_ms: 1,
-        };
-        here.part.handle(PresenceCommand::MoveCursor { seat: SeatId(1), update: Box::new(update) });
+        here.part.handle(move_to(SeatId(1), x));
         settle(&mut here, &mut there).await;
         let (reply, answer) = tokio::sync::oneshot::channel();
         there.part.handle(PresenceCommand::Users { reply });
@@ -235,6 +270,7 @@ async fn who_asks_again_where_nobody_is_is_told_what_happened_since() {
             users = there.run(answer) => users.unwrap(),
             () = here.run(std::future::pending()) => unreachable!(),
         };
-        assert_eq!(users[0].documents[&document].position, Some(position));
+        let position = Position::Canvas { x, y: 0.0, zoom: None };
+        assert_eq!(users[0].documents[&DocumentId::new("plan")].position, Some(position));
     }
 }

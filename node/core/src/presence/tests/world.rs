@@ -251,7 +251,11 @@ impl World {
                         self.screens.get_mut(&seat.0).into_iter().for_each(|screen| screen.take(&frame));
                     }
                 }
-                Effect::Reply { .. } | Effect::Cursors(_) | Effect::Happened(_) | Effect::Expired(_) => {}
+                Effect::Reply { .. }
+                | Effect::Cursors(_)
+                | Effect::Hide { .. }
+                | Effect::Happened(_)
+                | Effect::Expired(_) => {}
             }
         }
         // The store's answer comes when everything else was done: what it causes never overtakes what was told before.
