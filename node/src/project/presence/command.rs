@@ -93,6 +93,23 @@ pub enum PresenceCommand {
 }
 
 impl PresenceCommand {
+    /// Whose it is, if it is that of a seat.
+    #[must_use]
+    pub fn seat(&self) -> Option<SeatId> {
+        match self {
+            Self::Join { join, .. } | Self::JoinAgain { join } => Some(join.seat),
+            Self::SwitchDocument { seat, .. }
+            | Self::MoveCursor { seat, .. }
+            | Self::MoveViewport { seat, .. }
+            | Self::UpdateStatus { seat, .. }
+            | Self::Ping { seat }
+            | Self::Refresh { seat }
+            | Self::Leave { seat }
+            | Self::Lost { seat } => Some(*seat),
+            Self::Users { .. } | Self::Census { .. } | Self::Watch { .. } => None,
+        }
+    }
+
     /// Whether the next of its kind makes it void, so that it may be dropped when there is no room.
     #[must_use]
     pub fn is_replaceable(&self) -> bool {

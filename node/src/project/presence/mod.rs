@@ -5,10 +5,11 @@
 
 pub mod command;
 pub mod outbox;
+mod waiting;
 pub mod watch;
 pub mod worker;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub use watch::PresenceWatch;
 pub use worker::{StoreAnswer, Surroundings};
 
 use outbox::CursorBatch;
+use waiting::WaitingRoom;
 use watch::Watchers;
 use worker::Workers;
 
@@ -66,7 +68,7 @@ pub struct PresencePart {
     watchers: Watchers,
     workers: Workers,
     /// Commands that came before the answers of the store and of other nodes: a roster would be too short, or old.
-    waiting: VecDeque<PresenceCommand>,
+    waiting: WaitingRoom,
     /// When they wait no longer: without a store, people see at least those of their own node.
     ready_by: Instant,
     is_open: bool,
@@ -96,7 +98,7 @@ impl PresencePart {
             origin,
             outboxes: BTreeMap::new(),
             watchers: Watchers::default(),
-            waiting: VecDeque::new(),
+            waiting: WaitingRoom::default(),
             ready_by: origin + limits::REDIS_COMMAND_TIMEOUT,
             is_open: false,
             loads_under_way: 0,
@@ -141,10 +143,8 @@ impl PresencePart {
         }
         if self.is_open {
             self.follow(command);
-        } else if self.waiting.len() < limits::MAILBOX_COMMANDS_MAX {
-            self.waiting.push_back(command);
-        } else if let PresenceCommand::Join { outbox, .. } = command {
-            outbox.close(CloseCode::TryAgainLater, "too many join at once");
+        } else {
+            self.waiting.push(command);
         }
     }
 
@@ -230,13 +230,7 @@ impl PresencePart {
             self.perform(effects);
         }
         // Those who wait to be let in have no seat yet.
-        self.waiting.retain(|command| match command {
-            PresenceCommand::Join { join, outbox } if role(&join.user).is_none() => {
-                outbox.close(CloseCode::Forbidden, NO_MEMBER);
-                false
-            }
-            _ => true,
-        });
+        self.waiting.turn_away(|join| role(&join.user).is_none(), CloseCode::Forbidden, NO_MEMBER);
     }
 
     /// The store lost this node's table: everyone is put there again.
@@ -262,11 +256,8 @@ impl PresencePart {
     pub fn drain(&mut self) {
         let effects = self.machine.depart();
         self.perform(effects);
-        for command in self.waiting.drain(..) {
-            if let PresenceCommand::Join { outbox, .. } = command {
-                outbox.close(CloseCode::ServiceRestart, "drain");
-            }
-        }
+        self.waiting.turn_away(|_| true, CloseCode::ServiceRestart, "drain");
+        self.waiting = WaitingRoom::default();
     }
 
     /// Drains what is left and waits for what must still be written and said, but not for long.
@@ -326,7 +317,7 @@ impl PresencePart {
 
     fn open(&mut self) {
         self.is_open = true;
-        while let Some(command) = self.waiting.pop_front() {
+        for command in std::mem::take(&mut self.waiting).into_commands() {
             self.follow(command);
         }
     }

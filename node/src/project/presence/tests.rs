@@ -228,6 +228,64 @@ async fn who_loses_the_right_while_they_wait_to_be_let_in_is_not_let_in() {
     assert_eq!(roster.as_array().map(Vec::len), Some(1), "{roster}");
 }
 
+/// The user that a roster shows, if there is one alone.
+fn only(roster: &Value) -> &Value {
+    let users = roster.as_array().unwrap();
+    assert_eq!(users.len(), 1, "{roster}");
+    &users[0]
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_before_it_is_known_who_is_there_is_not_lost_among_moves() {
+    let store = Embedded::new();
+    let mut here = Node::start(&store, "a").await;
+    let mut una = here.join(1, "una", None);
+    for (document, last) in [("plan", 5_000), ("other", 0), ("plan", 6_000)] {
+        here.part.handle(open(SeatId(1), document));
+        for x in 1..=last {
+            here.part.handle(move_to(SeatId(1), x.into()));
+        }
+    }
+    let status = mille_shared::presence::Status::Away;
+    here.part.handle(PresenceCommand::UpdateStatus { seat: SeatId(1), status });
+    here.run(frame(&mut una, "bulk_presence")).await;
+    here.run(tokio::time::sleep(Duration::from_millis(1))).await;
+    here.part.handle(PresenceCommand::Refresh { seat: SeatId(1) });
+    let roster = here.run(frame(&mut una, "bulk_presence")).await;
+    let una = only(&roster);
+    assert_eq!((una["status"].as_str(), &una["documents"]["plan"]["position"]["x"]), (Some("away"), &6_000.0.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_too_much_before_it_is_known_who_is_there_is_sent_away_and_nobody_else() {
+    let store = Embedded::new();
+    let mut here = Node::start(&store, "a").await;
+    let (mut una, mut dos, mut tre) = (here.join(1, "una", None), here.join(2, "dos", None), here.join(3, "tre", None));
+    (0..2 * limits::MAILBOX_COMMANDS_MAX).for_each(|_| here.part.handle(PresenceCommand::Ping { seat: SeatId(2) }));
+    here.part.handle(PresenceCommand::Leave { seat: SeatId(3) });
+    assert_eq!(here.run(dos.next()).await, Outgoing::Close(CloseCode::TryAgainLater, "too much is asked at once"));
+    here.run(frame(&mut una, "bulk_presence")).await;
+    here.run(frame(&mut tre, "bulk_presence")).await;
+    here.part.handle(PresenceCommand::Refresh { seat: SeatId(1) });
+    assert_eq!(only(&here.run(frame(&mut una, "bulk_presence")).await)["userId"], "una");
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    here.part.handle(PresenceCommand::Census { reply });
+    assert_eq!(answer.await.unwrap().total.connections, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_more_than_can_wait_to_be_let_in_those_who_come_last_are_sent_away_and_whoever_leaves_has_left() {
+    let store = Embedded::new();
+    let mut here = Node::start(&store, "a").await;
+    let seats = limits::MAILBOX_COMMANDS_MAX as u64;
+    let mut readers: Vec<OutboxReader> = (1..=seats + 1).map(|seat| here.join(seat, "una", None)).collect();
+    let last = readers.last_mut().unwrap().try_next();
+    assert_eq!(last, Some(Outgoing::Close(CloseCode::TryAgainLater, "too many join at once")));
+    (2..=seats + 1).for_each(|seat| here.part.handle(PresenceCommand::Leave { seat: SeatId(seat) }));
+    here.run(frame(&mut readers[0], "bulk_presence")).await;
+    assert_eq!(here.part.connections(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_closes_with_a_hint_and_nobody_elsewhere_sees_a_leave() {
     let store = Embedded::new();
