@@ -38,8 +38,10 @@ pub(super) struct Peers {
     unheard: Option<(Duration, BTreeSet<NodeId>)>,
     /// When messages may last have been lost.
     interrupted_at: Duration,
-    /// Whether the last load failed, so that another is due with the next digest.
+    /// Whether another load is due with the next digest: the last one failed, or came too early to judge by.
     pub(super) reload: bool,
+    /// Whether the last load failed.
+    load_failed: bool,
     /// When a full answer was last given, and when the next is due to somebody who asked since.
     answered_at: Option<Duration>,
     pub(super) answer_at: Option<Duration>,
@@ -70,6 +72,7 @@ impl Peers {
             unheard: None,
             interrupted_at: Duration::ZERO,
             reload: false,
+            load_failed: false,
             answered_at: None,
             answer_at: None,
             asked_early: false,
@@ -102,6 +105,7 @@ impl Peers {
             unheard: self.unheard.clone(),
             interrupted_at: self.interrupted_at,
             reload: self.reload || self.loading.is_some(),
+            load_failed: self.load_failed,
             answered_at: None,
             answer_at: self.answer_at,
             asked_early: self.asked_early,
@@ -165,7 +169,12 @@ impl Presence {
         let (since, told) = self.peers.loading.take().unwrap_or_default();
         let is_first = !std::mem::replace(&mut self.peers.ready, true);
         self.peers.reload = tables.is_none();
+        let was_failing = std::mem::replace(&mut self.peers.load_failed, tables.is_none());
         let Some(tables) = tables else { return Vec::new() };
+        if was_failing {
+            // The store is back, and the word that it was gone may still be under way.
+            self.peers.interrupted_at = now.at;
+        }
         let (mut owners, mut entered, mut asked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for (node, records) in tables {
             owners.insert(node.clone());

@@ -80,6 +80,24 @@ fn after_an_outage_of_the_store_tables_that_ended_get_the_time_to_be_renewed() {
 }
 
 #[test]
+fn a_store_that_is_back_before_its_outage_is_heard_of_makes_nobody_gone() {
+    let (mut here, mut there) = (node("a"), node("b"));
+    here.join(at(0), join(1, "una"));
+    pass(&there.join(at(0), join(11, "dos")), &mut here, at(0));
+    here.wake(at(8_000));
+    here.loaded(at(10_000), None);
+    assert!(here.wake(at(12_000)).contains(&Effect::Load));
+    here.loaded(at(12_010), Some(Vec::new()));
+    assert_eq!(here.users().len(), 2, "their node gets the time to renew its table");
+    here.interrupted(at(12_020));
+    here.loaded(at(12_030), Some(Vec::new()));
+    assert_eq!(here.users().len(), 2);
+    here.wake(at(18_000));
+    here.loaded(at(18_100), Some(Vec::new()));
+    assert_eq!(here.users().len(), 1, "and no more than that");
+}
+
+#[test]
 fn who_left_elsewhere_is_taken_out_of_the_table_here() {
     let (mut here, mut there) = (node("a"), node("b"));
     let joined = here.join(at(0), join(1, "una"));
