@@ -153,10 +153,12 @@ impl Presence {
         self.effects()
     }
 
-    /// Says how present somebody is. `active` gives the choice back: from then on it follows their activity.
+    /// Says how present somebody is. `active` gives the choice back: from then on it follows their activity. The others say
+    /// that nothing is done: it may be a client's timer that says so.
     pub fn update_status(&mut self, now: Moment, seat: SeatId, status: Status) -> Vec<Effect> {
-        if let Some(connection) = self.acting(now, seat) {
-            let chosen = status != Status::Active;
+        let chosen = status != Status::Active;
+        let connection = if chosen { self.connection_of(seat) } else { self.acting(now, seat) };
+        if let Some(connection) = connection {
             let record = self.roster.get(&connection).map(|entry| (entry.record.status, entry.record.chosen));
             if record != Some((status, chosen)) {
                 self.change(&connection, |entry| {
@@ -231,12 +233,9 @@ impl Presence {
         self.roster.users().filter(|user| self.roster.of_user(user).any(|entry| entry.hold.is_own()))
     }
 
-    /// The connection of a seat, marked as active now. An error is sent when the seat has none.
+    /// As [`Self::connection_of`], marked as active now.
     pub(super) fn acting(&mut self, now: Moment, seat: SeatId) -> Option<ConnectionId> {
-        let Some(connection) = self.roster.seated(seat).cloned() else {
-            self.refuse(seat, ErrorCode::NotJoined, "send join_session first");
-            return None;
-        };
+        let connection = self.connection_of(seat)?;
         let entry = self.roster.get_mut(&connection)?;
         entry.active_at = now.at;
         entry.record.last_active = entry.record.last_active.max(now.wall);
@@ -245,6 +244,15 @@ impl Presence {
             self.arm_idle(&connection);
         }
         Some(connection)
+    }
+
+    /// The connection of a seat. An error is sent when the seat has none.
+    fn connection_of(&mut self, seat: SeatId) -> Option<ConnectionId> {
+        let connection = self.roster.seated(seat).cloned();
+        if connection.is_none() {
+            self.refuse(seat, ErrorCode::NotJoined, "send join_session first");
+        }
+        connection
     }
 
     /// Puts a connection into a document, of the type they said, if they did. Answers whether it is in it.

@@ -309,6 +309,23 @@ fn silence_makes_idle_and_a_move_makes_active() {
     assert_eq!(status(&here, 1), Status::Away, "what they chose, they keep");
 }
 
+#[test]
+fn whose_client_says_idle_or_away_by_a_timer_is_not_active_by_that() {
+    let mut here = node("a");
+    here.join(at(0), join(1, "una"));
+    here.join(at(0), join(2, "dos"));
+    here.wake(at(60_000));
+    let idle = here.update_status(at(61_000), SeatId(2), Status::Idle);
+    assert_eq!(frames(&here, 1, &idle), Vec::<Value>::new(), "they were idle before");
+    let away = here.update_status(at(62_000), SeatId(2), Status::Away);
+    let told: Vec<Value> =
+        frames(&here, 1, &away).into_iter().map(|mut frame| frame["data"]["status"].take()).collect();
+    assert_eq!(told, ["away"]);
+    assert_eq!(here.users()[0].last_active, at(0).wall);
+    let none = here.update_status(at(63_000), SeatId(9), Status::Away);
+    assert_eq!(frames(&here, 9, &none)[0]["code"], "NOT_JOINED");
+}
+
 fn stored(effects: &[Effect]) -> Vec<Record> {
     let record = |effect: &Effect| match effect {
         Effect::Store { record, .. } => Some((**record).clone()),
