@@ -164,7 +164,8 @@ impl Presence {
     }
 
     /// What the store has: all tables of the project, or `None` when it can't be read. Records of this node that are not
-    /// known here are those of its actor's earlier life; they get the grace.
+    /// known here are those of its actor's earlier life; they get the grace. Those that are known here and not there were
+    /// lost with the store, or with a table that ended while it could not be renewed, and are put there again.
     pub fn loaded(&mut self, now: Moment, tables: Option<Vec<(NodeId, Vec<Record>)>>) -> Vec<Effect> {
         let (since, told) = self.peers.loading.take().unwrap_or_default();
         let is_first = !std::mem::replace(&mut self.peers.ready, true);
@@ -176,9 +177,11 @@ impl Presence {
             self.peers.interrupted_at = now.at;
         }
         let (mut owners, mut entered, mut asked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut stored = BTreeSet::new();
         for (node, records) in tables {
             owners.insert(node.clone());
             if node == self.node {
+                stored.extend(records.iter().map(|record| record.connection.clone()));
                 records.into_iter().for_each(|record| self.adopt(now, record));
             } else if !told.contains(&node) && !self.is_gone(now, &node) {
                 let theirs = records.into_iter().filter(|record| record.version.node == node);
@@ -187,6 +190,9 @@ impl Presence {
                 self.publish(Body::Ask { node: node.clone() });
                 asked.insert(node);
             }
+        }
+        if !self.departed {
+            self.store_own(|record| !stored.contains(&record.connection));
         }
         if is_first && !asked.is_empty() {
             self.peers.unheard = Some((now.at + ANSWERS_WITHIN, asked));
@@ -279,12 +285,8 @@ impl Presence {
 
     /// Everyone this node has, to be stored again when the store lost its table.
     pub fn store_all(&mut self) -> Vec<Effect> {
-        let own = self.roster.entries().filter(|entry| entry.hold.is_own());
-        let store = |entry: &Entry| Effect::Store {
-            connection: entry.record.connection.clone(),
-            record: Box::new(entry.record.clone()),
-        };
-        own.map(store).collect()
+        self.store_own(|_| true);
+        self.effects()
     }
 
     /// Nodes that are back although their lease had ended: they were not dead but stopped, or cut off. They are believed
@@ -315,6 +317,15 @@ impl Presence {
         let silence = self.silence();
         self.roster.len() > self.roster.own()
             || self.peers.known.values().any(|peer| peer.watching && peer.heard_at + silence >= now.at)
+    }
+
+    fn store_own(&mut self, is_meant: impl Fn(&Record) -> bool) {
+        let own = self.roster.entries().filter(|entry| entry.hold.is_own() && is_meant(&entry.record));
+        let store = |entry: &Entry| Effect::Store {
+            connection: entry.record.connection.clone(),
+            record: Box::new(entry.record.clone()),
+        };
+        self.out.extend(own.map(store));
     }
 
     // ---- the single words ------------------------------------------------------------------------------------------

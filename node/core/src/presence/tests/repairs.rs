@@ -71,7 +71,8 @@ fn after_an_outage_of_the_store_tables_that_ended_get_the_time_to_be_renewed() {
     here.join(at(0), join(1, "una"));
     pass(&there.join(at(0), join(11, "dos")), &mut here, at(0));
     here.interrupted(at(20_000));
-    assert_eq!(here.loaded(at(20_010), Some(Vec::new())), []);
+    let loaded = here.loaded(at(20_010), Some(Vec::new()));
+    assert_eq!(frames(&here, 1, &loaded), Vec::<Value>::new());
     assert_eq!(here.users().len(), 2, "nobody left");
     here.wake(at(22_000));
     here.wake(at(26_000));
@@ -95,6 +96,19 @@ fn a_store_that_is_back_before_its_outage_is_heard_of_makes_nobody_gone() {
     here.wake(at(18_000));
     here.loaded(at(18_100), Some(Vec::new()));
     assert_eq!(here.users().len(), 1, "and no more than that");
+}
+
+#[test]
+fn whoever_the_store_lost_is_put_there_again_and_nobody_else() {
+    let mut here = node("a");
+    here.join(at(0), join(1, "una"));
+    let second = here.join(at(0), join(2, "dos"));
+    here.interrupted(at(20_000));
+    let table = || Some(vec![(NodeId::of("a", "1"), stored(&second))]);
+    let again: Vec<_> = stored(&here.loaded(at(20_010), table())).into_iter().map(|record| record.user).collect();
+    assert_eq!(again, [UserId::new("una")], "a table that began anew with one lacks the others");
+    here.depart();
+    assert_eq!(stored(&here.loaded(at(20_020), table())), [], "what the node leaves behind is to end");
 }
 
 #[test]
