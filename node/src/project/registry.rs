@@ -13,9 +13,12 @@ use mille_shared::directory::{Member, Plan, Project, Role};
 use mille_shared::log::{ChainHash, OperationKey, Proposal};
 use mille_shared::plan::PlanMetadata;
 use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId};
+use parking_lot::Mutex;
 use rand::Rng as _;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -51,6 +54,8 @@ struct Inner {
     recent: RecentBytes,
     /// Turns to hold a plan of the past.
     past_plans: Semaphore,
+    /// When the last renewal of the tables of who is present began that succeeded.
+    tables_renewed: Mutex<Instant>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -111,7 +116,8 @@ impl Projects {
         let reader = Reader::start(Arc::clone(&config.backend.directory), &tasks, stop.clone());
         let past_plans = Semaphore::new(PAST_PLANS_MAX);
         let slots = Slots::new(|handle: &ProjectHandle| !handle.is_served());
-        Self { inner: Arc::new(Inner { config, slots, reader, recent, past_plans, tasks, stop }) }
+        let tables_renewed = Mutex::new(Instant::now());
+        Self { inner: Arc::new(Inner { config, slots, reader, recent, past_plans, tables_renewed, tasks, stop }) }
     }
 
     /// Lets a user in who has at least the role `needed`.
@@ -307,22 +313,29 @@ impl Projects {
         }
     }
 
-    /// Renews this node's tables of who is present, in one batch; what the store lost is put there again.
+    /// Renews this node's tables of who is present, in one batch; what the store lost is put there again. So is everything
+    /// after a while in which tables may have ended: one that somebody was put into since is there, with them alone.
     ///
     /// # Errors
     /// [`backend::Error`] if the store does not answer.
     pub async fn renew_presence(&self) -> backend::Result<()> {
         let handles: Vec<_> =
             self.running().into_iter().filter(|handle| handle.present.load(Ordering::Relaxed) > 0).collect();
-        if handles.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<ProjectId> = handles.iter().map(ProjectHandle::id).collect();
+        let began = Instant::now();
         let ProjectsConfig { node, presence, .. } = &self.inner.config;
-        let lost = self.backend().presence.renew(&ids, node, presence.table_ttl).await?;
-        for handle in handles.iter().filter(|handle| lost.contains(&handle.id())) {
-            // Full: the next renewal finds the same.
-            let _ = handle.commands.try_send(Command::PresenceLost);
+        let mut all_told = true;
+        if !handles.is_empty() {
+            let ids: Vec<ProjectId> = handles.iter().map(ProjectHandle::id).collect();
+            let lost = self.backend().presence.renew(&ids, node, presence.table_ttl).await?;
+            let may_have_ended = self.inner.tables_renewed.lock().elapsed() >= presence.table_ttl;
+            for handle in handles.iter().filter(|handle| may_have_ended || lost.contains(&handle.id())) {
+                let told = handle.commands.try_send(Command::PresenceLost);
+                all_told &= !matches!(told, Err(TrySendError::Full(_)));
+            }
+        }
+        // Who had no room for it hears it with the next renewal.
+        if all_told {
+            *self.inner.tables_renewed.lock() = began;
         }
         Ok(())
     }

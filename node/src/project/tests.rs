@@ -114,6 +114,8 @@ struct Tables {
     is_faulty: AtomicBool,
     /// Whoever writes gets no answer.
     is_hung: AtomicBool,
+    /// Whoever renews is told that there is none.
+    is_unrenewable: AtomicBool,
 }
 
 #[async_trait]
@@ -138,6 +140,9 @@ impl PresenceStore for Tables {
     }
 
     async fn renew(&self, projects: &[ProjectId], node: &NodeId, ttl: Duration) -> backend::Result<Vec<ProjectId>> {
+        if self.is_unrenewable.load(Ordering::Relaxed) {
+            return Err(backend::Error::Unavailable("told to fail".to_owned()));
+        }
         self.store.renew(projects, node, ttl).await
     }
 
@@ -190,7 +195,8 @@ impl TestNode {
         let log = Arc::new(log);
         backend.log = log.clone();
         let store = Arc::clone(&backend.presence);
-        let tables = Arc::new(Tables { store, is_faulty: false.into(), is_hung: false.into() });
+        let (is_faulty, is_hung, is_unrenewable) = Default::default();
+        let tables = Arc::new(Tables { store, is_faulty, is_hung, is_unrenewable });
         backend.presence = tables.clone();
         let (tasks, stop, metrics) = (TaskTracker::new(), CancellationToken::new(), Arc::new(Metrics::new()));
         let (bridge, controls) =
@@ -234,7 +240,8 @@ impl TestNode {
 async fn renew(projects: Projects, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(limits::HEARTBEAT_INTERVAL);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        projects.renew_presence().await.expect("a store");
+        // Without a store it is tried again, as by the heartbeat.
+        let _ = projects.renew_presence().await;
     }
 }
 

@@ -233,6 +233,26 @@ async fn a_store_that_hangs_delays_no_project_that_begins_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_table_that_ended_and_began_anew_with_a_newcomer_is_made_whole() {
+    let (one, two, here, _, _) = pair().await;
+    let stored = async || {
+        let tables = one.backend.presence.load(here.id()).await.expect("tables");
+        tables.iter().map(|(_, fields)| fields.len()).sum::<usize>()
+    };
+    let _una = Person::join(&here, "ada").await;
+    eventually("ada is stored", async || stored().await == 1).await;
+    one.tables.is_unrenewable.store(true, Ordering::Relaxed);
+    sleep(limits::NODE_LEASE).await;
+    assert_eq!(stored().await, 0, "it ended");
+    let _dos = Person::join(&here, "ada").await;
+    eventually("the newcomer is stored", async || stored().await == 1).await;
+    one.tables.is_unrenewable.store(false, Ordering::Relaxed);
+    eventually("both are", async || stored().await == 2).await;
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_done_in_a_project_shows_in_its_people_and_is_counted() {
     let (one, two, here, there, plan) = pair().await;
     let una = Person::join(&here, "ada").await;
