@@ -37,6 +37,8 @@ use crate::pressure::{Level, Shed};
 
 /// How often seats and watchers are looked at that vanished without a word.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// After a standstill, how long it takes to notice which sockets ended meanwhile: until they are swept, at the latest.
+const ENDS_NOTICED_WITHIN: Duration = SWEEP_INTERVAL.saturating_mul(2);
 
 /// What a socket is closed with whose user is no member.
 pub const NO_MEMBER: &str = "no longer a member of this project";
@@ -74,6 +76,8 @@ pub struct PresencePart {
     is_open: bool,
     loads_under_way: u32,
     sweep_at: Instant,
+    /// Until when a socket that is gone leaves at once: the others have shown its user out already.
+    no_grace_until: Instant,
     /// The pressure that the machine knows of.
     level: Level,
     /// How many connections the metrics know of: present ones, and those that are remembered.
@@ -103,6 +107,7 @@ impl PresencePart {
             is_open: false,
             loads_under_way: 0,
             sweep_at: origin + SWEEP_INTERVAL,
+            no_grace_until: origin,
             level: Level::Calm,
             counted: [0; 2],
         };
@@ -137,6 +142,7 @@ impl PresencePart {
 
     /// Does what somebody asks.
     pub fn handle(&mut self, command: PresenceCommand) {
+        self.feel_standstill(Instant::now());
         self.feel_pressure();
         if self.is_open && matches!(command, PresenceCommand::Join { .. } | PresenceCommand::Users { .. }) {
             self.look();
@@ -178,6 +184,7 @@ impl PresencePart {
 
     /// Does what time has made due.
     pub fn wake(&mut self, now: Instant) {
+        self.feel_standstill(now);
         if !self.is_open && now >= self.ready_by {
             self.open();
         }
@@ -291,6 +298,14 @@ impl PresencePart {
         }
     }
 
+    /// Notices that nothing was done here for a lease or longer: the process was stopped, and its people are gone for all
+    /// others. Who went meanwhile is not to come back for the grace.
+    fn feel_standstill(&mut self, now: Instant) {
+        if !self.outboxes.is_empty() && now >= self.sweep_at + self.settings.table_ttl {
+            self.no_grace_until = now + ENDS_NOTICED_WITHIN;
+        }
+    }
+
     /// Tells the machine of the node's pressure when it has changed. Somebody wakes us every second while anybody is here.
     fn feel_pressure(&mut self) {
         let level = self.around.metrics.pressure.level();
@@ -326,6 +341,10 @@ impl PresencePart {
         let now = self.now();
         let effects = match command {
             PresenceCommand::Join { join, outbox } => {
+                if self.outboxes.is_empty() {
+                    // Nobody was there to be swept.
+                    self.sweep_at = Instant::now() + SWEEP_INTERVAL;
+                }
                 self.outboxes.insert(join.seat, outbox);
                 self.machine.join(now, *join)
             }
@@ -356,7 +375,11 @@ impl PresencePart {
             }
             PresenceCommand::Lost { seat } => {
                 self.outboxes.remove(&seat);
-                self.machine.lose(now, seat)
+                if Instant::now() < self.no_grace_until {
+                    self.machine.leave(now, seat)
+                } else {
+                    self.machine.lose(now, seat)
+                }
             }
             PresenceCommand::Users { reply } => {
                 // Who asked may be gone; so be it. The same below.

@@ -139,6 +139,39 @@ async fn a_socket_that_vanishes_is_noticed_and_leaves_after_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_went_while_the_node_stood_still_does_not_come_back_for_the_grace() {
+    let store = Embedded::new();
+    let (mut here, mut there) = (Node::start(&store, "a").await, Node::start(&store, "b").await);
+    let (una, mut dos) = (here.join(1, "una", None), here.join(2, "dos", None));
+    let mut tre = there.join(11, "tre", None);
+    here.run(frame(&mut dos, "bulk_presence")).await;
+    there.run(frame(&mut tre, "bulk_presence")).await;
+    settle(&mut here, &mut there).await;
+    // The one stands still, and the others notice that its lease has ended.
+    there.run(tokio::time::sleep(2 * limits::NODE_LEASE)).await;
+    there.part.nodes_gone(&[NodeId::of("a", "1")]);
+    while tre.try_next().is_some() {}
+    // It goes on. Of two sockets one has ended meanwhile.
+    drop(una);
+    let noticed = Duration::from_secs(2);
+    tokio::join!(here.run(tokio::time::sleep(noticed)), there.run(tokio::time::sleep(noticed)));
+    there.part.nodes_back(&[NodeId::of("a", "1")]);
+    let back = async {
+        tokio::join!(here.run(tokio::time::sleep(Duration::from_secs(3))), there.run(frame(&mut tre, "user_presence")))
+    };
+    assert_eq!(back.await.1["userId"], "dos");
+    assert_eq!(here.part.connections(), 1);
+    settle(&mut here, &mut there).await;
+    while let Some(Outgoing::Frame(text)) = tre.try_next() {
+        assert!(!str::from_utf8(&text).unwrap().contains("una"), "a ghost");
+    }
+    // From then on there is a grace again.
+    drop(dos);
+    here.run(tokio::time::sleep(Duration::from_secs(5))).await;
+    assert_eq!(here.part.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_room_that_is_larger_than_an_outbox_is_shown_whole_and_asked_for_once() {
     let store = Embedded::new();
     let mut here = Node::start(&store, "a").await;
@@ -184,7 +217,8 @@ async fn who_left_or_went_elsewhere_leaves_no_cursor_behind() {
                 here.part.handle(move_to(SeatId(1), tick.into()));
                 here.run(tokio::time::sleep(Duration::from_millis(100))).await;
             }
-            let goes = if goes_elsewhere { open(SeatId(1), "other") } else { PresenceCommand::Leave { seat: SeatId(1) } };
+            let goes =
+                if goes_elsewhere { open(SeatId(1), "other") } else { PresenceCommand::Leave { seat: SeatId(1) } };
             here.part.handle(goes);
             let kind = |outgoing| match outgoing {
                 Outgoing::Frame(text) => {
