@@ -2,7 +2,8 @@
 //!
 //! An edit goes out as a mutation over graphql-transport-ws, and counts once it is answered with its revision. In a closed
 //! loop each socket keeps a few on their way; on a schedule each edit has its time, whatever became of those before it, and
-//! its latency counts from then. One that is refused for a while is sent again with its id.
+//! its latency counts from then: that our own timer woke late, by up to a millisecond, is in it. One that is refused for a
+//! while is sent again with its id.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,9 +24,6 @@ use crate::socket::{Inward, Link, Outward};
 
 /// Edits on their way on one socket at once, on a schedule. When so many hang, the next waits, and its latency says so.
 const IN_FLIGHT_MAX: usize = 256;
-
-/// How late a timer may be: an edit that was held up by nothing else counts from when it was sent.
-const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 /// Pause before an edit that was refused for a while is sent again, if the cluster names none.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -191,8 +189,7 @@ impl Writer {
             if due > now || due >= window.closes {
                 break;
             }
-            let counts_from = if now - due <= TIMER_SLACK { now } else { due };
-            self.feed(self.next, counts_from, window).await?;
+            self.feed(self.next, due, window).await?;
             self.next += 1;
             is_anything = true;
         }
