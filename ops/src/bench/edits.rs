@@ -5,10 +5,11 @@
 //! latencies are what people would feel. Redis is asked for its bare round trip in the same seconds, since no edit can be
 //! quicker, and for the commands it served.
 
+mod served;
 mod watchers;
 mod writers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,9 +29,10 @@ use super::count_up_to;
 use super::ground::Ground;
 use super::redis::Primaries;
 use super::report::{Faults, Promise, Quantiles, conclude, costs_table, show};
-use super::usage::{Cost, Meter, counters, growth};
+use super::usage::{Cost, Meter};
 use crate::output::Output;
 use crate::status::table;
+use served::{Looks, Served};
 use watchers::{Seen, Watched, Watcher};
 use writers::{Pace, Seat, Told, Window, Writer};
 
@@ -43,15 +45,9 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// How far above the bare round trip an edit may be seen at another node, with `--rate` and `everysec`.
 const REMOTE_P50_MAX_MS: f64 = 2.0;
 const REMOTE_P99_MAX_MS: f64 = 10.0;
-/// FCALLs per edit: one, and what leases and the like add. Nodes that write to one plan at the same time need more.
-const FCALLS_PER_EDIT_MAX: f64 = 1.1;
-/// And where edits are acknowledged when replicas have them: one more, that looks whether it is still there.
-const FCALLS_PER_CONFIRMED_EDIT_MAX: f64 = FCALLS_PER_EDIT_MAX + 1.0;
 /// The part by which messages per commit may differ from the nodes that have the plan open: commits at the window's edges, and
 /// the nodes' messages to themselves, which are counted with the commits.
 const MESSAGES_SLACK: f64 = 0.05;
-/// Commands of Redis that are ours, or watch the connection: no edit causes them.
-const NOT_OURS: [&str; 3] = ["ping", "info", "config|get"];
 
 /// `mille bench edits`
 #[derive(Debug, Args)]
@@ -160,6 +156,8 @@ async fn measure(
     let opened = seats.into_iter().map(|(_, seat)| Writer::open(seat));
     let opened: Vec<Writer> = stream::iter(opened).buffered(MADE_AT_ONCE).try_collect().await?;
 
+    let mut looks = Looks::prepare(ground).await?;
+    let pings = Primaries::connect(&ground.state.redis).await?;
     let start = Instant::now() + SETTLE;
     let opens = start + WARM_UP;
     let window = Window { start, opens, closes: opens + Duration::from_secs(args.seconds.into()) };
@@ -174,15 +172,15 @@ async fn measure(
     }
 
     sleep_until(window.opens).await;
-    let mut redis = Primaries::connect(&ground.state.redis).await?;
     let stop = CancellationToken::new();
-    let pings = Primaries::connect(&ground.state.redis).await?.ping(stop.clone());
-    let (commands, heard) = (redis.commands().await?, heard(ground).await?);
+    let pings = pings.ping(stop.clone());
     let mut meter = Meter::start(&ground.state);
+    let before = looks.look(ground).await?;
     sleep_until(window.closes).await;
     let costs = meter.read();
+    let after = looks.look(ground).await?;
     stop.cancel();
-    let served = Served::new(&commands, &redis.commands().await?, self::heard(ground).await? - heard);
+    let served = Served::new(&before, &after);
     let pings = pings.await??;
 
     let told: Vec<Told> = all(told).await?;
@@ -285,49 +283,6 @@ async fn all<T: 'static>(mut tasks: JoinSet<Result<T>>) -> Result<Vec<T>> {
         done.push(one??);
     }
     Ok(done)
-}
-
-/// Batches of changes that nodes heard of, all together.
-async fn heard(ground: &Ground) -> Result<u64> {
-    let mut heard = 0;
-    for node in &ground.state.nodes {
-        heard += growth(&BTreeMap::new(), &counters(node).await?, "bridge_lag_seconds_count");
-    }
-    Ok(heard)
-}
-
-/// What Redis served in the window.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Served {
-    /// Calls of functions that may write: commits, tries that met a log that had moved, leases, looks before a WAIT.
-    fcalls: u64,
-    /// Messages to channels: one for each commit, and the nodes' to themselves.
-    published: u64,
-    /// Commits that nodes heard of, all nodes together.
-    heard: u64,
-    /// Everything, also what functions call, by command.
-    commands: BTreeMap<String, u64>,
-}
-
-impl Served {
-    fn new(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>, heard: u64) -> Self {
-        let grown = |name: &String, count: &u64| count.saturating_sub(before.get(name).copied().unwrap_or(0));
-        let commands = after.iter().map(|(name, count)| (name.clone(), grown(name, count)));
-        let is_for_nodes = |(name, count): &(String, u64)| *count > 0 && !NOT_OURS.contains(&name.as_str());
-        let commands: BTreeMap<String, u64> = commands.filter(is_for_nodes).collect();
-        let of = |name: &str| commands.get(name).copied().unwrap_or(0);
-        Self { fcalls: of("fcall"), published: of("publish") + of("spublish"), heard, commands }
-    }
-
-    /// How many FCALLs there may be per edit, and the promise in words. Nothing but confirmations sends WAIT.
-    fn fcalls_per_edit_max(&self) -> (f64, &'static str) {
-        if self.commands.contains_key("wait") {
-            (FCALLS_PER_CONFIRMED_EDIT_MAX, "at most 2.1 FCALLs per edit that replicas confirm")
-        } else {
-            (FCALLS_PER_EDIT_MAX, "at most 1.1 FCALLs per edit")
-        }
-    }
 }
 
 /// Processor seconds per million edits.
@@ -478,20 +433,5 @@ impl Findings {
             self.messages_per_commit(),
             commands.join(", "),
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_edit_that_replicas_confirm_may_cost_a_call_more() {
-        let served = |calls: &[(&str, u64)]| {
-            let calls = calls.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
-            Served::new(&BTreeMap::from([("wait".to_owned(), 3)]), &calls, 0)
-        };
-        assert_eq!(served(&[("fcall", 100), ("wait", 3)]).fcalls_per_edit_max().0, FCALLS_PER_EDIT_MAX);
-        assert_eq!(served(&[("fcall", 200), ("wait", 9)]).fcalls_per_edit_max().0, FCALLS_PER_CONFIRMED_EDIT_MAX);
     }
 }

@@ -127,10 +127,34 @@ fn rss_of(status: &str) -> Option<u64> {
 /// # Errors
 /// When its admin listener does not answer.
 pub(crate) async fn counters(node: &Node) -> Result<BTreeMap<String, u64>> {
-    let url = format!("{}/metrics", node.admin_url);
-    let response = client::http(true, METRICS_TIMEOUT)?.get(&url).send().await;
-    let text = response.with_context(|| format!("no metrics from {url}"))?.text().await?;
-    Ok(read_counters(&text))
+    Scraper::new()?.counters(node).await
+}
+
+/// Reads counters again and again, over connections that stay open: one that is made under load would come late.
+#[derive(Debug)]
+pub(crate) struct Scraper {
+    http: reqwest::Client,
+}
+
+impl Scraper {
+    /// Connects with the first look.
+    ///
+    /// # Errors
+    /// When the TLS library can't start.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { http: client::http(true, METRICS_TIMEOUT)? })
+    }
+
+    /// As [`counters`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn counters(&self, node: &Node) -> Result<BTreeMap<String, u64>> {
+        let url = format!("{}/metrics", node.admin_url);
+        let response = self.http.get(&url).send().await;
+        let text = response.with_context(|| format!("no metrics from {url}"))?.text().await?;
+        Ok(read_counters(&text))
+    }
 }
 
 /// `gaps_total{cause="start"} 3` and the like; anything that is no whole number is left out.
