@@ -20,6 +20,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mille_shared::Revision;
+use mille_shared::limits::CONNECTION_OPERATIONS_PER_SECOND;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -45,6 +46,13 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// How far above the bare round trip an edit may be seen at another node, with `--rate` and `everysec`.
 const REMOTE_P50_MAX_MS: f64 = 2.0;
 const REMOTE_P99_MAX_MS: f64 = 10.0;
+/// Edits per second that must be accepted as fast as it goes: of one plan with so many writers at so many nodes, and of so many
+/// plans.
+const ONE_PLAN_PER_SECOND_MIN: f64 = 5_000.0;
+const ONE_PLAN_WRITERS: u32 = 16;
+const ONE_PLAN_NODES: usize = 3;
+const MANY_PLANS_PER_SECOND_MIN: f64 = 20_000.0;
+const MANY_PLANS: u32 = 200;
 /// The part by which messages per commit may differ from the nodes that have the plan open: commits at the window's edges, and
 /// the nodes' messages to themselves, which are counted with the commits.
 const MESSAGES_SLACK: f64 = 0.05;
@@ -79,6 +87,9 @@ pub(crate) struct EditsArgs {
     /// When Redis brings changes to disk meanwhile [default: as it does].
     #[arg(long, value_enum)]
     appendfsync: Option<Fsync>,
+    /// Do not judge how soon and how many: for a machine that does other things, too.
+    #[arg(long)]
+    untimed: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -121,7 +132,7 @@ pub(crate) async fn run(args: &EditsArgs, output: Output) -> Result<ExitCode> {
     stream::iter(&plots).for_each_concurrent(MADE_AT_ONCE, |plot| ground.clear_of(plot.project, output)).await;
     ground.clear(output).await;
     let findings = findings?;
-    conclude(output, &findings, &findings.text(), &findings.promises())
+    conclude(output, &findings, &findings.text(), &findings.promises(args.untimed))
 }
 
 async fn measure(
@@ -195,6 +206,7 @@ async fn measure(
         plans: args.plans,
         writers: args.writers,
         sockets,
+        one_node: args.one_node,
         in_flight: args.rate.is_none().then_some(args.in_flight),
         rate: args.rate,
         seconds: args.seconds,
@@ -321,6 +333,7 @@ struct Findings {
     plans: u32,
     writers: u32,
     sockets: usize,
+    one_node: bool,
     in_flight: Option<u32>,
     rate: Option<u32>,
     seconds: u32,
@@ -358,13 +371,13 @@ impl Findings {
         [(remote.p50_ms, bare.p50_ms), (remote.p99_ms, bare.p99_ms)].map(|(remote, bare)| Some(remote? - bare?))
     }
 
-    fn promises(&self) -> Vec<Promise> {
+    fn promises(&self, untimed: bool) -> Vec<Promise> {
         let Faults { lost, duplicates, snapshots } = self.faults;
         let (fcalls, messages) = (self.fcalls_per_edit(), self.messages_per_commit());
         let (fcalls_max, few_fcalls) = self.served.fcalls_per_edit_max();
         let [least, most] = self.interested;
         let is_told_once = (least * (1.0 - MESSAGES_SLACK)..=most * (1.0 + MESSAGES_SLACK)).contains(&messages);
-        let mut promises = vec![
+        vec![
             Promise::new("0 lost", lost == 0, lost.to_string()),
             Promise::new("0 duplicates", duplicates == 0, duplicates.to_string()),
             Promise::new(
@@ -379,19 +392,50 @@ impl Findings {
                 is_told_once,
                 format!("{messages:.2}, with {least:.2} to {most:.2} nodes"),
             ),
-        ];
-        if self.rate.is_some() && self.appendfsync == "everysec" {
-            let [p50, p99] = self.above_the_round_trip();
-            let within = |measured: Option<f64>, max: f64| measured.is_some_and(|measured| measured <= max);
-            let near = within(p50, REMOTE_P50_MAX_MS) && within(p99, REMOTE_P99_MAX_MS);
-            let measured = format!("{} and {} ms", show(p50), show(p99));
-            promises.push(Promise::new(
-                "at another node within 2 ms (p50) and 10 ms (p99) above the bare round trip",
-                near,
-                measured,
-            ));
+            self.soon(untimed),
+            self.many(untimed),
+        ]
+    }
+
+    fn soon(&self, untimed: bool) -> Promise {
+        let promise = "at another node within 2 ms (p50) and 10 ms (p99) above the bare round trip";
+        if untimed {
+            return Promise::not_judged(promise, "a run without --untimed");
         }
-        promises
+        if self.rate.is_none() || self.appendfsync != "everysec" {
+            return Promise::not_judged(promise, "--rate and --appendfsync everysec");
+        }
+        let [p50, p99] = self.above_the_round_trip();
+        let within = |measured: Option<f64>, max: f64| measured.is_some_and(|measured| measured <= max);
+        let near = within(p50, REMOTE_P50_MAX_MS) && within(p99, REMOTE_P99_MAX_MS);
+        Promise::new(promise, near, format!("{} and {} ms", show(p50), show(p99)))
+    }
+
+    fn many(&self, untimed: bool) -> Promise {
+        let (one_plan, many_plans) = ("at least 5,000 edits per second of one plan", "at least 20,000 of 200 plans");
+        if untimed {
+            return Promise::not_judged(format!("{one_plan}, {many_plans}"), "a run without --untimed");
+        }
+        let is_one =
+            self.plans == 1 && self.writers >= ONE_PLAN_WRITERS && self.nodes >= ONE_PLAN_NODES && !self.one_node;
+        let (promise, least) = match () {
+            () if is_one => (one_plan, ONE_PLAN_PER_SECOND_MIN),
+            () if self.plans >= MANY_PLANS => {
+                ("at least 20,000 edits per second of 200 plans", MANY_PLANS_PER_SECOND_MIN)
+            }
+            () => {
+                let needs = "16 writers of one plan at 3 nodes, or 200 plans";
+                return Promise::not_judged(format!("{one_plan}, {many_plans}"), needs);
+            }
+        };
+        if self.rate.is_some() {
+            return Promise::not_judged(promise, "writers as fast as it goes, without --rate");
+        }
+        // Whatever the cluster takes: with the usual limit they may send no more.
+        if (self.sockets as f64) * f64::from(CONNECTION_OPERATIONS_PER_SECOND) < least {
+            return Promise::not_judged(promise, "more --sockets: one may make 200 edits per second");
+        }
+        Promise::new(promise, self.accepted_per_second >= least, format!("{:.0}", self.accepted_per_second))
     }
 
     fn text(&self) -> String {
@@ -433,5 +477,58 @@ impl Findings {
             self.messages_per_commit(),
             commands.join(", "),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(plans: u32, sockets: usize, rate: Option<u32>, accepted_per_second: f64) -> Findings {
+        Findings {
+            bench: "edits",
+            nodes: 3,
+            plans,
+            writers: 16,
+            sockets,
+            one_node: false,
+            in_flight: None,
+            rate,
+            seconds: 1,
+            appendfsync: "always".to_owned(),
+            accepted: accepted_per_second as u64,
+            accepted_per_second,
+            edits: Quantiles::NONE,
+            remote: Quantiles::NONE,
+            redis_round_trip: Quantiles::NONE,
+            sent_back: 0,
+            unanswered: 0,
+            faults: Faults::default(),
+            interested: [3.0, 3.0],
+            price: Price { nodes: 0.0, redis: 0.0, generator: 0.0 },
+            costs: Vec::new(),
+            served: Served::default(),
+        }
+    }
+
+    #[test]
+    fn how_many_are_taken_is_judged_where_the_run_is_as_large_as_the_promise() {
+        assert_eq!(findings(1, 32, None, 5_000.0).many(false).kept, Some(true));
+        assert_eq!(findings(1, 32, None, 4_999.0).many(false).kept, Some(false));
+        assert_eq!(findings(200, 400, None, 14_976.0).many(false).kept, Some(false));
+        assert_eq!(findings(200, 400, None, 20_001.0).many(false).kept, Some(true));
+        // Too few sockets, neither one plan nor enough, a rate of its own, a machine that does other things.
+        assert_eq!(findings(1, 16, None, 3_200.0).many(false).kept, None);
+        assert_eq!(findings(50, 800, None, 9_000.0).many(false).kept, None);
+        assert_eq!(findings(1, 32, Some(2_500), 2_500.0).many(false).kept, None);
+        assert_eq!(findings(1, 32, None, 4_999.0).many(true).kept, None);
+    }
+
+    #[test]
+    fn how_soon_is_judged_at_a_rate_that_waits_for_no_disk() {
+        let mut findings = findings(1, 32, Some(2_500), 2_500.0);
+        assert_eq!(findings.soon(false).kept, None);
+        findings.appendfsync = "everysec".to_owned();
+        assert_eq!(findings.soon(false).kept, Some(false), "nothing was measured");
     }
 }

@@ -1,7 +1,7 @@
 //! What a bench found, for people and for programs.
 //!
 //! The two forms come from the same values. A promise is told with its bound and what was measured, kept or
-//! not; everything else is a figure without a verdict, because what is good depends on the machine.
+//! not, or not judged because the run was too small for it; everything else is a figure without a verdict, because what is good depends on the machine.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -163,19 +163,35 @@ pub(crate) fn show(figure: Option<f64>) -> String {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Promise {
     pub(crate) promise: Cow<'static, str>,
-    pub(crate) kept: bool,
+    /// None when it was not judged: it speaks of a run of another size, or of a machine that does nothing else.
+    pub(crate) kept: Option<bool>,
+    /// What was measured; of what was not judged, why not.
     pub(crate) measured: String,
 }
 
 impl Promise {
     pub(crate) fn new(promise: impl Into<Cow<'static, str>>, kept: bool, measured: impl Into<String>) -> Self {
-        Self { promise: promise.into(), kept, measured: measured.into() }
+        Self { promise: promise.into(), kept: Some(kept), measured: measured.into() }
+    }
+
+    /// One that this run says nothing about, and what it would need.
+    pub(crate) fn not_judged(promise: impl Into<Cow<'static, str>>, needs: &str) -> Self {
+        Self { promise: promise.into(), kept: None, measured: format!("needs {needs}") }
+    }
+
+    /// What is told of it beside the words: the same in reports and in tables of them.
+    pub(crate) fn verdict(kept: Option<bool>) -> &'static str {
+        match kept {
+            Some(true) => "kept",
+            Some(false) => "BROKEN",
+            None => "not judged",
+        }
     }
 }
 
-/// Prints the report in the form asked for; the exit code says whether every promise was kept.
+/// Prints the report in the form asked for; the exit code says whether no promise was broken.
 pub(crate) fn conclude(output: Output, report: &impl Serialize, text: &str, promises: &[Promise]) -> Result<ExitCode> {
-    let kept = promises.iter().all(|promise| promise.kept);
+    let kept = promises.iter().all(|promise| promise.kept != Some(false));
     if output.is_json() {
         let mut report = serde_json::to_value(report)?;
         report["promises"] = serde_json::to_value(promises)?;
@@ -185,8 +201,8 @@ pub(crate) fn conclude(output: Output, report: &impl Serialize, text: &str, prom
         output.line(text);
         output.line("");
         for promise in promises {
-            let verdict = if promise.kept { "kept  " } else { "BROKEN" };
-            output.line(format_args!("{verdict}  {}: {}", promise.promise, promise.measured));
+            let verdict = Promise::verdict(promise.kept);
+            output.line(format_args!("{verdict:<10}  {}: {}", promise.promise, promise.measured));
         }
     }
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -230,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn one_broken_promise_fails_the_bench() {
+    fn one_broken_promise_fails_the_bench_and_one_that_was_not_judged_does_not() {
         let kept = Promise::new("a", true, "1");
         let broken = Promise::new("b", false, "2");
         let code = |promises: &[Promise]| {
@@ -238,6 +254,9 @@ mod tests {
             format!("{code:?}")
         };
         assert_eq!(code(std::slice::from_ref(&kept)), format!("{:?}", ExitCode::SUCCESS));
-        assert_eq!(code(&[kept, broken]), format!("{:?}", ExitCode::FAILURE));
+        assert_eq!(code(&[kept.clone(), broken]), format!("{:?}", ExitCode::FAILURE));
+        let open = Promise::not_judged("c", "more");
+        assert_eq!(open.measured, "needs more");
+        assert_eq!(code(&[kept, open]), format!("{:?}", ExitCode::SUCCESS));
     }
 }

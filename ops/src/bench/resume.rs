@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use mille_shared::limits::{LOG_PAGE_ENTRIES, LOG_RETENTION_CHANGES, SNAPSHOT_EVERY_CHANGES};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::count_up_to;
 use super::ground::Ground;
 use super::load::Load;
+use super::redis_stats;
 use super::report::{Bill, Faults, Promise, Quantiles, conclude};
 use super::subscribers::{Crowd, DELTAS, Progress, faults};
 use super::usage::{Meter, counters, growth};
@@ -24,6 +26,15 @@ use crate::status::table;
 
 /// Until every client has seen the first edit.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// When the slowest must be whole, of so many clients that are so far behind.
+const SLOWEST_MAX_MS: f64 = 3_000.0;
+const SLOWEST_OF: (usize, u32) = (1_000, 1_000);
+
+/// Changes that a node reads once for all who missed them; of more each client reads its own.
+const SHARED_CHANGES_MAX: u32 = 20_000;
+/// For how long a node keeps what it read for them.
+const SHARED_FOR_MS: f64 = 5_000.0;
 
 /// What they get to come back and catch up.
 const WHOLE_WITHIN: Duration = Duration::from_secs(40);
@@ -46,6 +57,9 @@ pub(crate) struct ResumeArgs {
     /// The node they come back to [default: the last].
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+    /// Do not judge how long it took: for a machine that does other things, too.
+    #[arg(long)]
+    untimed: bool,
 }
 
 /// Runs the bench; the exit code says whether its promises were kept.
@@ -54,13 +68,14 @@ pub(crate) async fn run(args: &ResumeArgs, output: Output) -> Result<ExitCode> {
     let findings = measure(args, &ground, output).await;
     ground.clear(output).await;
     let findings = findings?;
-    conclude(output, &findings, &findings.text(), &findings.promises())
+    conclude(output, &findings, &findings.text(), &findings.promises(args.untimed))
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Findings {
     bench: &'static str,
+    nodes: usize,
     /// The node they left.
     from: String,
     /// The node they came back to.
@@ -74,6 +89,8 @@ struct Findings {
     failures: Vec<String>,
     /// At the node they came back to, from its metrics.
     at_the_node: AtTheNode,
+    /// Pages of logs that were read meanwhile, by all nodes and by Redis' functions (XRANGE). None when Redis can't be asked.
+    log_pages_read: Option<u64>,
     #[serde(flatten)]
     bill: Bill,
 }
@@ -110,9 +127,11 @@ async fn measure(args: &ResumeArgs, ground: &Ground, output: Output) -> Result<F
     output.note(format_args!("mille: they come back to {}", nodes[to].name));
     let deliveries_before = progress.deliveries();
     let counters_before = counters(&nodes[to]).await?;
+    let reads_before = log_pages_read(ground).await;
     let mut meter = Meter::start(&ground.state);
     let clients = Crowd::bring_back(clients, to).finish(progress.head(), WHOLE_WITHIN).await?;
     let bill = Bill::new(meter.read(), nodes, progress.deliveries() - deliveries_before);
+    let reads_after = log_pages_read(ground).await;
     let counters_after = counters(&nodes[to]).await?;
 
     let growth = |name: &str| growth(&counters_before, &counters_after, name);
@@ -123,6 +142,7 @@ async fn measure(args: &ResumeArgs, ground: &Ground, output: Output) -> Result<F
         .collect();
     Ok(Findings {
         bench: "resume",
+        nodes: nodes.len(),
         from: nodes[from].name.clone(),
         to: nodes[to].name.clone(),
         clients: clients.len(),
@@ -137,17 +157,70 @@ async fn measure(args: &ResumeArgs, ground: &Ground, output: Output) -> Result<F
             gaps: growth("gaps_total"),
             redis_commands: growth("redis_command_seconds_count"),
         },
+        log_pages_read: reads_before.zip(reads_after).map(|(before, after)| after.saturating_sub(before)),
         bill,
     })
 }
 
+/// So far. What can't be counted is no reason to measure nothing.
+async fn log_pages_read(ground: &Ground) -> Option<u64> {
+    let calls = redis_stats::calls(&ground.state.redis).await.ok()?;
+    Some(calls.get("xrange").copied().unwrap_or_default())
+}
+
+/// How many pages of the log there may be: what opens the plan and what catches all up at once each begin at a snapshot, and
+/// what was read for all is read again for who comes so late that it is forgotten. If each client read its own, it would be
+/// as many for each.
+fn log_pages_max(behind: u32, slowest_ms: f64) -> u64 {
+    let reading = (u64::from(behind) + SNAPSHOT_EVERY_CHANGES) / LOG_PAGE_ENTRIES as u64 + 1;
+    reading * (2 + (slowest_ms / SHARED_FOR_MS) as u64)
+}
+
 impl Findings {
-    fn promises(&self) -> Vec<Promise> {
+    fn promises(&self, untimed: bool) -> Vec<Promise> {
         vec![
             Promise::new("all whole", self.whole == self.clients, format!("{} of {}", self.whole, self.clients)),
+            self.soon(untimed),
             Promise::new("0 lost", self.faults.lost == 0, self.faults.lost.to_string()),
             Promise::new("0 duplicates", self.faults.duplicates == 0, self.faults.duplicates.to_string()),
+            self.no_snapshot(),
+            self.read_once(),
         ]
+    }
+
+    fn slowest_ms(&self) -> f64 {
+        self.whole_since_reconnect.max_ms.unwrap_or_default()
+    }
+
+    fn soon(&self, untimed: bool) -> Promise {
+        let promise = "the slowest whole within 3,000 ms";
+        if untimed {
+            return Promise::not_judged(promise, "a run without --untimed");
+        }
+        if (self.clients, self.behind) != SLOWEST_OF {
+            return Promise::not_judged(promise, "--clients 1000 --behind 1000");
+        }
+        let slowest = self.slowest_ms();
+        let is_soon = self.whole == self.clients && slowest <= SLOWEST_MAX_MS;
+        Promise::new(promise, is_soon, format!("{slowest:.0} ms"))
+    }
+
+    fn no_snapshot(&self) -> Promise {
+        let promise = "no SNAPSHOT";
+        if u64::from(self.behind) > LOG_RETENTION_CHANGES {
+            return Promise::not_judged(promise, "fewer changes than a log always keeps");
+        }
+        Promise::new(promise, self.faults.snapshots == 0, self.faults.snapshots.to_string())
+    }
+
+    fn read_once(&self) -> Promise {
+        let promise = "the log read to open the plan, and once for all";
+        let Some(pages) = self.log_pages_read else { return Promise::not_judged(promise, "a Redis that can be asked") };
+        if self.behind > SHARED_CHANGES_MAX {
+            return Promise::not_judged(promise, "at most 20,000 changes, which are read once for all");
+        }
+        let most = log_pages_max(self.behind, self.slowest_ms());
+        Promise::new(promise, pages <= most, format!("{pages} pages, where that is at most {most}"))
     }
 
     fn text(&self) -> String {
@@ -157,7 +230,7 @@ impl Findings {
         let node = &self.at_the_node;
         format!(
             "{} clients, {} changes behind, from {} to {}\n\n{times}\n\n{}{}\n\
-             at {}: {} resumes by replay, {} by snapshot; {} gaps, {} commands to Redis\n\n{}",
+             at {}: {} resumes by replay, {} by snapshot; {} gaps, {} commands to Redis; pages of the log read: {}\n\n{}",
             self.clients,
             self.behind,
             self.from,
@@ -169,7 +242,49 @@ impl Findings {
             node.resumes_by_snapshot,
             node.gaps,
             node.redis_commands,
+            self.log_pages_read.map_or("-".to_owned(), |pages| pages.to_string()),
             self.bill
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(clients: usize, behind: u32, slowest_ms: u64, log_pages_read: Option<u64>) -> Findings {
+        let at_the_node = AtTheNode { resumes_by_replay: 0, resumes_by_snapshot: 0, gaps: 0, redis_commands: 0 };
+        Findings {
+            bench: "resume",
+            nodes: 3,
+            from: "node1".into(),
+            to: "node3".into(),
+            clients,
+            behind,
+            whole: clients,
+            whole_since_reconnect: Quantiles::of([Duration::from_millis(slowest_ms)]).expect("constant bounds"),
+            faults: Faults::default(),
+            failures: Vec::new(),
+            at_the_node,
+            log_pages_read,
+            bill: Bill::new(Vec::new(), &[], 0),
+        }
+    }
+
+    #[test]
+    fn the_slowest_is_judged_where_there_are_as_many_as_the_promise_speaks_of() {
+        assert_eq!(findings(1_000, 1_000, 2_900, None).soon(false).kept, Some(true));
+        assert_eq!(findings(1_000, 1_000, 3_100, None).soon(false).kept, Some(false));
+        assert_eq!(findings(1_000, 1_000, 3_100, None).soon(true).kept, None);
+        assert_eq!(findings(200, 1_000, 3_100, None).soon(false).kept, None);
+    }
+
+    #[test]
+    fn a_log_that_each_client_reads_for_itself_breaks_the_promise() {
+        assert_eq!(findings(200, 1_000, 500, Some(10)).read_once().kept, Some(true));
+        assert_eq!(findings(200, 1_000, 500, Some(200 * 2)).read_once().kept, Some(false));
+        assert_eq!(findings(200, 30_000, 500, Some(10)).read_once().kept, None);
+        assert_eq!(findings(200, 1_000, 500, None).read_once().kept, None);
+        assert_eq!((log_pages_max(1_000, 900.0), log_pages_max(1_000, 11_000.0)), (10, 20));
     }
 }

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::compare::read;
+use super::report::Promise;
 use crate::output::Output;
 use crate::status::table;
 
@@ -42,10 +43,11 @@ struct Row {
     report: String,
     target: String,
     measured: String,
-    kept: bool,
+    /// None when it was not judged.
+    kept: Option<bool>,
 }
 
-/// Prints it; the exit code says whether everything was kept.
+/// Prints it; the exit code says whether nothing was broken.
 pub(crate) fn run(args: &SummaryArgs, output: Output) -> Result<ExitCode> {
     let mut rows = Vec::new();
     let mut flat: BTreeMap<String, BTreeMap<u64, Value>> = BTreeMap::new();
@@ -55,26 +57,31 @@ pub(crate) fn run(args: &SummaryArgs, output: Output) -> Result<ExitCode> {
             Ok(report) => {
                 let size = size_of(path);
                 // Of many reports of one kind only what is broken is worth a line.
-                rows.extend(promises(&name, &report).into_iter().filter(|row| size.is_none() || !row.kept));
+                rows.extend(
+                    promises(&name, &report).into_iter().filter(|row| size.is_none() || row.kept == Some(false)),
+                );
                 if let Some((what, size)) = size {
                     flat.entry(what).or_default().insert(size, report);
                 }
             }
             // A bench that failed wrote nothing.
-            Err(_) => rows.push(Row { report: name, target: "a report".into(), measured: "none".into(), kept: false }),
+            Err(_) => {
+                rows.push(Row { report: name, target: "a report".into(), measured: "none".into(), kept: Some(false) })
+            }
         }
     }
     for (what, reports) in &flat {
         rows.extend(flatness(what, reports));
     }
-    let kept = rows.iter().all(|row| row.kept);
+    let kept = rows.iter().all(|row| row.kept != Some(false));
     if output.is_json() {
         output.value(&serde_json::json!({ "rows": rows, "kept": kept }));
     } else {
         let mut cells = vec![["REPORT", "TARGET", "MEASURED", ""].map(str::to_owned).to_vec()];
-        cells.extend(rows.into_iter().map(|row| {
-            vec![row.report, row.target, row.measured, if row.kept { "kept" } else { "BROKEN" }.to_owned()]
-        }));
+        cells.extend(
+            rows.into_iter()
+                .map(|row| vec![row.report, row.target, row.measured, Promise::verdict(row.kept).to_owned()]),
+        );
         output.line(table(&cells));
     }
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -88,7 +95,7 @@ fn promises(name: &str, report: &Value) -> Vec<Row> {
             report: name.to_owned(),
             target: text(&promise["promise"]),
             measured: text(&promise["measured"]),
-            kept: promise["kept"] == true,
+            kept: promise["kept"].as_bool(),
         })
         .collect()
 }
@@ -122,7 +129,7 @@ fn flatness(what: &str, reports: &BTreeMap<u64, Value>) -> Vec<Row> {
         target: format!("CPU µs of a delivery flat within {:.0} %", FLAT_WITHIN * 100.0),
         measured: format!("{min:.2} to {max:.2}, {:.0} %", spread * 100.0),
         // Also when a price below nothing was measured, or too few of them.
-        kept: prices.len() > 1 && min > 0.0 && spread <= FLAT_WITHIN,
+        kept: Some(prices.len() > 1 && min > 0.0 && spread <= FLAT_WITHIN),
     };
     let calls = |report: &Value| -> f64 {
         let calls = &report["ours"]["redisCallsPerEdit"];
@@ -135,7 +142,7 @@ fn flatness(what: &str, reports: &BTreeMap<u64, Value>) -> Vec<Row> {
         report,
         target: "commits and messages in Redis per edit: 1 and 1 per node".to_owned(),
         measured: format!("{min:.2} to {max:.2}"),
-        kept: reports.values().all(|report| calls(report) > 0.0 && calls(report) <= due(report)),
+        kept: Some(reports.values().all(|report| calls(report) > 0.0 && calls(report) <= due(report))),
     };
     vec![flat, few]
 }
@@ -163,7 +170,7 @@ mod tests {
             });
             (size, json!({ "nodes": 3, "ours": ours }))
         });
-        flatness(what, &reports.collect()).into_iter().map(|row| row.kept).collect()
+        flatness(what, &reports.collect()).into_iter().map(|row| row.kept == Some(true)).collect()
     }
 
     #[test]

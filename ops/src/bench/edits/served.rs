@@ -57,7 +57,7 @@ impl Looks {
 }
 
 /// What Redis served in the window.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Served {
     /// Calls of functions that may write: commits, tries that met a log that had moved, leases, looks before a WAIT.
