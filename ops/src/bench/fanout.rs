@@ -21,6 +21,7 @@ use super::count_up_to;
 use super::fanout_report::{Findings, Saturation, SideFindings, Targets, Turn};
 use super::ground::Ground;
 use super::load::Rhythm;
+use super::redis_stats::Count;
 use super::report::conclude;
 use super::saturate;
 use super::side::Side;
@@ -137,14 +138,17 @@ async fn take_turns(
     };
     let mut turns = Vec::new();
     for _ in 0..args.rounds {
+        // Both sides are at rest while the yardstick has its turn.
+        let count = Count::begin(redis).await?;
         let yardstick = Yardstick::measure(&bare, 1).await?;
+        let at_rest = count.end(redis).await?;
         let ours = nodes.round(rhythm, args.seconds, END_WITHIN).await?;
         let stock = match &mut stock {
             Some(stock) => Some(stock.round(rhythm, args.seconds, END_WITHIN).await?),
             None => None,
         };
         let one_per_node = Yardstick::measure(&bare, ground.state.nodes.len().try_into()?).await?;
-        turns.push(Turn { yardstick, one_per_node, ours, stock });
+        turns.push(Turn { yardstick, at_rest, one_per_node, ours, stock });
     }
     let stock_findings = match &stock {
         Some(side) => Some(SideFindings::of(side, &turns, |turn| turn.stock.as_ref())?),
@@ -200,6 +204,7 @@ fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Findings {
         one_per_node_times_the_yardstick: Turn::one_per_node_times_the_yardstick(turns),
         times_one_per_node: Turn::times_one_per_node(turns),
         stock_times_ours: Turn::stock_times_ours(turns),
+        redis_calls_per_second_at_rest: Turn::redis_calls_per_second_at_rest(turns),
         ours: None,
         stock: None,
         saturation: None,

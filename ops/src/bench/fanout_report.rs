@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::bare::Yardstick;
+use super::redis_stats::Calls;
 use super::report::{Faults, Promise, Quantiles, histogram, show};
 use super::saturate::{self, Step};
 use super::side::{Round, Side};
@@ -32,7 +33,9 @@ pub(crate) struct Targets {
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) yardstick: Yardstick,
-    /// The same by as many processes as there are nodes.
+    /// What was asked of Redis meanwhile, when nobody edited.
+    pub(super) at_rest: Calls,
+    /// The yardstick by as many processes as there are nodes.
     pub(super) one_per_node: Yardstick,
     pub(super) ours: Round,
     pub(super) stock: Option<Round>,
@@ -58,6 +61,10 @@ impl Turn {
 
     pub(super) fn stock_times_ours(turns: &[Self]) -> Option<Spread> {
         Spread::of(turns.iter().filter_map(|turn| Some(turn.stock.as_ref()?.price()? / turn.ours.price()?)))
+    }
+
+    pub(super) fn redis_calls_per_second_at_rest(turns: &[Self]) -> BTreeMap<String, f64> {
+        Calls::sum(turns.iter().map(|turn| &turn.at_rest)).per_second()
     }
 }
 
@@ -103,6 +110,8 @@ pub(super) struct SideFindings {
     faults: Faults,
     /// By command; what a function calls is counted beside it.
     redis_calls_per_edit: BTreeMap<String, f64>,
+    /// The same without what is asked at rest in as long a time.
+    redis_calls_per_edit_beyond_rest: BTreeMap<String, f64>,
     rss_bytes_per_connection: f64,
     /// In the last round.
     costs: Vec<Cost>,
@@ -128,6 +137,8 @@ impl SideFindings {
             faults.snapshots += round.faults.snapshots;
         }
         let sum = |count: fn(&Round) -> u64| rounds.iter().map(|round| count(round)).sum();
+        let calls = Calls::sum(rounds.iter().map(|round| &round.redis_calls));
+        let made = sum(|round| round.edits);
         let micros_per_edit = rounds.iter().map(|round| round.cpu_seconds() * 1e6 / round.edits.max(1) as f64);
         Ok(Self {
             frame_bytes: side.frame_bytes()?,
@@ -139,7 +150,8 @@ impl SideFindings {
             unanswered: sum(|round| round.unanswered),
             delivery: Quantiles::of_histogram(&delivery),
             faults,
-            redis_calls_per_edit: rounds.last().map(|round| round.redis_calls_per_edit.clone()).unwrap_or_default(),
+            redis_calls_per_edit: calls.per_edit(made),
+            redis_calls_per_edit_beyond_rest: calls.per_edit_beyond(made, &Turn::redis_calls_per_second_at_rest(turns)),
             rss_bytes_per_connection: side.rss_bytes_per_connection.round(),
             costs: rounds.last().map(|round| round.costs.clone()).unwrap_or_default(),
             beside: rounds.last().map(|round| round.beside.clone()).unwrap_or_default(),
@@ -198,6 +210,8 @@ pub(super) struct Findings {
     pub(super) one_per_node_times_the_yardstick: Option<Spread>,
     pub(super) times_one_per_node: Option<Spread>,
     pub(super) stock_times_ours: Option<Spread>,
+    /// By command, of both sides together, while nobody edited.
+    pub(super) redis_calls_per_second_at_rest: BTreeMap<String, f64>,
     pub(super) ours: Option<SideFindings>,
     pub(super) stock: Option<SideFindings>,
     pub(super) saturation: Option<Saturation>,
@@ -260,12 +274,16 @@ impl Findings {
         }
         writeln!(text, "\n{}\n\n{}\n", table(&costs), table(&times))?;
         for (name, side) in &sides {
-            let calls: Vec<String> =
-                side.redis_calls_per_edit.iter().map(|(name, n)| format!("{name} {n:.2}")).collect();
+            let listed = |calls: &BTreeMap<String, f64>| {
+                let calls: Vec<String> = calls.iter().map(|(name, n)| format!("{name} {n:.2}")).collect();
+                calls.join(", ")
+            };
             let beside: Vec<String> =
                 side.beside.iter().map(|cost| format!("{} {:.2} s", cost.name, cost.cpu_seconds)).collect();
             writeln!(text, "{name}: {}; beside them {}", side.faults, beside.join(", "))?;
-            writeln!(text, "{name}: calls of Redis per edit: {}", calls.join(", "))?;
+            writeln!(text, "{name}: calls of Redis per edit: {}", listed(&side.redis_calls_per_edit))?;
+            let beyond = listed(&side.redis_calls_per_edit_beyond_rest);
+            writeln!(text, "{name}: the same without what is asked at rest: {beyond}")?;
         }
         if let Some(refusal) = &ours.refusal {
             writeln!(text, "refused: {refusal:.300}")?;

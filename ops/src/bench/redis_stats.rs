@@ -1,10 +1,14 @@
 //! How often Redis was asked for what: `INFO commandstats`, and nothing else of it.
 //!
-//! What a function calls is counted by Redis as if a client had: an edit that is one FCALL shows the XADD in it too.
+//! What a function calls is counted by Redis as if a client had: an edit that is one FCALL shows the XADD in it too. And a
+//! PUBLISH is one call, however many nodes hear it. What nodes ask at rest (each looks at its logs and at its own line about
+//! once per second) is counted apart, for a while in which nobody edits, so that few edits don't seem to cause it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
+use tokio::time::Instant;
 
 use super::redis::Primaries;
 use crate::state::Redis;
@@ -27,35 +31,120 @@ fn told(calls: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     calls.into_iter().filter(|(name, _)| !ASIDE.iter().any(|aside| name.split('|').next() == Some(aside))).collect()
 }
 
-/// Calls for each edit, by command, and `all`.
-pub(super) fn per_edit(
-    before: &BTreeMap<String, u64>,
-    after: &BTreeMap<String, u64>,
-    edits: u64,
-) -> BTreeMap<String, f64> {
-    let growth = after.iter().map(|(name, calls)| {
-        let grown = calls.saturating_sub(before.get(name).copied().unwrap_or_default());
-        (name.clone(), (grown as f64 / edits.max(1) as f64 * 1_000.0).round() / 1_000.0)
-    });
-    let mut per_edit: BTreeMap<String, f64> = growth.filter(|&(_, calls)| calls >= PER_EDIT_MIN).collect();
-    let all = per_edit.values().sum();
-    per_edit.insert("all".to_owned(), all);
-    per_edit
+/// Where a time begins in which calls are counted.
+#[derive(Debug)]
+pub(super) struct Count {
+    calls: BTreeMap<String, u64>,
+    began: Instant,
+}
+
+impl Count {
+    /// Begins now.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub(super) async fn begin(redis: &Redis) -> Result<Self> {
+        let calls = calls(redis).await?;
+        Ok(Self { calls, began: Instant::now() })
+    }
+
+    /// What was called since then.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub(super) async fn end(self, redis: &Redis) -> Result<Calls> {
+        let now = calls(redis).await?;
+        let grown = now.into_iter().map(|(name, calls)| {
+            let before = self.calls.get(&name).copied().unwrap_or_default();
+            (name, calls.saturating_sub(before))
+        });
+        Ok(Calls { by_command: grown.collect(), during: self.began.elapsed() })
+    }
+}
+
+/// Calls in some time.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Calls {
+    by_command: BTreeMap<String, u64>,
+    during: Duration,
+}
+
+impl Calls {
+    /// All of several times together.
+    pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut sum = Self::default();
+        for calls in all {
+            sum.during += calls.during;
+            for (name, count) in &calls.by_command {
+                *sum.by_command.entry(name.clone()).or_default() += count;
+            }
+        }
+        sum
+    }
+
+    /// Calls per second, by command; nothing of no time.
+    pub(super) fn per_second(&self) -> BTreeMap<String, f64> {
+        let seconds = self.during.as_secs_f64();
+        let called = self.by_command.iter().filter(|&(_, &count)| count > 0 && seconds > 0.0);
+        called.map(|(name, &count)| (name.clone(), thousandths(count as f64 / seconds))).collect()
+    }
+
+    /// Calls for each edit, by command, and `all`.
+    pub(super) fn per_edit(&self, edits: u64) -> BTreeMap<String, f64> {
+        self.per_edit_beyond(edits, &BTreeMap::new())
+    }
+
+    /// The same without what would have been called anyway, `at_rest` per second.
+    pub(super) fn per_edit_beyond(&self, edits: u64, at_rest: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+        let seconds = self.during.as_secs_f64();
+        let per_edit = self.by_command.iter().map(|(name, &count)| {
+            let anyway = at_rest.get(name).copied().unwrap_or_default() * seconds;
+            (name.clone(), thousandths((count as f64 - anyway).max(0.0) / edits.max(1) as f64))
+        });
+        let mut per_edit: BTreeMap<String, f64> = per_edit.filter(|&(_, calls)| calls >= PER_EDIT_MIN).collect();
+        let all = per_edit.values().sum();
+        per_edit.insert("all".to_owned(), all);
+        per_edit
+    }
+}
+
+fn thousandths(figure: f64) -> f64 {
+    (figure * 1_000.0).round() / 1_000.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn calls(seconds: u64, by_command: &[(&str, u64)]) -> Calls {
+        let by_command = by_command.iter().map(|&(name, calls)| (name.to_owned(), calls)).collect();
+        Calls { by_command, during: Duration::from_secs(seconds) }
+    }
+
+    fn figures(figures: &[(&str, f64)]) -> BTreeMap<String, f64> {
+        figures.iter().map(|&(name, figure)| (name.to_owned(), figure)).collect()
+    }
+
     #[test]
     fn calls_are_told_per_edit_without_those_of_who_measures() {
-        let calls = |fcall: u64, publish: u64| {
-            let all = [("fcall", fcall), ("spublish", publish), ("client|setname", 5), ("info", 7)];
-            told(all.map(|(name, calls)| (name.to_owned(), calls)).into())
-        };
-        let (before, after) = (calls(100, 10), calls(300, 11));
-        assert_eq!(before.keys().collect::<Vec<_>>(), ["fcall", "spublish"]);
-        let per_edit = per_edit(&before, &after, 200);
-        assert_eq!(per_edit, BTreeMap::from([("fcall".to_owned(), 1.0), ("all".to_owned(), 1.0)]));
+        let all = [("fcall", 200), ("spublish", 1), ("client|setname", 5), ("info", 7)];
+        let told = told(all.map(|(name, calls)| (name.to_owned(), calls)).into());
+        assert_eq!(told.keys().collect::<Vec<_>>(), ["fcall", "spublish"]);
+        let calls = Calls { by_command: told, during: Duration::from_secs(1) };
+        assert_eq!(calls.per_edit(200), figures(&[("fcall", 1.0), ("all", 1.0)]));
+    }
+
+    #[test]
+    fn what_nodes_ask_at_rest_is_no_part_of_an_edit() {
+        // Three nodes that send themselves a message each second, and twenty edits per second.
+        let at_rest = calls(10, &[("publish", 30), ("fcall", 0)]).per_second();
+        assert_eq!(at_rest, figures(&[("publish", 3.0)]));
+        let edited = Calls::sum([
+            &calls(10, &[("publish", 230), ("fcall", 200)]),
+            &calls(10, &[("publish", 230), ("fcall", 200)]),
+        ]);
+        assert_eq!(edited.per_edit(400), figures(&[("publish", 1.15), ("fcall", 1.0), ("all", 2.15)]));
+        assert_eq!(edited.per_edit_beyond(400, &at_rest), figures(&[("publish", 1.0), ("fcall", 1.0), ("all", 2.0)]));
+        assert_eq!(Calls::default().per_second(), figures(&[]));
     }
 }

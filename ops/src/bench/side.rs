@@ -1,6 +1,5 @@
 //! One side of a comparison at work: its listeners, its editors, and what they see of some edits.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -12,7 +11,7 @@ use super::course::Course;
 use super::editors::{Editors, Made};
 use super::listeners::Listeners;
 use super::load::{Rhythm, Schedule};
-use super::redis_stats;
+use super::redis_stats::{Calls, Count};
 use super::report::Faults;
 use super::stage::Stage;
 use super::usage::{Cost, Meter};
@@ -61,7 +60,8 @@ pub(super) struct Round {
     pub(super) costs: Vec<Cost>,
     /// What Redis and the generator used meanwhile.
     pub(super) beside: Vec<Cost>,
-    pub(super) redis_calls_per_edit: BTreeMap<String, f64>,
+    /// From before the first edit until all was told.
+    pub(super) redis_calls: Calls,
 }
 
 impl Round {
@@ -110,7 +110,7 @@ impl Side {
     /// # Errors
     /// When somebody has lost the connection.
     pub(super) async fn round(&mut self, rhythm: Rhythm, seconds: u32, patience: Duration) -> Result<Round> {
-        let before = redis_stats::calls(&self.redis).await?;
+        let count = Count::begin(&self.redis).await?;
         let deliveries = self.listeners.deliveries();
         self.meter = Meter::of_all(&self.stage.processes);
         let ourselves = ("generator".to_owned(), std::process::id());
@@ -123,7 +123,7 @@ impl Side {
         let elapsed = start.elapsed();
         let (costs, beside) = (self.meter.read(), beside.read());
         let deliveries = self.listeners.deliveries() - deliveries;
-        let after = redis_stats::calls(&self.redis).await?;
+        let redis_calls = count.end(&self.redis).await?;
         if let Some(why) = self.listeners.ended() {
             bail!("a subscriber of {} lost its connection: {why}", self.stage.name());
         }
@@ -142,7 +142,7 @@ impl Side {
             edit_times: made.times,
             costs,
             beside,
-            redis_calls_per_edit: redis_stats::per_edit(&before, &after, u64::from(rhythm.rate) * u64::from(seconds)),
+            redis_calls,
         })
     }
 
