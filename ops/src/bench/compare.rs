@@ -1,8 +1,9 @@
 //! `mille bench compare`: two reports of one bench, figure by figure, and whether the later one is worse.
 //!
-//! Only figures that carry over from machine to machine can fail it: ratios within one run, calls of Redis per edit, faults.
-//! Seconds, milliseconds and memory are told beside them, unless they are named with `--figure`. A promise that was kept
-//! before and is not now fails it too.
+//! Only figures that carry over between machines of one kind can fail it: ratios within one run, calls of Redis per edit,
+//! memory per connection, faults. Seconds and milliseconds are told beside them, unless they are named with `--figure`. A
+//! figure that is not there any more fails it like one that is worse, and so does a promise that was kept before and is
+//! not now. Reports that were made in different ways are not compared at all.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,12 +17,76 @@ use serde_json::Value;
 use crate::output::{Output, refused};
 use crate::status::table;
 
-/// Figures that may fail it unless others are named: a figure's name begins or goes on like this.
-const JUDGED: [&str; 4] =
-    ["timesTheYardstick.median", "stockTimesOurs.median", "ours.redisCallsPerEdit.all", "ours.faults."];
+/// How a report was made, at its top. What differs in one of them measured something else.
+const SETTINGS: [&str; 26] = [
+    "bench",
+    "nodes",
+    "seconds",
+    "rounds",
+    "appendfsync",
+    "saturate",
+    "subscribers",
+    "plans",
+    "burst",
+    "editsPerSecond",
+    "writers",
+    "sockets",
+    "oneNode",
+    "inFlight",
+    "rate",
+    "connections",
+    "kind",
+    "perRoom",
+    "movers",
+    "hz",
+    "viewersPerUser",
+    "clients",
+    "behind",
+    "editors",
+    "framesPerSecond",
+    "silent",
+];
 
-/// Figures of which more is better.
-const MORE_IS_BETTER: [&str; 3] = ["stockTimesOurs", "PerSecond", "per_second"];
+/// Figures that may fail it unless others are named, by bench; one that ends with a point stands for all below it. What a bench
+/// says beyond them is in its promises.
+const JUDGED: [(&str, &[&str]); 7] = [
+    (
+        "fanout",
+        &[
+            "timesTheYardstick.median",
+            "stockTimesOurs.median",
+            "saturationTimesTheStocks.median",
+            "ours.redisCallsPerEdit.all",
+            "ours.faults.",
+            "ours.refused",
+            "ours.unanswered",
+        ],
+    ),
+    ("edits", &["served.fcallsPerEdit", "served.messagesPerCommit", "faults.", "unanswered"]),
+    ("idle", &["idleBytesPerConnection", "toldBytesPerConnection", "ended"]),
+    ("cursors", &["frames.maxOfAllowed", "redisCommandsPerSecond", "olderPositions", "cursorsDropped", "knowing"]),
+    ("resume", &["faults.", "whole", "atTheNode.resumesBySnapshot"]),
+    ("storm", &["faults.", "whole", "edits.unanswered", "edits.surplus", "otherCloses"]),
+    ("flood", &[]),
+];
+
+/// Figures of which more is better, by the last part of their names. Of all others less is.
+const MORE_IS_BETTER: [&str; 11] = [
+    "stockTimesOurs",
+    "saturationTimesTheStocks",
+    "highestDeliveriesPerSecond",
+    "deliveries",
+    "accepted",
+    "acceptedPerSecond",
+    "whole",
+    "resumesByReplay",
+    "knowing",
+    "movesPerSecond",
+    "told",
+];
+
+/// Parts of a figure of several rounds.
+const OF_ROUNDS: [&str; 3] = ["median", "min", "max"];
 
 /// Parts of reports that are no single figure.
 const LISTS: [&str; 5] = ["promises", "costs", "beside", "climbs", "parts"];
@@ -49,7 +114,8 @@ pub(crate) struct CompareArgs {
 struct Difference {
     figure: String,
     before: f64,
-    after: f64,
+    /// None when it is not there any more.
+    after: Option<f64>,
     /// By how much it is more: -0.5 is half; none where it was 0 and is not.
     more_by: Option<f64>,
     /// Whether it may fail the comparison.
@@ -61,19 +127,15 @@ struct Difference {
 pub(crate) fn run(args: &CompareArgs, output: Output) -> Result<ExitCode> {
     ensure!(args.tolerance >= 0.0, "a tolerance below 0");
     let (before, after) = (read(&args.before)?, read(&args.after)?);
-    for key in ["bench", "nodes", "subscribers", "plans", "burst", "editsPerSecond"] {
-        let (one, other) = (&before[key], &after[key]);
-        if one != other {
-            return Err(refused(format!("they measured different things: {key} is {one} and {other}")));
-        }
+    for setting in same_settings(&before, &after)? {
+        output.note(format_args!("mille: only one of them says its {setting}; it is taken to be the same"));
     }
-    let judged: Vec<&str> =
-        if args.figures.is_empty() { JUDGED.to_vec() } else { args.figures.iter().map(String::as_str).collect() };
+    let judged = Judged::of(&before, &args.figures)?;
     let differences = differences(&before, &after, &judged, args.tolerance);
-    if !differences.iter().any(|difference| difference.judged) {
-        return Err(refused(format!("no figure like {} in both reports", judged.join(" or "))));
+    let broken = no_longer_kept(&before, &after);
+    if !differences.iter().any(|difference| difference.judged) && kept_promises(&before).next().is_none() {
+        return Err(refused("there is nothing to judge in BEFORE; name figures with --figure"));
     }
-    let broken = newly_broken(&before, &after);
     let kept = broken.is_empty() && !differences.iter().any(|difference| difference.worse);
     if output.is_json() {
         output.value(&serde_json::json!({ "differences": differences, "newlyBroken": broken, "kept": kept }));
@@ -86,27 +148,98 @@ pub(crate) fn run(args: &CompareArgs, output: Output) -> Result<ExitCode> {
     Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Settings that only one of them tells, as reports of an earlier version do not.
+///
+/// # Errors
+/// A refusal when one differs.
+fn same_settings(before: &Value, after: &Value) -> Result<Vec<&'static str>> {
+    let mut told_once = Vec::new();
+    for setting in SETTINGS {
+        match (before.get(setting), after.get(setting)) {
+            (Some(one), Some(other)) if one != other => {
+                return Err(refused(format!("they measured different things: {setting} is {one} and {other}")));
+            }
+            (Some(_), None) | (None, Some(_)) => told_once.push(setting),
+            _ => {}
+        }
+    }
+    Ok(told_once)
+}
+
+/// Which figures may fail it.
+#[derive(Debug)]
+enum Judged<'a> {
+    /// Those of the bench.
+    Usual(&'a [&'a str]),
+    /// All whose names begin or go on like one of these.
+    Named(&'a [String]),
+}
+
+impl<'a> Judged<'a> {
+    /// Those that are named, else those of the bench that made the report.
+    ///
+    /// # Errors
+    /// A refusal when one is named that the report has not.
+    fn of(before: &Value, named: &'a [String]) -> Result<Self> {
+        if named.is_empty() {
+            let bench = JUDGED.iter().find(|(bench, _)| before["bench"] == *bench);
+            return Ok(Self::Usual(bench.map_or(&[][..], |&(_, figures)| figures)));
+        }
+        let figures = figures(before);
+        match named.iter().find(|name| !figures.keys().any(|figure| figure.contains(name.as_str()))) {
+            Some(unknown) => Err(refused(format!("no figure like {unknown} in BEFORE"))),
+            None => Ok(Self::Named(named)),
+        }
+    }
+
+    fn holds(&self, figure: &str) -> bool {
+        match self {
+            Self::Usual(names) => {
+                names.iter().any(|name| figure == *name || name.ends_with('.') && figure.starts_with(name))
+            }
+            Self::Named(names) => names.iter().any(|name| figure.contains(name.as_str())),
+        }
+    }
+}
+
 pub(super) fn read(path: &Path) -> Result<Value> {
     let text =
         std::fs::read_to_string(path).map_err(|error| refused(format!("can't read {}: {error}", path.display())))?;
     serde_json::from_str(&text).with_context(|| format!("{} is no report in JSON", path.display()))
 }
 
-fn differences(before: &Value, after: &Value, judged: &[&str], tolerance: f64) -> Vec<Difference> {
-    let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
-    collect("", before, &mut old);
-    collect("", after, &mut new);
-    let both = old.into_iter().filter_map(|(figure, before)| Some((before, *new.get(&figure)?, figure)));
-    both.map(|(before, after, figure)| {
-        let more_by = if before == after { Some(0.0) } else { (before != 0.0).then(|| after / before - 1.0) };
-        let judged = judged.iter().any(|name| figure.contains(name));
-        let better_up = MORE_IS_BETTER.iter().any(|name| figure.contains(name));
-        let worse_by = if better_up { before / after - 1.0 } else { more_by.unwrap_or(f64::INFINITY) };
-        // Nothing divided by nothing is no difference.
-        let worse = judged && before != after && worse_by > tolerance;
-        Difference { figure, before, after, more_by, judged, worse }
+fn differences(before: &Value, after: &Value, judged: &Judged<'_>, tolerance: f64) -> Vec<Difference> {
+    let (old, new) = (figures(before), figures(after));
+    let each = old.into_iter().map(|(figure, before)| (new.get(&figure).copied(), before, figure));
+    each.map(|(after, before, figure)| {
+        let judged = judged.holds(&figure);
+        let more_by = after
+            .and_then(|after| if before == after { Some(0.0) } else { (before != 0.0).then(|| after / before - 1.0) });
+        let is_worse = match after {
+            // What can't be seen any more may be anything.
+            None => true,
+            // Nothing divided by nothing is no difference.
+            Some(after) if before == after => false,
+            Some(after) if is_better_up(&figure) => before / after - 1.0 > tolerance,
+            Some(_) => more_by.unwrap_or(f64::INFINITY) > tolerance,
+        };
+        Difference { figure, before, after, more_by, judged, worse: judged && is_worse }
     })
     .collect()
+}
+
+/// By the last part of its name; of a figure of several rounds, by the one before.
+fn is_better_up(figure: &str) -> bool {
+    let mut parts = figure.rsplit('.').skip_while(|part| OF_ROUNDS.contains(part));
+    parts.next().is_some_and(|name| MORE_IS_BETTER.contains(&name))
+}
+
+/// Every number that was found, by where it stands.
+fn figures(report: &Value) -> BTreeMap<String, f64> {
+    let mut figures = BTreeMap::new();
+    collect("", report, &mut figures);
+    figures.retain(|figure, _| !SETTINGS.contains(&figure.as_str()));
+    figures
 }
 
 /// Every number in it, by where it stands.
@@ -125,15 +258,25 @@ fn collect(place: &str, value: &Value, figures: &mut BTreeMap<String, f64>) {
     }
 }
 
-/// Promises that were kept before and are not now.
-fn newly_broken(before: &Value, after: &Value) -> Vec<String> {
-    let promises = |report: &Value, kept: bool| -> Vec<String> {
-        let promises = report["promises"].as_array().into_iter().flatten();
-        let told = promises.filter(|promise| promise["kept"] == kept);
-        told.filter_map(|promise| promise["promise"].as_str().map(str::to_owned)).collect()
-    };
-    let kept = promises(before, true);
-    promises(after, false).into_iter().filter(|promise| kept.contains(promise)).collect()
+/// Promises that were kept before and are not now: broken, not judged, or not told at all.
+fn no_longer_kept(before: &Value, after: &Value) -> Vec<String> {
+    let now: BTreeMap<&str, &Value> = promises(after).collect();
+    let lost = kept_promises(before).filter_map(|promise| match now.get(promise) {
+        Some(Value::Bool(true)) => None,
+        Some(Value::Bool(false)) => Some(promise.to_owned()),
+        Some(_) => Some(format!("{promise} (not judged any more)")),
+        None => Some(format!("{promise} (not told any more)")),
+    });
+    lost.collect()
+}
+
+fn kept_promises(report: &Value) -> impl Iterator<Item = &str> {
+    promises(report).filter(|(_, kept)| **kept == true).map(|(promise, _)| promise)
+}
+
+fn promises(report: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let promises = report["promises"].as_array().into_iter().flatten();
+    promises.filter_map(|promise| Some((promise["promise"].as_str()?, &promise["kept"])))
 }
 
 fn text(differences: &[Difference]) -> String {
@@ -141,6 +284,8 @@ fn text(differences: &[Difference]) -> String {
     rows.extend(differences.iter().map(|difference| {
         let more_by = difference.more_by.map_or("-".to_owned(), |share| format!("{:+.1} %", share * 100.0));
         let verdict = match difference {
+            Difference { judged: true, after: None, .. } => "MISSING",
+            Difference { after: None, .. } => "missing",
             Difference { worse: true, .. } => "WORSE",
             Difference { judged: true, .. } => "ok",
             _ => "",
@@ -149,7 +294,7 @@ fn text(differences: &[Difference]) -> String {
         vec![
             difference.figure.clone(),
             number(difference.before),
-            number(difference.after),
+            difference.after.map_or("-".to_owned(), number),
             more_by,
             verdict.to_owned(),
         ]
@@ -174,7 +319,13 @@ mod tests {
     }
 
     fn worse(before: &Value, after: &Value) -> Vec<String> {
-        let differences = differences(before, after, &JUDGED, 0.15);
+        worse_of(before, after, &[])
+    }
+
+    fn worse_of(before: &Value, after: &Value, named: &[&str]) -> Vec<String> {
+        let named: Vec<String> = named.iter().map(|&name| name.to_owned()).collect();
+        let judged = Judged::of(before, &named).expect("all are there");
+        let differences = differences(before, after, &judged, 0.15);
         differences.into_iter().filter(|difference| difference.worse).map(|difference| difference.figure).collect()
     }
 
@@ -194,17 +345,77 @@ mod tests {
     }
 
     #[test]
+    fn more_per_second_is_better_only_of_what_is_meant_to_be_much() {
+        for (figure, better_up) in [
+            ("acceptedPerSecond", true),
+            ("saturation.highestDeliveriesPerSecond.median", true),
+            ("stockTimesOurs.min", true),
+            ("nodesCpuPerSecond", false),
+            ("cpuSecondsPerSecondIdle", false),
+            ("redisCommandsPerSecond", false),
+            ("frames.bytesPerSecond", false),
+            ("redisCallsPerSecondAtRest.publish", false),
+            ("timesTheYardstick.median", false),
+            ("whole_since_reconnect.max", false),
+        ] {
+            let report = |value: f64| {
+                let parts: Vec<&str> = figure.split('.').collect();
+                parts.iter().rev().fold(json!(value), |inner, &part| json!({ part: inner }))
+            };
+            assert_eq!(worse_of(&report(10.0), &report(20.0), &[figure]).is_empty(), better_up, "{figure}");
+            assert_eq!(worse_of(&report(20.0), &report(10.0), &[figure]).is_empty(), !better_up, "{figure}");
+        }
+    }
+
+    #[test]
     fn where_there_was_nothing_anything_is_too_much() {
         let (before, after) = (report(1.0, 4.0, 0), report(1.0, 4.0, 1));
         assert_eq!(worse(&before, &after), ["ours.faults.lost"]);
-        assert_eq!(newly_broken(&before, &after), ["0 lost"]);
-        assert_eq!(newly_broken(&after, &after), [""; 0]);
+        assert_eq!(no_longer_kept(&before, &after), ["0 lost"]);
+        assert_eq!(no_longer_kept(&after, &after), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_not_told_any_more_is_no_better_than_what_is_worse() {
+        let before = report(1.0, 4.0, 0);
+        let mut after = report(1.0, 4.0, 0);
+        after["stockTimesOurs"] = Value::Null;
+        after["timesTheYardstick"]["min"] = Value::Null;
+        assert_eq!(worse(&before, &after), ["stockTimesOurs.median"], "the least of the rounds is not judged");
+        let table = text(&differences(&before, &after, &Judged::of(&before, &[]).expect("usual"), 0.15));
+        assert!(table.contains("MISSING") && table.contains("missing"), "{table}");
+        after["promises"][0]["kept"] = Value::Null;
+        assert_eq!(no_longer_kept(&before, &after), ["0 lost (not judged any more)"]);
+        after["promises"] = json!([]);
+        assert_eq!(no_longer_kept(&before, &after), ["0 lost (not told any more)"]);
+        Judged::of(&after, &["stockTimesOurs".to_owned()]).expect_err("not in this one");
+    }
+
+    #[test]
+    fn what_was_made_in_different_ways_is_not_compared() {
+        let report = |rate: Value| json!({ "bench": "edits", "rate": rate, "seconds": 10 });
+        assert_eq!(same_settings(&report(json!(200)), &report(json!(200))).expect("alike"), [""; 0]);
+        let error = same_settings(&report(Value::Null), &report(json!(200))).expect_err("no rate and a rate");
+        assert!(error.to_string().contains("rate is null and 200"), "{error}");
+        // An earlier version did not say how its Redis was set.
+        let mut later = report(json!(200));
+        later["appendfsync"] = json!("always");
+        assert_eq!(same_settings(&report(json!(200)), &later).expect("maybe alike"), ["appendfsync"]);
+    }
+
+    #[test]
+    fn every_bench_has_figures_of_its_own_or_is_judged_by_its_promises() {
+        let report = json!({ "bench": "idle", "idleBytesPerConnection": 9_000.0, "rssIdleBytes": 100, "seconds": 20 });
+        let mut larger = report.clone();
+        larger["idleBytesPerConnection"] = json!(11_000.0);
+        larger["rssIdleBytes"] = json!(900);
+        assert_eq!(worse(&report, &larger), ["idleBytesPerConnection"]);
+        assert!(!figures(&report).contains_key("seconds"), "a setting is no figure");
     }
 
     #[test]
     fn a_list_of_processes_is_no_figure() {
-        let mut figures = BTreeMap::new();
-        collect("", &report(1.0, 4.0, 0), &mut figures);
+        let figures = figures(&report(1.0, 4.0, 0));
         assert_eq!(figures.len(), 5, "{figures:?}");
     }
 }

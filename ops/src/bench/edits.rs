@@ -191,7 +191,6 @@ async fn measure(
     let costs = meter.read();
     let after = looks.look(ground).await?;
     stop.cancel();
-    let served = Served::new(&before, &after);
     let pings = pings.await??;
 
     let told: Vec<Told> = all(told).await?;
@@ -222,7 +221,7 @@ async fn measure(
         interested,
         price: Price::new(&costs, ground, accepted),
         costs,
-        served,
+        served: Served::new(&before, &after, accepted),
     })
 }
 
@@ -357,14 +356,6 @@ struct Findings {
 }
 
 impl Findings {
-    fn fcalls_per_edit(&self) -> f64 {
-        self.served.fcalls as f64 / self.accepted as f64
-    }
-
-    fn messages_per_commit(&self) -> f64 {
-        self.served.heard as f64 / self.served.published.max(1) as f64
-    }
-
     /// By how many milliseconds the way to another node is longer than Redis' bare round trip, at half and at p99.
     fn above_the_round_trip(&self) -> [Option<f64>; 2] {
         let (remote, bare) = (&self.remote, &self.redis_round_trip);
@@ -373,7 +364,7 @@ impl Findings {
 
     fn promises(&self, untimed: bool) -> Vec<Promise> {
         let Faults { lost, duplicates, snapshots } = self.faults;
-        let (fcalls, messages) = (self.fcalls_per_edit(), self.messages_per_commit());
+        let Served { fcalls_per_edit: fcalls, messages_per_commit: messages, .. } = self.served;
         let (fcalls_max, few_fcalls) = self.served.fcalls_per_edit_max();
         let [least, most] = self.interested;
         let is_told_once = (least * (1.0 - MESSAGES_SLACK)..=most * (1.0 + MESSAGES_SLACK)).contains(&messages);
@@ -472,9 +463,9 @@ impl Findings {
             show(p99),
             self.faults,
             costs_table(&self.costs),
-            self.fcalls_per_edit(),
+            self.served.fcalls_per_edit,
             self.accepted as f64 / self.served.published.max(1) as f64,
-            self.messages_per_commit(),
+            self.served.messages_per_commit,
             commands.join(", "),
         )
     }

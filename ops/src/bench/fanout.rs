@@ -21,7 +21,7 @@ use super::count_up_to;
 use super::fanout_report::{Findings, Saturation, SideFindings, Targets, Turn};
 use super::ground::Ground;
 use super::load::Rhythm;
-use super::redis_stats::Count;
+use super::redis_stats::{self, Count};
 use super::report::conclude;
 use super::saturate;
 use super::side::Side;
@@ -159,7 +159,7 @@ async fn take_turns(
     if let Some(stock) = stock {
         stock.close().await;
     }
-    Ok(Findings { ours: Some(ours), stock: stock_findings, ..findings(args, ground, &turns) })
+    Ok(Findings { ours: Some(ours), stock: stock_findings, ..findings(args, ground, &turns).await })
 }
 
 async fn climb(
@@ -181,15 +181,17 @@ async fn climb(
         }
     }
     let mut saturations = sides.into_iter().map(|(stage, saturation)| stage.map(|_| saturation));
+    let (ours, stock) = (saturations.next().flatten(), saturations.next().flatten());
     Ok(Findings {
-        saturation: saturations.next().flatten(),
-        stock_saturation: saturations.next().flatten(),
-        ..findings(args, ground, &[])
+        saturation_times_the_stocks: ours.as_ref().zip(stock.as_ref()).and_then(|(ours, stock)| ours.times(stock)),
+        saturation: ours,
+        stock_saturation: stock,
+        ..findings(args, ground, &[]).await
     })
 }
 
 /// What was asked, and what only the turns together say.
-fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Findings {
+async fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Findings {
     Findings {
         bench: "fanout",
         nodes: ground.state.nodes.len(),
@@ -199,6 +201,8 @@ fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Findings {
         burst: args.burst,
         seconds: args.seconds,
         rounds: args.rounds,
+        saturate: args.saturate,
+        appendfsync: redis_stats::appendfsync(&ground.state.redis).await.ok(),
         yardstick_price: Turn::yardstick_price(turns),
         times_the_yardstick: Turn::times_the_yardstick(turns),
         one_per_node_times_the_yardstick: Turn::one_per_node_times_the_yardstick(turns),
@@ -209,5 +213,6 @@ fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Findings {
         stock: None,
         saturation: None,
         stock_saturation: None,
+        saturation_times_the_stocks: None,
     }
 }

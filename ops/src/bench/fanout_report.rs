@@ -187,6 +187,12 @@ impl Saturation {
         self.highest_deliveries_per_second = Spread::of(self.climbs.iter().map(|steps| saturate::highest(steps)));
     }
 
+    /// How many times as many deliveries per second there may be as on the other side.
+    pub(super) fn times(&self, other: &Self) -> Option<Spread> {
+        let highest = self.climbs.iter().zip(&other.climbs).map(|(a, b)| (saturate::highest(a), saturate::highest(b)));
+        Spread::of(highest.filter(|&(_, other)| other > 0.0).map(|(ours, other)| ours / other))
+    }
+
     fn median(&self) -> f64 {
         self.highest_deliveries_per_second.map_or(0.0, |spread| spread.median)
     }
@@ -204,6 +210,10 @@ pub(super) struct Findings {
     pub(super) burst: u32,
     pub(super) seconds: u32,
     pub(super) rounds: u32,
+    /// Whether the rate was raised, from the one above on.
+    pub(super) saturate: bool,
+    /// When Redis brings changes to disk; none when it does not tell.
+    pub(super) appendfsync: Option<String>,
     #[serde(rename = "yardstick_cpu_seconds_per_million_deliveries")]
     pub(super) yardstick_price: Option<Spread>,
     pub(super) times_the_yardstick: Option<Spread>,
@@ -216,6 +226,8 @@ pub(super) struct Findings {
     pub(super) stock: Option<SideFindings>,
     pub(super) saturation: Option<Saturation>,
     pub(super) stock_saturation: Option<Saturation>,
+    /// The nodes' highest, divided by the stock example's.
+    pub(super) saturation_times_the_stocks: Option<Spread>,
 }
 
 impl Findings {
@@ -312,6 +324,9 @@ impl Findings {
             }));
             let highest = saturation.median();
             writeln!(text, "\n{name}: at most {highest:.0} deliveries per second\n{}", table(&rows))?;
+        }
+        if let Some(times) = self.saturation_times_the_stocks {
+            writeln!(text, "the nodes take {} times as many as the stock example", Spread::show(Some(times)))?;
         }
         Ok(())
     }

@@ -27,6 +27,14 @@ pub(super) async fn calls(redis: &Redis) -> Result<BTreeMap<String, u64>> {
     Ok(told(Primaries::connect(redis).await?.commands().await?))
 }
 
+/// When Redis brings changes to disk: what an edit waits for.
+///
+/// # Errors
+/// When Redis does not tell.
+pub(super) async fn appendfsync(redis: &Redis) -> Result<String> {
+    Primaries::connect(redis).await?.appendfsync().await
+}
+
 fn told(calls: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     calls.into_iter().filter(|(name, _)| !ASIDE.iter().any(|aside| name.split('|').next() == Some(aside))).collect()
 }

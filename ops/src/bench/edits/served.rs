@@ -66,20 +66,30 @@ pub(super) struct Served {
     pub(super) published: u64,
     /// Commits that nodes heard of, all nodes together.
     pub(super) heard: u64,
+    pub(super) fcalls_per_edit: f64,
+    pub(super) messages_per_commit: f64,
     /// Everything, also what functions call, by command.
     pub(super) commands: BTreeMap<String, u64>,
 }
 
 impl Served {
-    /// What was served between two looks.
-    pub(super) fn new(before: &Counts, after: &Counts) -> Self {
+    /// What was served between two looks, while so many edits were accepted.
+    pub(super) fn new(before: &Counts, after: &Counts, accepted: u64) -> Self {
         let heard = after.heard.saturating_sub(before.heard);
         let grown = |name: &String, count: &u64| count.saturating_sub(before.commands.get(name).copied().unwrap_or(0));
         let commands = after.commands.iter().map(|(name, count)| (name.clone(), grown(name, count)));
         let is_for_nodes = |(name, count): &(String, u64)| *count > 0 && !NOT_OURS.contains(&name.as_str());
         let commands: BTreeMap<String, u64> = commands.filter(is_for_nodes).collect();
         let of = |name: &str| commands.get(name).copied().unwrap_or(0);
-        Self { fcalls: of("fcall"), published: of("publish") + of("spublish"), heard, commands }
+        let (fcalls, published) = (of("fcall"), of("publish") + of("spublish"));
+        Self {
+            fcalls,
+            published,
+            heard,
+            fcalls_per_edit: fcalls as f64 / accepted.max(1) as f64,
+            messages_per_commit: heard as f64 / published.max(1) as f64,
+            commands,
+        }
     }
 
     /// How many FCALLs there may be per edit, and the promise in words. Nothing but confirmations sends WAIT.
@@ -101,9 +111,10 @@ mod tests {
         let served = |calls: &[(&str, u64)]| {
             let commands = calls.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
             let before = Counts { commands: BTreeMap::from([("wait".to_owned(), 3)]), heard: 0 };
-            Served::new(&before, &Counts { commands, heard: 0 })
+            Served::new(&before, &Counts { commands, heard: 0 }, 100)
         };
         assert_eq!(served(&[("fcall", 100), ("wait", 3)]).fcalls_per_edit_max().0, FCALLS_PER_EDIT_MAX);
+        assert!((served(&[("fcall", 110)]).fcalls_per_edit - 1.1).abs() < 1e-9);
         assert_eq!(served(&[("fcall", 200), ("wait", 9)]).fcalls_per_edit_max().0, FCALLS_PER_CONFIRMED_EDIT_MAX);
     }
 }
