@@ -3,8 +3,8 @@
 //! Most people look most of the time, so most sockets are silent. The bench opens many on one node, lets them be, and tells
 //! how much memory the node needs for each: before anything happened, and after each was told of one edit, since what a
 //! socket needed once it may keep. Memory is what the system counts as resident, and is waited for until it stands still;
-//! what is told per connection is the growth, so the share of the room it sits in is in it. A node keeps what it once
-//! needed: each run wants a cluster of its own.
+//! what is told per connection is the growth since before there was any room, so the share of the room it sits in, its
+//! project and its plan, is in it. A node keeps what it once needed: each run wants a cluster of its own.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -111,12 +111,15 @@ pub(crate) async fn run(args: &IdleArgs, output: Output) -> Result<ExitCode> {
             "only {files} files may be open; see `ulimit -Hn`, or run this several times at once"
         )));
     }
+    // The projects are there for the connections, so they are no part of what was before.
+    output.note("mille: waiting until the memory stands still");
+    let memory = Memory::begin(&nodes).await;
     let owner = Client::new(Target::node(&state, &nodes[0].url, OWNER), "mille-bench")?;
     let count = args.connections.div_ceil(args.per_room);
     output.note(format_args!("mille: making {count} projects"));
     let made = stream::iter((0..count).map(|number| make_room(&owner, &state, number)));
     let rooms: Vec<Arc<Room>> = made.buffered(ROOMS_AT_ONCE).try_collect().await?;
-    let findings = measure(args, &nodes, &owner, &rooms, output).await;
+    let findings = measure(args, &nodes, &owner, &rooms, memory, output).await;
     let left = stream::iter(&rooms).for_each_concurrent(ROOMS_AT_ONCE, |room| leave_room(&owner, room, output));
     left.await;
     let findings = findings?;
@@ -145,6 +148,7 @@ async fn measure(
     nodes: &[Node],
     owner: &Client,
     rooms: &[Arc<Room>],
+    mut memory: Memory,
     output: Output,
 ) -> Result<Findings> {
     let count = args.connections as usize;
@@ -159,9 +163,7 @@ async fn measure(
         // By rooms: a room is on one node, so that it is open no more often than needed.
         Seat { kind, node: addresses[room % addresses.len()], room: Arc::clone(&rooms[room]), moves }
     };
-    let mut memory = Memory::of(nodes);
-    output.note("mille: waiting until the memory stands still");
-    let before = memory.settled().await;
+    let (before, with_rooms) = (memory.before, memory.settled().await);
     output.note(format_args!("mille: opening {count} connections"));
     let began = Instant::now();
     let crowd = Crowd::open((0..count).map(seat).collect()).await?;
@@ -192,6 +194,7 @@ async fn measure(
         seconds: args.seconds,
         opened_in_seconds: opened_in.as_secs_f64(),
         rss_before_bytes: before,
+        rss_rooms_bytes: with_rooms,
         rss_idle_bytes: idle,
         rss_told_bytes: told,
         idle_bytes_per_connection: per_connection(before, idle, count),
@@ -237,11 +240,16 @@ async fn edit(owner: &Client, room: &Room) -> Result<()> {
 #[derive(Debug)]
 struct Memory {
     meters: Vec<Meter>,
+    /// Bytes once they stood still for the first time.
+    before: u64,
 }
 
 impl Memory {
-    fn of(nodes: &[Node]) -> Self {
-        Self { meters: nodes.iter().map(|node| Meter::of(&node.name, node.pid)).collect() }
+    async fn begin(nodes: &[Node]) -> Self {
+        let meters = nodes.iter().map(|node| Meter::of(&node.name, node.pid)).collect();
+        let mut memory = Self { meters, before: 0 };
+        memory.before = memory.settled().await;
+        memory
     }
 
     /// Bytes, once they stand still, or after as long as we wait for it.
@@ -275,8 +283,10 @@ struct Findings {
     per_room: u32,
     seconds: u32,
     opened_in_seconds: f64,
-    /// Of those nodes together: with the rooms made, with everybody there, and after everybody was told once.
+    /// Of those nodes together: before the projects were made, with them, with everybody there, and after everybody was told
+    /// once. What a connection takes is counted from the first: its share of a project's actor is its own.
     rss_before_bytes: u64,
+    rss_rooms_bytes: u64,
     rss_idle_bytes: u64,
     rss_told_bytes: u64,
     idle_bytes_per_connection: f64,
@@ -319,6 +329,7 @@ impl Findings {
         let rows = [
             ["MEMORY", "RSS MiB", "KiB PER CONNECTION"].map(str::to_owned).to_vec(),
             vec!["before".to_owned(), mebibytes(self.rss_before_bytes), "-".to_owned()],
+            vec!["with the projects".to_owned(), mebibytes(self.rss_rooms_bytes), "-".to_owned()],
             vec!["idle".to_owned(), mebibytes(self.rss_idle_bytes), per(self.idle_bytes_per_connection)],
             vec![
                 "after each was told once".to_owned(),
