@@ -54,7 +54,7 @@ const ONE_PLAN_NODES: usize = 3;
 const MANY_PLANS_PER_SECOND_MIN: f64 = 20_000.0;
 const MANY_PLANS: u32 = 200;
 /// The part by which messages per commit may differ from the nodes that have the plan open: commits at the window's edges, and
-/// the nodes' messages to themselves, which are counted with the commits.
+/// the nodes' messages to themselves, of which there are not always as many as at rest.
 const MESSAGES_SLACK: f64 = 0.05;
 
 /// `mille bench edits`
@@ -221,7 +221,7 @@ async fn measure(
         interested,
         price: Price::new(&costs, ground, accepted),
         costs,
-        served: Served::new(&before, &after, accepted),
+        served: looks.served(&before, &after, accepted),
     })
 }
 
@@ -464,7 +464,7 @@ impl Findings {
             self.faults,
             costs_table(&self.costs),
             self.served.fcalls_per_edit,
-            self.accepted as f64 / self.served.published.max(1) as f64,
+            self.served.edits_per_commit,
             self.served.messages_per_commit,
             commands.join(", "),
         )

@@ -110,7 +110,7 @@ impl Calls {
             (name.clone(), thousandths((count as f64 - anyway).max(0.0) / edits.max(1) as f64))
         });
         let mut per_edit: BTreeMap<String, f64> = per_edit.filter(|&(_, calls)| calls >= PER_EDIT_MIN).collect();
-        let all = per_edit.values().sum();
+        let all = thousandths(per_edit.values().sum());
         per_edit.insert("all".to_owned(), all);
         per_edit
     }
