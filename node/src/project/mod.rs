@@ -10,6 +10,7 @@ mod actor;
 mod command;
 mod config;
 mod follow;
+mod guards;
 mod handle;
 mod past;
 mod plans;

@@ -27,13 +27,14 @@ use super::access::Access;
 use super::actor::{Actor, Failures, Refresh};
 use super::command::{Command, Rejection};
 use super::config::ProjectsConfig;
+use super::guards::{ActorGauge, ForgetOnDrop};
 use super::handle::{self, ProjectHandle};
 use super::plans::{PlanContext, Plans, RecentBytes};
 use super::presence::{PresencePart, Surroundings};
 use super::reader::Reader;
 use super::slots::Slots;
 use crate::backend::{self, Backend, Channel, MemberChange};
-use crate::bridge::{Bridge, Control, ControlMessage, Controls, FeedSender};
+use crate::bridge::{Control, ControlMessage, Controls};
 use crate::clock;
 use crate::metrics::{Metrics, NotAllowed};
 use crate::vigil::Part;
@@ -567,39 +568,5 @@ impl Projects {
         if let Err(error) = self.inner.config.bridge.tell(message).await {
             tracing::warn!(%error, "other nodes learn of a change of members by the sweep only");
         }
-    }
-}
-
-/// Forgets a channel, unless its project starts: whoever waits for the start may hang up in the middle of it.
-struct ForgetOnDrop {
-    bridge: Bridge,
-    channel: Channel,
-    feed: Option<FeedSender>,
-    tasks: TaskTracker,
-}
-
-impl ForgetOnDrop {
-    /// The actor forgets it.
-    fn keep(mut self) {
-        self.feed = None;
-    }
-}
-
-impl Drop for ForgetOnDrop {
-    fn drop(&mut self) {
-        // Without a runtime the process ends, and its subscription with it.
-        if let (Some(feed), Ok(runtime)) = (self.feed.take(), tokio::runtime::Handle::try_current()) {
-            let (bridge, channel) = (self.bridge.clone(), self.channel);
-            self.tasks.spawn_on(async move { bridge.forget(channel, &feed).await }, &runtime);
-        }
-    }
-}
-
-/// Counts an actor out, also when it panics.
-struct ActorGauge(Arc<Metrics>);
-
-impl Drop for ActorGauge {
-    fn drop(&mut self) {
-        self.0.actors.active.decrement(1.0);
     }
 }
