@@ -11,6 +11,9 @@ use mille_shared::{Revision, limits};
 
 use crate::applied::Applied;
 
+/// Changes that say how large the next ones will be.
+const NEWEST: usize = 16;
+
 /// How much a copy keeps of what it may forget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
@@ -56,6 +59,11 @@ impl Ring {
     /// Bytes of what is here.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of the largest of the newest changes, as they stand in the log.
+    pub(crate) fn newest_payload_bytes(&self) -> Option<usize> {
+        self.changes.iter().rev().take(NEWEST).map(|applied| applied.payload.len()).max()
     }
 
     /// Lets the oldest go until there is no more than is allowed, or those after `until`.

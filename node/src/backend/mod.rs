@@ -107,6 +107,18 @@ pub trait EventLog: Send + Sync + 'static {
     /// more, or if the rest can't be read now. Entries that were trimmed are not there: the first one tells.
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage>;
 
+    /// As [`Self::range`], for who knows how large entries of this log were lately: small ones are read at once.
+    async fn range_of(
+        &self,
+        plan: PlanId,
+        after: Option<Revision>,
+        limit: usize,
+        lane: Lane,
+        _entry_bytes: Option<usize>,
+    ) -> Result<LogPage> {
+        self.range(plan, after, limit, lane).await
+    }
+
     /// The lives of the store's servers, each when it is told. Those of servers that do not answer are not.
     fn lives(&self) -> BoxStream<'static, StoreLife>;
 

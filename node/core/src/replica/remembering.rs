@@ -72,6 +72,12 @@ impl Replica {
         self.ring.bytes()
     }
 
+    /// How large a change of this plan was lately, in the log and at most. `None`: it remembers none.
+    #[must_use]
+    pub fn newest_payload_bytes(&self) -> Option<usize> {
+        self.ring.newest_payload_bytes()
+    }
+
     /// A round of some seconds is over. Forgets the oldest changes beyond what is allowed, if that is given: none that was not
     /// found in the log in all of the last rounds, and none while it is in doubt what the log has.
     pub fn end_round(&mut self, allowed: Option<Allowance>) {

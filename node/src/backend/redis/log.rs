@@ -93,8 +93,19 @@ impl EventLog for Redis {
     }
 
     async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> Result<LogPage> {
+        self.range_of(plan, after, limit, lane, None).await
+    }
+
+    async fn range_of(
+        &self,
+        plan: PlanId,
+        after: Option<Revision>,
+        limit: usize,
+        lane: Lane,
+        entry_bytes: Option<usize>,
+    ) -> Result<LogPage> {
         let key = keys::log(plan);
-        let mut page = Page::of(limit.clamp(1, LOG_PAGE_ENTRIES));
+        let mut page = Page::of(limit.clamp(1, LOG_PAGE_ENTRIES), entry_bytes);
         while let Some(wanted) = page.wanted() {
             let after = page.last().map(|last| last.revision).or(after);
             match self.read_after(&key, after, wanted, lane).await {

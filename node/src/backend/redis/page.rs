@@ -1,8 +1,8 @@
 //! A page of a log, put together of several reads.
 //!
 //! An entry may have a hundred bytes or a million, and nobody knows before it comes. Five hundred large ones could not be read in
-//! the time of one command, and nobody could open the plan. So a page begins with a few entries; what they weigh says how many are
-//! asked for next. Of small ones that is all the rest.
+//! the time of one command, and nobody could open the plan. So a page begins with a few entries, unless somebody knows how large they
+//! are; what they weigh says how many are asked for next. Of small ones that is all the rest.
 
 use mille_shared::log::{LogEntry, LogPage};
 
@@ -26,9 +26,10 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// A page of up to so many entries, at least one.
-    pub(super) fn of(limit: usize) -> Self {
-        Self { entries: Vec::new(), limit, bytes: 0, wanted: limit.min(FIRST_ENTRIES), has_more: true }
+    /// A page of up to so many entries, at least one. `entry_bytes`: how large each probably is.
+    pub(super) fn of(limit: usize, entry_bytes: Option<usize>) -> Self {
+        let first = entry_bytes.map_or(FIRST_ENTRIES, |bytes| (READ_BYTES / bytes.max(1)).max(1));
+        Self { entries: Vec::new(), limit, bytes: 0, wanted: limit.min(first), has_more: true }
     }
 
     /// How many entries to ask for next, after the last that came. `None`: the page is done.
@@ -91,7 +92,7 @@ mod tests {
 
     /// Reads a page, and tells how many entries each read brought.
     fn read(log: &[LogEntry], limit: usize) -> (LogPage, Vec<usize>) {
-        let (mut page, mut reads, mut rest) = (Page::of(limit), Vec::new(), log);
+        let (mut page, mut reads, mut rest) = (Page::of(limit, None), Vec::new(), log);
         while let Some(wanted) = page.wanted() {
             let (came, behind) = rest.split_at(rest.len().min(wanted));
             reads.push(came.len());
@@ -111,6 +112,13 @@ mod tests {
     }
 
     #[test]
+    fn small_entries_that_are_known_to_be_so_are_read_at_once() {
+        assert_eq!(Page::of(LOG_PAGE_ENTRIES, Some(400)).wanted(), Some(LOG_PAGE_ENTRIES));
+        assert_eq!(Page::of(LOG_PAGE_ENTRIES, Some(100_000)).wanted(), Some(10));
+        assert_eq!(Page::of(LOG_PAGE_ENTRIES, Some(10_000_000)).wanted(), Some(1));
+    }
+
+    #[test]
     fn large_entries_are_read_few_at_a_time() {
         let (page, reads) = read(&log(&[100_000; 60]), LOG_PAGE_ENTRIES);
         assert!(page.has_more && page.entries.len() < 60, "{}", page.entries.len());
@@ -123,7 +131,7 @@ mod tests {
     #[test]
     fn what_does_not_follow_is_the_next_pages_to_tell() {
         let log = log(&[300; 40]);
-        let mut page = Page::of(LOG_PAGE_ENTRIES);
+        let mut page = Page::of(LOG_PAGE_ENTRIES, None);
         page.take(log[..FIRST_ENTRIES].to_vec());
         page.take(log[FIRST_ENTRIES + 1..].to_vec());
         assert_eq!(page.wanted(), None);

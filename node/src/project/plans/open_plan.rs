@@ -408,9 +408,9 @@ impl OpenPlan {
             }
             Effect::Gather => self.gather(jobs),
             Effect::Fetch { after } => {
-                let log = backend().log;
+                let (log, bytes) = (backend().log, self.replica.newest_payload_bytes());
                 self.spawn(jobs, async move {
-                    Done::Fetched(log.range(plan, after, limits::LOG_PAGE_ENTRIES, Lane::Repair).await)
+                    Done::Fetched(log.range_of(plan, after, limits::LOG_PAGE_ENTRIES, Lane::Repair, bytes).await)
                 });
             }
             Effect::Locate => {
