@@ -90,7 +90,7 @@ struct Findings {
     /// At the node they came back to, from its metrics.
     at_the_node: AtTheNode,
     /// Pages of logs that were read meanwhile, by all nodes and by Redis' functions (XRANGE). None when Redis can't be asked.
-    log_pages_read: Option<u64>,
+    log_reads: Option<u64>,
     #[serde(flatten)]
     bill: Bill,
 }
@@ -127,11 +127,11 @@ async fn measure(args: &ResumeArgs, ground: &Ground, output: Output) -> Result<F
     output.note(format_args!("mille: they come back to {}", nodes[to].name));
     let deliveries_before = progress.deliveries();
     let counters_before = counters(&nodes[to]).await?;
-    let reads_before = log_pages_read(ground).await;
+    let reads_before = log_reads(ground).await;
     let mut meter = Meter::start(&ground.state);
     let clients = Crowd::bring_back(clients, to).finish(progress.head(), WHOLE_WITHIN).await?;
     let bill = Bill::new(meter.read(), nodes, progress.deliveries() - deliveries_before);
-    let reads_after = log_pages_read(ground).await;
+    let reads_after = log_reads(ground).await;
     let counters_after = counters(&nodes[to]).await?;
 
     let growth = |name: &str| growth(&counters_before, &counters_after, name);
@@ -157,23 +157,26 @@ async fn measure(args: &ResumeArgs, ground: &Ground, output: Output) -> Result<F
             gaps: growth("gaps_total"),
             redis_commands: growth("redis_command_seconds_count"),
         },
-        log_pages_read: reads_before.zip(reads_after).map(|(before, after)| after.saturating_sub(before)),
+        log_reads: reads_before.zip(reads_after).map(|(before, after)| after.saturating_sub(before)),
         bill,
     })
 }
 
 /// So far. What can't be counted is no reason to measure nothing.
-async fn log_pages_read(ground: &Ground) -> Option<u64> {
+async fn log_reads(ground: &Ground) -> Option<u64> {
     let calls = redis_stats::calls(&ground.state.redis).await.ok()?;
     Some(calls.get("xrange").copied().unwrap_or_default())
 }
 
-/// How many pages of the log there may be: what opens the plan and what catches all up at once each begin at a snapshot, and
-/// what was read for all is read again for who comes so late that it is forgotten. If each client read its own, it would be
-/// as many for each.
-fn log_pages_max(behind: u32, slowest_ms: f64) -> u64 {
+/// A page is read in two steps, the first of which tells how large the entries are.
+const READS_PER_PAGE: u64 = 2;
+
+/// How often the log may be read (`XRANGE`): what opens the plan and what catches all up at once each begin at a snapshot, and what
+/// was read for all is read again for who comes so late that it is forgotten. If each client read its own, it would be as many for
+/// each.
+fn log_reads_max(behind: u32, slowest_ms: f64) -> u64 {
     let reading = (u64::from(behind) + SNAPSHOT_EVERY_CHANGES) / LOG_PAGE_ENTRIES as u64 + 1;
-    reading * (2 + (slowest_ms / SHARED_FOR_MS) as u64)
+    READS_PER_PAGE * reading * (2 + (slowest_ms / SHARED_FOR_MS) as u64)
 }
 
 impl Findings {
@@ -215,12 +218,12 @@ impl Findings {
 
     fn read_once(&self) -> Promise {
         let promise = "the log read to open the plan, and once for all";
-        let Some(pages) = self.log_pages_read else { return Promise::not_judged(promise, "a Redis that can be asked") };
+        let Some(reads) = self.log_reads else { return Promise::not_judged(promise, "a Redis that can be asked") };
         if self.behind > SHARED_CHANGES_MAX {
             return Promise::not_judged(promise, "at most 20,000 changes, which are read once for all");
         }
-        let most = log_pages_max(self.behind, self.slowest_ms());
-        Promise::new(promise, pages <= most, format!("{pages} pages, where that is at most {most}"))
+        let most = log_reads_max(self.behind, self.slowest_ms());
+        Promise::new(promise, reads <= most, format!("{reads} reads, where that is at most {most}"))
     }
 
     fn text(&self) -> String {
@@ -230,7 +233,7 @@ impl Findings {
         let node = &self.at_the_node;
         format!(
             "{} clients, {} changes behind, from {} to {}\n\n{times}\n\n{}{}\n\
-             at {}: {} resumes by replay, {} by snapshot; {} gaps, {} commands to Redis; pages of the log read: {}\n\n{}",
+             at {}: {} resumes by replay, {} by snapshot; {} gaps, {} commands to Redis; reads of the log: {}\n\n{}",
             self.clients,
             self.behind,
             self.from,
@@ -242,7 +245,7 @@ impl Findings {
             node.resumes_by_snapshot,
             node.gaps,
             node.redis_commands,
-            self.log_pages_read.map_or("-".to_owned(), |pages| pages.to_string()),
+            self.log_reads.map_or("-".to_owned(), |reads| reads.to_string()),
             self.bill
         )
     }
@@ -252,7 +255,7 @@ impl Findings {
 mod tests {
     use super::*;
 
-    fn findings(clients: usize, behind: u32, slowest_ms: u64, log_pages_read: Option<u64>) -> Findings {
+    fn findings(clients: usize, behind: u32, slowest_ms: u64, log_reads: Option<u64>) -> Findings {
         let at_the_node = AtTheNode { resumes_by_replay: 0, resumes_by_snapshot: 0, gaps: 0, redis_commands: 0 };
         Findings {
             bench: "resume",
@@ -266,7 +269,7 @@ mod tests {
             faults: Faults::default(),
             failures: Vec::new(),
             at_the_node,
-            log_pages_read,
+            log_reads,
             bill: Bill::new(Vec::new(), &[], 0),
         }
     }
@@ -285,6 +288,6 @@ mod tests {
         assert_eq!(findings(200, 1_000, 500, Some(200 * 2)).read_once().kept, Some(false));
         assert_eq!(findings(200, 30_000, 500, Some(10)).read_once().kept, None);
         assert_eq!(findings(200, 1_000, 500, None).read_once().kept, None);
-        assert_eq!((log_pages_max(1_000, 900.0), log_pages_max(1_000, 11_000.0)), (10, 20));
+        assert_eq!((log_reads_max(1_000, 900.0), log_reads_max(1_000, 11_000.0)), (20, 40));
     }
 }
