@@ -11,7 +11,7 @@ use super::inputs::PlanDagInput;
 use super::nullable::{Nullable, nullable};
 use super::presence::{self, ProjectHealthReport, UserPresence};
 use super::types::{ClusterStatus, Collaborator, PlanDag, Project, ValidationResult, Viewer};
-use super::weights::READ;
+use super::weights::{JUDGE, READ};
 use super::{codes, guard};
 use crate::cluster::Cluster;
 use crate::gateway::errors::ApiError;
@@ -90,7 +90,7 @@ impl Query {
     }
 
     /// What is wrong with a document, all of it, without saving anything.
-    #[graphql(complexity = "READ + child_complexity")]
+    #[graphql(complexity = "JUDGE + child_complexity")]
     async fn validate_plan_dag(
         &self,
         ctx: &Context<'_>,

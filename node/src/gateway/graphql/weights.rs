@@ -9,5 +9,7 @@ pub(super) const READ: usize = 10;
 /// A field that may hold as much as a whole plan, by itself or all together where it stands in a list: plan nodes, patch
 /// operations, their texts and values.
 pub(super) const BULK: usize = 20;
+/// A field that judges a whole document: with a cycle in it, each edge is asked where it leads.
+pub(super) const JUDGE: usize = 100;
 /// A field that changes something.
 pub(super) const WRITE: usize = 10;
