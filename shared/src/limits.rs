@@ -93,8 +93,8 @@ pub const FAN_OUT_MOMENT: Duration = Duration::from_millis(8);
 pub const SUBSCRIPTION_QUEUE_EVENTS_MAX: usize = 256;
 /// Messages queued for one socket. On overflow GraphQL streams wait (and fall behind their log), presence conflates.
 pub const OUTBOX_MESSAGES_MAX: usize = 256;
-/// Bytes queued for one presence socket, unless a single frame has more. Overflow as above. Frames are shared by all who
-/// get them, so this bounds how much of the past a slow reader keeps alive.
+/// Bytes queued for one presence socket, unless a single frame has more; the whole picture of a room waits beside them, once.
+/// Overflow as above. Frames are shared by all who get them, so this bounds how much of the past a slow reader keeps alive.
 pub const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
 /// Presence frames of one connection per second, cursor moves aside. More: `RATE_LIMITED`, once per second.
 pub const PRESENCE_FRAMES_PER_SECOND: u32 = 20;
@@ -220,7 +220,8 @@ pub const FAILURES_MAX: usize = 3;
 pub const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 /// How long a plan without listeners stays open on a node.
 pub const PLAN_LINGER: Duration = Duration::from_secs(30);
-/// Commands that wait for one project's actor. Full: callers wait, cursor moves are dropped and counted.
+/// Commands that wait for one project's actor. Full: callers wait; of cursor moves the newest of each socket does, and is
+/// counted.
 pub const MAILBOX_COMMANDS_MAX: usize = 1_024;
 /// Messages from other nodes that wait for one project's actor. Full: the feed is interrupted and repaired from the log.
 pub const FEED_MESSAGES_MAX: usize = 8_192;

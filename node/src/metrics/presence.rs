@@ -15,7 +15,7 @@ pub struct PresenceMetrics {
     expiries: [Counter; Expiry::ALL.len()],
     /// Presence sockets that were given the whole picture anew.
     pub behind: Counter,
-    /// Cursor moves dropped because a project's mailbox was full.
+    /// Times that a cursor move found a project's mailbox full.
     pub cursors_dropped: Counter,
     /// Moves that were shown together with a later one of the same person.
     pub cursors_conflated: Counter,
@@ -46,7 +46,7 @@ impl PresenceMetrics {
             ),
             cursors_dropped: registry.counter(
                 "cursors_dropped_total",
-                "Cursor moves dropped because a mailbox was full. Harmless in small numbers: the next one replaces it.",
+                "Times that a cursor move found a mailbox full: it waits, or a newer one takes its place. Harmless in small numbers.",
             ),
             cursors_conflated: registry.counter(
                 "cursors_conflated_total",
