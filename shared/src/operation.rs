@@ -65,7 +65,7 @@ pub enum Edit {
         /// The new description; `Some(None)` takes it away.
         description: Option<Option<String>>,
     },
-    /// Put another document in this one's place. Elements that stay keep their age and execution.
+    /// Put another document in this one's place. Elements that stay keep their age, and their execution unless their type changes.
     Replace(NewDocument),
     /// Tell how far an execution is.
     ReportExecution(ExecutionReport),
