@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::{FutureExt as _, Stream, stream};
 use mille_shared::log::Head;
@@ -27,6 +28,8 @@ use crate::project::{Ended, Following, Members, Place, PlanEvent, ProjectHandle}
 /// Answers that are kept for those who catch up, and their bytes. Beyond it the oldest go, and are made again; the newest stays.
 const MADE_MAX: usize = 16_384;
 const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long they are kept after the last has caught up.
+const MADE_FOR: Duration = Duration::from_secs(1);
 
 /// What stands before an answer in its frame lies where its subscriber does, which each walk reads, if the operation's id is not
 /// longer than a UUID.
@@ -194,11 +197,19 @@ impl Group {
         let rendered = Arc::new(press.renderer.render(event.clone(), head));
         self.project.lock().metrics().plans.fan_out_executions.increment(1);
         self.is_broken.fetch_or(rendered.failure.is_some(), Ordering::Relaxed);
-        // For one alone it is not worth the room: at most it is made once more.
-        if self.alone.load(Ordering::Relaxed) > 1 {
+        if self.alone.load(Ordering::Relaxed) > 0 {
             press.keep(made, Arc::clone(&rendered));
         }
         Some(rendered)
+    }
+
+    /// Forgets what was made, unless somebody catches up again.
+    fn forget_made(&self) {
+        let mut press = self.press.lock();
+        if self.alone.load(Ordering::Relaxed) == 0 {
+            (press.made, press.order) = (HashMap::new(), VecDeque::new());
+            press.kept.set(0, 0);
+        }
     }
 }
 
@@ -262,10 +273,18 @@ impl Company {
 
 impl Drop for Company {
     fn drop(&mut self) {
-        if self.0.alone.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let mut press = self.0.press.lock();
-            (press.made, press.order) = (HashMap::new(), VecDeque::new());
-            press.kept.set(0, 0);
+        if self.0.alone.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        // Who opens a plan together with others comes in waves, one when the last is through.
+        let group = Arc::downgrade(&self.0);
+        let forgetting = async move {
+            tokio::time::sleep(MADE_FOR).await;
+            group.upgrade().into_iter().for_each(|group| group.forget_made());
+        };
+        // Without a runtime the process ends.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(forgetting);
         }
     }
 }
