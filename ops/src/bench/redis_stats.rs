@@ -14,7 +14,7 @@ use super::redis::Primaries;
 use crate::state::Redis;
 
 /// Commands that are left out: asked by those who measure, or by those who keep connections alive.
-const ASIDE: [&str; 4] = ["info", "ping", "hello", "client"];
+const ASIDE: [&str; 5] = ["info", "ping", "hello", "client", "config"];
 
 /// Fewer per edit than this is no part of an edit but of what nodes do by themselves.
 const PER_EDIT_MIN: f64 = 0.02;
@@ -39,21 +39,28 @@ fn told(calls: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     calls.into_iter().filter(|(name, _)| !ASIDE.iter().any(|aside| name.split('|').next() == Some(aside))).collect()
 }
 
-/// Where a time begins in which calls are counted.
+/// Calls so far, at one moment.
 #[derive(Debug)]
 pub(super) struct Count {
     calls: BTreeMap<String, u64>,
-    began: Instant,
+    at: Instant,
 }
 
 impl Count {
-    /// Begins now.
+    /// Counts now, over connections that are open already.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub(super) async fn over(redis: &mut Primaries) -> Result<Self> {
+        Ok(Self::of(redis.commands().await?, Instant::now()))
+    }
+
+    /// Counts now.
     ///
     /// # Errors
     /// When Redis does not answer.
     pub(super) async fn begin(redis: &Redis) -> Result<Self> {
-        let calls = calls(redis).await?;
-        Ok(Self { calls, began: Instant::now() })
+        Self::over(&mut Primaries::connect(redis).await?).await
     }
 
     /// What was called since then.
@@ -61,12 +68,20 @@ impl Count {
     /// # Errors
     /// When Redis does not answer.
     pub(super) async fn end(self, redis: &Redis) -> Result<Calls> {
-        let now = calls(redis).await?;
-        let grown = now.into_iter().map(|(name, calls)| {
-            let before = self.calls.get(&name).copied().unwrap_or_default();
-            (name, calls.saturating_sub(before))
+        Ok(Self::begin(redis).await?.since(&self))
+    }
+
+    pub(super) fn of(calls: BTreeMap<String, u64>, at: Instant) -> Self {
+        Self { calls: told(calls), at }
+    }
+
+    /// What was called since an earlier moment.
+    pub(super) fn since(&self, earlier: &Self) -> Calls {
+        let grown = self.calls.iter().map(|(name, calls)| {
+            let before = earlier.calls.get(name).copied().unwrap_or_default();
+            (name.clone(), calls.saturating_sub(before))
         });
-        Ok(Calls { by_command: grown.collect(), during: self.began.elapsed() })
+        Calls { by_command: grown.collect(), during: self.at - earlier.at }
     }
 }
 
@@ -97,6 +112,23 @@ impl Calls {
         called.map(|(name, &count)| (name.clone(), thousandths(count as f64 / seconds))).collect()
     }
 
+    /// How often any of these commands was called.
+    pub(super) fn of(&self, commands: &[&str]) -> u64 {
+        commands.iter().filter_map(|command| self.by_command.get(*command)).sum()
+    }
+
+    /// The same without what would have been called anyway, `at_rest` per second.
+    pub(super) fn beyond(&self, commands: &[&str], at_rest: &BTreeMap<String, f64>) -> f64 {
+        let at_rest: f64 = commands.iter().filter_map(|command| at_rest.get(*command)).sum();
+        (self.of(commands) as f64 - at_rest * self.during.as_secs_f64()).max(0.0)
+    }
+
+    /// Those that were called, by command.
+    pub(super) fn by_command(&self) -> BTreeMap<String, u64> {
+        let called = self.by_command.iter().filter(|&(_, &count)| count > 0);
+        called.map(|(name, &count)| (name.clone(), count)).collect()
+    }
+
     /// Calls for each edit, by command, and `all`.
     pub(super) fn per_edit(&self, edits: u64) -> BTreeMap<String, f64> {
         self.per_edit_beyond(edits, &BTreeMap::new())
@@ -104,11 +136,10 @@ impl Calls {
 
     /// The same without what would have been called anyway, `at_rest` per second.
     pub(super) fn per_edit_beyond(&self, edits: u64, at_rest: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
-        let seconds = self.during.as_secs_f64();
-        let per_edit = self.by_command.iter().map(|(name, &count)| {
-            let anyway = at_rest.get(name).copied().unwrap_or_default() * seconds;
-            (name.clone(), thousandths((count as f64 - anyway).max(0.0) / edits.max(1) as f64))
-        });
+        let per_edit = self
+            .by_command
+            .keys()
+            .map(|name| (name.clone(), thousandths(self.beyond(&[name.as_str()], at_rest) / edits.max(1) as f64)));
         let mut per_edit: BTreeMap<String, f64> = per_edit.filter(|&(_, calls)| calls >= PER_EDIT_MIN).collect();
         let all = thousandths(per_edit.values().sum());
         per_edit.insert("all".to_owned(), all);
