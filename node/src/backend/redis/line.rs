@@ -33,7 +33,7 @@ use super::keys::Channels;
 use super::link::Link;
 use super::observer::{Connection, Part, RedisObserver as _};
 use super::server::{Context, here};
-use super::{BROADCAST_MESSAGES_MAX, FAN_OUT_MAX, SHARDED_BROADCAST_MESSAGES_MAX, watchdog};
+use super::{BROADCAST_MESSAGES_MAX, FAN_OUT_MAX, watchdog};
 use crate::backend::incoming::Outlet;
 use crate::backend::{Channel, Incoming, Interruption, Reach};
 
@@ -55,10 +55,8 @@ pub(super) type SharedOutlet = Arc<Mutex<Outlet>>;
 
 /// Connects it. It ends when `stop` is cancelled.
 pub(super) async fn open(builder: &Builder, context: &Context, stop: &CancellationToken) -> FredResult<Arc<Line>> {
-    let messages_max =
-        if context.channels.are_sharded() { SHARDED_BROADCAST_MESSAGES_MAX } else { BROADCAST_MESSAGES_MAX };
     let mut builder = builder.clone();
-    builder.with_performance_config(|performance| performance.broadcast_channel_capacity = messages_max);
+    builder.with_performance_config(|performance| performance.broadcast_channel_capacity = BROADCAST_MESSAGES_MAX);
     let subscriber = builder.build_subscriber_client()?;
     let messages = subscriber.message_rx();
     let link = Link::make(subscriber.clone()).await?;

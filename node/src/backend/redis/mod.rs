@@ -73,12 +73,10 @@ const FAN_OUT_MAX: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long leaving a connection in order may take. Then it is cut.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Messages of the subscription between the client library and our queue. Small ones lose messages in bursts.
-const BROADCAST_MESSAGES_MAX: usize = 65_536;
-/// The same where each of several servers has such a connection: it brings its part only.
-const SHARDED_BROADCAST_MESSAGES_MAX: usize = 16_384;
-/// The same of connections that are subscribed to nothing. The library makes seven such queues for each connection, with all
-/// their room at once: 47 MiB at the size above.
+/// Messages of a subscription between the client library and our queue, which is as long. What comes while it is full is lost, and
+/// whoever listens is told so. The library makes eight such queues for each connection, with all their room at once: 12 MiB.
+const BROADCAST_MESSAGES_MAX: usize = INCOMING_MESSAGES_MAX;
+/// The same of connections that are subscribed to nothing.
 const NO_BROADCAST_MESSAGES_MAX: usize = 64;
 /// The first major version with what we use: functions, and streams that number entries within an epoch.
 const SERVER_MAJOR_MIN: u32 = 7;
