@@ -339,6 +339,10 @@ pub trait Directory: Send + Sync + 'static {
     /// A plan by id.
     async fn plan(&self, id: PlanId) -> Result<Option<Plan>>;
 
+    /// Whether a plan is of a project. One that only its project knows of is made known by its id again: a server that forgot
+    /// the plan's log forgot that, too.
+    async fn reclaim_plan(&self, project: ProjectId, plan: PlanId) -> Result<bool>;
+
     /// A project's members, in the order of their user ids. Empty: there is no such project.
     async fn members(&self, project: ProjectId) -> Result<Vec<Member>>;
 

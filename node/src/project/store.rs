@@ -34,8 +34,8 @@ pub(super) struct Owner {
 impl Owner {
     /// A plan may have been deleted, and a failover may forget a plan and give its number to another project's.
     async fn check(self, backend: &Backend) -> Result<(), OpenFailure> {
-        let found = backend.directory.plan(self.plan).await?;
-        if found.is_some_and(|plan| plan.project_id == self.project) { Ok(()) } else { Err(OpenFailure::NoLog) }
+        let is_its = backend.directory.reclaim_plan(self.project, self.plan).await?;
+        if is_its { Ok(()) } else { Err(OpenFailure::NoLog) }
     }
 }
 

@@ -70,6 +70,11 @@ pub(crate) async fn a_plan_is_found_in_its_project(store: Store) {
         assert_eq!(there.directory.plan(plan.id).await.expect("an answer").as_ref(), Some(plan));
     }
     assert!(plans.is_sorted_by(|a, b| a.id < b.id), "numbers grow");
+    for (project, plan, is_its) in
+        [(project.id, plans[0].id, true), (NOBODYS, plans[0].id, false), (project.id, PlanId(i32::MAX), false)]
+    {
+        assert_eq!(there.directory.reclaim_plan(project, plan).await.expect("an answer"), is_its, "{project} {plan}");
+    }
     let found = contents(&there, project.id).await.expect("a project");
     assert_eq!((found.plans, found.project.updated_at), (plans.clone(), at(0)));
 

@@ -105,6 +105,10 @@ impl Directory for Store {
         Ok(lock(&self.projects).plans.get(&id).cloned())
     }
 
+    async fn reclaim_plan(&self, project: ProjectId, plan: PlanId) -> Result<bool> {
+        Ok(self.plan(plan).await?.is_some_and(|found| found.project_id == project))
+    }
+
     async fn members(&self, project: ProjectId) -> Result<Vec<Member>> {
         let all = lock(&self.projects);
         Ok(all.projects.get(&project).map(|entry| entry.members.values().cloned().collect()).unwrap_or_default())

@@ -132,6 +132,19 @@ impl Directory for Redis {
         if entry.is_null() { Ok(None) } else { plan(&text(&entry, "a plan's entry")?).map(Some) }
     }
 
+    async fn reclaim_plan(&self, project: ProjectId, plan: PlanId) -> Result<bool> {
+        if let Some(found) = self.plan(plan).await? {
+            return Ok(found.project_id == project);
+        }
+        let listed: Value = self.ask("hget", keys::plans(project), [plan.to_string().into()]).await?;
+        if listed.is_null() {
+            return Ok(false);
+        }
+        // Its number may be another's by now, if the counter of plans has lost its end as well: that one keeps it.
+        self.ask::<Value>("set", keys::plan(plan), [listed, "NX".into()]).await?;
+        Ok(self.plan(plan).await?.is_some_and(|found| found.project_id == project))
+    }
+
     async fn members(&self, project: ProjectId) -> Result<Vec<Member>> {
         members(self.ask("hgetall", keys::members(project), []).await?)
     }

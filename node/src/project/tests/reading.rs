@@ -81,6 +81,10 @@ impl Directory for Counted {
         self.store.plan(id).await
     }
 
+    async fn reclaim_plan(&self, project: ProjectId, plan: PlanId) -> backend::Result<bool> {
+        self.store.reclaim_plan(project, plan).await
+    }
+
     async fn members(&self, project: ProjectId) -> backend::Result<Vec<Member>> {
         self.store.members(project).await
     }
