@@ -153,7 +153,7 @@ enum Next {
 }
 
 impl Actor {
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Retired {
+    pub(super) async fn run(mut self: Box<Self>, stop: CancellationToken) -> Retired {
         let mut former = None;
         let retired = loop {
             // Whatever a panic left half done is thrown away with the life's parts.

@@ -425,7 +425,8 @@ impl Projects {
             metrics: Arc::clone(metrics),
             tasks: self.inner.tasks.clone(),
         };
-        let actor = Actor {
+        // In a box: its task would hold it three times, once for each future that it is moved into.
+        let actor = Box::new(Actor {
             id,
             reader: self.inner.reader.clone(),
             bridge: bridge.clone(),
@@ -443,7 +444,7 @@ impl Projects {
             refresh: Refresh::every(*sweep),
             failures: Failures::default(),
             pulse: metrics.vigil.pulse(Part::Actor),
-        };
+        });
         metrics.actors.active.increment(1.0);
         let (stop, projects) = (self.inner.stop.child_token(), self.clone());
         // It outlives whoever asked first, and is no part of what they do.
