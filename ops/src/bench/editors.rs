@@ -13,8 +13,9 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use super::course::{Course, Times};
 use super::stage::{CLIENT_ID, Stage};
 use super::wait_until;
@@ -100,9 +101,9 @@ impl Editors {
     /// When a socket is gone or takes nothing.
     pub(super) async fn edit(&self, course: &Course, patience: Duration) -> Result<Made> {
         let mut frames: Vec<Vec<u8>> = vec![Vec::new(); self.outboxes.len()];
-        let mut turn = 0;
+        let (mut alarm, mut turn) = (Alarm::new()?, 0);
         while turn < course.count {
-            sleep_until(course.schedule.at(turn)).await;
+            alarm.ring(course.schedule.at(turn)).await?;
             let now = Instant::now();
             while turn < course.count && course.schedule.at(turn) <= now {
                 let number = course.first + turn;

@@ -9,6 +9,7 @@
 //!
 //! The generator runs beside the cluster and takes its share of the machine; `usage` shows how much.
 
+mod alarm;
 mod bare;
 mod compare;
 mod course;

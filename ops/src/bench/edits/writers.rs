@@ -2,8 +2,7 @@
 //!
 //! An edit goes out as a mutation over graphql-transport-ws, and counts once it is answered with its revision. In a closed
 //! loop each socket keeps a few on their way; on a schedule each edit has its time, whatever became of those before it, and
-//! its latency counts from then: that our own timer woke late, by up to a millisecond, is in it. One that is refused for a
-//! while is sent again with its id.
+//! its latency counts from then. One that is refused for a while is sent again with its id.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until};
 use tokio_websockets::Message;
 
+use super::super::alarm::Alarm;
 use crate::client::GraphqlError;
 use crate::socket::{Inward, Link, Outward};
 
@@ -96,6 +96,7 @@ pub(super) struct Writer {
     seat: Seat,
     outward: Outward,
     inward: Inward,
+    alarm: Alarm,
     /// Edits on their way, and when they were due.
     on_their_way: HashMap<u32, Instant>,
     /// Edits that were sent back, and when to send them again.
@@ -140,8 +141,8 @@ impl Writer {
         let mut link = Link::open_graphql(&seat.url).await.map_err(refused)?;
         link.greet(&seat.token).await.map_err(refused)?;
         let (outward, inward) = link.split();
-        let told = Told::default();
-        Ok(Self { seat, outward, inward, on_their_way: HashMap::new(), again: VecDeque::new(), next: 0, told })
+        let (alarm, told) = (Alarm::new()?, Told::default());
+        Ok(Self { seat, outward, inward, alarm, on_their_way: HashMap::new(), again: VecDeque::new(), next: 0, told })
     }
 
     /// Writes until the window closes and all is answered.
@@ -164,7 +165,7 @@ impl Writer {
             let wake = self.wake(pace, window, is_over);
             tokio::select! {
                 message = self.inward.next() => self.take(message, window)?,
-                () = sleep_until(wake) => {}
+                rung = self.alarm.ring(wake) => rung?,
             }
             // What came together is answered together.
             while let Some(message) = self.inward.next().now_or_never() {
