@@ -47,6 +47,8 @@ const STILL_BYTES: u64 = 256 * 1024;
 const STILL_FOR: Duration = Duration::from_secs(3);
 /// It is not waited for longer than this.
 const SETTLE_WITHIN: Duration = Duration::from_secs(40);
+/// From a node's first subscription to the edit that it is told of: nothing says that it has begun.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Until everybody was told of an edit.
 const TOLD_WITHIN: Duration = Duration::from_secs(30);
 /// Who makes the rooms and edits in them.
@@ -111,11 +113,15 @@ pub(crate) async fn run(args: &IdleArgs, output: Output) -> Result<ExitCode> {
             "only {files} files may be open; see `ulimit -Hn`, or run this several times at once"
         )));
     }
+    let owner = Client::new(Target::node(&state, &nodes[0].url, OWNER), "mille-bench")?;
+    let count = args.connections.div_ceil(args.per_room);
+    let first = make_room(&owner, &state, count).await?;
+    let warm = warm_up(args.kind, &nodes, &owner, &first).await;
+    leave_room(&owner, &first, output).await;
+    warm?;
     // The projects are there for the connections, so they are no part of what was before.
     output.note("mille: waiting until the memory stands still");
     let memory = Memory::begin(&nodes).await;
-    let owner = Client::new(Target::node(&state, &nodes[0].url, OWNER), "mille-bench")?;
-    let count = args.connections.div_ceil(args.per_room);
     output.note(format_args!("mille: making {count} projects"));
     let made = stream::iter((0..count).map(|number| make_room(&owner, &state, number)));
     let rooms: Vec<Arc<Room>> = made.buffered(ROOMS_AT_ONCE).try_collect().await?;
@@ -143,6 +149,38 @@ async fn leave_room(owner: &Client, room: &Room, output: Output) {
     }
 }
 
+/// Has each node serve a connection or two: the code and the connections to Redis that a node uses for the first time are there
+/// once, and no part of what each connection takes.
+async fn warm_up(kind: Kinds, nodes: &[Node], owner: &Client, room: &Arc<Room>) -> Result<()> {
+    let mut seats = Vec::new();
+    for node in nodes {
+        let address = address_of(node).await?;
+        seats.extend((0..2).map(|place| seat(kind, place, address, room)));
+    }
+    let count = seats.len();
+    let crowd = Crowd::open(seats).await?;
+    sleep(SETTLE).await;
+    tell_all(kind, owner, std::slice::from_ref(room), &crowd, count).await?;
+    ensure!(crowd.told() == count, "a connection was not told: {:?}", crowd.reasons());
+    Ok(())
+}
+
+fn seat(kind: Kinds, place: usize, node: SocketAddr, room: &Arc<Room>) -> Seat {
+    let kind = kind.of(place);
+    Seat { kind, node, room: Arc::clone(room), moves: place == 0 && kind == Kind::Presence }
+}
+
+/// Edits every plan and moves in every document once, and waits until all are told.
+async fn tell_all(kind: Kinds, owner: &Client, rooms: &[Arc<Room>], crowd: &Crowd, count: usize) -> Result<()> {
+    crowd.next_round();
+    if kind != Kinds::Presence {
+        let edits = stream::iter(rooms).map(|room| edit(owner, room)).buffer_unordered(ROOMS_AT_ONCE);
+        edits.try_for_each(|()| async { Ok(()) }).await?;
+    }
+    wait_until(TOLD_WITHIN, || crowd.told() + crowd.ended() >= count).await;
+    Ok(())
+}
+
 async fn measure(
     args: &IdleArgs,
     nodes: &[Node],
@@ -156,17 +194,15 @@ async fn measure(
     for node in nodes {
         addresses.push(address_of(node).await?);
     }
-    let seat = |number: usize| {
+    let seat_of = |number: usize| {
         let (room, place) = (number % rooms.len(), number / rooms.len());
-        let kind = args.kind.of(place);
-        let moves = place == 0 && kind == Kind::Presence;
         // By rooms: a room is on one node, so that it is open no more often than needed.
-        Seat { kind, node: addresses[room % addresses.len()], room: Arc::clone(&rooms[room]), moves }
+        seat(args.kind, place, addresses[room % addresses.len()], &rooms[room])
     };
     let (before, with_rooms) = (memory.before, memory.settled().await);
     output.note(format_args!("mille: opening {count} connections"));
     let began = Instant::now();
-    let crowd = Crowd::open((0..count).map(seat).collect()).await?;
+    let crowd = Crowd::open((0..count).map(seat_of).collect()).await?;
     let opened_in = began.elapsed();
     let idle = memory.settled().await;
 
@@ -178,12 +214,7 @@ async fn measure(
     let cpu_per_second = cpu / began.elapsed().as_secs_f64();
 
     output.note("mille: one edit in every plan, one move in every document");
-    crowd.next_round();
-    if args.kind != Kinds::Presence {
-        let edits = stream::iter(rooms).map(|room| edit(owner, room)).buffer_unordered(ROOMS_AT_ONCE);
-        edits.try_for_each(|()| async { Ok(()) }).await?;
-    }
-    wait_until(TOLD_WITHIN, || crowd.told() + crowd.ended() >= count).await;
+    tell_all(args.kind, owner, rooms, &crowd, count).await?;
     let told = memory.settled().await;
     Ok(Findings {
         bench: "idle",
