@@ -3,12 +3,14 @@
 //!
 //! Each promise gets a fresh store. Redis is a `redis-server` that the test starts on a free port and stops again; if it
 //! is not installed, the tests fail and say so. What only a server can do to us (lose its functions, cut a connection,
-//! not answer) is promised for it alone, as is what only a cluster or a failover can do (`shards.rs`).
+//! not answer) is promised for it alone, as is what only a cluster or a failover can do (`shards.rs`, `forgotten.rs`).
 
 #[path = "backend_contract/channels.rs"]
 mod channels;
 #[path = "backend_contract/directory.rs"]
 mod directory;
+#[path = "backend_contract/forgotten.rs"]
+mod forgotten;
 #[path = "backend_contract/full.rs"]
 mod full;
 #[path = "backend_contract/kit.rs"]

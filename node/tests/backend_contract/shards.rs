@@ -26,20 +26,20 @@ use crate::outage::{PACE, ada, hears, listen, node, rename};
 use crate::topologies::{Cluster, Watched};
 
 /// Where every node has its lease.
-const HOME: &str = "mille:{nodes}:leases";
+pub(crate) const HOME: &str = "mille:{nodes}:leases";
 /// An edit that has nothing to do with what is sick takes less, also on a busy machine.
 const UNDISTURBED: Duration = Duration::from_millis(1_500);
 
-fn log_of(plan: PlanId) -> String {
+pub(crate) fn log_of(plan: PlanId) -> String {
     format!("mille:{{plan:{plan}}}:log")
 }
 
 /// Two nodes, of which one writes and the other listens.
-struct Bench {
+pub(crate) struct Bench {
     stop: CancellationToken,
     writing: Projects,
     _listening: Projects,
-    project: ProjectHandle,
+    pub(crate) project: ProjectHandle,
     there: ProjectHandle,
     access: mille_node::project::Access,
 }
@@ -51,7 +51,7 @@ impl Drop for Bench {
 }
 
 /// A plan that is written by one node and heard by the other.
-struct Traffic {
+pub(crate) struct Traffic {
     project: ProjectHandle,
     plan: PlanId,
     heard: [watch::Receiver<u64>; 1],
@@ -62,7 +62,7 @@ struct Traffic {
 
 /// How a plan's edits went.
 #[derive(Debug, Default, Clone, Copy)]
-struct Written {
+pub(crate) struct Written {
     edits: u64,
     /// Times that an edit had to be sent again.
     repeats: u64,
@@ -70,7 +70,7 @@ struct Written {
 }
 
 impl Bench {
-    async fn begin(writing: Backend, listening: Backend) -> Self {
+    pub(crate) async fn begin(writing: Backend, listening: Backend) -> Self {
         let stop = CancellationToken::new();
         let (writing, _) = node("writing", writing, &stop).await;
         let (listening, _) = node("listening", listening, &stop).await;
@@ -81,7 +81,7 @@ impl Bench {
     }
 
     /// A plan for which this holds.
-    async fn plan_with(&self, holds: impl Fn(PlanId) -> bool) -> PlanId {
+    pub(crate) async fn plan_with(&self, holds: impl Fn(PlanId) -> bool) -> PlanId {
         for _ in 0..100 {
             let plan = self.writing.create_plan(&self.access, "another").await.expect("a plan").id;
             if holds(plan) {
@@ -91,7 +91,7 @@ impl Bench {
         panic!("of a hundred plans one must be there");
     }
 
-    async fn traffic(&self, plan: PlanId) -> Traffic {
+    pub(crate) async fn traffic(&self, plan: PlanId) -> Traffic {
         let following = self.there.follow(plan, &ada(), Start::Next, false).await.expect("followed");
         let heard = watch::Sender::new(0);
         let receiver = heard.subscribe();
@@ -121,13 +121,13 @@ async fn write(project: ProjectHandle, plan: PlanId, over: CancellationToken) ->
 
 impl Traffic {
     /// Waits until so many more changes have been heard.
-    async fn goes_on(&mut self, changes: u64) {
+    pub(crate) async fn goes_on(&mut self, changes: u64) {
         let now = *self.heard[0].borrow();
         hears(&mut self.heard, now + changes).await;
     }
 
     /// Ends it: every edit is in the plan once, was heard, and the epoch is the one it began in.
-    async fn ends(mut self) -> Written {
+    pub(crate) async fn ends(mut self) -> Written {
         self.over.cancel();
         let written = self.writer.await.expect("it wrote");
         let revision = self.project.read(self.plan).await.expect("the plan").revision();
@@ -247,30 +247,6 @@ async fn a_slot_that_nobody_takes_silences_no_other() {
     }
     here.pubsub.publish(Channel::Plan(lost), "news".into()).await.expect("published");
     assert_eq!(message(next(&mut incoming).await).0, Channel::Plan(lost));
-}
-
-/// A server comes back with nothing. What nodes know of its plans is put back where the rest of the cluster knows whose they are.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plan_whose_server_forgot_everything_is_put_back() {
-    if !is_chosen("cluster") {
-        return;
-    }
-    let cluster = Cluster::start(0).await;
-    let reader = cluster.connect().await;
-    let bench = Bench::begin(cluster.connect().await, cluster.connect().await).await;
-    let project = bench.project.id();
-    let elsewhere =
-        [HOME.to_owned(), format!("mille:{{project:{project}}}:record")].map(|key| cluster.primary_of(&key));
-    let forgotten = bench.plan_with(|plan| !elsewhere.contains(&cluster.primary_of(&log_of(plan)))).await;
-    let mut goes_on = bench.traffic(forgotten).await;
-    // Until the lives of all servers are settled, as they are unless a node has just begun.
-    goes_on.goes_on(100).await;
-    let server = &cluster.servers[cluster.primary_of(&log_of(forgotten))];
-    assert_eq!(server.say("FLUSHALL").expect("an answer"), "+OK\r\n");
-    goes_on.goes_on(100).await;
-    goes_on.ends().await;
-    let found = reader.directory.plan(forgotten).await.expect("an answer");
-    assert_eq!(found.map(|plan| plan.project_id), Some(project), "it is found by its id");
 }
 
 /// Between two servers, the new one has the key and the old one the slot.
