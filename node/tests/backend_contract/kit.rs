@@ -79,7 +79,7 @@ fn url_at(port: u16) -> String {
 pub(crate) struct Server {
     process: Child,
     port: u16,
-    _files: TempDir,
+    files: TempDir,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -107,7 +107,7 @@ impl Server {
             .spawn()
             .expect("redis-server 7 must be installed and in PATH to test against it");
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Self { process, port, _files: files, tasks, stop }
+        Self { process, port, files, tasks, stop }
     }
 
     pub(crate) async fn connect(&self) -> Backend {
@@ -148,6 +148,11 @@ impl Server {
     /// Ends the process.
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("it runs");
+    }
+
+    /// Takes its disk away.
+    pub(crate) fn lose_files(&self) {
+        std::fs::remove_dir_all(self.files.path()).expect("its files");
     }
 
     /// Says a command to the server, on a connection of its own, and returns the first bytes of the answer.

@@ -242,6 +242,7 @@ struct Told {
     is_open: AtomicBool,
     refused: AtomicUsize,
     reconnected: AtomicUsize,
+    answered: AtomicUsize,
 }
 
 impl RedisObserver for Told {
@@ -261,6 +262,10 @@ impl RedisObserver for Told {
         if connection == Connection::Commands {
             self.reconnected.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn answered(&self, _took: Duration) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
     fn done(&self, _took: Duration) {}
@@ -308,6 +313,35 @@ async fn commands_to_a_server_that_is_gone_are_refused_at_once() {
     refused_at_once(&node, &told).await;
     assert!(matches!(node.pubsub.subscribe(Channel::Control).await, Err(Error::Unavailable(_))));
     assert!(matches!(node.log.range(PLAN, None, 1, Lane::Repair).await, Err(Error::Unavailable(_))));
+}
+
+/// Whose snapshot failed takes no writes, and refuses even a PING. It serves whoever reads, and is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_can_not_write_to_its_disk_is_read_all_the_same() {
+    let server = Server::start().await;
+    let told = Arc::new(Told::default());
+    let node = server.connect_observed(RedisSettings::at(server.url()), told.clone()).await;
+    let mut writer = Writer::begin(&node, PLAN).await;
+    writer.write(&["a"]).await;
+    server.lose_files();
+    for command in [r#"CONFIG SET save "3600 1""#, "BGSAVE"] {
+        assert!(server.say(command).expect("an answer").starts_with('+'), "{command}");
+    }
+    let refuses = async || server.say("PING").expect("an answer").starts_with("-MISCONF").then_some(());
+    eventually("it refuses a PING", refuses).await;
+
+    let before = told.answered.load(Ordering::Relaxed);
+    let refused = node.log.commit(PLAN, writer.head, &batch(writer.head.hash, &["b"]), &new_changes()).await;
+    assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.contains("MISCONF")), "{refused:?}");
+    // Three that count as unanswered would be the end of the connection.
+    let is_seen = async || (told.answered.load(Ordering::Relaxed) >= before + 6).then_some(());
+    eventually("it is seen to be there", is_seen).await;
+    assert_eq!(writer.read().await.len(), 2);
+    assert_eq!((told.is_open.load(Ordering::Relaxed), told.reconnected.load(Ordering::Relaxed)), (false, 0));
+
+    assert_eq!(server.say("CONFIG SET stop-writes-on-bgsave-error no").expect("an answer"), "+OK\r\n");
+    writer.write(&["b"]).await;
+    assert_eq!(writer.read().await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
