@@ -9,6 +9,7 @@ mod access;
 mod actor;
 mod command;
 mod config;
+mod died;
 mod follow;
 mod guards;
 mod handle;

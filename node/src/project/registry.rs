@@ -27,6 +27,7 @@ use super::access::Access;
 use super::actor::{Actor, Failures, Refresh};
 use super::command::{Command, Rejection};
 use super::config::ProjectsConfig;
+use super::died::DiedLately;
 use super::guards::{ActorGauge, ForgetOnDrop};
 use super::handle::{self, ProjectHandle};
 use super::plans::{PlanContext, Plans, RecentBytes};
@@ -57,6 +58,7 @@ struct Inner {
     past_plans: Semaphore,
     /// When the last renewal of the tables of who is present began that succeeded.
     tables_renewed: Mutex<Instant>,
+    died: DiedLately,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -118,7 +120,8 @@ impl Projects {
         let past_plans = Semaphore::new(PAST_PLANS_MAX);
         let slots = Slots::new(|handle: &ProjectHandle| !handle.is_served());
         let tables_renewed = Mutex::new(Instant::now());
-        Self { inner: Arc::new(Inner { config, slots, reader, recent, past_plans, tables_renewed, tasks, stop }) }
+        let died = DiedLately::new(config.presence.table_ttl);
+        Self { inner: Arc::new(Inner { config, slots, reader, recent, past_plans, tables_renewed, died, tasks, stop }) }
     }
 
     /// Lets a user in who has at least the role `needed`.
@@ -295,6 +298,7 @@ impl Projects {
 
     /// Tells every project that nodes are gone from the cluster.
     pub fn nodes_gone(&self, nodes: &[NodeId]) {
+        self.inner.died.note(nodes);
         for handle in self.running() {
             handle.nodes_gone(nodes.to_vec());
         }
@@ -309,6 +313,7 @@ impl Projects {
 
     /// Tells every project that nodes are back which seemed gone.
     pub fn nodes_back(&self, nodes: &[NodeId]) {
+        self.inner.died.forget(nodes);
         for handle in self.running() {
             handle.nodes_back(nodes.to_vec());
         }
@@ -456,8 +461,13 @@ impl Projects {
             projects.inner.slots.forget(id);
             drop(gauge);
         };
+        let handle = ProjectHandle { id, members, commands, present, projects: self.clone() };
+        let died = self.inner.died.list();
+        if !died.is_empty() {
+            handle.nodes_gone(died);
+        }
         self.inner.tasks.spawn(running.instrument(span));
-        Ok(ProjectHandle { id, members, commands, present, projects: self.clone() })
+        Ok(handle)
     }
 
     fn running(&self) -> Vec<ProjectHandle> {

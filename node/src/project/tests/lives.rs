@@ -116,6 +116,40 @@ async fn a_project_that_nobody_uses_stays_for_its_time_and_then_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_was_at_a_node_that_died_is_not_seen_where_the_project_begins_afterwards() {
+    let store = Embedded::new();
+    let one = TestNode::start(&store, "one").await;
+    let here = one.projects.create_project("p", None, &ada()).await.expect("a project").project;
+    let _una = Person::join(&here, "ada").await;
+    eventually("the store has her", async || {
+        one.backend
+            .presence
+            .load(here.id())
+            .await
+            .is_ok_and(|tables| tables.iter().any(|(_, people)| !people.is_empty()))
+    })
+    .await;
+    // Its table and what it says are there as long as it is only thought to be dead.
+    let dead = [NodeId::of("one", "1")];
+    let two = TestNode::start(&store, "two").await;
+    two.projects.nodes_gone(&dead);
+    let there = two.enter(here.id()).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(connections(&there).await, 0);
+    two.projects.nodes_back(&dead);
+    eventually("it is believed again", async || connections(&there).await == 1).await;
+
+    let three = TestNode::start(&store, "three").await;
+    three.projects.nodes_gone(&dead);
+    three.projects.nodes_back(&dead);
+    let there = three.enter(here.id()).await;
+    eventually("it only seemed dead", async || connections(&there).await == 1).await;
+    for node in [one, two, three] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_project_begins_anew_and_nobody_it_serves_notices() {
     let (one, two, here, there, plan) = pair().await;
     let (mut una, mut dos) = two_people(&one, &here, &there).await;
