@@ -157,7 +157,7 @@ impl PresenceStore for Tables {
 
 /// How long a project stays that nobody uses, and how old one gets that somebody does.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1_800);
-const LIFETIME: Duration = Duration::from_secs(86_400);
+const LIFETIME: Duration = Duration::from_secs(14_400);
 /// Changes that the log keeps.
 const KEPT_CHANGES: u64 = 3_000;
 

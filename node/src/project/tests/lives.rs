@@ -450,7 +450,8 @@ async fn whoever_reads_while_a_project_begins_anew_is_answered() {
     let _events = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
     rename_often(&here, plan, "n", 1).await;
     // The sweeps are at common moments. Reads are under way at each from the first that may find it old.
-    for beat in 259_000_u32.. {
+    let beats_in_a_life = u32::try_from(LIFETIME.as_millis() / BEAT.as_millis()).expect("a count");
+    for beat in beats_in_a_life / 10 * 9 - 200.. {
         tokio::time::sleep_until(common + BEAT * beat - Duration::from_millis(3)).await;
         for _ in 0..8 {
             let read = timeout(Duration::from_secs(600), here.read(plan)).await.expect("an answer");
