@@ -63,15 +63,12 @@ pub(super) async fn watch<W: Watched>(client: impl EventInterface, watched: Arc<
             }
         }
         let asked = Instant::now();
-        match ping(&client).await {
-            Pinged::Answered => {
-                strikes = 0;
-                watched.answered(asked.elapsed());
-                continue;
-            }
-            Pinged::NotYet => strikes = 0,
-            Pinged::Unanswered => strikes += 1,
+        if answers(&client).await {
+            strikes = 0;
+            watched.answered(asked.elapsed());
+            continue;
         }
+        strikes += 1;
         watched.unanswered();
         if strikes >= STRIKES_MAX && client.is_connected() {
             strikes = 0;
@@ -87,25 +84,12 @@ pub(super) async fn reconnect(client: &impl ClientLike) {
     let _ = timeout(RECONNECT_TIMEOUT, client.force_reconnection()).await;
 }
 
-/// What became of a PING.
-enum Pinged {
-    Answered,
-    /// The server is there, and reads what it has. A new connection would hear the same.
-    NotYet,
-    Unanswered,
-}
-
-async fn ping(client: &impl ClientLike) -> Pinged {
+async fn answers(client: &impl ClientLike) -> bool {
     let patience = Options { timeout: Some(PING_TIMEOUT), ..Options::default() };
     match client.with_options(&patience).ping::<String>(None).await {
-        Ok(answer) if answer == "PONG" => Pinged::Answered,
-        Err(error) => match server_code(&error) {
-            // It can't write to its disk, so it refuses what writes, and PING with it. Whoever reads is served.
-            Some("MISCONF") => Pinged::Answered,
-            Some("LOADING") => Pinged::NotYet,
-            _ => Pinged::Unanswered,
-        },
-        // The answer to something else: whoever waits for answers there waits for the wrong ones.
-        Ok(_) => Pinged::Unanswered,
+        // Anything else is the answer to something else: whoever waits for answers there waits for the wrong ones.
+        Ok(answer) => answer == "PONG",
+        // It can't write to its disk, so it refuses what writes, and PING with it. Whoever reads is served.
+        Err(error) => server_code(&error) == Some("MISCONF"),
     }
 }
