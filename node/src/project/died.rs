@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use mille_shared::NodeId;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Nodes that died within the time that a table outlives its node.
 pub(super) struct DiedLately {
     kept_for: Duration,
-    /// With when that was heard. As many as die in that time.
+    /// Each until then. As many as die in that time.
     nodes: Mutex<Vec<(Instant, NodeId)>>,
 }
 
@@ -20,22 +20,25 @@ impl DiedLately {
     }
 
     /// Some died.
-    pub(super) fn note(&self, nodes: &[NodeId]) {
-        let now = Instant::now();
-        let mut known = self.nodes.lock();
-        known.retain(|(at, _)| now < *at + self.kept_for);
-        known.extend(nodes.iter().map(|node| (now, node.clone())));
+    pub(super) fn note(&self, died: &[NodeId]) {
+        let until = Instant::now() + self.kept_for;
+        self.recent().extend(died.iter().map(|node| (until, node.clone())));
     }
 
     /// Some only seemed to have died.
-    pub(super) fn forget(&self, nodes: &[NodeId]) {
-        self.nodes.lock().retain(|(_, node)| !nodes.contains(node));
+    pub(super) fn forget(&self, back: &[NodeId]) {
+        self.recent().retain(|(_, node)| !back.contains(node));
     }
 
     /// Those whose tables may still be there.
     pub(super) fn list(&self) -> Vec<NodeId> {
+        self.recent().iter().map(|(_, node)| node.clone()).collect()
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Vec<(Instant, NodeId)>> {
+        let mut nodes = self.nodes.lock();
         let now = Instant::now();
-        let known = self.nodes.lock();
-        known.iter().filter(|(at, _)| now < *at + self.kept_for).map(|(_, node)| node.clone()).collect()
+        nodes.retain(|(until, _)| now < *until);
+        nodes
     }
 }
