@@ -111,7 +111,9 @@ impl Stage {
     /// When the cluster does not start, or does not take everyone in.
     pub async fn set(order: Order, cluster: Builder, cast: Cast) -> Result<Self> {
         ensure!(order.nodes >= 2, "with one node there is nowhere to go on");
-        let cluster = cluster.quiet().start().await.context("the cluster does not start")?;
+        // What is refused under pressure is tried again here, so the nodes refuse as they do anywhere.
+        let cluster = cluster.without("MILLE_PRESSURE_LAG_MS").without("MILLE_PRESSURE_REDIS_MS").quiet();
+        let cluster = cluster.start().await.context("the cluster does not start")?;
         let owner = cluster.user(0, "owner");
         let project = owner.create_project("chaos").await?;
         let watchers = cast.watchers + cast.followers + usize::from(cast.listeners > 0);

@@ -316,13 +316,8 @@ async fn results(client: &Client, project: &Project) -> Result<()> {
 
 /// Redis answers late, so that operations are refused under pressure; then it is gone, and comes back.
 pub(crate) async fn redis_is_slow_and_then_away() -> Result<Moved> {
-    let mut cluster = Cluster::of(1)
-        .persistent()
-        .proxied()
-        .with("MILLE_PRESSURE_REDIS_MS", "60,120,180,240")
-        .with("MILLE_PRESSURE_LAG_MS", "5000,6000,7000,8000")
-        .start()
-        .await?;
+    let mut cluster =
+        Cluster::of(1).persistent().proxied().with("MILLE_PRESSURE_REDIS_MS", "60,120,180,240").start().await?;
     let mut watch = Watch::begin(&cluster).await?;
     let ada = cluster.user(0, "ada");
     let project = ada.create_project("harbour").await?;
