@@ -27,6 +27,7 @@ use crate::gateway::errors::ApiError;
 use crate::gateway::facts::{self, FactsDoor};
 use crate::gateway::fanout::Groups;
 use crate::gateway::listener::{self, ListenerSettings};
+use crate::gateway::origins::AllowedOrigins;
 use crate::gateway::probes::{Check, Readiness};
 use crate::gateway::router::{self, Doors, DrainDoor};
 use crate::gateway::shedding::Shedding;
@@ -142,7 +143,7 @@ impl Node {
             };
             shutdown.tasks.spawn(listener::serve(
                 listener,
-                not_yet(&id),
+                not_yet(&id, config.allowed_origins.clone()),
                 settings,
                 shutdown.tasks.clone(),
                 starting.clone(),
@@ -279,7 +280,10 @@ impl Node {
         let settings = ListenerSettings { connections_max: config.connections_max, ..ListenerSettings::default() };
         let strangers = Strangers::new(config.limits.unauthenticated_connections_max, Arc::clone(&metrics));
         let client_settings = ListenerSettings {
-            crowded: Some(crowded::one_request_each(crowded::router(listener::is_full(config.connections_max)))),
+            crowded: Some(crowded::one_request_each(crowded::router(
+                listener::is_full(config.connections_max),
+                config.allowed_origins.clone(),
+            ))),
             strangers: Some(strangers),
             tls: tls.clone(),
             drain,
@@ -407,11 +411,12 @@ fn twin(listener: TcpListener) -> io::Result<(TcpListener, TcpListener)> {
 }
 
 /// What a node says until it serves: that it lives, and is not ready.
-fn not_yet(id: &NodeId) -> Router {
+fn not_yet(id: &NodeId, allowed: AllowedOrigins) -> Router {
     let why = || vec![Check::needed("started", false, "the node is starting")];
     let error = ApiError::new(ErrorCode::Unavailable, "the node is starting").retry_after(Duration::from_secs(1));
     // Not for a next request: that is for who serves then.
-    crowded::one_request_each(probes::router(Readiness::new(id.clone(), why)).fallback_service(crowded::router(error)))
+    let probes = probes::router(Readiness::new(id.clone(), why));
+    crowded::one_request_each(probes.fallback_service(crowded::router(error, allowed)))
 }
 
 fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {

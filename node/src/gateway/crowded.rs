@@ -17,12 +17,14 @@ use mille_shared::CloseCode;
 
 use super::auth::offered_subprotocols;
 use super::errors::ApiError;
+use super::origins::AllowedOrigins;
+use super::router::cors;
 use super::shedding::SOCKET_DOORS;
 use super::transport::{self, Dialect, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 
-/// A router in the place of all doors, which says this to everybody.
-pub fn router(why: ApiError) -> Router {
-    Router::new().fallback(
+/// A router in the place of all doors, which says this to everybody. Pages that may come here can read it.
+pub fn router(why: ApiError, allowed: AllowedOrigins) -> Router {
+    let refusing = Router::new().fallback(
         async move |upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>, request: Request| {
             let is_socket = SOCKET_DOORS.contains(&request.uri().path());
             match upgrade {
@@ -30,7 +32,8 @@ pub fn router(why: ApiError) -> Router {
                 _ => why.into_response(),
             }
         },
-    )
+    );
+    refusing.layer(cors(allowed))
 }
 
 /// The same doors, but no connection is kept for a second request.
@@ -56,4 +59,38 @@ fn refuse(upgrade: WebSocketUpgrade, request: &Request, reason: Cow<'static, str
     upgrade
         .protocols(dialect.or_else(bearer))
         .on_upgrade(async move |socket| transport::close(socket, CloseCode::TryAgainLater, &reason).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use mille_shared::ErrorCode;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_that_may_come_reads_why_and_when_to_come_back_and_no_other_does() {
+        let allowed = AllowedOrigins::parse(&["https://app.example".to_owned()]).expect("an origin");
+        let full = ApiError::new(ErrorCode::Unavailable, "full").retry_after(std::time::Duration::from_secs(1));
+        let router = one_request_each(router(full, allowed));
+        for (origin, may_read) in [("https://app.example", true), ("https://other.example", false)] {
+            for (method, status) in [("OPTIONS", StatusCode::OK), ("POST", StatusCode::SERVICE_UNAVAILABLE)] {
+                let request = Request::builder()
+                    .method(method)
+                    .uri("/graphql")
+                    .header(header::ORIGIN, origin)
+                    .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST");
+                let request = request.body(Body::empty()).expect("a request");
+                let answer = router.clone().oneshot(request).await.expect("an answer");
+                assert_eq!(answer.status(), status, "{method}");
+                assert_eq!(answer.headers()[header::CONNECTION], "close", "{method}");
+                let named = answer.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+                assert_eq!(named.is_some_and(|named| named == origin), may_read, "{method} from {origin}");
+                let exposed = answer.headers().get(header::ACCESS_CONTROL_EXPOSE_HEADERS);
+                let exposed = exposed.and_then(|exposed| exposed.to_str().ok()).unwrap_or_default();
+                assert_eq!(exposed.contains("retry-after"), method == "POST", "{method}: {exposed}");
+            }
+        }
+    }
 }

@@ -159,7 +159,7 @@ pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-fn cors(allowed: AllowedOrigins) -> CorsLayer {
+pub(super) fn cors(allowed: AllowedOrigins) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(allowed.for_cors())
         .allow_methods([Method::GET, Method::POST])
