@@ -2,12 +2,15 @@
 //!
 //! What counts is how old the newest known position of each mover is at each viewer, at every moment: nobody sees how
 //! long one update took, everybody sees where a cursor stands. That is told exactly, for all pairs and the whole time
-//! ([`staleness`](super::staleness)), with positions of one's own node and of others apart. What bounds the cost is
+//! ([`staleness`]), with positions of one's own node and of others apart. What bounds the cost is
 //! that a viewer gets one frame per tick, however many move; so the frames are held against the tick that the node
 //! told.
 //!
 //! Everyone is a user of their own: a thousand are made members in half a second, and told of each other in two or three.
 //! That telling is a load of its own, so nothing is measured before it is over.
+
+mod staleness;
+mod viewers;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,15 +22,15 @@ use clap::Args;
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
-use super::ground::Ground;
-use super::report::{Bill, Promise, conclude, show};
-use super::staleness::{Ages, Window};
-use super::usage::{Cost, Meter, counters, growth};
-use super::viewers::{Gathering, Outcome, Party, Tally};
 use super::{count_up_to, wait_until};
+use crate::bench::cluster::ground::Ground;
+use crate::bench::cluster::usage::{Cost, Meter, counters, growth};
+use crate::bench::report::{Bill, Promise, conclude, show};
 use crate::output::{Output, refused};
 use crate::state::Node;
 use crate::status::table;
+use staleness::{Ages, Window};
+use viewers::{Gathering, Outcome, Party, Tally};
 
 /// Bounds of the promise.
 const STALE_P99_MAX_MS: u64 = 250;
@@ -86,11 +89,7 @@ pub(crate) async fn run(args: &CursorsArgs, output: Output) -> Result<ExitCode> 
     let findings = measure(args, party, &ground, output).await;
     ground.clear(output).await;
     let findings = findings?;
-    let mut promises = findings.promises();
-    if !args.untimed {
-        promises.insert(0, findings.freshness());
-    }
-    conclude(output, &findings, &findings.text(), &promises)
+    conclude(output, &findings, &findings.text(), &findings.promises(args.untimed))
 }
 
 async fn measure(args: &CursorsArgs, party: Party, ground: &Ground, output: Output) -> Result<Findings> {
@@ -252,8 +251,8 @@ struct Frames {
     positions_per_frame: f64,
     /// Of all viewers together.
     bytes_per_second: f64,
-    /// Frames per second and node that differed from those of the node's other viewers, warm-up included. More than
-    /// the ticks: viewers fall behind and get frames of their own.
+    /// Frames that had to be read because the last ones of their node were others, in all, warm-up included. More than the
+    /// ticks: viewers fall behind and get frames of their own.
     distinct: u64,
     /// Frames that were no cursors, in all.
     others: u64,
@@ -275,7 +274,7 @@ impl Findings {
         both.add(&far);
         let mut sum = Tally::default();
         seen.iter().for_each(|one| sum.add(&one.tally));
-        let most = |of: &dyn Fn(&super::viewers::Seen) -> f64| seen.iter().map(of).fold(0.0, f64::max);
+        let most = |of: &dyn Fn(&viewers::Seen) -> f64| seen.iter().map(of).fold(0.0, f64::max);
         let mut ticks: BTreeMap<u64, usize> = BTreeMap::new();
         seen.iter().for_each(|one| *ticks.entry(one.tick_ms).or_default() += 1);
         let cpu_per_second: BTreeMap<String, f64> =
@@ -311,19 +310,24 @@ impl Findings {
         }
     }
 
-    fn freshness(&self) -> Promise {
+    fn freshness(&self, untimed: bool) -> Promise {
+        let promise = format!("positions at most {STALE_P99_MAX_MS} ms old for 99 % of the time");
+        if untimed {
+            return Promise::not_judged(promise, "a run without --untimed");
+        }
         let p99_ms = self.staleness.all.p99_ms;
         Promise::new(
-            "positions at most 250 ms old for 99 % of the time",
+            promise,
             p99_ms.is_some_and(|ms| ms <= STALE_P99_MAX_MS),
             p99_ms.map_or("nothing measured".to_owned(), |ms| format!("{ms} ms")),
         )
     }
 
-    /// What does not depend on how busy the machine is.
-    fn promises(&self) -> Vec<Promise> {
+    /// All but the first do not depend on how busy the machine is.
+    fn promises(&self, untimed: bool) -> Vec<Promise> {
         let Frames { max_of_allowed, max_per_second, .. } = self.frames;
         vec![
+            self.freshness(untimed),
             Promise::new(
                 "frames bounded by the tick, not by the movers",
                 max_of_allowed <= FRAMES_TOLERANCE,

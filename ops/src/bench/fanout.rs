@@ -2,12 +2,22 @@
 //!
 //! The figure alone says little, since machines differ. So in the same run, by turns, the same is asked of two others: of a
 //! yardstick, a process that writes frames of the same size to as many sockets at the same times and does nothing else
-//! (`bare`), and of the stock example, which tells of edits in the way that the libraries' documentation shows
+//! (`yardstick`), and of the stock example, which tells of edits in the way that the libraries' documentation shows
 //! (`examples/stock.rs`). What the nodes use beyond the yardstick is what they add; what the example uses beyond the nodes
 //! is what they save. Last comes one yardstick per node: what it uses beyond the one is the price of being several. With several
 //! rounds the medians of the rounds' ratios are told.
 //!
 //! With `--saturate` it is asked instead how many deliveries per second there can be (`saturate`).
+
+mod course;
+mod editors;
+mod findings;
+mod listeners;
+mod saturate;
+mod side;
+mod stage;
+mod wire;
+pub(crate) mod yardstick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,17 +26,16 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use super::bare::{BareArgs, Yardstick};
 use super::count_up_to;
-use super::fanout_report::{Findings, Saturation, SideFindings, Targets, Turn};
-use super::ground::Ground;
-use super::load::Rhythm;
-use super::redis_stats::{self, Count};
-use super::report::conclude;
-use super::saturate;
-use super::side::Side;
-use super::stage::{self, Stage};
+use crate::bench::clients::schedule::Rhythm;
+use crate::bench::cluster::ground::Ground;
+use crate::bench::cluster::redis_calls::{self, Count};
+use crate::bench::report::conclude;
 use crate::output::{Output, refused};
+use findings::{Findings, Saturation, SideFindings, Targets, Turn};
+use side::Side;
+use stage::Stage;
+use yardstick::{Yardstick, YardstickArgs};
 
 /// What subscribers get after the last edit to see the end.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -127,7 +136,7 @@ async fn take_turns(
         "mille: {} edits per second for {} s, {} times, by turns; frames of {frame_bytes} bytes",
         rhythm.rate, args.seconds, args.rounds
     ));
-    let bare = BareArgs {
+    let task = YardstickArgs {
         // Of an edit, a yardstick's socket gets what one subscriber of one plan does.
         sockets: args.subscribers / args.plans,
         groups: args.plans,
@@ -140,14 +149,14 @@ async fn take_turns(
     for _ in 0..args.rounds {
         // Both sides are at rest while the yardstick has its turn.
         let count = Count::begin(redis).await?;
-        let yardstick = Yardstick::measure(&bare, 1).await?;
+        let yardstick = Yardstick::measure(&task, 1).await?;
         let at_rest = count.end(redis).await?;
         let ours = nodes.round(rhythm, args.seconds, END_WITHIN).await?;
         let stock = match &mut stock {
             Some(stock) => Some(stock.round(rhythm, args.seconds, END_WITHIN).await?),
             None => None,
         };
-        let one_per_node = Yardstick::measure(&bare, ground.state.nodes.len().try_into()?).await?;
+        let one_per_node = Yardstick::measure(&task, ground.state.nodes.len().try_into()?).await?;
         turns.push(Turn { yardstick, at_rest, one_per_node, ours, stock });
     }
     let stock_findings = match &stock {
@@ -202,7 +211,7 @@ async fn findings(args: &FanoutArgs, ground: &Ground, turns: &[Turn]) -> Finding
         seconds: args.seconds,
         rounds: args.rounds,
         saturate: args.saturate,
-        appendfsync: redis_stats::appendfsync(&ground.state.redis).await.ok(),
+        appendfsync: redis_calls::appendfsync(&ground.state.redis).await.ok(),
         yardstick_price: Turn::yardstick_price(turns),
         times_the_yardstick: Turn::times_the_yardstick(turns),
         one_per_node_times_the_yardstick: Turn::one_per_node_times_the_yardstick(turns),

@@ -26,9 +26,9 @@ use tokio::time::{Instant, sleep};
 use self::floods::{Flood, Force, Running};
 use self::others::{Others, Pace};
 use super::count_up_to;
-use super::ground::Ground;
-use super::report::{Promise, Quantiles, conclude, show};
-use super::usage::{Cost, Meter, counters};
+use crate::bench::cluster::ground::Ground;
+use crate::bench::cluster::usage::{Cost, Meter, Scraper};
+use crate::bench::report::{Promise, Quantiles, conclude, show};
 use crate::output::Output;
 use crate::state::Node;
 use crate::status::table;
@@ -100,22 +100,23 @@ async fn flood(args: &FloodArgs, ground: &Ground, output: Output) -> Result<Find
     Others::connect(ground, &editors, warm_up).await?.edit().await?;
     pace.first = warm_up.end();
     output.note(format_args!("mille: {} people edit {} times per second", args.editors, args.edits_per_second));
-    let base = measure(ground, &editors, pace, None).await?;
+    let gauges = Scraper::new()?;
+    let base = measure(ground, &editors, &gauges, pace, None).await?;
     let mut parts = Vec::new();
     let floods = if args.only.is_empty() { Flood::ALL.to_vec() } else { args.only.clone() };
     for flood in floods {
         pace.first = pace.end();
         output.note(format_args!("mille: the same, with the flood `{}`", flood.name()));
         let begin = || Running::start(flood, force, ground, FLOODER, flooder);
-        let part = measure(ground, &editors, pace, Some((flood, &begin))).await?;
+        let part = measure(ground, &editors, &gauges, pace, Some((flood, &begin))).await?;
         parts.push(part);
-        calm(&ground.state.nodes).await;
+        calm(&gauges, &ground.state.nodes).await;
     }
     Ok(Findings {
         bench: "flood",
         nodes: ground.state.nodes.len(),
         editors: args.editors,
-        force: Told::of(args),
+        asked: Asked::of(args),
         base,
         parts,
     })
@@ -125,7 +126,13 @@ async fn flood(args: &FloodArgs, ground: &Ground, output: Output) -> Result<Find
 type Begin<'a> = (Flood, &'a dyn Fn() -> Running);
 
 /// Has the others edit while the flood is in force.
-async fn measure(ground: &Ground, editors: &[Arc<str>], pace: Pace, flood: Option<Begin<'_>>) -> Result<Part> {
+async fn measure(
+    ground: &Ground,
+    editors: &[Arc<str>],
+    gauges: &Scraper,
+    pace: Pace,
+    flood: Option<Begin<'_>>,
+) -> Result<Part> {
     let others = Others::connect(ground, editors, pace).await?;
     let mut meter = Meter::start(&ground.state);
     let before = meter.read();
@@ -133,7 +140,7 @@ async fn measure(ground: &Ground, editors: &[Arc<str>], pace: Pace, flood: Optio
     let mut watch = Watch { before: before.clone(), peak: before, level: 0 };
     let watched = async {
         loop {
-            watch.look(&mut meter, &ground.state.nodes).await;
+            watch.look(&mut meter, gauges, &ground.state.nodes).await;
             sleep(LOOK_EVERY).await;
         }
     };
@@ -169,18 +176,18 @@ async fn measure(ground: &Ground, editors: &[Arc<str>], pace: Pace, flood: Optio
 }
 
 /// Waits until every node says that it is calm, for a while.
-async fn calm(nodes: &[Node]) {
+async fn calm(gauges: &Scraper, nodes: &[Node]) {
     let deadline = Instant::now() + CALM_WITHIN;
-    while Instant::now() < deadline && level(nodes).await > 0 {
+    while Instant::now() < deadline && level(gauges, nodes).await > 0 {
         sleep(LOOK_EVERY).await;
     }
 }
 
 /// The highest level of any node that tells one.
-async fn level(nodes: &[Node]) -> u64 {
+async fn level(gauges: &Scraper, nodes: &[Node]) -> u64 {
     let mut highest = 0;
     for node in nodes {
-        let told = counters(node).await.unwrap_or_default();
+        let told = gauges.counters(node).await.unwrap_or_default();
         highest = highest.max(told.get("pressure_level").copied().unwrap_or_default());
     }
     highest
@@ -194,11 +201,11 @@ struct Watch {
 }
 
 impl Watch {
-    async fn look(&mut self, meter: &mut Meter, nodes: &[Node]) {
+    async fn look(&mut self, meter: &mut Meter, gauges: &Scraper, nodes: &[Node]) {
         for (peak, now) in self.peak.iter_mut().zip(meter.read()) {
             peak.rss_bytes = peak.rss_bytes.max(now.rss_bytes);
         }
-        self.level = self.level.max(level(nodes).await);
+        self.level = self.level.max(level(gauges, nodes).await);
     }
 
     fn memory(&self, nodes: &[Node]) -> Vec<Memory> {
@@ -221,7 +228,7 @@ struct Findings {
     nodes: usize,
     editors: u32,
     #[serde(flatten)]
-    force: Told,
+    asked: Asked,
     base: Part,
     parts: Vec<Part>,
 }
@@ -229,7 +236,7 @@ struct Findings {
 /// What was asked for.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Told {
+struct Asked {
     edits_per_second: u32,
     seconds: u32,
     frames_per_second: u32,
@@ -237,7 +244,7 @@ struct Told {
     silent: u32,
 }
 
-impl Told {
+impl Asked {
     fn of(args: &FloodArgs) -> Self {
         let FloodArgs { edits_per_second, seconds, frames_per_second, connections, silent, .. } = *args;
         Self { edits_per_second, seconds, frames_per_second, connections, silent }
@@ -343,7 +350,7 @@ impl Findings {
         let name = |part: Option<&Part>| part.map_or("-", Part::name);
         vec![
             Promise::new(
-                "others' p99 at most twice that of the base",
+                format!("others' p99 at most {RATIO_MAX} times that of the base"),
                 ratio.is_some_and(|ratio| ratio <= RATIO_MAX),
                 format!("{} times in the worst, `{}`", show(ratio), name(worst)),
             ),
@@ -353,7 +360,7 @@ impl Findings {
                 if harmed.is_empty() { "in every flood".to_owned() } else { format!("not in {}", harmed.join(", ")) },
             ),
             Promise::new(
-                "no node takes more than 256 MiB for a flood",
+                format!("no node takes more than {} MiB for a flood", GROWTH_MAX_BYTES >> 20),
                 growth <= GROWTH_MAX_BYTES,
                 format!("{} MiB in the worst, `{}`", growth >> 20, name(greediest)),
             ),
@@ -361,7 +368,7 @@ impl Findings {
     }
 
     fn text(&self) -> String {
-        let Told { edits_per_second, seconds, .. } = self.force;
+        let Asked { edits_per_second, seconds, .. } = self.asked;
         let head = format!(
             "{} people edit on {} nodes, {edits_per_second} edits per second, {seconds} s in each part",
             self.editors, self.nodes
@@ -401,8 +408,8 @@ mod tests {
     }
 
     fn kept(parts: Vec<Part>) -> Vec<bool> {
-        let force = Told { edits_per_second: 1, seconds: 1, frames_per_second: 1, connections: 1, silent: 1 };
-        let findings = Findings { bench: "flood", nodes: 3, editors: 1, force, base: part(None, 10, 10), parts };
+        let asked = Asked { edits_per_second: 1, seconds: 1, frames_per_second: 1, connections: 1, silent: 1 };
+        let findings = Findings { bench: "flood", nodes: 3, editors: 1, asked, base: part(None, 10, 10), parts };
         findings.promises().iter().map(|promise| promise.kept == Some(true)).collect()
     }
 

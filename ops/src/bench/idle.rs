@@ -6,6 +6,9 @@
 //! what is told per connection is the growth since before there was any room, so the share of the room it sits in, its
 //! project and its plan, is in it. A node keeps what it once needed: each run wants a cluster of its own.
 
+mod crowd;
+mod wire;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,10 +23,10 @@ use serde_json::json;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep};
 
-use super::ground::{self, TOKEN_TTL};
-use super::report::{Promise, conclude};
-use super::usage::Meter;
 use super::{count_up_to, wait_until};
+use crate::bench::cluster::ground::{self, TOKEN_TTL};
+use crate::bench::cluster::usage::Meter;
+use crate::bench::report::{Promise, conclude};
 use crate::client::Client;
 use crate::output::{Output, refused};
 use crate::process::raise_open_files;
@@ -32,9 +35,6 @@ use crate::status::table;
 use crate::target::Target;
 use crate::token::Claims;
 use crowd::{Crowd, Kind, Room, Seat};
-
-mod crowd;
-mod wire;
 
 /// What a connection may need at most, in bytes.
 const BYTES_PER_CONNECTION_MAX: f64 = 10.0 * 1024.0;
@@ -335,9 +335,10 @@ impl Findings {
     fn promises(&self) -> Vec<Promise> {
         let kib = |bytes: f64| format!("{:.1} KiB", bytes / 1024.0);
         let (idle, told) = (self.idle_bytes_per_connection, self.told_bytes_per_connection);
+        let max = BYTES_PER_CONNECTION_MAX / 1024.0;
         vec![
-            Promise::new("at most 10 KiB per idle connection", is_small(idle), kib(idle)),
-            Promise::new("at most 10 KiB after each was told once", is_small(told), kib(told)),
+            Promise::new(format!("at most {max} KiB per idle connection"), is_small(idle), kib(idle)),
+            Promise::new(format!("at most {max} KiB after each was told once"), is_small(told), kib(told)),
             Promise::new(
                 "all stay",
                 self.ended == 0,

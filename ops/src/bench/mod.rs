@@ -1,45 +1,22 @@
 //! `mille bench`: loads a local cluster and says which promises it kept.
 //!
 //! A bench makes a project of its own, acts as its clients through the public surface, and checks what each of them
-//! sees: a figure about a stream with a hole in it is worth nothing. Everything a bench is made of stands in a file of
-//! its own, so that a new one only says what happens when: `ground` is where it takes place, `subscribers` listen to
-//! plans and `viewers` look at cursors, `load` edits, `usage` and `redis` are what it cost, `report` is how it is told. Where the price of
-//! a delivery is compared, `side` is one of those compared, with `listeners` and `editors` that cost next to nothing
-//! themselves (`wire`).
+//! sees: a figure about a stream with a hole in it is worth nothing. Each has a file that says what happens when, and a folder of
+//! its name for what nobody else uses. What several use is in three others: `cluster` is where a bench takes place and what that
+//! costs there, `clients` are its people, `report` is how it is told, compared and summed up.
 //!
-//! The generator runs beside the cluster and takes its share of the machine; `usage` shows how much.
+//! The generator runs beside the cluster and takes its share of the machine; `cluster::usage` shows how much.
 
-mod alarm;
-mod bare;
-mod compare;
-mod course;
+mod clients;
+mod cluster;
 mod cursors;
-mod editors;
 mod edits;
 mod fanout;
-mod fanout_report;
 mod flood;
-mod frames;
-mod ground;
 mod idle;
-mod listeners;
-mod load;
-mod presence;
-mod redis;
-mod redis_stats;
 mod report;
 mod resume;
-mod saturate;
-mod sequence;
-mod side;
-mod stage;
-mod staleness;
 mod storm;
-mod subscribers;
-mod summary;
-mod usage;
-mod viewers;
-mod wire;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,11 +48,11 @@ enum Bench {
     Fanout(fanout::FanoutArgs),
     /// The yardstick of `fanout`, as a process of its own.
     #[command(hide = true)]
-    Bare(bare::BareArgs),
+    Yardstick(fanout::yardstick::YardstickArgs),
     /// Compares two reports of one bench: says by how much each figure differs, and fails where one is worse.
-    Compare(compare::CompareArgs),
+    Compare(report::compare::CompareArgs),
     /// Puts what many reports promised into one table (ops/measure makes them).
-    Summary(summary::SummaryArgs),
+    Summary(report::summary::SummaryArgs),
     /// Edits as fast as the cluster takes it, or at a rate: what does an edit cost, and when is it seen at another node?
     Edits(edits::EditsArgs),
     /// Floods the nodes in several ways, one after the other: how do the others fare meanwhile?
@@ -94,9 +71,9 @@ pub(crate) async fn run(args: &BenchArgs, output: &Output) -> Result<ExitCode> {
             Bench::Resume(args) => resume::run(args, *output).await,
             Bench::Cursors(args) => cursors::run(args, *output).await,
             Bench::Fanout(args) => fanout::run(args, *output).await,
-            Bench::Bare(args) => bare::run(args).await,
-            Bench::Compare(args) => compare::run(args, *output),
-            Bench::Summary(args) => summary::run(args, *output),
+            Bench::Yardstick(args) => fanout::yardstick::run(args).await,
+            Bench::Compare(args) => report::compare::run(args, *output),
+            Bench::Summary(args) => report::summary::run(args, *output),
             Bench::Edits(args) => edits::run(args, *output).await,
             Bench::Flood(args) => flood::run(args, *output).await,
             Bench::Idle(args) => idle::run(args, *output).await,

@@ -15,12 +15,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::count_up_to;
-use super::ground::Ground;
-use super::load::Load;
-use super::redis_stats;
-use super::report::{Bill, Faults, Promise, Quantiles, conclude};
-use super::subscribers::{Crowd, DELTAS, Progress, faults};
-use super::usage::{Meter, counters, growth};
+use crate::bench::clients::load::Load;
+use crate::bench::clients::subscribers::{Crowd, DELTAS, Progress, faults};
+use crate::bench::cluster::ground::Ground;
+use crate::bench::cluster::redis_calls;
+use crate::bench::cluster::usage::{Meter, counters, growth};
+use crate::bench::report::{Bill, Faults, Promise, Quantiles, conclude};
 use crate::output::Output;
 use crate::status::table;
 
@@ -164,7 +164,7 @@ async fn measure(args: &ResumeArgs, ground: &Ground, output: Output) -> Result<F
 
 /// So far. What can't be counted is no reason to measure nothing.
 async fn log_reads(ground: &Ground) -> Option<u64> {
-    let calls = redis_stats::calls(&ground.state.redis).await.ok()?;
+    let calls = redis_calls::calls(&ground.state.redis).await.ok()?;
     Some(calls.get("xrange").copied().unwrap_or_default())
 }
 
@@ -181,11 +181,12 @@ fn log_reads_max(behind: u32, slowest_ms: f64) -> u64 {
 
 impl Findings {
     fn promises(&self, untimed: bool) -> Vec<Promise> {
+        let [none_lost, none_twice] = self.faults.promises();
         vec![
             Promise::new("all whole", self.whole == self.clients, format!("{} of {}", self.whole, self.clients)),
             self.soon(untimed),
-            Promise::new("0 lost", self.faults.lost == 0, self.faults.lost.to_string()),
-            Promise::new("0 duplicates", self.faults.duplicates == 0, self.faults.duplicates.to_string()),
+            none_lost,
+            none_twice,
             self.no_snapshot(),
             self.read_once(),
         ]

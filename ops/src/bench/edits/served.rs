@@ -11,10 +11,10 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::time::sleep;
 
-use crate::bench::ground::Ground;
-use crate::bench::redis::Primaries;
-use crate::bench::redis_stats::Count;
-use crate::bench::usage::{Scraper, growth};
+use crate::bench::cluster::ground::Ground;
+use crate::bench::cluster::redis::Primaries;
+use crate::bench::cluster::redis_calls::Count;
+use crate::bench::cluster::usage::{Scraper, total};
 
 /// FCALLs per edit: one, and what leases and the like add. Nodes that write to one plan at the same time need more.
 const FCALLS_PER_EDIT_MAX: f64 = 1.1;
@@ -61,11 +61,11 @@ impl Looks {
     /// Counts now.
     ///
     /// # Errors
-    /// As there.
+    /// When Redis or a node does not answer.
     pub(super) async fn look(&mut self, ground: &Ground) -> Result<Counts> {
         let nodes = ground.state.nodes.iter().map(|node| self.nodes.counters(node));
         let (redis, nodes) = tokio::try_join!(Count::over(&mut self.redis), try_join_all(nodes))?;
-        let heard = nodes.iter().map(|node| growth(&BTreeMap::new(), node, "bridge_lag_seconds_count")).sum();
+        let heard = nodes.iter().map(|node| total(node, "bridge_lag_seconds_count")).sum();
         Ok(Counts { redis, heard })
     }
 

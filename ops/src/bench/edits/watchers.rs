@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::writers::{Window, origin};
+use crate::bench::clients::sequence::{Event, Kind, Sequence};
+use crate::bench::clients::subscribers::DELTAS;
 use crate::bench::report::Faults;
-use crate::bench::sequence::{Event, Kind, Sequence};
-use crate::bench::subscribers::DELTAS;
 use crate::socket::{Ended, Subscription};
 
 /// What the last edits get to come.
@@ -103,12 +103,7 @@ impl Watcher {
         // What does not come in time is lost, and counted so.
         timeout(END_WITHIN, rest).await.unwrap_or(Ok(()))?;
         self.subscription.close().await;
-        let faults = Faults {
-            lost: sequence.lost + sequence.missing_until(head),
-            duplicates: sequence.duplicates,
-            snapshots: sequence.snapshots,
-        };
-        Ok(Seen { latencies, faults })
+        Ok(Seen { latencies, faults: sequence.faults(head) })
     }
 
     fn note(&self, data: Data, sequence: &mut Sequence, window: Window, latencies: &mut Vec<Duration>) {

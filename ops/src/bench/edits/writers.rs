@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until};
 use tokio_websockets::Message;
 
-use super::super::alarm::Alarm;
+use crate::bench::clients::alarm::Alarm;
 use crate::client::GraphqlError;
 use crate::socket::{Inward, Link, Outward};
 
@@ -45,7 +45,7 @@ pub(super) enum Pace {
     Open { period: Duration, phase: Duration },
 }
 
-/// What is measured: edits that are due in it.
+/// When is measured.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
     /// From which all times are counted.
@@ -57,7 +57,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Whether what is due so long after the start is measured.
+    /// Whether this moment is measured.
     pub(super) fn holds(&self, due: Instant) -> bool {
         (self.opens..self.closes).contains(&due)
     }

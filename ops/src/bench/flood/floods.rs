@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_websockets::Message;
 
-use super::super::ground::Ground;
-use super::super::presence::PresenceSocket;
+use crate::bench::clients::presence::PresenceSocket;
+use crate::bench::cluster::ground::Ground;
 use crate::socket::{Ended, Inward, Link, Outward};
 
 /// How often frames that are due are sent: as one write each time.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::super::ground::Ground;
+use crate::bench::cluster::ground::Ground;
 use crate::socket::{Ended, Link, Subscription};
 
 /// What is left to answers and events after the last edit.

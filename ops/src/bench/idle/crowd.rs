@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::wire::{Door, Wire};
-use crate::bench::subscribers::DELTAS_WHOLE;
+use crate::bench::clients::subscribers::DELTAS_WHOLE;
 
 /// Sockets being opened at once.
 const OPENING_MAX: usize = 64;

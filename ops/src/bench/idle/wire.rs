@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::bench::frames::{CLOSE, Head, PING, PONG, TEXT, push_frame};
+use crate::bench::clients::frames::{CLOSE, Head, PING, PONG, TEXT, push_frame};
 
 /// Patience with the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);

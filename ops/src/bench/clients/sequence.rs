@@ -6,6 +6,8 @@
 use mille_shared::Revision;
 use serde::Deserialize;
 
+use crate::bench::report::Faults;
+
 /// An event of the stream, as far as the order of events goes.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,6 +73,12 @@ impl Sequence {
     pub(crate) fn missing_until(&self, head: u64) -> u64 {
         head.saturating_sub(self.last.seq)
     }
+
+    /// What should not have been, when the last change was number `head`. What never came is lost.
+    pub(crate) fn faults(&self, head: u64) -> Faults {
+        let lost = self.lost + self.missing_until(head);
+        Faults { lost, duplicates: self.duplicates, snapshots: self.snapshots }
+    }
 }
 
 #[cfg(test)]
@@ -132,6 +140,7 @@ mod tests {
     fn what_never_came_is_missing_at_the_end() {
         let sequence = Sequence::new(revision("7-4"));
         assert_eq!((sequence.missing_until(9), sequence.missing_until(4), sequence.missing_until(1)), (5, 0, 0));
+        assert_eq!((sequence.faults(9).lost, sequence.faults(4).lost), (sequence.lost + 5, sequence.lost));
     }
 
     #[test]

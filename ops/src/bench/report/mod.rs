@@ -3,6 +3,9 @@
 //! The two forms come from the same values. A promise is told with its bound and what was measured, kept or
 //! not, or not judged because the run was too small for it; everything else is a figure without a verdict, because what is good depends on the machine.
 
+pub(crate) mod compare;
+pub(crate) mod summary;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::process::ExitCode;
@@ -12,7 +15,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::usage::Cost;
+use crate::bench::cluster::usage::Cost;
 use crate::output::Output;
 use crate::state::Node;
 use crate::status::table;
@@ -89,6 +92,16 @@ pub(crate) struct Faults {
     pub(crate) snapshots: u64,
 }
 
+impl Faults {
+    /// What every stream promises.
+    pub(crate) fn promises(self) -> [Promise; 2] {
+        [
+            Promise::new("0 lost", self.lost == 0, self.lost.to_string()),
+            Promise::new("0 duplicates", self.duplicates == 0, self.duplicates.to_string()),
+        ]
+    }
+}
+
 impl std::ops::Add for Faults {
     type Output = Self;
 
@@ -98,6 +111,12 @@ impl std::ops::Add for Faults {
             duplicates: self.duplicates + other.duplicates,
             snapshots: self.snapshots + other.snapshots,
         }
+    }
+}
+
+impl std::iter::Sum for Faults {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), std::ops::Add::add)
     }
 }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::compare::read;
-use super::report::Promise;
+use crate::bench::report::Promise;
 use crate::output::Output;
 use crate::status::table;
 

@@ -17,8 +17,8 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::course::FIRST_NUMBER;
-use super::ground::{Ground, SUBSCRIBERS_PER_USER};
 use super::wire::STEP_TIMEOUT;
+use crate::bench::cluster::ground::{Ground, SUBSCRIBERS_PER_USER};
 use crate::output::{Output, refused};
 use crate::process::{give_back_at_once, share_of_cores};
 

@@ -23,7 +23,7 @@ const PER_EDIT_MIN: f64 = 0.02;
 ///
 /// # Errors
 /// When Redis does not answer.
-pub(super) async fn calls(redis: &Redis) -> Result<BTreeMap<String, u64>> {
+pub(crate) async fn calls(redis: &Redis) -> Result<BTreeMap<String, u64>> {
     Ok(told(Primaries::connect(redis).await?.commands().await?))
 }
 
@@ -31,7 +31,7 @@ pub(super) async fn calls(redis: &Redis) -> Result<BTreeMap<String, u64>> {
 ///
 /// # Errors
 /// When Redis does not tell.
-pub(super) async fn appendfsync(redis: &Redis) -> Result<String> {
+pub(crate) async fn appendfsync(redis: &Redis) -> Result<String> {
     Primaries::connect(redis).await?.appendfsync().await
 }
 
@@ -41,7 +41,7 @@ fn told(calls: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
 
 /// Calls so far, at one moment.
 #[derive(Debug)]
-pub(super) struct Count {
+pub(crate) struct Count {
     calls: BTreeMap<String, u64>,
     at: Instant,
 }
@@ -51,7 +51,7 @@ impl Count {
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub(super) async fn over(redis: &mut Primaries) -> Result<Self> {
+    pub(crate) async fn over(redis: &mut Primaries) -> Result<Self> {
         Ok(Self::of(redis.commands().await?, Instant::now()))
     }
 
@@ -59,7 +59,7 @@ impl Count {
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub(super) async fn begin(redis: &Redis) -> Result<Self> {
+    pub(crate) async fn begin(redis: &Redis) -> Result<Self> {
         Self::over(&mut Primaries::connect(redis).await?).await
     }
 
@@ -67,16 +67,16 @@ impl Count {
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub(super) async fn end(self, redis: &Redis) -> Result<Calls> {
+    pub(crate) async fn end(self, redis: &Redis) -> Result<Calls> {
         Ok(Self::begin(redis).await?.since(&self))
     }
 
-    pub(super) fn of(calls: BTreeMap<String, u64>, at: Instant) -> Self {
+    pub(crate) fn of(calls: BTreeMap<String, u64>, at: Instant) -> Self {
         Self { calls: told(calls), at }
     }
 
     /// What was called since an earlier moment.
-    pub(super) fn since(&self, earlier: &Self) -> Calls {
+    pub(crate) fn since(&self, earlier: &Self) -> Calls {
         let grown = self.calls.iter().map(|(name, calls)| {
             let before = earlier.calls.get(name).copied().unwrap_or_default();
             (name.clone(), calls.saturating_sub(before))
@@ -87,14 +87,14 @@ impl Count {
 
 /// Calls in some time.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Calls {
+pub(crate) struct Calls {
     by_command: BTreeMap<String, u64>,
     during: Duration,
 }
 
 impl Calls {
     /// All of several times together.
-    pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+    pub(crate) fn sum<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut sum = Self::default();
         for calls in all {
             sum.during += calls.during;
@@ -106,36 +106,36 @@ impl Calls {
     }
 
     /// Calls per second, by command; nothing of no time.
-    pub(super) fn per_second(&self) -> BTreeMap<String, f64> {
+    pub(crate) fn per_second(&self) -> BTreeMap<String, f64> {
         let seconds = self.during.as_secs_f64();
         let called = self.by_command.iter().filter(|&(_, &count)| count > 0 && seconds > 0.0);
         called.map(|(name, &count)| (name.clone(), thousandths(count as f64 / seconds))).collect()
     }
 
     /// How often any of these commands was called.
-    pub(super) fn of(&self, commands: &[&str]) -> u64 {
+    pub(crate) fn of(&self, commands: &[&str]) -> u64 {
         commands.iter().filter_map(|command| self.by_command.get(*command)).sum()
     }
 
     /// The same without what would have been called anyway, `at_rest` per second.
-    pub(super) fn beyond(&self, commands: &[&str], at_rest: &BTreeMap<String, f64>) -> f64 {
+    pub(crate) fn beyond(&self, commands: &[&str], at_rest: &BTreeMap<String, f64>) -> f64 {
         let at_rest: f64 = commands.iter().filter_map(|command| at_rest.get(*command)).sum();
         (self.of(commands) as f64 - at_rest * self.during.as_secs_f64()).max(0.0)
     }
 
     /// Those that were called, by command.
-    pub(super) fn by_command(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn by_command(&self) -> BTreeMap<String, u64> {
         let called = self.by_command.iter().filter(|&(_, &count)| count > 0);
         called.map(|(name, &count)| (name.clone(), count)).collect()
     }
 
     /// Calls for each edit, by command, and `all`.
-    pub(super) fn per_edit(&self, edits: u64) -> BTreeMap<String, f64> {
+    pub(crate) fn per_edit(&self, edits: u64) -> BTreeMap<String, f64> {
         self.per_edit_beyond(edits, &BTreeMap::new())
     }
 
     /// The same without what would have been called anyway, `at_rest` per second.
-    pub(super) fn per_edit_beyond(&self, edits: u64, at_rest: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    pub(crate) fn per_edit_beyond(&self, edits: u64, at_rest: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
         let per_edit = self
             .by_command
             .keys()

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::course::Course;
 use super::editors::{Editors, Made};
 use super::listeners::Listeners;
-use super::load::{Rhythm, Schedule};
-use super::redis_stats::{Calls, Count};
-use super::report::Faults;
 use super::stage::Stage;
-use super::usage::{Cost, Meter};
-use super::wait_until;
+use crate::bench::clients::schedule::{Rhythm, Schedule};
+use crate::bench::cluster::redis_calls::{Calls, Count};
+use crate::bench::cluster::usage::{Cost, Meter};
+use crate::bench::report::Faults;
+use crate::bench::wait_until;
 use crate::state::Redis;
 
 /// Until every listener has heard something.

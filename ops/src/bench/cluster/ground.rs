@@ -141,6 +141,9 @@ impl Ground {
     }
 
     /// The token of the subscriber with this number.
+    ///
+    /// # Panics
+    /// When the ground was prepared for nobody.
     pub(crate) fn token(&self, subscriber: usize) -> Arc<str> {
         Arc::clone(&self.tokens[subscriber % self.tokens.len()])
     }

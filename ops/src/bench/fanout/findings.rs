@@ -7,12 +7,12 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::bare::Yardstick;
-use super::redis_stats::Calls;
-use super::report::{Faults, Promise, Quantiles, histogram, show};
 use super::saturate::{self, Step};
 use super::side::{Round, Side};
-use super::usage::Cost;
+use super::yardstick::Yardstick;
+use crate::bench::cluster::redis_calls::Calls;
+use crate::bench::cluster::usage::Cost;
+use crate::bench::report::{Faults, Promise, Quantiles, histogram, show};
 use crate::status::table;
 
 /// What the figures are held against, if anything: promises of the one who calls.
@@ -128,13 +128,10 @@ impl SideFindings {
     /// When a figure is too large to be one.
     pub(super) fn of(side: &Side, turns: &[Turn], round: impl Fn(&Turn) -> Option<&Round>) -> Result<Self> {
         let rounds: Vec<&Round> = turns.iter().filter_map(round).collect();
-        let (mut edits, mut delivery, mut faults) = (histogram()?, histogram()?, Faults::default());
+        let (mut edits, mut delivery) = (histogram()?, histogram()?);
         for round in &rounds {
             edits.add(&round.edit_times)?;
             delivery.add(&round.delivery_times)?;
-            faults.lost += round.faults.lost;
-            faults.duplicates += round.faults.duplicates;
-            faults.snapshots += round.faults.snapshots;
         }
         let sum = |count: fn(&Round) -> u64| rounds.iter().map(|round| count(round)).sum();
         let calls = Calls::sum(rounds.iter().map(|round| &round.redis_calls));
@@ -149,7 +146,7 @@ impl SideFindings {
             refused: sum(|round| round.refused),
             unanswered: sum(|round| round.unanswered),
             delivery: Quantiles::of_histogram(&delivery),
-            faults,
+            faults: rounds.iter().map(|round| round.faults).sum(),
             redis_calls_per_edit: calls.per_edit(made),
             redis_calls_per_edit_beyond_rest: calls.per_edit_beyond(made, &Turn::redis_calls_per_second_at_rest(turns)),
             rss_bytes_per_connection: side.rss_bytes_per_connection.round(),
@@ -236,8 +233,7 @@ impl Findings {
         if let Some(ours) = &self.ours {
             let (faults, missing) = (ours.faults, ours.refused + ours.unanswered);
             let said = format!("{} refused, {} unanswered", ours.refused, ours.unanswered);
-            promises.push(Promise::new("0 lost", faults.lost == 0, faults.lost.to_string()));
-            promises.push(Promise::new("0 duplicates", faults.duplicates == 0, faults.duplicates.to_string()));
+            promises.extend(faults.promises());
             promises.push(Promise::new("no SNAPSHOT", faults.snapshots == 0, faults.snapshots.to_string()));
             promises.push(Promise::new("every edit made", missing == 0, said));
         }

@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::ground::Ground;
-use super::report::Faults;
 use super::sequence::{Event, Sequence};
+use crate::bench::cluster::ground::Ground;
+use crate::bench::report::Faults;
 use crate::socket::{Ended, Subscription};
 
 /// Sockets being opened at once, before the bench begins. What comes back in it comes all at once.
@@ -324,15 +324,9 @@ impl Subscriber {
     }
 }
 
-/// What all of them saw that should not be, when the last change was number `head`. What never came is lost.
+/// The faults of all their streams, when the last change was number `head`.
 pub(crate) fn faults(subscribers: &[Subscriber], head: u64) -> Faults {
-    let mut faults = Faults::default();
-    for Subscriber { sequence, .. } in subscribers {
-        faults.lost += sequence.lost + sequence.missing_until(head);
-        faults.duplicates += sequence.duplicates;
-        faults.snapshots += sequence.snapshots;
-    }
-    faults
+    subscribers.iter().map(|subscriber| subscriber.sequence.faults(head)).sum()
 }
 
 /// A node other than the one that was left; which one changes with `turn`.

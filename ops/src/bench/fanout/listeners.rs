@@ -18,11 +18,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::course::{Course, Times};
-use super::report::Faults;
-use super::sequence::{Event, Sequence};
 use super::stage::{CLIENT_ID, Stage};
-use super::subscribers::DELTAS_WHOLE;
 use super::wire::{self, Field, Inbox, Outbox, contains, number, text_frame};
+use crate::bench::clients::sequence::{Event, Sequence};
+use crate::bench::clients::subscribers::DELTAS_WHOLE;
+use crate::bench::report::Faults;
 
 /// Sockets being opened at once.
 const OPENING_MAX: usize = 64;

@@ -16,8 +16,7 @@ use tokio_websockets::Message;
 
 use crate::socket::{Ended, Link};
 
-/// Patience until the node has said welcome, and until it has sent the roster to who joined. The roster of a thousand
-/// people who all join at once takes its time.
+/// Patience until the node has said welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What every frame of the node begins with; it writes the type first.

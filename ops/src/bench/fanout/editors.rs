@@ -15,11 +15,11 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::alarm::Alarm;
 use super::course::{Course, Times};
 use super::stage::{CLIENT_ID, Stage};
-use super::wait_until;
 use super::wire::{self, Field, Inbox, Outbox, contains, number, push_text};
+use crate::bench::clients::alarm::Alarm;
+use crate::bench::wait_until;
 
 /// What every edit begins with; its operation id is `bench-<number>`.
 const MOVE: &str =

@@ -6,23 +6,23 @@
 use anyhow::{Result, ensure};
 
 /// The longest frame that is believed.
-pub(in crate::bench) const FRAME_BYTES_MAX: usize = 64 << 20;
+pub(crate) const FRAME_BYTES_MAX: usize = 64 << 20;
 
-pub(in crate::bench) const TEXT: u8 = 0x1;
-pub(in crate::bench) const CLOSE: u8 = 0x8;
-pub(in crate::bench) const PING: u8 = 0x9;
-pub(in crate::bench) const PONG: u8 = 0xA;
+pub(crate) const TEXT: u8 = 0x1;
+pub(crate) const CLOSE: u8 = 0x8;
+pub(crate) const PING: u8 = 0x9;
+pub(crate) const PONG: u8 = 0xA;
 const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
 /// What stands before a frame's payload.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::bench) struct Head {
-    pub(in crate::bench) opcode: u8,
+pub(crate) struct Head {
+    pub(crate) opcode: u8,
     /// Its own length.
-    pub(in crate::bench) bytes: usize,
+    pub(crate) bytes: usize,
     /// The length of what follows.
-    pub(in crate::bench) payload: usize,
+    pub(crate) payload: usize,
 }
 
 impl Head {
@@ -30,7 +30,7 @@ impl Head {
     ///
     /// # Errors
     /// When no node of ours writes such a frame.
-    pub(in crate::bench) fn of(bytes: &[u8]) -> Result<Option<Self>> {
+    pub(crate) fn of(bytes: &[u8]) -> Result<Option<Self>> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
         ensure!(second & MASKED == 0, "a server's frames are not masked");
         ensure!(first & FINAL != 0 && first & 0x70 == 0, "a frame in parts, or with an extension nobody asked for");
@@ -51,7 +51,7 @@ impl Head {
 }
 
 /// Appends a frame, as a client writes it, to others.
-pub(in crate::bench) fn push_frame(frames: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+pub(crate) fn push_frame(frames: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     frames.push(FINAL | opcode);
     match u16::try_from(payload.len()) {
         Ok(length @ 0..126) => frames.push(MASKED | length.to_be_bytes()[1]),

@@ -168,10 +168,12 @@ fn read_counters(text: &str) -> BTreeMap<String, u64> {
 
 /// By how much the counters whose name begins so have grown, together.
 pub(crate) fn growth(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>, prefix: &str) -> u64 {
-    let sum = |counters: &BTreeMap<String, u64>| -> u64 {
-        counters.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, count)| count).sum()
-    };
-    sum(after).saturating_sub(sum(before))
+    total(after, prefix).saturating_sub(total(before, prefix))
+}
+
+/// What the counters whose name begins so say together.
+pub(crate) fn total(counters: &BTreeMap<String, u64>, prefix: &str) -> u64 {
+    counters.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, count)| count).sum()
 }
 
 #[cfg(test)]

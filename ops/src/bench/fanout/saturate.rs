@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::load::Rhythm;
-use super::report::Quantiles;
 use super::side::{Round, Side};
 use super::stage::Stage;
-use super::usage::Cost;
+use crate::bench::clients::schedule::Rhythm;
+use crate::bench::cluster::usage::Cost;
+use crate::bench::report::Quantiles;
 use crate::output::Output;
 use crate::state::Redis;
 
@@ -106,12 +106,14 @@ impl Step {
         };
         let delivery = Quantiles::of_histogram(&round.delivery_times);
         let late = delivery.p99_ms.is_none_or(|p99| p99 > LATE.as_secs_f64() * 1_000.0);
-        let why = match () {
-            () if round.refused > 0 => Some(format!("{} edits refused", round.refused)),
-            () if round.unanswered > 0 => Some(format!("{} edits unanswered", round.unanswered)),
-            () if !round.is_whole() => Some(round.faults.to_string()),
-            () if late => Some(format!("p99 {} ms", delivery.p99_ms.unwrap_or_default())),
-            () => None,
+        let why = if round.refused > 0 {
+            Some(format!("{} edits refused", round.refused))
+        } else if round.unanswered > 0 {
+            Some(format!("{} edits unanswered", round.unanswered))
+        } else if !round.is_whole() {
+            Some(round.faults.to_string())
+        } else {
+            late.then(|| format!("p99 {} ms", delivery.p99_ms.unwrap_or_default()))
         };
         Self {
             edits_per_second,

@@ -20,8 +20,8 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::load::{Rhythm, Schedule};
-use super::usage::Meter;
+use crate::bench::clients::schedule::{Rhythm, Schedule};
+use crate::bench::cluster::usage::Meter;
 
 /// Until the yardstick has begun, and until it has ended after its last frame.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,7 +38,7 @@ const BEGIN: u8 = b'>';
 
 /// What the yardstick writes.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct BareArgs {
+pub(crate) struct YardstickArgs {
     /// Sockets that each frame goes to.
     #[arg(long, value_name = "N")]
     pub(crate) sockets: u32,
@@ -60,7 +60,7 @@ pub(crate) struct BareArgs {
 }
 
 /// The process itself: says its port, waits for its clients and for the word, writes, and ends.
-pub(crate) async fn run(args: &BareArgs) -> Result<ExitCode> {
+pub(crate) async fn run(args: &YardstickArgs) -> Result<ExitCode> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
     let all = args.sockets * args.groups;
@@ -110,13 +110,13 @@ impl Yardstick {
     ///
     /// # Errors
     /// When one does not start, or its clients do not get all of it.
-    pub(crate) async fn measure(task: &BareArgs, processes: u32) -> Result<Self> {
+    pub(crate) async fn measure(task: &YardstickArgs, processes: u32) -> Result<Self> {
         let mut writers = Vec::new();
         let mut readers = JoinSet::new();
         for place in 0..processes {
             let sockets = (task.sockets + place) / processes;
             if sockets > 0 {
-                writers.push(Writer::start(&BareArgs { sockets, ..*task }, &mut readers).await?);
+                writers.push(Writer::start(&YardstickArgs { sockets, ..*task }, &mut readers).await?);
             }
         }
         let pids: Vec<_> = writers.iter().map(|writer| ("yardstick".to_owned(), writer.pid)).collect();
@@ -153,9 +153,9 @@ struct Writer {
 }
 
 impl Writer {
-    async fn start(task: &BareArgs, readers: &mut JoinSet<Result<u64>>) -> Result<Self> {
+    async fn start(task: &YardstickArgs, readers: &mut JoinSet<Result<u64>>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["bench", "bare"]).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.args(["bench", "yardstick"]).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         for (option, number) in [
             ("--sockets", task.sockets),
             ("--groups", task.groups),

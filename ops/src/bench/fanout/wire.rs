@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::frames::{CLOSE, FRAME_BYTES_MAX, Head, PING, PONG, TEXT, push_frame};
+use crate::bench::clients::frames::{CLOSE, FRAME_BYTES_MAX, Head, PING, PONG, TEXT, push_frame};
 
 /// Patience with each step until the socket is greeted, and with a socket that takes nothing.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(20);

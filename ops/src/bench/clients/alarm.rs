@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// A timer of the system, `timerfd_create(2)`: one file of the process.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     /// No pipe, but waited for and read like one.
     timer: pipe::Receiver,
     /// When it is set to ring, or rang.
@@ -21,7 +21,7 @@ impl Alarm {
     ///
     /// # Errors
     /// When the process has no file left for it.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
         Ok(Self { timer: pipe::Receiver::from_owned_fd_unchecked(timer)?, at: None })
@@ -31,7 +31,7 @@ impl Alarm {
     ///
     /// # Errors
     /// None that a timer is known to have.
-    pub(super) async fn ring(&mut self, at: Instant) -> Result<()> {
+    pub(crate) async fn ring(&mut self, at: Instant) -> Result<()> {
         let left = at.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(());

@@ -20,10 +20,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::ground::Ground;
-use super::presence::{Heard, PresenceSocket, Sighting, sightings};
 use super::staleness::{Known, News, Staleness, Window};
-use super::wait_until;
+use crate::bench::clients::presence::{Heard, PresenceSocket, Sighting, sightings};
+use crate::bench::cluster::ground::Ground;
+use crate::bench::wait_until;
 use crate::socket::Ended;
 
 /// Sockets being opened, and people joining, at once.

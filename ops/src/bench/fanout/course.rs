@@ -9,8 +9,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-use super::load::Schedule;
-use super::report::histogram;
+use crate::bench::clients::schedule::Schedule;
+use crate::bench::report::histogram;
 
 /// The number of the first edit. So large that all numbers of a bench are of one length, and so all frames.
 pub(super) const FIRST_NUMBER: u32 = 1_000_000;
@@ -50,8 +50,8 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load::Rhythm;
     use super::*;
+    use crate::bench::clients::schedule::Rhythm;
 
     #[test]
     fn an_edit_is_as_late_as_the_time_since_it_was_due() {
