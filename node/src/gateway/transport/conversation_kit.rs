@@ -97,7 +97,7 @@ impl Mutation {
     }
 }
 
-#[Subscription]
+#[Subscription(name = "Subscription")]
 impl Events {
     async fn count(&self, to: i32) -> impl Stream<Item = Event> {
         futures_util::stream::iter((0..to).map(|n| Event { revision: format!("1-{n}") }))

@@ -94,6 +94,9 @@ async fn an_error_ends_the_operation_and_nothing_else() {
         ("{ nope }", "VALIDATION_FAILED"),
         ("{", "VALIDATION_FAILED"),
         ("subscription { nope }", "VALIDATION_FAILED"),
+        ("subscription { ...Nowhere }", "VALIDATION_FAILED"),
+        ("subscription { ... on Query { me } }", "VALIDATION_FAILED"),
+        ("subscription { quiet { revision } lost { revision } }", "VALIDATION_FAILED"),
         ("{ panics(really: true) }", "INTERNAL_ERROR"),
         (&format!("{{a(x:{})}}", "[".repeat(9_000)), "LIMIT_EXCEEDED"),
     ] {
@@ -107,7 +110,7 @@ async fn an_error_ends_the_operation_and_nothing_else() {
     assert_eq!(frame["payload"]["errors"][0]["extensions"]["code"], "NOT_FOUND");
     assert_eq!(client.hear().await["type"], "complete");
 
-    client.subscribe("2", "subscription { lost { revision } }").await;
+    client.subscribe("2", "subscription { ...F } fragment F on Subscription { lost { revision } }").await;
     assert_eq!(client.hear().await["payload"]["data"]["lost"]["revision"], "1-1");
     let frame = client.hear().await;
     assert_eq!((&frame["type"], code(&frame)), (&json!("error"), "FORBIDDEN"));

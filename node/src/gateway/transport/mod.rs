@@ -15,6 +15,7 @@ mod http;
 mod legacy;
 mod operations;
 mod request;
+mod root_field;
 mod session;
 mod socket;
 mod sse;

@@ -19,6 +19,7 @@ use quick_cache::sync::Cache;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::root_field;
 use crate::gateway::errors::{ApiError, clipped};
 
 /// How deep brackets of any kind may be nested in a query. Far beyond what the depth limit lets through.
@@ -100,6 +101,11 @@ impl Documents {
         check_nesting(&request.query)?;
         let document = request.parsed_query().map_err(parse_error)?;
         let selections = check_selections(document)?;
+        if root_field::is_spread_out(document) {
+            let mut document = document.clone();
+            root_field::write_out(&mut document)?;
+            request.set_parsed_query(document);
+        }
         if request.query.len() <= DOCUMENT_BYTES_MAX && selections <= DOCUMENT_SELECTIONS_MAX {
             let document = Arc::new(request.parsed_query().map_err(parse_error)?.clone());
             self.0.insert(request.query.clone(), document);
