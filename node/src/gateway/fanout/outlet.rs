@@ -216,9 +216,14 @@ impl Outlet {
         self.note(serial, |state| state.let_go(serial, place));
     }
 
-    /// Ends a subscription, after what waits for it.
+    /// Ends a subscription, after what waits for it; but who may know nothing more is told nothing of that.
     pub(super) fn end(&self, serial: u64, ended: Ended, place: Place) {
-        self.note(serial, |state| state.queue.push_back((Waiting::Ended(serial, ended), place)));
+        self.note(serial, |state| {
+            if ended == Ended::Forbidden {
+                state.leave(serial);
+            }
+            state.queue.push_back((Waiting::Ended(serial, ended), place));
+        });
     }
 
     fn note(&self, serial: u64, note: impl FnOnce(&mut State)) {
@@ -271,5 +276,33 @@ impl State {
             Waiting::Delivery(..) => true,
             Waiting::Behind(of, _) | Waiting::Ended(of, _) => *of != serial,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mille_shared::Revision;
+    use mille_shared::log::{ChainHash, Head};
+
+    use super::*;
+    use crate::pressure::Pressure;
+
+    #[test]
+    fn whoever_may_know_nothing_more_is_not_told_what_waits() {
+        let pressure = Pressure::default();
+        let outlet = Outlet::new(None, pressure.backlog());
+        let head = Head { revision: Revision { epoch: 1, seq: 1 }, hash: ChainHash::ROOT };
+        let rendered = Rendered { head, is_change: true, payloads: vec!["{}".into()], failure: None };
+        let (told, place) = ([Arc::new(Delivery::of_the_past(Arc::new(rendered)))], Place::from(head));
+        for serial in [1, 2] {
+            outlet.join(serial);
+            assert_eq!(outlet.hand_over(serial, place, &told, None, 0), Handed::Queued);
+        }
+        outlet.end(1, Ended::Forbidden, place);
+        outlet.end(2, Ended::Gone, place);
+        assert!(matches!(outlet.next(), Some(Waiting::Delivery(2, _))));
+        assert!(matches!(outlet.next(), Some(Waiting::Ended(1, Ended::Forbidden))));
+        assert!(matches!(outlet.next(), Some(Waiting::Ended(2, Ended::Gone))));
+        assert!(outlet.next().is_none() && pressure.queued_bytes() == 0);
     }
 }

@@ -148,7 +148,7 @@ impl Walker {
         let (before, after) = (self.place, Place::from(last.rendered.head));
         let learnt = deliveries.iter().filter_map(|delivery| delivery.learnt).min();
         let common = Arc::clone(&self.group.common);
-        let revocations = common.revoked.times();
+        let mut revocations = common.revoked.times();
         let all = Share::of(&deliveries);
         let (mut sent, mut sockets) = (0, 0);
         for index in 0..self.subscribers.len() {
@@ -179,6 +179,7 @@ impl Walker {
             if index % SUBSCRIBERS_PER_TURN == SUBSCRIBERS_PER_TURN - 1 {
                 common.told(learnt, std::mem::take(&mut sockets));
                 tokio::task::yield_now().await;
+                revocations = common.revoked.times();
             }
         }
         self.subscribers.retain(|subscriber| !subscriber.is_gone);
