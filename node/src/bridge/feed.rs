@@ -124,6 +124,11 @@ impl FeedSender {
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.lag, &other.lag)
     }
+
+    /// The same of those that are the same, while one of them lives.
+    pub(super) fn identity(&self) -> usize {
+        Arc::as_ptr(&self.lag).addr()
+    }
 }
 
 impl Feed {

@@ -3,6 +3,7 @@
 //! Every message is looked up here, and hardly ever does anything change: so a look takes no lock and waits for nobody, and
 //! a change makes a new table that shares all but a few entries with the one before.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -83,27 +84,21 @@ impl Interests {
     /// Every line that hears something, each once.
     pub(super) fn lines(&self) -> Vec<FeedSender> {
         let table = self.table.load();
-        let mut lines: Vec<FeedSender> = Vec::new();
-        for Interest { feed, .. } in table.values() {
-            if !lines.iter().any(|line| line.is_same(feed)) {
-                lines.push(feed.clone());
-            }
-        }
-        lines
+        let lines: BTreeMap<usize, &FeedSender> =
+            table.values().map(|Interest { feed, .. }| (feed.identity(), feed)).collect();
+        lines.into_values().cloned().collect()
     }
 
     /// Every line that hears one of these channels, with those that it hears.
     pub(super) fn lines_of(&self, channels: &[Channel]) -> Vec<(FeedSender, Vec<Channel>)> {
         let table = self.table.load();
-        let mut lines: Vec<(FeedSender, Vec<Channel>)> = Vec::new();
+        let mut lines: BTreeMap<usize, (FeedSender, Vec<Channel>)> = BTreeMap::new();
         for channel in channels {
             let Some(Interest { feed, .. }) = table.get(channel) else { continue };
-            match lines.iter_mut().find(|(line, _)| line.is_same(feed)) {
-                Some((_, theirs)) => theirs.push(*channel),
-                None => lines.push((feed.clone(), vec![*channel])),
-            }
+            let (_, theirs) = lines.entry(feed.identity()).or_insert_with(|| (feed.clone(), Vec::new()));
+            theirs.push(*channel);
         }
-        lines
+        lines.into_values().collect()
     }
 
     fn change(&self, change: impl FnOnce(&mut HashMap<Channel, Interest>)) {
