@@ -208,6 +208,9 @@ pub const PROBE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// find its way back and restore what the store lost. Shorter: more histories part after a failover. Longer: the first
 /// edits after one wait longer.
 pub const STORE_SETTLES_AFTER: Duration = Duration::from_secs(2);
+/// How long an edit waits for a new life of the store to settle before it is offered again: until two checks of its log's head
+/// could have told. Shorter: it is sent back once more. Longer: edits wait longer for a store that has gone again meanwhile.
+pub const STORE_SETTLING_AWAITED_MAX: Duration = Duration::from_millis(3_800);
 /// How long a project that nobody uses stays on a node.
 pub const PROJECT_IDLE: Duration = Duration::from_secs(30 * 60);
 /// How long a project that is used stays as it is before its actor begins anew, which frees what may have gathered. Nobody
@@ -257,6 +260,10 @@ const _: () =
     assert!(IDLE_TIMEOUT.as_millis() > 2 * PING_INTERVAL.as_millis(), "one lost ping must not look like silence");
 const _: () =
     assert!(LOG_RETENTION_CHANGES >= 2 * SNAPSHOT_EVERY_CHANGES, "the log must outlive the snapshot it follows");
+const _: () = assert!(
+    STORE_SETTLING_AWAITED_MAX.as_millis() >= STORE_SETTLES_AFTER.as_millis() + 2 * HEAD_CHECK_INTERVAL.as_millis(),
+    "an edit must not be offered before it could be taken"
+);
 const _: () = assert!(
     2 * HEAD_CHECK_INTERVAL.as_millis() + HEAD_CHECK_JITTER.as_millis() <= 2_000,
     "a lost last message must be repaired within 2 s"

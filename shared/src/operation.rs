@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::directory::Role;
 use crate::execution::ExecutionState;
 use crate::plan::{EdgeMetadata, NodeMetadata, PlanNodeType, Position};
 use crate::{ClientId, EdgeId, OperationId, PlanNodeId, Revision, RunId, Timestamp, UserId};
@@ -25,6 +26,15 @@ pub struct Operation {
     pub expected_revision: Option<Revision>,
     /// What to do, in order.
     pub edits: Vec<Edit>,
+}
+
+impl Operation {
+    /// What somebody who asks for it must be at least. Of executions a viewer may tell, if the token says so.
+    #[must_use]
+    pub fn needs(&self) -> Role {
+        let is_report = self.edits.iter().all(|edit| matches!(edit, Edit::ReportExecution(_)));
+        if is_report { Role::Viewer } else { Role::Editor }
+    }
 }
 
 /// One step of an operation.

@@ -114,6 +114,8 @@ pub enum Input {
     CommitFailed,
     /// Answer to [`Effect::Gather`]: the moment has passed.
     Gathered,
+    /// Answer to [`Effect::Wait`]: the time has passed.
+    Waited,
 }
 
 /// A log's head, as the regular check saw it.
@@ -144,6 +146,10 @@ pub enum Effect {
     /// Others write to the plan too: let a moment pass, so that the next batch is of more than one operation. A copy that has
     /// just heard of a change is as fresh as it gets, which is a good moment to offer.
     Gather,
+    /// A commit was sent back to wait until the store's new life is settled, which a check of the head will tell. Let as much
+    /// time pass as that may take. If nothing was told by then, the commit is offered again: a store that has gone meanwhile
+    /// tells nothing, and nobody is to wait for it.
+    Wait,
     /// Read a page of the log.
     Fetch {
         /// After this place; from its beginning, if there is none.
@@ -322,6 +328,8 @@ pub enum Verdict {
     Overloaded,
     /// The store did not answer. It may have happened: repeat it with the same id.
     Unavailable,
+    /// It was withdrawn ([`Replica::withdraw`]) before it was taken. Nothing happened.
+    Withdrawn,
 }
 
 /// How a listener that knows a revision catches up.
@@ -459,6 +467,7 @@ impl Replica {
             Input::Committed(outcome) => self.committed(outcome, &mut effects),
             Input::CommitFailed => self.commit_failed(&mut effects),
             Input::Gathered => self.gathering.passed(),
+            Input::Waited => self.standing.wait_no_longer(),
         }
         self.commit_next(&mut effects);
         begin_anew_once(&mut effects);

@@ -64,6 +64,7 @@ fn names(effects: &[Effect]) -> Vec<&'static str> {
     let name = |effect: &Effect| match effect {
         Effect::Commit { .. } => Some("commit"),
         Effect::Gather => Some("gather"),
+        Effect::Wait => Some("wait"),
         Effect::Fetch { .. } => Some("fetch"),
         Effect::Locate => Some("locate"),
         Effect::Restore { .. } => Some("restore"),
@@ -353,7 +354,7 @@ fn the_first_change_in_a_new_life_waits_for_those_who_may_bring_something_back()
     replica.handle(seen(&desk));
     replica.handle(submit(1, named("mine")));
     let reborn = CommitOutcome::Reborn { life: life("b") };
-    assert_eq!(names(&replica.handle(Input::Committed(reborn))), [""; 0]);
+    assert_eq!(names(&replica.handle(Input::Committed(reborn))), ["wait"]);
     assert_eq!(names(&replica.handle(seen_in("b", &desk, false))), [""; 0]);
     let effects = replica.handle(seen_in("b", &desk, true));
     let terms = effects.iter().find_map(|e| if let Effect::Commit { terms, .. } = e { Some(terms) } else { None });

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use mille_shared::directory::{Member, Plan, Project, Role};
+use mille_shared::operation::Operation;
 use mille_shared::{PlanId, UserId};
 
 use super::handle::ProjectHandle;
@@ -43,6 +44,11 @@ impl Members {
             None => self.plans.first(),
         }
     }
+}
+
+/// Whether the author of an operation has the role that it needs.
+pub(super) fn may_submit(operation: &Operation, role_of: impl Fn(&UserId) -> Option<Role>) -> bool {
+    role_of(&operation.user_id) >= Some(operation.needs())
 }
 
 /// A user in a project: proof that they are a member.

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::access::Members;
+use super::access::{self, Members};
 use super::command::{Command, PlanCommand, Rejection};
 use super::plans::{self, Plans};
 use super::presence::{NO_MEMBER, PresenceCommand, PresencePart, StoreAnswer};
@@ -367,8 +367,11 @@ impl Actor {
                 self.metrics.rights.refused(NotAllowed::NotAMember);
                 let _ = reply.send(Err(Rejection::Forbidden));
             }
-            PlanCommand::Submit { operation, reply, .. } if self.role_of(&operation.user_id).is_none() => {
-                self.metrics.rights.refused(NotAllowed::NotAMember);
+            PlanCommand::Submit { operation, reply, .. }
+                if !access::may_submit(&operation, |user| self.role_of(user)) =>
+            {
+                let is_member = self.role_of(&operation.user_id).is_some();
+                self.metrics.rights.refused(if is_member { NotAllowed::Role } else { NotAllowed::NotAMember });
                 let _ = reply.send(Err(Rejection::Forbidden));
             }
             command => {

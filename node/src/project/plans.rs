@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::access::Members;
+use super::access::{self, Members};
 use super::command::{PlanCommand, Progress, Rejection};
 use super::store::{self, OpenFailure};
 use crate::backend::{Backend, Channel, Retention, envelope};
@@ -110,9 +110,15 @@ impl Plans {
     /// Closes all plans without finishing anything. Listeners are let go of and attach again; a caller that waits for an answer
     /// is told that the project stops here, and may ask again.
     pub(super) fn begin_anew(&mut self) {
-        // Dropping the jobs ends them. What they listened to is found by the sweep.
+        // Dropping the jobs ends them. What those that were under way listened to is found by the sweep.
         let leftovers = Some(HashMap::new());
-        *self = Self { openings: self.openings, leftovers, ..Self::new(self.context.clone()) };
+        let anew = Self { openings: self.openings, leftovers, ..Self::new(self.context.clone()) };
+        let before = std::mem::replace(self, anew);
+        // Who attaches again listens once more.
+        for slot in before.slots.into_values().filter(|slot| matches!(slot, Slot::Open(_))) {
+            self.close(slot.id());
+            self.context.metrics.plans.channels_idle_cleaned.increment(1);
+        }
     }
 
     /// Whether nobody would miss what is kept here but not in the log, and nobody waits for an answer: then all may be
@@ -245,11 +251,12 @@ impl Plans {
         std::mem::take(&mut *self.active.lock())
     }
 
-    /// Lets go of listeners who may no longer listen.
+    /// Lets go of listeners who may no longer listen, and of edits that wait of those who may no longer edit.
     pub(super) fn check_access(&mut self, role_of: impl Fn(&UserId) -> Option<Role>) {
         for slot in self.slots.values_mut() {
-            if let Slot::Open(open) = slot {
-                open.check_access(&role_of);
+            match slot {
+                Slot::Open(open) => open.check_access(&role_of, &mut self.jobs),
+                Slot::Opening(opening) => opening.check_access(&role_of),
             }
         }
     }
@@ -329,6 +336,17 @@ impl Plans {
     }
 }
 
+impl Opening {
+    fn check_access(&mut self, role_of: impl Fn(&UserId) -> Option<Role>) {
+        let may_wait = |command: &PlanCommand| match command {
+            PlanCommand::Submit { operation, .. } => access::may_submit(operation, &role_of),
+            _ => true,
+        };
+        let over = self.commands.extract_if(.., |command| !may_wait(command));
+        over.for_each(|command| refuse(command, Rejection::Forbidden));
+    }
+}
+
 impl Slot {
     fn id(&self) -> OpeningId {
         match self {
@@ -346,5 +364,46 @@ fn refuse(command: PlanCommand, rejection: Rejection) {
         PlanCommand::Read { reply } => drop(reply.send(Err(rejection))),
         PlanCommand::Attach { reply, .. } => drop(reply.send(Err(rejection))),
         PlanCommand::Progress(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mille_shared::operation::{Edit, Operation};
+    use mille_shared::{ClientId, OperationId, PlanNodeId};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::clock;
+
+    #[tokio::test]
+    async fn who_may_edit_no_more_is_refused_also_while_the_plan_is_being_read() {
+        let id = OpeningId { plan: PlanId(1), number: 1 };
+        let mut opening = Opening { id, commands: Vec::new(), heard: Vec::new() };
+        let mut answers = Vec::new();
+        for user in ["editor", "viewer", "stranger"] {
+            let operation = Operation {
+                id: OperationId::new(user),
+                user_id: UserId::new(user),
+                client_id: ClientId::none(),
+                at: clock::now(),
+                expected_revision: None,
+                edits: vec![Edit::DeleteNode { id: PlanNodeId::new("pier") }],
+            };
+            let (reply, answer) = oneshot::channel();
+            let command = PlanCommand::Submit { operation: operation.into(), repeatable: false, trace: None, reply };
+            opening.commands.push(command);
+            answers.push(answer);
+        }
+        opening.check_access(|user| match user.as_str() {
+            "editor" => Some(Role::Editor),
+            "viewer" => Some(Role::Viewer),
+            _ => None,
+        });
+        assert_eq!(opening.commands.len(), 1);
+        answers[0].try_recv().expect_err("it waits");
+        for answer in &mut answers[1..] {
+            assert!(matches!(answer.try_recv(), Ok(Err(Rejection::Forbidden))));
+        }
     }
 }

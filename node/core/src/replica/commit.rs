@@ -5,7 +5,8 @@
 //! everything is refused still asks the log whether our head is its head: a client may have been told of a plan node by
 //! another node before we heard of it.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
+use std::mem;
 use std::sync::Arc;
 
 use mille_shared::change::Change;
@@ -28,6 +29,8 @@ pub(super) struct Pending {
     wish: Wish,
     key: OperationKey,
     attempts: u32,
+    /// Not to be offered once more.
+    is_withdrawn: bool,
 }
 
 /// Who wants it.
@@ -67,7 +70,13 @@ enum Judgement {
 impl Pending {
     /// A change that the log lost.
     pub(super) fn lost(applied: Arc<Applied>) -> Self {
-        Self { key: applied.operation_key(), wish: Wish::Lost(applied), attempts: 0 }
+        Self { key: applied.operation_key(), wish: Wish::Lost(applied), attempts: 0, is_withdrawn: false }
+    }
+
+    /// Its answer, if somebody waits for one.
+    fn withdrawn(self) -> Option<Effect> {
+        let Wish::Asked { ticket, .. } = self.wish else { return None };
+        Some(Effect::Answer { ticket, verdict: Verdict::Withdrawn })
     }
 
     fn is_lost(&self) -> bool {
@@ -97,10 +106,22 @@ impl Replica {
             Verdict::Overloaded
         } else {
             let wish = Wish::Asked { ticket, operation, repeatable };
-            self.pending.push_back(Pending { wish, key, attempts: 0 });
+            self.pending.push_back(Pending { wish, key, attempts: 0, is_withdrawn: false });
             return;
         };
         effects.push(Effect::Answer { ticket, verdict });
+    }
+
+    /// Withdraws operations whose callers may not have them any more. Those that wait are answered here; one that is being
+    /// offered is in the log already or is not offered again.
+    pub fn withdraw(&mut self, may_go_on: impl Fn(&Operation) -> bool) -> Vec<Effect> {
+        let is_over =
+            |pending: &Pending| matches!(&pending.wish, Wish::Asked { operation, .. } if !may_go_on(operation));
+        let offered = self.flight.iter_mut().flat_map(|flight| &mut flight.members).map(|member| &mut member.pending);
+        offered.filter(|pending| is_over(pending)).for_each(|pending| pending.is_withdrawn = true);
+        let (over, waiting): (VecDeque<_>, VecDeque<_>) = mem::take(&mut self.pending).into_iter().partition(is_over);
+        self.pending = waiting;
+        over.into_iter().filter_map(Pending::withdrawn).collect()
     }
 
     /// Offers the next batch, if nothing is under way and our copy is not known to be behind. While the store does not
@@ -215,7 +236,7 @@ impl Replica {
                         (None, wish) => again.push(Pending { wish, ..member.pending }),
                     }
                 }
-                self.wait_again(again);
+                self.wait_unless_withdrawn(again, effects);
                 // Another node was first, and we have not heard of it yet.
                 if repeats.iter().any(|(_, revision)| *revision > self.plan.revision()) {
                     self.repair(Cause::Moved, effects);
@@ -232,16 +253,19 @@ impl Replica {
                         effects.push(Effect::Answer { ticket, verdict: Verdict::Overloaded });
                     }
                 }
-                self.wait_again(again);
+                self.wait_unless_withdrawn(again, effects);
                 self.follow(flight.expected, head, effects);
             }
             CommitOutcome::Reborn { life } => {
                 self.standing.wait(life);
-                self.wait_again(flight.all_pending());
+                if self.standing.is_waiting() {
+                    effects.push(Effect::Wait);
+                }
+                self.wait_unless_withdrawn(flight.all_pending(), effects);
             }
             CommitOutcome::NewEpoch { epoch } => {
                 self.standing.grant(flight.expected, epoch);
-                self.wait_again(flight.all_pending());
+                self.wait_unless_withdrawn(flight.all_pending(), effects);
             }
         }
     }
@@ -349,6 +373,13 @@ impl Replica {
         }
         // What arrived behind a hole may follow now.
         self.sequence([], From::Channel, effects);
+    }
+
+    /// Those of a batch that is not in the log.
+    fn wait_unless_withdrawn(&mut self, again: Vec<Pending>, effects: &mut Vec<Effect>) {
+        let (withdrawn, again): (Vec<_>, Vec<_>) = again.into_iter().partition(|pending| pending.is_withdrawn);
+        effects.extend(withdrawn.into_iter().filter_map(Pending::withdrawn));
+        self.wait_again(again);
     }
 
     /// Back to the front of the queue, in their old order.
@@ -470,6 +501,45 @@ mod tests {
         assert_eq!(offered(&submit(&mut replica, 3)).len(), 1, "it did not know of the other when it wrote before");
         land(&mut replica);
         replica
+    }
+
+    #[test]
+    fn nobody_waits_for_a_new_life_of_the_store_that_is_over_before_it_settles() {
+        let mut replica = Replica::new(empty_plan().into(), PlanBounds::default(), 1_000);
+        let reborn = || Input::Committed(CommitOutcome::Reborn { life: StoreLife::new("b") });
+        submit(&mut replica, 1);
+        assert!(matches!(replica.handle(reborn())[..], [Effect::Wait]));
+        assert!(submit(&mut replica, 2).is_empty(), "the first check of the head that finds it settled comes later");
+        assert_eq!(offered(&replica.handle(Input::Waited)).len(), 2, "no check told anything");
+        assert!(matches!(replica.handle(reborn())[..], [Effect::Wait]), "it answers, and has just begun anew");
+        assert_eq!(offered(&replica.handle(Input::Waited)).len(), 2);
+        let answers = replica.handle(Input::CommitFailed);
+        let unavailable = |effect: &&Effect| matches!(effect, Effect::Answer { verdict: Verdict::Unavailable, .. });
+        assert_eq!(answers.iter().filter(unavailable).count(), 2, "{answers:?}");
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_not_offered_once_more_and_told_once() {
+        let mut replica = Replica::new(empty_plan().into(), PlanBounds::default(), 1_000);
+        submit(&mut replica, 1);
+        submit(&mut replica, 2);
+        let withdrawn = |effects: Vec<Effect>| -> Vec<u64> {
+            let ticket = |effect| match effect {
+                Effect::Answer { ticket, verdict: Verdict::Withdrawn } => Some(ticket.0),
+                _ => None,
+            };
+            effects.into_iter().filter_map(ticket).collect()
+        };
+        assert_eq!(withdrawn(replica.withdraw(|_| false)), [2], "the first is under way");
+        submit(&mut replica, 3);
+        let head = Some(replica.plan().head());
+        let mut effects = replica.handle(Input::Committed(CommitOutcome::Moved { head }));
+        assert_eq!(offered(&effects.split_off(1)).len(), 1, "the third");
+        assert_eq!(withdrawn(effects), [1]);
+        assert_eq!(withdrawn(replica.withdraw(|_| false)), [0; 0]);
+        let effects = replica.handle(Input::Committed(CommitOutcome::Committed { life: StoreLife::new("a") }));
+        let accepted = |effect: &Effect| matches!(effect, Effect::Answer { verdict: Verdict::Accepted { .. }, .. });
+        assert!(effects.iter().any(accepted), "it was in the log already: {effects:?}");
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl Standing {
         self.waits_in = (!self.is_settled(&life)).then_some(life);
     }
 
+    /// They have waited long enough without a word.
+    pub(super) fn wait_no_longer(&mut self) {
+        self.waits_in = None;
+    }
+
     /// Whether commits wait.
     pub(super) fn is_waiting(&self) -> bool {
         self.waits_in.is_some()

@@ -29,6 +29,8 @@ const SNAPSHOT_EVERY: u64 = 5;
 const HEAD_CHECK_EVERY: u64 = 60;
 /// How long a node must know a life of the store before it is settled: longer than most cuts, shorter than some.
 const SETTLES_AFTER: u64 = 3 * HEAD_CHECK_EVERY;
+/// How long a commit waits for that at the most.
+const WAITS_FOR: u64 = SETTLES_AFTER + 2 * HEAD_CHECK_EVERY;
 /// From here on nothing goes wrong any more, but for lost messages.
 const CALM_AFTER: u64 = 2_000;
 /// How long the calm lasts once everybody has their answers: enough for three head checks.
@@ -292,6 +294,7 @@ impl World {
                 assert!(before < Some(life.1), "one moment at a time");
                 self.after(0, 15, Event::Input(life, Input::Gathered));
             }
+            Effect::Wait => self.after(HEAD_CHECK_EVERY, WAITS_FOR, Event::Input(life, Input::Waited)),
             Effect::Fetch { after } => self.question(life, Question::Fetch(after)),
             Effect::Locate => self.question(life, Question::Locate),
             Effect::Reload => self.question(life, Question::Reload),
@@ -464,6 +467,7 @@ impl World {
                     None => self.check_refusal(&wish, refused),
                 }
             }
+            Verdict::Withdrawn => unreachable!("nobody loses a right here"),
             Verdict::Overloaded | Verdict::Unavailable => {
                 self.seen.unavailable += 1;
                 return; // The person gives up waiting and asks again.

@@ -2,13 +2,15 @@
 //!
 //! What comes in goes to the replica, and what it answers is performed here. What must be awaited is a job, and returns as a
 //! [`Done`]. Of the parts, `newcomers` serves who reads or attaches, `acknowledged` says when an edit is answered, `gathering`
-//! when a batch waits for more, `progress` what goes past the log, `recent` what is remembered, `traced` whose spans are open.
+//! when a batch waits for more, `progress` what goes past the log, `recent` what is remembered, `rights` who may go on, `traced`
+//! whose spans are open.
 
 mod acknowledged;
 mod gathering;
 mod newcomers;
 mod progress;
 mod recent;
+mod rights;
 mod traced;
 
 use std::collections::HashMap;
@@ -18,10 +20,9 @@ use std::time::Duration;
 use mille_core::replica::{Cause, Effect, HeadSeen, Input, Readmission, Replica, Rollback, Ticket, Verdict};
 use mille_core::{Applied, Opened, Refusal};
 use mille_shared::change::Change;
-use mille_shared::directory::Role;
 use mille_shared::log::{CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Terms};
 use mille_shared::operation::Operation;
-use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, UserId, limits};
+use mille_shared::{PlanId, PlanNodeId, Revision, TraceParent, limits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -99,6 +100,8 @@ pub(in crate::project) enum Done {
     Committed(backend::Result<CommitOutcome>),
     /// A moment for edits to gather has passed.
     Gathered { until: Instant },
+    /// A new life of the store had its time to settle.
+    Waited,
     /// A report of this plan node's progress has waited long enough.
     ProgressDue(PlanNodeId),
     /// The log was read.
@@ -248,6 +251,7 @@ impl OpenPlan {
                 self.input(Input::CommitFailed, jobs);
             }
             Done::Gathered { until } => self.gathered_until(until, jobs),
+            Done::Waited => self.input(Input::Waited, jobs),
             Done::ProgressDue(of) => self.progress_due(&of, jobs),
             Done::Fetched(Ok(page)) => self.input(Input::Fetched(page), jobs),
             Done::Located(Ok(state)) => self.input(Input::Located(state), jobs),
@@ -294,16 +298,6 @@ impl OpenPlan {
             Done::Opened(_) | Done::Closed => {}
         }
         true
-    }
-
-    pub(super) fn check_access(&mut self, role_of: impl Fn(&UserId) -> Option<Role>) {
-        // A listener that is let go attaches again, and is refused there; or looks for itself who may still be told.
-        let pressure = &self.context.metrics.pressure;
-        let changed = || Queued::new(PlanEvent::MembersChanged, Instant::now(), None, pressure);
-        self.listeners.retain(|listener| match &listener.audience {
-            Audience::User(user) => role_of(user).is_some(),
-            Audience::Many(_) => listener.events.try_send(changed()).is_ok(),
-        });
     }
 
     /// Answers everyone who waits. What they asked for may have happened all the same.
@@ -407,6 +401,10 @@ impl OpenPlan {
                 );
             }
             Effect::Gather => self.gather(jobs),
+            Effect::Wait => self.spawn(jobs, async {
+                tokio::time::sleep(limits::STORE_SETTLING_AWAITED_MAX).await;
+                Done::Waited
+            }),
             Effect::Fetch { after } => {
                 let (log, bytes) = (backend().log, self.replica.newest_payload_bytes());
                 self.spawn(jobs, async move {
@@ -533,6 +531,7 @@ impl OpenPlan {
             Verdict::Repeated { revision } => return self.tell_repeated(ticket, revision, jobs),
             Verdict::Overloaded => (Err(Rejection::Overloaded), None),
             Verdict::Unavailable => (Err(Rejection::Unavailable), None),
+            Verdict::Withdrawn => (Err(Rejection::Forbidden), None),
         };
         let Some(key) = repeat else { return self.answer_unless_unsafe(ticket, answer, jobs) };
         // It may only look wrong because it already happened.

@@ -380,6 +380,23 @@ async fn what_a_failed_project_listened_to_is_let_go_of() {
     two.stop().await;
 }
 
+/// A plan is open again before the life that had it open before is over and swept.
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_goes_on_in_another_life_is_let_go_of_when_it_closes() {
+    let (one, two, here, _, plan) = pair().await;
+    here.read(plan).await.expect("a plan");
+    for _ in 0..2 {
+        here.commands.send(Command::Fail).await.expect("a mailbox");
+        here.read(plan).await.expect("the plan again");
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(one.bridge.open_plans(), 1);
+    }
+    sleep(limits::PLAN_LINGER * 2).await;
+    assert_eq!(one.bridge.open_plans(), 0);
+    one.stop().await;
+    two.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_project_that_fails_again_and_again_is_given_up_and_its_sockets_may_come_back() {
     let (one, two, here, there, plan) = pair().await;

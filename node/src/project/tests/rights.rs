@@ -39,6 +39,10 @@ async fn who_lost_the_right_on_the_way_to_the_actor_is_neither_let_in_nor_edits(
 
     let edit = Operation { user_id: bob(), ..rename("late", "late") };
     assert!(matches!(here.submit(plan, edit, true).await, Err(Rejection::Forbidden)));
+    let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    one.projects.set_member(&access, &bob(), Role::Viewer).await.expect("a member");
+    let edit = Operation { user_id: bob(), ..rename("demoted", "demoted") };
+    assert!(matches!(here.submit(plan, edit, true).await, Err(Rejection::Forbidden)));
     assert_eq!(here.read(plan).await.expect("a plan").revision().seq, 0);
     one.stop().await;
     two.stop().await;
