@@ -49,6 +49,27 @@ async fn who_lost_the_right_on_the_way_to_the_actor_is_neither_let_in_nor_edits(
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_edit_that_waits_is_refused_when_its_author_loses_the_right() {
+    let (one, two, here, _, plan) = pair().await;
+    let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
+    one.projects.set_member(&access, &bob(), Role::Editor).await.expect("a member");
+    here.read(plan).await.expect("a plan");
+    one.log.commit_takes_ms.store(5_000, Ordering::Relaxed);
+    let under_way = here.submit(plan, rename("first", "first"), true);
+    let waits = here.submit(plan, Operation { user_id: bob(), ..rename("second", "second") }, true);
+    let demoted = async {
+        sleep(Duration::from_secs(1)).await;
+        one.projects.set_member(&access, &bob(), Role::Viewer).await.expect("a member");
+    };
+    let (first, second, ()) = tokio::join!(under_way, waits, demoted);
+    assert_eq!(first.expect("it was under way").revision.seq, 1);
+    assert!(matches!(second, Err(Rejection::Forbidden)), "{second:?}");
+    assert_eq!(here.read(plan).await.expect("a plan").revision().seq, 1);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_right_ends_within_the_sweep_when_the_message_is_lost() {
     let (one, two, here, there, plan) = pair().await;
     let access = one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access");
