@@ -72,6 +72,8 @@ contract! {
         a_log_begins_once
         entries_are_numbered_without_a_hole
         a_log_that_moved_takes_nothing
+        what_changed_nothing_is_remembered_as_long_as_what_it_found
+        so_many_are_remembered_that_changed_nothing
         a_repeat_is_told_and_adds_nothing
         pages_lead_through_the_whole_log
         a_page_of_large_entries_ends_early_and_leads_on

@@ -39,6 +39,9 @@ pub const RUNS_REMEMBERED_MAX: usize = 8;
 pub const SNAPSHOT_EVERY_CHANGES: u64 = 1_000;
 /// Changes the log keeps at least, however old. Operation ids are remembered as long.
 pub const LOG_RETENTION_CHANGES: u64 = 10_000;
+/// Operations that changed nothing which a plan's log remembers, so that a repeat is answered alike. More: the oldest are
+/// forgotten, and their repeat is judged anew.
+pub const UNCHANGED_OPERATIONS_MAX: usize = 10_000;
 /// Changes the log keeps at most. Beyond it, age no longer counts and resumes get a SNAPSHOT.
 pub const LOG_CHANGES_MAX: u64 = 50_000;
 /// Age up to which changes are kept, below [`LOG_CHANGES_MAX`].

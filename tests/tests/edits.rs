@@ -187,6 +187,16 @@ async fn a_repeat_of_what_answers_with_the_plan_has_the_plan_as_it_was_then() ->
                 {"nodeId": "a", "position": {"x": 1.0, "y": 1.0}}, {"nodeId": "b", "position": {"x": 2.0, "y": 2.0}},
             ]}),
         ),
+        // These change nothing.
+        (d::APPLY, json!({"p": desk.project.id, "op": "still", "changes": moved})),
+        (
+            d::BATCH_MOVE,
+            json!({"p": desk.project.id, "op": "stands", "moves": [{"nodeId": "a", "position": {"x": 1.0, "y": 1.0}}]}),
+        ),
+        (
+            d::UPDATE_NODE,
+            json!({"p": desk.project.id, "op": "same", "id": "a", "updates": {"metadata": {"label": "a"}}}),
+        ),
     ] {
         answered.push((document, variables.clone(), desk.ada.run(document, variables).await?));
     }

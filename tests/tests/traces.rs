@@ -85,7 +85,7 @@ fn the<'a>(spans: &'a [SpanTold], node: &str, name: &str) -> Result<&'a SpanTold
 }
 
 const WRITER: [&str; 3] = ["edit", COMMIT, "fan_out"];
-const COMMIT: &str = "FCALL mille_v7_commit";
+const COMMIT: &str = "FCALL mille_v8_commit";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_over_http_is_one_trace_over_all_nodes() -> Result<()> {

@@ -139,11 +139,27 @@ pub trait EventLog: Send + Sync + 'static {
         known_in: Option<&StoreLife>,
     ) -> Result<LogState>;
 
-    /// Where an operation stands, if the log remembers it.
+    /// Where an operation stands, if the log remembers it: the entry of its change, or the one behind which it changed nothing.
     async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>>;
+
+    /// In one step: looks up an operation, and notes that it changed nothing of the plan as it is at an entry. [`Self::find`] and
+    /// [`Self::commit`] know it from then on, for as long as the log reaches back to that entry; of one plan the last
+    /// [`UNCHANGED_OPERATIONS_MAX`](mille_shared::limits::UNCHANGED_OPERATIONS_MAX).
+    async fn note_unchanged(&self, plan: PlanId, key: &OperationKey, found: Head) -> Result<Noted>;
 
     /// Removes a plan's log, its snapshots and what it remembers.
     async fn delete(&self, plan: PlanId) -> Result<()>;
+}
+
+/// What came of noting an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It is noted.
+    New,
+    /// It was known before, and stands here.
+    Known(Revision),
+    /// The log does not have the entry (any more), so nothing was noted.
+    Elsewhere,
 }
 
 /// How much of a log stays.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::backend::{Backend, EventLog, Lane, PubSub, Result};
+use crate::backend::{Backend, EventLog, Lane, Noted, PubSub, Result};
 
 const PLAN: PlanId = PlanId(1);
 const OTHER: PlanId = PlanId(2);
@@ -120,6 +120,10 @@ impl EventLog for Heads {
     }
 
     async fn find(&self, _: PlanId, _: &OperationKey) -> Result<Option<Revision>> {
+        unreachable!("the bridge asks for heads only")
+    }
+
+    async fn note_unchanged(&self, _: PlanId, _: &OperationKey, _: Head) -> Result<Noted> {
         unreachable!("the bridge asks for heads only")
     }
 

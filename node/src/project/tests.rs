@@ -1,16 +1,14 @@
 //! Projects as the gateway uses them, over the embedded backend: two nodes, one store, and a log that can be made to fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use mille_core::PlanBounds;
 use mille_shared::directory::Role;
-use mille_shared::log::{
-    CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
-};
+use mille_shared::log::{LogEntry, OperationKey, Proposal};
 use mille_shared::operation::{Edit, Operation};
 use mille_shared::{ClientId, ConnectionId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId, limits};
 use tokio::time::{sleep, timeout};
@@ -20,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::presence::PresenceSettings;
 use super::*;
 use crate::backend::embedded::Embedded;
-use crate::backend::{self, Backend, Channel, EventLog, Lane, PresenceField, PresenceStore, Retention};
+use crate::backend::{self, Backend, Channel, Lane, Retention};
 use crate::bridge::Bridge;
 use crate::clock;
 use crate::metrics::Metrics;
@@ -30,130 +28,11 @@ mod lives;
 mod past;
 mod reading;
 mod recent;
+mod repeats;
 mod rights;
+mod stores;
 
-/// The store's log, which does not let itself be read when it is told so, and counts who asks for heads.
-struct Log {
-    store: Arc<dyn EventLog>,
-    is_unreadable: AtomicBool,
-    /// Whoever opens a plan can't read it either; whoever reads its past can.
-    is_unopenable: AtomicBool,
-    /// The next who asks for heads meets a mistake of ours.
-    is_faulty: AtomicBool,
-    heads_asked: AtomicUsize,
-    pages_read: AtomicUsize,
-    /// How long a batch is on its way to the store.
-    commit_takes_ms: AtomicU64,
-}
-
-#[async_trait]
-impl EventLog for Log {
-    async fn create(&self, plan: PlanId, epoch: u64, first: Proposal) -> backend::Result<Head> {
-        // A store is never there at once.
-        tokio::task::yield_now().await;
-        self.store.create(plan, epoch, first).await
-    }
-
-    async fn commit(
-        &self,
-        plan: PlanId,
-        expected: Head,
-        batch: &[Proposal],
-        terms: &Terms,
-    ) -> backend::Result<CommitOutcome> {
-        let way = self.commit_takes_ms.load(Ordering::Relaxed);
-        if way > 0 {
-            sleep(Duration::from_millis(way)).await;
-        }
-        self.store.commit(plan, expected, batch, terms).await
-    }
-
-    fn lives(&self) -> BoxStream<'static, StoreLife> {
-        self.store.lives()
-    }
-
-    async fn revive(
-        &self,
-        plan: PlanId,
-        snapshot: StoredSnapshot,
-        changes: &[(LogEntry, OperationKey)],
-        known_in: Option<&StoreLife>,
-    ) -> backend::Result<LogState> {
-        self.store.revive(plan, snapshot, changes, known_in).await
-    }
-
-    async fn range(&self, plan: PlanId, after: Option<Revision>, limit: usize, lane: Lane) -> backend::Result<LogPage> {
-        let is_unopenable = lane == Lane::Repair && self.is_unopenable.load(Ordering::Relaxed);
-        if is_unopenable || self.is_unreadable.load(Ordering::Relaxed) {
-            return Err(backend::Error::Busy("told so".to_owned()));
-        }
-        self.pages_read.fetch_add(1, Ordering::Relaxed);
-        self.store.range(plan, after, limit, lane).await
-    }
-
-    async fn heads(&self, plans: &[PlanId]) -> backend::Result<Vec<Option<LogState>>> {
-        assert!(!self.is_faulty.swap(false, Ordering::Relaxed), "told to fail");
-        self.heads_asked.fetch_add(1, Ordering::Relaxed);
-        // A store is never there at once: whoever asks meanwhile waits for the next question.
-        sleep(Duration::from_millis(1)).await;
-        self.store.heads(plans).await
-    }
-
-    async fn find(&self, plan: PlanId, key: &OperationKey) -> backend::Result<Option<Revision>> {
-        self.store.find(plan, key).await
-    }
-
-    async fn delete(&self, plan: PlanId) -> backend::Result<()> {
-        self.store.delete(plan).await
-    }
-}
-
-/// The store's tables of who is present; the next who writes meets a mistake of ours when it is told so.
-struct Tables {
-    store: Arc<dyn PresenceStore>,
-    is_faulty: AtomicBool,
-    /// Whoever writes gets no answer.
-    is_hung: AtomicBool,
-    /// Whoever renews is told that there is none.
-    is_unrenewable: AtomicBool,
-}
-
-#[async_trait]
-impl PresenceStore for Tables {
-    async fn put(
-        &self,
-        project: ProjectId,
-        node: &NodeId,
-        connection: &ConnectionId,
-        presence: &str,
-        ttl: Duration,
-    ) -> backend::Result<()> {
-        assert!(!self.is_faulty.swap(false, Ordering::Relaxed), "told to fail");
-        if self.is_hung.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-        self.store.put(project, node, connection, presence, ttl).await
-    }
-
-    async fn remove(&self, project: ProjectId, node: &NodeId, connection: &ConnectionId) -> backend::Result<()> {
-        self.store.remove(project, node, connection).await
-    }
-
-    async fn renew(&self, projects: &[ProjectId], node: &NodeId, ttl: Duration) -> backend::Result<Vec<ProjectId>> {
-        if self.is_unrenewable.load(Ordering::Relaxed) {
-            return Err(backend::Error::Unavailable("told to fail".to_owned()));
-        }
-        self.store.renew(projects, node, ttl).await
-    }
-
-    async fn load(&self, project: ProjectId) -> backend::Result<Vec<(NodeId, Vec<PresenceField>)>> {
-        self.store.load(project).await
-    }
-
-    async fn clear(&self, project: ProjectId, node: &NodeId) -> backend::Result<()> {
-        self.store.clear(project, node).await
-    }
-}
+use stores::{Log, Tables};
 
 /// How long a project stays that nobody uses, and how old one gets that somebody does.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1_800);
@@ -350,42 +229,6 @@ async fn all_who_come_back_at_the_time_share_one_reading_of_the_past() {
     let read = two.log.pages_read.load(Ordering::Relaxed) - before;
     let once = changes.div_ceil(limits::LOG_PAGE_ENTRIES) + 1;
     assert!(read <= 3 * once, "{read} pages for {BACK} who came back; the past has {once}");
-    one.stop().await;
-    two.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_repeat_is_answered_with_its_first_change_also_when_only_the_log_knows_it() {
-    let (one, two, here, there, plan) = pair().await;
-    let first = here.submit(plan, rename("first", "a"), true).await.expect("an edit");
-    rename_often(&here, plan, "n", limits::RING_CHANGES_MAX + 150).await;
-    for node in [&here, &there] {
-        let again = node.submit(plan, rename("first", "a"), true).await.expect("a repeat");
-        assert_eq!(again.revision, first.revision);
-        assert_eq!(again.applied, first.applied);
-    }
-    one.stop().await;
-    two.stop().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_repeat_of_what_an_epoch_began_with_is_answered_with_its_change() {
-    let (one, two, here, there, plan) = pair().await;
-    let _follower = here.follow(plan, &ada(), Start::Next, false).await.expect("follow");
-    rename_often(&here, plan, "old", 1).await;
-    let lost = lose_all_but_the_beginning(&one, plan).await;
-    rename_often(&there, plan, "new", 1).await;
-    let epoch = lost.revision.epoch;
-    let is_back = async || here.read(plan).await.is_ok_and(|plan| plan.revision().epoch > epoch);
-    eventually("what was lost begins an epoch", is_back).await;
-    let first = here.submit(plan, rename("old1", "old1"), true).await.expect("a repeat").revision;
-    assert_eq!((first.seq, first.epoch > epoch), (2, true));
-    rename_often(&here, plan, "n", limits::RING_CHANGES_MAX + 150).await;
-    for node in [&here, &there] {
-        let again = node.submit(plan, rename("old1", "old1"), true).await.expect("a repeat");
-        assert_eq!(again.revision, first);
-        assert_eq!(again.applied.map(|applied| applied.revision()), Some(first));
-    }
     one.stop().await;
     two.stop().await;
 }

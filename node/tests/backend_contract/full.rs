@@ -116,14 +116,14 @@ async fn a_node_that_starts_while_memory_is_full_gives_the_server_its_library_wh
     assert!(refused.is_some_and(|error| error.may_pass()), "there is no library yet, and there may be one soon");
 
     limit_memory(&server, "0");
-    let others = r##"FUNCTION LOAD "#!lua name=mille_v7\nredis.register_function{function_name='mille_v7_heads', callback=function() return {'life'} end, flags={'no-writes'}}""##;
-    assert_eq!(server.say(others).expect("an answer"), "$8\r\nmille_v7\r\n");
+    let others = r##"FUNCTION LOAD "#!lua name=mille_v8\nredis.register_function{function_name='mille_v8_heads', callback=function() return {'life'} end, flags={'no-writes'}}""##;
+    assert_eq!(server.say(others).expect("an answer"), "$8\r\nmille_v8\r\n");
     limit_memory(&server, "100kb");
     let backend = server.connect().await;
     assert_eq!(backend.log.heads(&[]).await.expect("an answer"), []);
     assert!(backend.leases.renew(&NodeId::of("one", "1"), "{}", TTL).await.is_err(), "the other text has no leases");
     limit_memory(&server, "0");
-    let is_ours = async || server.say("FUNCTION LIST").ok()?.contains("mille_v7_lease_renew").then_some(());
+    let is_ours = async || server.say("FUNCTION LIST").ok()?.contains("mille_v8_lease_renew").then_some(());
     eventually("the library is ours", is_ours).await;
     assert_serves(&backend, "one").await;
     assert_eq!(Writer::begin(&backend, PlanId(7)).await.read().await.len(), 1);

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use mille_node::backend::{Backend, LOG_PAGE_BYTES, Lane};
+use futures_util::{StreamExt as _, stream};
+use mille_node::backend::{Backend, LOG_PAGE_BYTES, Lane, Noted, Retention};
+use mille_shared::limits::UNCHANGED_OPERATIONS_MAX;
 use mille_shared::log::{ChainHash, CommitOutcome, Head, LogEntry, OperationKey, StoredSnapshot, Terms};
 use mille_shared::{PlanId, Revision};
 
@@ -87,6 +89,69 @@ pub(crate) async fn a_repeat_is_told_and_adds_nothing(store: Store) {
     writer.write(&["new"]).await;
     // Another plan's operations are another matter.
     Writer::begin(&writer.backend, PlanId(8)).await.write(&["a"]).await;
+}
+
+pub(crate) async fn what_changed_nothing_is_remembered_as_long_as_what_it_found(store: Store) {
+    let mut writer = Writer::begin(&store.connect().await, PLAN).await;
+    writer.write(&["a"]).await;
+    let (backend, found) = (writer.backend.clone(), writer.head);
+    let note = async |name: &str, found: Head| {
+        backend.log.note_unchanged(PLAN, &OperationKey::from_text(name), found).await.expect("an answer")
+    };
+    let place = async |name: &str| backend.log.find(PLAN, &OperationKey::from_text(name)).await.expect("an answer");
+
+    assert_eq!(note("still", found).await, Noted::New);
+    assert_eq!(place("still").await, Some(found.revision));
+    writer.write(&["b"]).await;
+    assert_eq!(note("still", writer.head).await, Noted::Known(found.revision), "the first counts");
+    assert_eq!(note("b", found).await, Noted::Known(writer.head.revision), "it has changed something");
+    let offered = batch(writer.head.hash, &["new", "still"]);
+    let outcome = writer.offer(&offered, &new_changes()).await;
+    assert_eq!(outcome, CommitOutcome::Repeated { repeats: vec![(1, found.revision)] });
+
+    for elsewhere in
+        [Head { hash: ChainHash([1; 8]), ..writer.head }, Head { revision: writer.head.revision.next(), ..writer.head }]
+    {
+        assert_eq!(note("lost", elsewhere).await, Noted::Elsewhere, "{elsewhere:?}");
+    }
+    assert_eq!(place("lost").await, None);
+    let nowhere = backend.log.note_unchanged(PlanId(99), &OperationKey::from_text("still"), found).await;
+    assert_eq!(nowhere.expect("an answer"), Noted::Elsewhere);
+
+    // A log that begins behind what it found forgets it, and nothing else.
+    assert_eq!(note("later", writer.head).await, Noted::New);
+    let later = writer.head.revision;
+    let snapshot = StoredSnapshot { head: found, payload: "{}".into() };
+    writer.write(&["c", "d"]).await;
+    let retention = Retention { changes: 2, age: Duration::ZERO, changes_max: u64::MAX };
+    assert!(backend.snapshots.store(PLAN, snapshot, retention).await.expect("an answer"));
+    assert_eq!(writer.read().await.first().map(|entry| entry.revision), Some(later));
+    assert_eq!((place("still").await, place("later").await), (None, Some(later)));
+    assert_eq!(place("d").await, Some(writer.head.revision));
+
+    backend.log.delete(PLAN).await.expect("deleted");
+    assert_eq!(place("later").await, None);
+    let begun = Writer::begin(&backend, PLAN).await.head;
+    assert_eq!(note("later", begun).await, Noted::New, "a log that begins anew knows nothing");
+}
+
+/// The oldest is forgotten first.
+pub(crate) async fn so_many_are_remembered_that_changed_nothing(store: Store) {
+    let writer = Writer::begin(&store.connect().await, PLAN).await;
+    let log = &writer.backend.log;
+    let key = |number: usize| OperationKey::from_text(format!("op-{number}"));
+    let count = UNCHANGED_OPERATIONS_MAX + 2;
+    let noting = stream::iter(0..count).map(|number| {
+        let key = key(number);
+        async move { log.note_unchanged(PLAN, &key, writer.head).await.expect("an answer") }
+    });
+    // The connection is one, so they come in the order they are sent.
+    let noted: Vec<_> = noting.buffered(64).collect().await;
+    assert!(noted.iter().all(|noted| *noted == Noted::New));
+    for (number, is_known) in [(0, false), (1, false), (2, true), (count - 1, true)] {
+        let place = log.find(PLAN, &key(number)).await.expect("an answer");
+        assert_eq!(place.is_some(), is_known, "operation {number}");
+    }
 }
 
 pub(crate) async fn pages_lead_through_the_whole_log(store: Store) {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use mille_shared::limits::LOG_PAGE_ENTRIES;
+use mille_shared::limits::{LOG_PAGE_ENTRIES, UNCHANGED_OPERATIONS_MAX};
 use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
@@ -17,7 +17,7 @@ use mille_shared::{PlanId, Revision};
 use tokio::time::Instant;
 
 use super::{Store, lock};
-use crate::backend::{Channel, EventLog, LOG_PAGE_BYTES, Lane, Result, Retention, SnapshotStore, envelope};
+use crate::backend::{Channel, EventLog, LOG_PAGE_BYTES, Lane, Noted, Result, Retention, SnapshotStore, envelope};
 use crate::clock;
 
 /// All plans' logs.
@@ -31,6 +31,8 @@ pub(super) struct Logs {
 struct PlanLog {
     entries: VecDeque<Kept>,
     operations: HashMap<OperationKey, Revision>,
+    /// Operations that changed nothing, the oldest first, and what they found. At most [`UNCHANGED_OPERATIONS_MAX`].
+    unchanged: VecDeque<(Revision, OperationKey)>,
     /// Oldest first.
     snapshots: Vec<KeptSnapshot>,
 }
@@ -152,6 +154,21 @@ impl EventLog for Store {
         Ok(lock(&self.logs).plans.get(&plan).and_then(|log| log.operations.get(key).copied()))
     }
 
+    async fn note_unchanged(&self, plan: PlanId, key: &OperationKey, found: Head) -> Result<Noted> {
+        let mut logs = lock(&self.logs);
+        let Some(log) = logs.plans.get_mut(&plan) else { return Ok(Noted::Elsewhere) };
+        if let Some(known) = log.operations.get(key) {
+            return Ok(Noted::Known(*known));
+        }
+        if log.at(found.revision).is_none_or(|entry| entry.hash != found.hash) {
+            return Ok(Noted::Elsewhere);
+        }
+        log.operations.insert(key.clone(), found.revision);
+        log.unchanged.push_back((found.revision, key.clone()));
+        log.forget_unchanged(UNCHANGED_OPERATIONS_MAX, None);
+        Ok(Noted::New)
+    }
+
     async fn delete(&self, plan: PlanId) -> Result<()> {
         lock(&self.logs).plans.remove(&plan);
         Ok(())
@@ -230,6 +247,22 @@ impl PlanLog {
         while self.entries.len() > 1 && self.entries[0].entry.revision <= begins_after {
             if let Some(gone) = self.entries.pop_front() {
                 self.operations.remove(&gone.key);
+            }
+        }
+        let begins = self.entries.front().map(|kept| kept.entry.revision);
+        self.forget_unchanged(usize::MAX, begins);
+    }
+
+    /// Forgets operations that changed nothing, the oldest first, until there are so many at most and the oldest has found
+    /// nothing before a place, if there is one.
+    fn forget_unchanged(&mut self, most: usize, first: Option<Revision>) {
+        while let Some((found, _)) = self.unchanged.front()
+            && (self.unchanged.len() > most || Some(*found) < first)
+            && let Some((found, key)) = self.unchanged.pop_front()
+        {
+            // It may stand for a change since: one that was lost and is restored.
+            if self.operations.get(&key) == Some(&found) {
+                self.operations.remove(&key);
             }
         }
     }

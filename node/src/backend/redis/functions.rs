@@ -16,7 +16,7 @@ use crate::backend::{Lane, Result};
 
 const LIBRARY: &str = include_str!("library.lua");
 /// Its name there, which carries its version.
-pub(super) const LIBRARY_NAME: &str = "mille_v7";
+pub(super) const LIBRARY_NAME: &str = "mille_v8";
 /// What a server says that does not have the library. The client library gives it no kind of its own.
 const MISSING: &str = "Function not found";
 /// How the refusal of a server begins whose memory is full.
@@ -26,26 +26,27 @@ const FULL: &str = "OOM";
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Function(pub(super) &'static str);
 
-pub(super) const CREATE: Function = Function("mille_v7_create");
-pub(super) const HEADS: Function = Function("mille_v7_heads");
-pub(super) const COMMIT: Function = Function("mille_v7_commit");
-pub(super) const REVIVE: Function = Function("mille_v7_revive");
-pub(super) const CONFIRM: Function = Function("mille_v7_confirm");
-pub(super) const SNAPSHOT_STORE: Function = Function("mille_v7_snapshot_store");
-pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v7_snapshot_load");
-pub(super) const PROJECT_CREATE: Function = Function("mille_v7_project_create");
-pub(super) const PROJECT_DELETE: Function = Function("mille_v7_project_delete");
-pub(super) const PROJECTS_READ: Function = Function("mille_v7_projects_read");
-pub(super) const PLAN_ADD: Function = Function("mille_v7_plan_add");
-pub(super) const MEMBER_SET: Function = Function("mille_v7_member_set");
-pub(super) const MEMBER_REMOVE: Function = Function("mille_v7_member_remove");
-pub(super) const PRESENCE_PUT: Function = Function("mille_v7_presence_put");
-pub(super) const PRESENCE_RENEW: Function = Function("mille_v7_presence_renew");
-pub(super) const LEASE_RENEW: Function = Function("mille_v7_lease_renew");
-pub(super) const REVOKE: Function = Function("mille_v7_revoke");
-pub(super) const REVOKED: Function = Function("mille_v7_revoked");
-pub(super) const QUOTA_TAKE: Function = Function("mille_v7_quota_take");
-pub(super) const PLACES_HOLD: Function = Function("mille_v7_places_hold");
+pub(super) const CREATE: Function = Function("mille_v8_create");
+pub(super) const HEADS: Function = Function("mille_v8_heads");
+pub(super) const COMMIT: Function = Function("mille_v8_commit");
+pub(super) const REVIVE: Function = Function("mille_v8_revive");
+pub(super) const CONFIRM: Function = Function("mille_v8_confirm");
+pub(super) const NOTE_UNCHANGED: Function = Function("mille_v8_note_unchanged");
+pub(super) const SNAPSHOT_STORE: Function = Function("mille_v8_snapshot_store");
+pub(super) const SNAPSHOT_LOAD: Function = Function("mille_v8_snapshot_load");
+pub(super) const PROJECT_CREATE: Function = Function("mille_v8_project_create");
+pub(super) const PROJECT_DELETE: Function = Function("mille_v8_project_delete");
+pub(super) const PROJECTS_READ: Function = Function("mille_v8_projects_read");
+pub(super) const PLAN_ADD: Function = Function("mille_v8_plan_add");
+pub(super) const MEMBER_SET: Function = Function("mille_v8_member_set");
+pub(super) const MEMBER_REMOVE: Function = Function("mille_v8_member_remove");
+pub(super) const PRESENCE_PUT: Function = Function("mille_v8_presence_put");
+pub(super) const PRESENCE_RENEW: Function = Function("mille_v8_presence_renew");
+pub(super) const LEASE_RENEW: Function = Function("mille_v8_lease_renew");
+pub(super) const REVOKE: Function = Function("mille_v8_revoke");
+pub(super) const REVOKED: Function = Function("mille_v8_revoked");
+pub(super) const QUOTA_TAKE: Function = Function("mille_v8_quota_take");
+pub(super) const PLACES_HOLD: Function = Function("mille_v8_places_hold");
 
 /// Whose text of the library a server has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -38,6 +38,11 @@ pub(super) fn operations(plan: PlanId) -> String {
     format!("{PLAN_PREFIX}{plan}}}:operations")
 }
 
+/// Operations that changed nothing.
+pub(super) fn unchanged(plan: PlanId) -> String {
+    format!("{PLAN_PREFIX}{plan}}}:unchanged")
+}
+
 pub(super) fn snapshots(plan: PlanId) -> String {
     format!("{PLAN_PREFIX}{plan}}}:snapshots")
 }

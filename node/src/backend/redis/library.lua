@@ -1,4 +1,4 @@
-#!lua name=mille_v7
+#!lua name=mille_v8
 --[[
 What must happen in one step, on the side of the data. Redis runs each function alone, from beginning to end.
 
@@ -8,7 +8,8 @@ function takes, answers or keeps gives the library and its functions the next nu
 Keys and channels come from the caller, all of one slot; nothing here makes a name. What they hold:
 
   log         stream; ids are revisions; entry: h = chain hash, o = operation key, c = change
-  operations  hash; operation key -> revision, for every entry of the log
+  operations  hash; operation key -> revision, for every entry of the log and every operation in `unchanged`
+  unchanged   stream; operations that changed nothing, the oldest first; entry: o = operation key, r = revision it found
   snapshots   hash; "<revision> <stored at, ms>" -> "<hash> <state>", so that trimming reads names, never states
   written     string; the server's life in which the log was written last
   record      hash; a project: name, description (may be absent), created, updated (ms)
@@ -115,14 +116,14 @@ end
 
 -- Logs -------------------------------------------------------------------------------------------------------------
 
--- keys: log, operations, snapshots, written   args: revision, operation key, hash, change
+-- keys: log, operations, snapshots, written, unchanged   args: revision, operation key, hash, change
 -- answers: revision, hash of the head
 -- Begins a log. What an earlier life of the log left behind would contradict the new one, so it goes.
 local function create(keys, args)
-  local log, operations, snapshots, written = keys[1], keys[2], keys[3], keys[4]
+  local log, operations, snapshots, written, unchanged = keys[1], keys[2], keys[3], keys[4], keys[5]
   local head = head_of(log)
   if head then return { head.revision, head.hash } end
-  redis.call('DEL', operations, snapshots)
+  redis.call('DEL', operations, snapshots, unchanged)
   local revision = append(log, args[1], args[2], args[3], args[4])
   redis.call('HSET', operations, args[2], revision)
   redis.call('SET', written, life())
@@ -211,17 +212,17 @@ local function commit(keys, args)
   return { 'committed', this_life }
 end
 
--- keys: log, operations, snapshots, written
+-- keys: log, operations, snapshots, written, unchanged
 -- args: revision, hash and state of the plan; the life in which its log was known last or ''; then per recent change, the
 --       last one being that of the state: revision, operation key, hash, change
 -- answers: life, then revision and hash of the head
 -- Puts a log back that is gone whole. One that is there is left alone.
 local REVIVE_ENTRIES_FROM = 5
 local function revive(keys, args)
-  local log, operations, snapshots, written = keys[1], keys[2], keys[3], keys[4]
+  local log, operations, snapshots, written, unchanged = keys[1], keys[2], keys[3], keys[4], keys[5]
   local head = head_of(log)
   if head then return { life(), head.revision, head.hash } end
-  redis.call('DEL', operations, snapshots, written)
+  redis.call('DEL', operations, snapshots, written, unchanged)
   for i = REVIVE_ENTRIES_FROM, #args, 4 do
     append(log, args[i], args[i + 1], args[i + 2], args[i + 3])
     redis.call('HSET', operations, args[i + 1], args[i])
@@ -245,6 +246,34 @@ local function confirm(keys, args)
   return 1
 end
 
+-- Forgets operations that changed nothing, the oldest first, until there are so many at most and the oldest has found
+-- nothing before a place, if there is one.
+local function forget_unchanged(operations, unchanged, most, first)
+  for count = redis.call('XLEN', unchanged), 1, -1 do
+    local noted = redis.call('XRANGE', unchanged, '-', '+', 'COUNT', 1)[1][2]
+    local key, revision = field(noted, 'o'), field(noted, 'r')
+    if count <= most and not (first and before(revision_of(revision), first)) then return end
+    -- It may stand for a change since: one that was lost and is restored.
+    if redis.call('HGET', operations, key) == revision then redis.call('HDEL', operations, key) end
+    redis.call('XTRIM', unchanged, 'MAXLEN', '=', count - 1)
+  end
+end
+
+-- keys: log, operations, unchanged   args: revision, hash, operation key, at most so many
+-- answers: 'noted' | 'known', revision | 'elsewhere'
+-- Notes that an operation changed nothing of the plan as it is at an entry.
+local function note_unchanged(keys, args)
+  local log, operations, unchanged = keys[1], keys[2], keys[3]
+  local known = redis.call('HGET', operations, args[3])
+  if known then return { 'known', known } end
+  local entry = redis.call('XRANGE', log, args[1], args[1])[1]
+  if not entry or field(entry[2], 'h') ~= args[2] then return { 'elsewhere' } end
+  redis.call('HSET', operations, args[3], args[1])
+  redis.call('XADD', unchanged, '*', 'o', args[3], 'r', args[1])
+  forget_unchanged(operations, unchanged, tonumber(args[4]))
+  return { 'noted' }
+end
+
 -- Snapshots --------------------------------------------------------------------------------------------------------
 
 -- Oldest first.
@@ -262,7 +291,7 @@ end
 
 -- Removes the entries up to a snapshot and the memory of their operations. The last entry stays even if the snapshot
 -- covers it: it is the head.
-local function begin_after(log, operations, snapshot, head)
+local function begin_after(log, operations, unchanged, snapshot, head)
   local first = head.text
   if snapshot.seq < head.seq then
     first = string.match(snapshot.text, '^%d+%-') .. whole(snapshot.seq + 1)
@@ -277,11 +306,12 @@ local function begin_after(log, operations, snapshot, head)
     from = '(' .. page[#page][1]
   end
   redis.call('XTRIM', log, 'MINID', '=', first)
+  forget_unchanged(operations, unchanged, math.huge, revision_of(first))
 end
 
 -- Lets the log begin behind a later snapshot, one after the other, as long as `changes` entries stay behind it and the
 -- ones before it are either old (nothing in a snapshot is younger than the snapshot) or too many.
-local function trim(log, operations, snapshots, kept, now, retention)
+local function trim(log, operations, snapshots, unchanged, kept, now, retention)
   local head = revision_of(head_of(log).revision)
   local reach = redis.call('XLEN', log)
   local base
@@ -293,12 +323,13 @@ local function trim(log, operations, snapshots, kept, now, retention)
   end
   if not base then return end
   for i = 1, base - 1 do redis.call('HDEL', snapshots, kept[i].name) end
-  begin_after(log, operations, kept[base], head)
+  begin_after(log, operations, unchanged, kept[base], head)
 end
 
--- keys: log, operations, snapshots   args: revision, hash, state, changes, age in ms, changes_max   answers: 1 | 0
+-- keys: log, operations, snapshots, unchanged   args: revision, hash, state, changes, age in ms, changes_max
+-- answers: 1 | 0
 local function snapshot_store(keys, args)
-  local log, operations, snapshots = keys[1], keys[2], keys[3]
+  local log, operations, snapshots, unchanged = keys[1], keys[2], keys[3], keys[4]
   local place = revision_of(args[1])
   local entry = redis.call('XRANGE', log, place.text, place.text)[1]
   if not entry or field(entry[2], 'h') ~= args[2] then return 0 end
@@ -310,7 +341,7 @@ local function snapshot_store(keys, args)
   redis.call('HSET', snapshots, place.name, args[2] .. ' ' .. args[3])
   kept[#kept + 1] = place
   local retention = { changes = tonumber(args[4]), age_ms = tonumber(args[5]), changes_max = tonumber(args[6]) }
-  trim(log, operations, snapshots, kept, place.since, retention)
+  trim(log, operations, snapshots, unchanged, kept, place.since, retention)
   return 1
 end
 
@@ -530,23 +561,24 @@ local function register(name, callback, ...)
   redis.register_function { function_name = name, callback = callback, flags = { ... } }
 end
 
-register('mille_v7_create', create)
-register('mille_v7_heads', heads, 'no-writes')
-register('mille_v7_commit', commit)
-register('mille_v7_revive', revive)
-register('mille_v7_confirm', confirm, 'allow-oom')
-register('mille_v7_snapshot_store', snapshot_store, 'allow-oom')
-register('mille_v7_snapshot_load', snapshot_load, 'no-writes')
-register('mille_v7_project_create', project_create)
-register('mille_v7_project_delete', project_delete, 'allow-oom')
-register('mille_v7_projects_read', projects_read, 'no-writes')
-register('mille_v7_plan_add', plan_add)
-register('mille_v7_member_set', member_set, 'allow-oom')
-register('mille_v7_member_remove', member_remove, 'allow-oom')
-register('mille_v7_presence_put', presence_put, 'allow-oom')
-register('mille_v7_presence_renew', presence_renew, 'allow-oom')
-register('mille_v7_lease_renew', lease_renew, 'allow-oom')
-register('mille_v7_revoke', revoke, 'allow-oom')
-register('mille_v7_revoked', revoked, 'no-writes')
-register('mille_v7_quota_take', quota_take, 'allow-oom')
-register('mille_v7_places_hold', places_hold, 'allow-oom')
+register('mille_v8_create', create)
+register('mille_v8_heads', heads, 'no-writes')
+register('mille_v8_commit', commit)
+register('mille_v8_revive', revive)
+register('mille_v8_confirm', confirm, 'allow-oom')
+register('mille_v8_note_unchanged', note_unchanged)
+register('mille_v8_snapshot_store', snapshot_store, 'allow-oom')
+register('mille_v8_snapshot_load', snapshot_load, 'no-writes')
+register('mille_v8_project_create', project_create)
+register('mille_v8_project_delete', project_delete, 'allow-oom')
+register('mille_v8_projects_read', projects_read, 'no-writes')
+register('mille_v8_plan_add', plan_add)
+register('mille_v8_member_set', member_set, 'allow-oom')
+register('mille_v8_member_remove', member_remove, 'allow-oom')
+register('mille_v8_presence_put', presence_put, 'allow-oom')
+register('mille_v8_presence_renew', presence_renew, 'allow-oom')
+register('mille_v8_lease_renew', lease_renew, 'allow-oom')
+register('mille_v8_revoke', revoke, 'allow-oom')
+register('mille_v8_revoked', revoked, 'no-writes')
+register('mille_v8_quota_take', quota_take, 'allow-oom')
+register('mille_v8_places_hold', places_hold, 'allow-oom')

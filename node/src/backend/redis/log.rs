@@ -8,7 +8,7 @@ use fred::interfaces::{FunctionInterface, StreamsInterface};
 use fred::types::Value;
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, FuturesUnordered};
-use mille_shared::limits::LOG_PAGE_ENTRIES;
+use mille_shared::limits::{LOG_PAGE_ENTRIES, UNCHANGED_OPERATIONS_MAX};
 use mille_shared::log::{
     CommitOutcome, Head, LogEntry, LogPage, LogState, OperationKey, Proposal, StoreLife, StoredSnapshot, Terms,
 };
@@ -17,15 +17,17 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::confirm::{AckLevel, Question};
-use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, REVIVE};
+use super::functions::{self, COMMIT, CONFIRM, CREATE, HEADS, NOTE_UNCHANGED, REVIVE};
 use super::page::Page;
 use super::route::{Redis, told};
 use super::server::{Failure, Server};
 use super::values::{corrupt, field, pairs, parse, parsed, text};
 use super::{FAN_OUT_MAX, fan_out_each, keys};
-use crate::backend::{Channel, EventLog, Lane, Result, envelope};
+use crate::backend::{Channel, EventLog, Lane, Noted, Result, envelope};
 use crate::traces::{self, Traced};
 
+/// What an answer about an operation tells.
+const WHERE_IT_STANDS: &str = "an operation's revision";
 /// Logs in one question for their heads. Redis serves nobody else meanwhile.
 const HEADS_PER_CALL_MAX: usize = 500;
 /// Heads of one question that wait until it is known who has them; together, so that all of them wait as long as one does.
@@ -174,7 +176,25 @@ impl EventLog for Redis {
 
     async fn find(&self, plan: PlanId, key: &OperationKey) -> Result<Option<Revision>> {
         let place: Value = self.ask("hget", keys::operations(plan), [key.as_str().into()]).await?;
-        if place.is_null() { Ok(None) } else { parsed(&place, "an operation's revision").map(Some) }
+        if place.is_null() { Ok(None) } else { parsed(&place, WHERE_IT_STANDS).map(Some) }
+    }
+
+    async fn note_unchanged(&self, plan: PlanId, key: &OperationKey, found: Head) -> Result<Noted> {
+        let keys = vec![keys::log(plan), keys::operations(plan), keys::unchanged(plan)];
+        let args = vec![
+            found.revision.to_string().into(),
+            found.hash.to_string().into(),
+            key.as_str().into(),
+            UNCHANGED_OPERATIONS_MAX.to_string().into(),
+        ];
+        let answer = self.call(NOTE_UNCHANGED, keys, args).await?.into_array();
+        let Some((word, rest)) = answer.split_first() else { return Err(corrupt(WHERE_IT_STANDS)) };
+        match (&*text(word, WHERE_IT_STANDS)?, rest) {
+            ("noted", []) => Ok(Noted::New),
+            ("known", [revision]) => parsed(revision, WHERE_IT_STANDS).map(Noted::Known),
+            ("elsewhere", []) => Ok(Noted::Elsewhere),
+            _ => Err(corrupt(WHERE_IT_STANDS)),
+        }
     }
 
     async fn delete(&self, plan: PlanId) -> Result<()> {
@@ -226,7 +246,7 @@ async fn life_of(server: Arc<Server>) -> Result<StoreLife> {
 
 /// Everything that a plan's log consists of.
 pub(super) fn all_keys(plan: PlanId) -> Vec<String> {
-    vec![keys::log(plan), keys::operations(plan), keys::snapshots(plan), keys::written(plan)]
+    vec![keys::log(plan), keys::operations(plan), keys::snapshots(plan), keys::written(plan), keys::unchanged(plan)]
 }
 
 /// Terms as the library's function takes them.

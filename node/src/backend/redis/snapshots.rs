@@ -27,7 +27,7 @@ impl SnapshotStore for Redis {
     }
 
     async fn store(&self, plan: PlanId, snapshot: StoredSnapshot, retention: Retention) -> Result<bool> {
-        let keys = vec![keys::log(plan), keys::operations(plan), keys::snapshots(plan)];
+        let keys = vec![keys::log(plan), keys::operations(plan), keys::snapshots(plan), keys::unchanged(plan)];
         let args = vec![
             snapshot.head.revision.to_string().into(),
             snapshot.head.hash.to_string().into(),

@@ -65,20 +65,13 @@ impl Editing {
         })
     }
 
-    /// Brings the edits into the log, all or none, and waits until they are there.
+    /// Brings the edits into the log, all or none, and waits until they are there. The plan that is answered has them and perhaps
+    /// more; of a repeat that changed nothing, it is what its first try found.
     ///
     /// # Errors
     /// Whatever the plan refuses; `OVERLOADED`; `UNAVAILABLE` and `DRAINING`, after which it may have happened.
     pub(super) async fn submit(self, edits: Vec<Edit>) -> Result<Accepted, ApiError> {
-        let operation = Operation {
-            id: self.operation_id,
-            user_id: self.access.user_id,
-            client_id: self.client_id,
-            at: clock::now(),
-            expected_revision: self.expected_revision,
-            edits,
-        };
-        Ok(self.access.project.submit(self.plan, operation, self.repeatable).await?)
+        self.submit_and_look_back(edits, |accepted| accepted.applied.is_none()).await
     }
 
     /// As [`Self::submit`], where what is answered is the plan. That of a repeat is the plan as its first try left it, as long as
@@ -87,10 +80,28 @@ impl Editing {
     /// # Errors
     /// As [`Self::submit`].
     pub(super) async fn submit_for_plan(self, edits: Vec<Edit>) -> Result<Accepted, ApiError> {
-        let (project, plan) = (self.access.project.clone(), self.plan);
-        let mut accepted = self.submit(edits).await?;
+        self.submit_and_look_back(edits, |_| true).await
+    }
+
+    /// Submits, and reads the plan as it was for a repeat that needs it.
+    async fn submit_and_look_back(
+        self,
+        edits: Vec<Edit>,
+        needs_plan: impl FnOnce(&Accepted) -> bool,
+    ) -> Result<Accepted, ApiError> {
+        let (project, plan) = (self.access.project, self.plan);
+        let operation = Operation {
+            id: self.operation_id,
+            user_id: self.access.user_id,
+            client_id: self.client_id,
+            at: clock::now(),
+            expected_revision: self.expected_revision,
+            edits,
+        };
+        let mut accepted = project.submit(plan, operation, self.repeatable).await?;
         if accepted.is_repeat
             && accepted.plan.revision() != accepted.revision
+            && needs_plan(&accepted)
             && let Some(first) = project.read_at(plan, accepted.revision).await?
         {
             accepted.plan = first;

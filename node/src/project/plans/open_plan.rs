@@ -2,14 +2,15 @@
 //!
 //! What comes in goes to the replica, and what it answers is performed here. What must be awaited is a job, and returns as a
 //! [`Done`]. Of the parts, `newcomers` serves who reads or attaches, `acknowledged` says when an edit is answered, `gathering`
-//! when a batch waits for more, `progress` what goes past the log, `recent` what is remembered, `rights` who may go on, `traced`
-//! whose spans are open.
+//! when a batch waits for more, `progress` what goes past the log, `recent` what is remembered, `repeats` what an edit came to that
+//! was sent before, `rights` who may go on, `traced` whose spans are open.
 
 mod acknowledged;
 mod gathering;
 mod newcomers;
 mod progress;
 mod recent;
+mod repeats;
 mod rights;
 mod traced;
 
@@ -27,12 +28,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Active, Jobs, OpeningId, PlanContext};
-use crate::backend::{self, Lane};
+use crate::backend::{self, Lane, Noted};
 use crate::clock;
 use crate::metrics::EditResult;
 use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
 use crate::project::past::{self, Past};
-use crate::project::replay::{self, ReplayError};
+use crate::project::replay::ReplayError;
 use crate::project::store::{self, OpenFailure};
 use crate::traces::Traced;
 use gathering::Moment;
@@ -81,8 +82,7 @@ pub(super) struct OpenPlan {
 /// An operation that waits for its answer.
 struct Waiting {
     since: Instant,
-    /// To ask with whether it is confirmed; absent: it need not be.
-    key: Option<OperationKey>,
+    key: OperationKey,
     reply: SubmitReply,
 }
 
@@ -114,8 +114,10 @@ pub(in crate::project) enum Done {
     Reloaded(Result<Box<Opened>, OpenFailure>),
     /// The head was asked for.
     Head(backend::Result<LogState>),
-    /// An operation that would be refused (or change nothing) was looked up.
-    Found { ticket: Ticket, found: backend::Result<Option<Revision>>, otherwise: Box<Result<Accepted, Rejection>> },
+    /// An operation that would be refused was looked up.
+    Found { ticket: Ticket, found: backend::Result<Option<Revision>>, otherwise: Rejection },
+    /// One that changes nothing was noted.
+    Noted { ticket: Ticket, accepted: Box<Accepted>, noted: backend::Result<Noted> },
     /// A lost change that is not taken again was looked up: it may be there all the same.
     Missed { lost: Arc<Applied>, outcome: Readmission, found: backend::Result<Option<Revision>> },
     /// The past was read, for all who asked for it.
@@ -271,19 +273,9 @@ impl OpenPlan {
                 self.input(Input::RepairFailed, jobs);
             }
             Done::Head(state) => self.synced(state, jobs),
-            Done::Found { ticket, found: Ok(Some(revision)), .. } => self.tell_repeated(ticket, revision, jobs),
-            Done::Found { ticket, found: Ok(None), otherwise } => self.answer_unless_unsafe(ticket, *otherwise, jobs),
-            Done::Found { ticket, found: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
-            Done::Told { ticket, applied: Err(_), .. } => self.answer(ticket, Err(Rejection::Unavailable)),
-            Done::Told { ticket, revision, applied: Ok(applied) } => {
-                let plan = Arc::clone(self.replica.plan());
-                self.acknowledge(
-                    EditResult::Repeated,
-                    ticket,
-                    Accepted { revision, applied, plan, is_repeat: true },
-                    jobs,
-                );
-            }
+            Done::Found { ticket, found, otherwise } => self.found(ticket, found, otherwise, jobs),
+            Done::Noted { ticket, accepted, noted } => self.noted(ticket, *accepted, noted, jobs),
+            Done::Told { ticket, revision, applied } => self.told(ticket, revision, applied, jobs),
             Done::Confirmed { ticket, result, accepted, confirmed } => {
                 self.confirmed(ticket, result, *accepted, confirmed);
             }
@@ -370,7 +362,7 @@ impl OpenPlan {
             self.traced.begin(ticket, &operation, trace);
         }
         let must_confirm = self.context.backend.log.must_confirm();
-        let key = must_confirm.then(|| OperationKey::of(&operation.user_id, &operation.client_id, &operation.id));
+        let key = OperationKey::of(&operation.user_id, &operation.client_id, &operation.id);
         self.tickets.insert(ticket, Waiting { since: Instant::now(), key, reply });
         if must_confirm && self.tickets.len() > limits::PENDING_OPERATIONS_MAX {
             return self.answer(ticket, Err(Rejection::Overloaded));
@@ -518,42 +510,21 @@ impl OpenPlan {
     }
 
     fn judge(&mut self, ticket: Ticket, verdict: Verdict, jobs: &mut Jobs) {
-        let (answer, repeat) = match verdict {
+        let rejection = match verdict {
             Verdict::Accepted { applied, plan } => {
                 let accepted =
                     Accepted { revision: applied.revision(), applied: Some(applied), plan, is_repeat: false };
                 return self.acknowledge(EditResult::Accepted, ticket, accepted, jobs);
             }
-            Verdict::Unchanged { plan, repeat } => {
-                (Ok(Accepted { revision: plan.revision(), applied: None, plan, is_repeat: false }), repeat)
-            }
-            Verdict::Refused { refusal, repeat } => (Err(Rejection::Refused(refusal)), repeat),
+            Verdict::Unchanged { plan, repeat } => return self.changes_nothing(ticket, plan, repeat, jobs),
+            Verdict::Refused { refusal, repeat: Some(key) } => return self.look_up(ticket, key, refusal, jobs),
+            Verdict::Refused { refusal, repeat: None } => Rejection::Refused(refusal),
             Verdict::Repeated { revision } => return self.tell_repeated(ticket, revision, jobs),
-            Verdict::Overloaded => (Err(Rejection::Overloaded), None),
-            Verdict::Unavailable => (Err(Rejection::Unavailable), None),
-            Verdict::Withdrawn => (Err(Rejection::Forbidden), None),
+            Verdict::Overloaded => Rejection::Overloaded,
+            Verdict::Unavailable => Rejection::Unavailable,
+            Verdict::Withdrawn => Rejection::Forbidden,
         };
-        let Some(key) = repeat else { return self.answer_unless_unsafe(ticket, answer, jobs) };
-        // It may only look wrong because it already happened.
-        let (plan, log) = (self.id, Arc::clone(&self.context.backend.log));
-        self.spawn(jobs, async move {
-            let found = log.find(plan, &key).await;
-            Done::Found { ticket, found, otherwise: Box::new(answer) }
-        });
-    }
-
-    /// Answers a repeat with its first result.
-    fn tell_repeated(&mut self, ticket: Ticket, revision: Revision, jobs: &mut Jobs) {
-        if let Some(applied) = self.replica.recent(revision) {
-            let (applied, plan) = (Some(Arc::clone(applied)), Arc::clone(self.replica.plan()));
-            let accepted = Accepted { revision, applied, plan, is_repeat: true };
-            return self.acknowledge(EditResult::Repeated, ticket, accepted, jobs);
-        }
-        let (plan, backend) = (self.id, self.context.backend.clone());
-        self.spawn(jobs, async move {
-            let applied = replay::change_at(backend, plan, revision).await;
-            Done::Told { ticket, revision, applied }
-        });
+        self.answer(ticket, Err(rejection));
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Result<Accepted, Rejection>) {

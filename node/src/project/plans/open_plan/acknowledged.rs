@@ -15,29 +15,16 @@ use crate::project::command::{Accepted, Rejection};
 impl OpenPlan {
     /// Answers an operation that is in the log or changes nothing, when it is as safe there as an acknowledgement promises.
     pub(super) fn acknowledge(&mut self, result: EditResult, ticket: Ticket, accepted: Accepted, jobs: &mut Jobs) {
-        let Some(key) = self.tickets.get(&ticket).and_then(|waiting| waiting.key.clone()) else {
-            return self.answer_as(result, ticket, Ok(accepted));
-        };
+        let log = &self.context.backend.log;
+        let waiting = self.tickets.get(&ticket).filter(|_| log.must_confirm());
+        let Some(waiting) = waiting else { return self.answer_as(result, ticket, Ok(accepted)) };
         // What changes nothing has no entry; what it found must be as safe.
-        let key = (!matches!(result, EditResult::Unchanged)).then_some(key);
-        let (plan, log) = (self.id, Arc::clone(&self.context.backend.log));
+        let key = accepted.applied.is_some().then(|| waiting.key.clone());
+        let (plan, log) = (self.id, Arc::clone(log));
         self.spawn(jobs, async move {
             let confirmed = log.confirm(plan, accepted.revision, key.as_ref()).await;
             Done::Confirmed { ticket, result, accepted: Box::new(accepted), confirmed }
         });
-    }
-
-    /// Answers an operation that adds nothing to the log: refused, or fine as it is.
-    pub(super) fn answer_unless_unsafe(
-        &mut self,
-        ticket: Ticket,
-        answer: Result<Accepted, Rejection>,
-        jobs: &mut Jobs,
-    ) {
-        match answer {
-            Ok(accepted) => self.acknowledge(EditResult::Unchanged, ticket, accepted, jobs),
-            refused => self.answer(ticket, refused),
-        }
     }
 
     pub(super) fn confirmed(
