@@ -16,6 +16,7 @@ pub mod presence;
 pub mod probes;
 pub mod router;
 pub mod shedding;
+mod stall;
 pub mod strangers;
 pub mod tls;
 pub mod transport;

@@ -27,6 +27,7 @@ use tracing::Instrument as _;
 
 use crate::drain::{Drain, Phase};
 use crate::gateway::auth::{Authenticator, BearerToken, Identity, offered_subprotocols};
+use crate::gateway::listener::BytesTaken;
 use crate::gateway::shedding::{self, Shedding};
 use crate::gateway::strangers::Introduction;
 use crate::metrics::{CloseReason, Kind, Metrics};
@@ -63,18 +64,21 @@ pub struct PresenceDoor {
 /// The route's handler.
 pub fn door(door: PresenceDoor) -> MethodRouter<()> {
     get(
-        move |introduction: Option<Extension<Introduction>>,
+        move |taken: Option<Extension<BytesTaken>>,
+              introduction: Option<Extension<Introduction>>,
               headers: HeaderMap,
               uri: Uri,
               upgrade: WebSocketUpgrade| async move {
             let introduction = introduction.map(|Extension(introduction)| introduction).unwrap_or_default();
-            enter(door, introduction, headers, uri, upgrade)
+            let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
+            enter(door, taken, introduction, headers, uri, upgrade)
         },
     )
 }
 
 fn enter(
     door: PresenceDoor,
+    taken: BytesTaken,
     introduction: Introduction,
     headers: HeaderMap,
     uri: Uri,
@@ -94,13 +98,13 @@ fn enter(
         .max_message_size(limits::PRESENCE_FRAME_BYTES_MAX)
         .max_frame_size(limits::PRESENCE_FRAME_BYTES_MAX);
     // In a box: a task reserves all that it ever captures for as long as it runs. The same goes for what happens once.
-    let captured = Box::new((door, introduction, token));
+    let captured = Box::new((door, taken, introduction, token));
     upgrade.on_upgrade(move |socket| {
-        let (door, introduction, token) = *captured;
+        let (door, taken, introduction, token) = *captured;
         let opened_at = Instant::now();
         let (tasks, metrics) = (door.tasks.clone(), Arc::clone(&door.metrics));
         metrics.connections.opened(Kind::Presence);
-        let (writer, incoming) = Writer::split(socket, Arc::clone(&metrics));
+        let (writer, incoming) = Writer::split(socket, taken, Arc::clone(&metrics));
         let beginning = begin(door, introduction, project, token, writer, incoming).boxed();
         let serving = async move {
             let (why, code) = match beginning.await {

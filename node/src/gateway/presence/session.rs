@@ -209,7 +209,10 @@ impl Session {
         if self.writer.stalled_at().is_some_and(|at| at <= now) {
             return close(CloseReason::Slow, CloseCode::TryAgainLater, "too slow");
         }
-        if self.heard_at + limits::IDLE_TIMEOUT <= now {
+        if self.writer.is_busy() {
+            // Who is not reached can't be called silent.
+            self.heard_at = now;
+        } else if self.heard_at + limits::IDLE_TIMEOUT <= now {
             return close(CloseReason::Silent, CloseCode::Timeout, "silent for too long");
         }
         if self.member_at <= now {

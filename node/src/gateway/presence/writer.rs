@@ -1,5 +1,5 @@
 //! What goes out of a presence socket: fed as it comes, flushed once when there is no more, so that many frames share one
-//! system call. A socket that takes nothing is noticed by the time since its last progress.
+//! system call.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -10,13 +10,15 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{Sink, SinkExt as _, StreamExt as _};
 use mille_shared::presence::ServerFrame;
 use mille_shared::presence::server::Reconnect;
 use mille_shared::{CloseCode, limits};
 use tokio::time::Instant;
 
 use crate::drain::{Farewell, Reason};
+use crate::gateway::listener::BytesTaken;
+use crate::gateway::stall::Stall;
 use crate::metrics::Metrics;
 use crate::pressure::Backlog;
 use crate::project::presence::shared;
@@ -28,31 +30,37 @@ pub(super) type Incoming = SplitStream<WebSocket>;
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The socket's writing half, with what waits for it.
-pub(super) struct Writer {
-    sink: SplitSink<WebSocket, Message>,
+pub(super) struct Writer<S = SplitSink<WebSocket, Message>> {
+    sink: S,
     metrics: Arc<Metrics>,
     queue: VecDeque<Message>,
     /// Bytes of the queue, and of what was handed over and is not flushed.
     backlog: Backlog,
-    busy: bool,
-    progress_at: Instant,
+    stall: Stall,
 }
 
 impl Writer {
-    pub(super) fn split(socket: WebSocket, metrics: Arc<Metrics>) -> (Self, Incoming) {
+    /// `taken` counts the bytes that the system took of the socket, if anybody counts them.
+    pub(super) fn split(socket: WebSocket, taken: BytesTaken, metrics: Arc<Metrics>) -> (Self, Incoming) {
         let (sink, incoming) = socket.split();
+        (Self::new(sink, taken, metrics), incoming)
+    }
+}
+
+impl<S: Sink<Message, Error = axum::Error> + Unpin> Writer<S> {
+    fn new(sink: S, taken: BytesTaken, metrics: Arc<Metrics>) -> Self {
         let backlog = metrics.pressure.backlog();
-        (Self { sink, metrics, queue: VecDeque::new(), backlog, busy: false, progress_at: Instant::now() }, incoming)
+        Self { sink, metrics, queue: VecDeque::new(), backlog, stall: Stall::new(taken) }
     }
 
     /// Whether something waits to be written or flushed. While so, nothing is taken from the outbox, which bounds itself.
     pub(super) fn is_busy(&self) -> bool {
-        self.busy
+        self.stall.since().is_some()
     }
 
     /// When a socket that takes nothing is to be given up.
     pub(super) fn stalled_at(&self) -> Option<Instant> {
-        self.busy.then(|| self.progress_at + limits::STALL_TIMEOUT)
+        self.stall.since().map(|since| since + limits::STALL_TIMEOUT)
     }
 
     /// Queues a frame. One too many for a socket that takes nothing is dropped; only replies can come to that.
@@ -128,9 +136,8 @@ impl Writer {
     fn push(&mut self, message: Message) -> bool {
         let has_room = self.queue.len() < limits::OUTBOX_MESSAGES_MAX;
         if has_room {
-            if !self.busy {
-                self.busy = true;
-                self.progress_at = Instant::now();
+            if !self.is_busy() {
+                self.stall.go_on();
             }
             self.queue.push_back(message);
         }
@@ -138,16 +145,25 @@ impl Writer {
     }
 
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+        let driven = self.poll_write(cx)?;
+        match driven {
+            Poll::Ready(()) => self.stall.end(),
+            Poll::Pending => {
+                self.stall.go_on();
+            }
+        }
+        driven.map(Ok)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
         while !self.queue.is_empty() {
             ready!(self.sink.poll_ready_unpin(cx))?;
             if let Some(message) = self.queue.pop_front() {
                 self.sink.start_send_unpin(message)?;
                 self.metrics.connections.messages_sent.increment(1);
-                self.progress_at = Instant::now();
             }
         }
         ready!(self.sink.poll_flush_unpin(cx))?;
-        self.busy = false;
         self.backlog.set(0, 0);
         Poll::Ready(Ok(()))
     }
@@ -156,4 +172,54 @@ impl Writer {
 /// A frame as a message: its bytes are shared and not copied.
 fn text_of(frame: Bytes) -> Message {
     Message::Text(Utf8Bytes::try_from(frame).expect("frames are made of text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// A library's buffer over a system that takes nothing: there is always room, and it is never flushed.
+    struct Buffer;
+
+    impl Sink<Message> for Buffer {
+        type Error = axum::Error;
+
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn start_send(self: Pin<&mut Self>, _: Message) -> Result<(), axum::Error> {
+            Ok(())
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_library_took_is_no_progress_and_what_the_system_took_is() {
+        let taken = BytesTaken::default();
+        let mut writer = Writer::new(Buffer, taken.clone(), Arc::new(Metrics::new()));
+        assert_eq!(writer.stalled_at(), None, "nothing waits");
+        let mut waits_since = Instant::now();
+        for seconds in 1..100 {
+            writer.ping();
+            assert!(writer.drive().now_or_never().is_none());
+            assert_eq!(writer.stalled_at(), Some(waits_since + limits::STALL_TIMEOUT), "after {seconds} s");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            if seconds % 30 == 0 {
+                taken.add(1);
+                waits_since = Instant::now();
+            }
+        }
+    }
 }

@@ -32,13 +32,14 @@ use super::ending::{Ending, clipped, init_timeout, unreadable};
 use super::frames::{ClientFrame, Dialect, ServerFrame};
 use super::operations::Operations;
 use super::session::{Session, Via};
-use super::timers::{Expiry, Stall};
+use super::timers::Expiry;
 use crate::beat;
 use crate::drain::Farewell;
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};
 use crate::gateway::fanout::Outlet;
 use crate::gateway::intake::Intake;
 use crate::gateway::listener::{BytesTaken, Wire};
+use crate::gateway::stall::Stall;
 use crate::gateway::strangers::Introduction;
 use crate::metrics::CloseReason;
 use crate::pressure::Backlog;
@@ -343,7 +344,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         if self.session.is_none() {
             due = due.min(self.init_by);
         }
-        if let Some(since) = self.stall.since {
+        if let Some(since) = self.stall.since() {
             due = due.min(since + limits.stall_timeout);
         }
         due = self.expiry.due().into_iter().chain(self.intake.opens_at()).fold(due, Instant::min);
@@ -365,11 +366,11 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                 "the token has expired",
             ));
         }
-        if self.stall.since.is_some_and(|since| now >= since + limits.stall_timeout) && !self.stall.moved() {
+        if self.stall.since().is_some_and(|since| now >= since + limits.stall_timeout) {
             let reason = "the connection takes nothing";
             return ControlFlow::Break(Ending::close(CloseReason::Slow, CloseCode::TryAgainLater, reason));
         }
-        if !self.wants_input() || self.stall.since.is_some() {
+        if !self.wants_input() || self.stall.since().is_some() {
             // Who is not listened to, or not reached, can't be called silent.
             self.heard_at = now;
         } else if now >= self.heard_at + limits.idle_timeout {

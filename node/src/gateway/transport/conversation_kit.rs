@@ -1,6 +1,6 @@
 //! Both ends of a socket as channels, and a schema that needs no plan: for the tests of a conversation.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_graphql::{Object, Schema, SimpleObject, Subscription};
 use futures_util::stream::BoxStream;
@@ -129,6 +129,14 @@ impl Events {
 pub(super) struct Pipe {
     inbound: mpsc::Receiver<Result<Message, axum::Error>>,
     outbound: PollSender<Message>,
+    /// While set, what is sent stays in a library's buffer: there is room for more, and it is not flushed.
+    is_stuck: Arc<AtomicBool>,
+}
+
+impl Pipe {
+    fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::SeqCst)
+    }
 }
 
 impl Stream for Pipe {
@@ -143,14 +151,23 @@ impl Sink<Message> for Pipe {
     type Error = axum::Error;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+        if self.is_stuck() {
+            return Poll::Ready(Ok(()));
+        }
         self.outbound.poll_ready_unpin(cx).map_err(axum::Error::new)
     }
 
     fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), axum::Error> {
+        if self.is_stuck() {
+            return Ok(());
+        }
         self.outbound.start_send_unpin(message).map_err(axum::Error::new)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), axum::Error>> {
+        if self.is_stuck() {
+            return Poll::Pending;
+        }
         self.outbound.poll_flush_unpin(cx).map_err(axum::Error::new)
     }
 
@@ -199,6 +216,7 @@ pub(super) struct Client {
     authenticator: Authenticator,
     pub(super) counted: Arc<Counted>,
     pub(super) taken: BytesTaken,
+    pub(super) is_stuck: Arc<AtomicBool>,
     pub(super) pressure: Pressure,
 }
 
@@ -240,12 +258,13 @@ impl Client {
             quotas: UserQuotas::alone(),
             bodies: super::super::BodyRoom::new(1_000_000),
         };
-        let pipe = Pipe { inbound, outbound: PollSender::new(outbound) };
+        let is_stuck = Arc::new(AtomicBool::new(false));
+        let pipe = Pipe { inbound, outbound: PollSender::new(outbound), is_stuck: Arc::clone(&is_stuck) };
         let taken = BytesTaken::default();
         let conversation =
             Conversation::new(pipe, dialect, None, taken.clone(), None, Introduction::default(), transport);
         let task = tokio::spawn(Box::new(conversation).run());
-        Self { to, from, task, world, drain, authenticator, counted, taken, pressure }
+        Self { to, from, task, world, drain, authenticator, counted, taken, is_stuck, pressure }
     }
 
     pub(super) async fn ready() -> Self {

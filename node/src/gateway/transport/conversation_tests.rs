@@ -190,6 +190,31 @@ async fn a_socket_that_takes_nothing_costs_nothing_and_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_there_is_room_for_messages_is_no_progress_and_bytes_that_are_taken_are() {
+    let client = Client::ready().await;
+    client.is_stuck.store(true, Ordering::SeqCst);
+    let ask = async |seconds: u64| {
+        for _ in 0..seconds {
+            let frame = json!({"type": "subscribe", "id": "1", "payload": {"query": "{ me }"}});
+            let _ = client.to.send(Ok(Message::Text(frame.to_string().into()))).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let timeout_seconds = limits::STALL_TIMEOUT.as_secs();
+    for _ in 0..6 {
+        ask(timeout_seconds / 2).await;
+        client.taken.add(1);
+    }
+    ask(timeout_seconds - 2).await;
+    assert!(!client.task.is_finished(), "it is slow, and no more");
+    ask(5).await;
+    assert!(client.task.is_finished(), "it takes nothing");
+    assert_eq!(client.counted.stalls.load(Ordering::SeqCst), 1);
+    let ending = client.task.await.expect("no panic");
+    assert_eq!((ending.why(), ending.code()), (CloseReason::Slow, 1013));
+}
+
+#[tokio::test(start_paused = true)]
 async fn input_waits_while_answers_are_not_taken() {
     let client = Client::ready().await;
     let mut said = 0;

@@ -1,6 +1,6 @@
-//! The two slow clocks of a socket: the token's life, and the peer's patience with what we send.
+//! The slow clock of a socket: the token's life.
 //!
-//! They only know times. What happens then is decided in [`super::conversation`].
+//! It only knows times. What happens then is decided in [`super::conversation`].
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use mille_shared::limits;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::gateway::listener::BytesTaken;
 
 /// When the token in force warns and ends.
 #[derive(Debug, Default)]
@@ -35,45 +34,6 @@ impl Expiry {
 
     pub(super) fn due(&self) -> Option<Instant> {
         self.warn_at.into_iter().chain(self.ends_at).min()
-    }
-}
-
-/// Since when the socket has taken nothing although something waits.
-pub(super) struct Stall {
-    pub(super) since: Option<Instant>,
-    /// How much was taken until then: a large message may take long and yet move.
-    before: u64,
-    taken: BytesTaken,
-}
-
-impl Stall {
-    pub(super) fn new(taken: BytesTaken) -> Self {
-        Self { since: None, before: 0, taken }
-    }
-
-    pub(super) fn progressed(&mut self) {
-        self.since = None;
-    }
-
-    /// Whether a stall begins now.
-    pub(super) fn begins(&mut self) -> bool {
-        let is_new = self.since.is_none();
-        if is_new {
-            self.since = Some(Instant::now());
-            self.before = self.taken.count();
-        }
-        is_new
-    }
-
-    /// Whether bytes were taken since the stall began; then it begins anew.
-    pub(super) fn moved(&mut self) -> bool {
-        let taken = self.taken.count();
-        let moved = taken != self.before;
-        if moved {
-            self.before = taken;
-            self.since = Some(Instant::now());
-        }
-        moved
     }
 }
 

@@ -37,7 +37,7 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
         let mut blocked = false;
         while sent < MESSAGES_PER_TURN {
             match self.socket.poll_ready_unpin(cx)? {
-                Poll::Ready(()) => self.stall.progressed(),
+                Poll::Ready(()) => {}
                 Poll::Pending => {
                     blocked = true;
                     break;
@@ -71,7 +71,6 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
                         self.transport.observer.told(learnt.elapsed(), 1);
                     }
                     blocked = false;
-                    self.stall.progressed();
                     if is_held && self.takes_answers() {
                         cx.waker().wake_by_ref();
                     }
@@ -83,7 +82,9 @@ impl<S: Socket, E: Executor> Conversation<S, E> {
             self.outlet.flushed(was_begun);
             self.operations.join_caught_up();
         }
-        if blocked && self.stall.begins() {
+        if !blocked {
+            self.stall.end();
+        } else if self.stall.go_on() {
             self.transport.observer.stalled();
         }
         Ok(())
