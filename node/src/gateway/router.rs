@@ -148,11 +148,10 @@ async fn get_graphql<E: Executor>(
             Err(rejection) => rejection.into_response(),
         };
     }
-    let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if accepts.contains("text/event-stream") {
+    if transport::takes_event_stream(request.headers()) {
         return transport::stream_by_query(state, request).await;
     }
-    transport::graphiql(dev)
+    transport::graphiql(request.uri(), dev)
 }
 
 pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {

@@ -306,6 +306,62 @@ async fn a_stream_tells_where_it_is_and_goes_on_from_there() {
 }
 
 #[tokio::test]
+async fn a_subscription_is_streamed_to_whoever_takes_a_stream_at_all() {
+    let node = node(false).await;
+    let body = json!({"query": "subscription { count { n } }"});
+    let me = json!({"query": "{ me }"});
+    let last = "event: next\ndata: {\"data\":{\"count\":{\"n\":2}}}\nid: 1-2\n\nevent: complete\ndata: {}\n\n";
+    for accepts in [
+        &["application/json, text/event-stream"][..],
+        &["application/json", "text/event-stream"],
+        &["application/graphql-response+json, Text/Event-Stream; q=0.1"],
+        &["text/event-stream;q=0.5, */*"],
+    ] {
+        let mut headers: Vec<_> = accepts.iter().map(|accept| ("accept", *accept)).collect();
+        let (status, answer) = node.json(post_json("/graphql", &headers, &me)).await;
+        assert_eq!((status, answer), (200, json!({"data": {"me": "ada/"}})), "one answer is no stream: {accepts:?}");
+        headers.push(("last-event-id", "1-1"));
+        let response = node.ask(post_json("/graphql", &headers, &body)).await;
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream", "{accepts:?}");
+        let told = to_bytes(response.into_body(), 10_000).await.expect("a body");
+        assert_eq!(told, last, "{accepts:?}");
+    }
+    for accept in ["application/json", "*/*", "application/json, text/event-stream;q=0"] {
+        let (status, answer) = node.json(post_json("/graphql", &[("accept", accept)], &body)).await;
+        assert_eq!(
+            (status, &answer["errors"][0]["extensions"]["code"]),
+            (400, &json!("VALIDATION_FAILED")),
+            "{accept}"
+        );
+    }
+    node.drain.enter(Phase::Closing);
+    let either = [("accept", "application/json, text/event-stream")];
+    assert_eq!(node.ask(post_json("/graphql", &either, &body)).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn an_operation_in_an_address_is_refused_and_not_answered_with_a_page() {
+    for dev in [false, true] {
+        let node = node(dev).await;
+        for (address, accept) in [
+            ("/graphql?query=%7Bme%7D", "application/json"),
+            ("/graphql?query=%7Bme%7D", "text/html,*/*;q=0.8"),
+            ("/graphql?variables=%7B%7D&query=", "*/*"),
+            ("/graphql?query=%7Bme%7D", "application/json, text/event-stream;q=0"),
+        ] {
+            let response = node.ask(to(Method::GET, address, &[("accept", accept)], "")).await;
+            let allowed = response.headers().get(header::ALLOW).and_then(|allow| allow.to_str().ok());
+            assert_eq!((response.status().as_u16(), allowed), (405, Some("POST")), "{address} {accept}");
+            let body = to_bytes(response.into_body(), 10_000).await.expect("a body");
+            let answer: Value = serde_json::from_slice(&body).expect("JSON");
+            assert!(answer["errors"][0]["message"].as_str().is_some_and(|why| why.contains("POST")), "{answer}");
+        }
+        let (status, text) = node.text(to(Method::GET, "/graphql?token=t", &[("accept", "text/html")], "")).await;
+        assert_eq!((status, text.contains("GraphiQL")), if dev { (200, true) } else { (404, false) });
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_cut_in_the_middle_of_a_change_is_told_it_again() {
     let node = node(false).await;
     let body = json!({"query": "subscription { pair { revision } }"});
@@ -418,7 +474,7 @@ async fn no_page_can_act_for_its_visitor() {
     }
     // Nor is what a link can send.
     let by_link = "/graphql?query=mutation%7Bedit%7D";
-    assert_eq!(node.text(to(Method::GET, by_link, &[("authorization", bearer.as_str())], "")).await.0, 404);
+    assert_eq!(node.text(to(Method::GET, by_link, &[("authorization", bearer.as_str())], "")).await.0, 405);
 }
 
 #[tokio::test]

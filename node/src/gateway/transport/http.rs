@@ -2,7 +2,7 @@
 //!
 //! Who asks is settled before the body is read. What can be said with a status is (401, 413, 415, 429, 503); what is
 //! wrong with the operation itself is 200 for `application/json` and 400 for `application/graphql-response+json`, as
-//! GraphQL over HTTP has it. Subscriptions need a stream or a socket.
+//! GraphQL over HTTP has it. Subscriptions need a socket, or a client that takes a stream, be it not what it likes best.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use async_graphql::parser::types::OperationType;
 use async_graphql::{Executor, Response as Answer};
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use mille_shared::{ClientId, ErrorCode, LimitName, UserId};
 use tracing::Instrument as _;
@@ -55,6 +55,7 @@ async fn answer_as<E: Executor>(
 ) -> Result<Response, ApiError> {
     let token = BearerToken::from_authorization(request.headers());
     let introduction = Introduction::of(&request);
+    let streamed_after = takes_event_stream(request.headers()).then(|| sse::resume_after(request.headers()));
     let session = recognised(transport, token, request.headers(), introduction, Via::Http).await?;
     transport.quotas.begin_operation(&session.identity().user_id).await?;
     let request = match received(transport, request, &session.identity().user_id).await? {
@@ -69,7 +70,8 @@ async fn answer_as<E: Executor>(
     };
     if operation.kind == OperationType::Subscription {
         let message = "a subscription needs a WebSocket or `Accept: text/event-stream`";
-        return Err(ApiError::new(ErrorCode::ValidationFailed, message));
+        let after = streamed_after.ok_or_else(|| ApiError::new(ErrorCode::ValidationFailed, message))?;
+        return sse::stream_instead(transport, &session, operation, after).await;
     }
     let must_be_told = operation.kind == OperationType::Mutation;
     let limited = |_: &ApiError| transport.observer.limited(LimitName::AnswerBytesInFlight);
@@ -90,9 +92,15 @@ async fn answer_as<E: Executor>(
     Ok(headed(format, &answer, body.inspect_err(limited)?))
 }
 
-/// `GET /graphql` of a browser: the GraphiQL page, if the node shows it.
+/// `GET /graphql` of a browser: the GraphiQL page, if the node shows it. Whoever brings an operation takes no page for an answer.
 #[must_use]
-pub fn graphiql(dev: bool) -> Response {
+pub fn graphiql(uri: &Uri, dev: bool) -> Response {
+    let mut parameters = uri.query().unwrap_or_default().split('&');
+    if parameters.any(|parameter| parameter.split('=').next() == Some("query")) {
+        let why = "an operation comes by POST; a GET is answered with `Accept: text/event-stream` only";
+        let refusal = told(StatusCode::METHOD_NOT_ALLOWED, why);
+        return ([(header::ALLOW, "POST")], refusal).into_response();
+    }
     if !dev {
         let text = "This is a GraphQL endpoint: POST a query, or open a WebSocket.\n";
         return (StatusCode::NOT_FOUND, text).into_response();
@@ -192,7 +200,7 @@ impl Format {
     pub(super) fn accepted(headers: &HeaderMap) -> Option<Self> {
         let mut best: Option<(f32, Self)> = None;
         let mut any = false;
-        for entry in headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')) {
+        for entry in accepted(headers) {
             any = true;
             let format = match media_type(entry).to_ascii_lowercase().as_str() {
                 "application/graphql-response+json" => Self::GraphqlResponse,
@@ -208,6 +216,15 @@ impl Format {
         }
         if any { best.map(|(_, format)| format) } else { Some(Self::Json) }
     }
+}
+
+/// Whether the client takes an event stream, be it not what it likes best.
+pub fn takes_event_stream(headers: &HeaderMap) -> bool {
+    accepted(headers).any(|entry| media_type(entry).eq_ignore_ascii_case("text/event-stream") && weight(entry) > 0.0)
+}
+
+fn accepted(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','))
 }
 
 fn weight(entry: &str) -> f32 {

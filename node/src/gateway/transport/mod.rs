@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use bodies::BodyRoom;
 pub(super) use ending::Unreadable;
 pub use frames::Dialect;
-pub use http::{answer, graphiql};
+pub use http::{answer, graphiql, takes_event_stream};
 use mille_shared::{LimitName, limits};
 pub use request::Documents;
 pub(super) use request::Operation;

@@ -34,7 +34,7 @@ use super::session::{EventRevision, ResumeAfter, Session, Via};
 use super::{Dialect, Transport, TransportObserver};
 use crate::clock;
 use crate::drain::{Farewell, Phase};
-use crate::gateway::auth::{BearerToken, RevocationWatch, TokenRefused};
+use crate::gateway::auth::{BearerToken, Identity, RevocationWatch, TokenRefused};
 use crate::gateway::errors::{ApiError, Readable, complete_errors};
 use crate::gateway::fanout::Outlet;
 use crate::gateway::strangers::Introduction;
@@ -57,10 +57,26 @@ pub async fn stream<E: Executor>(State(transport): State<Transport<E>>, request:
         Ok::<_, ApiError>((caller, received(&transport, request, &user).await?))
     };
     match body.await {
-        Ok((caller, Ok(request))) => streamed(&transport, caller, request, &headers, true),
+        Ok((caller, Ok(request))) => {
+            streamed(&transport, caller, request.prepare(&transport.documents), resume_after(&headers), true)
+        }
         Ok((_, Err(response))) => response,
         Err(refusal) => refusal.into_response(),
     }
+}
+
+/// The stream of a subscription that came where one answer is given, from a client that takes either. `caller` is whoever was
+/// let in to be answered.
+pub(super) async fn stream_instead<E: Executor>(
+    transport: &Transport<E>,
+    caller: &Session,
+    operation: Operation,
+    after: ResumeAfter,
+) -> Result<Response, ApiError> {
+    let (identity, client_id) = (Identity::clone(&caller.identity()), caller.client_id().clone());
+    let place = transport.quotas.connection(&identity.user_id).await?;
+    let session = Arc::new(Session::new(identity, client_id, Via::EventStream, transport.authenticator.clone()));
+    Ok(streamed(transport, Caller { session, place }, Ok(operation), after, true))
 }
 
 /// Who asks for a stream, and their place while it lasts.
@@ -115,14 +131,14 @@ pub async fn stream_by_query<E: Executor>(State(transport): State<Transport<E>>,
         variables,
         extensions: None,
     };
-    streamed(&transport, caller, operation, request.headers(), false)
+    streamed(&transport, caller, operation.prepare(&transport.documents), resume_after(request.headers()), false)
 }
 
 fn streamed<E: Executor>(
     transport: &Transport<E>,
     Caller { session, place }: Caller,
-    request: OperationRequest,
-    headers: &HeaderMap,
+    operation: Result<Operation, ApiError>,
+    after: ResumeAfter,
     may_change: bool,
 ) -> Response {
     // Watched first, asked then, so that no revocation falls in between.
@@ -133,7 +149,7 @@ fn streamed<E: Executor>(
     let revision = EventRevision::default();
     // A query or mutation is answered, and over with that.
     let mut farewell = std::future::pending().boxed();
-    let source = match request.prepare(&transport.documents) {
+    let source = match operation {
         Ok(operation) if operation.kind == OperationType::Mutation && !may_change => {
             let refusal = ApiError::new(ErrorCode::ValidationFailed, "a mutation must be sent with POST");
             Source::One(one(refusal.to_response()))
@@ -143,8 +159,7 @@ fn streamed<E: Executor>(
             return refusal.retry_after(Duration::from_secs(1)).into_response();
         }
         Ok(mut operation) => {
-            operation.request =
-                operation.request.data(Arc::clone(&session)).data(resume_after(headers)).data(revision.clone());
+            operation.request = operation.request.data(Arc::clone(&session)).data(after).data(revision.clone());
             if operation.kind == OperationType::Subscription {
                 farewell = transport.drain.farewell().boxed();
                 Source::Many(subscribed(transport, operation, Arc::clone(&session)))
@@ -193,7 +208,7 @@ fn subscribed<E: Executor>(transport: &Transport<E>, operation: Operation, sessi
     operations
 }
 
-fn resume_after(headers: &HeaderMap) -> ResumeAfter {
+pub(super) fn resume_after(headers: &HeaderMap) -> ResumeAfter {
     let shown = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     ResumeAfter(shown.filter(|text| !text.is_empty()).map(str::to_owned))
 }
