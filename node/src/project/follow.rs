@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::command::{AttachRequest, Attached, Audience, Backlog, Pace, PlanEvent, Queued, Rejection};
 use super::handle::ProjectHandle;
-use super::past::Past;
+use super::past::{Past, Taken};
 use super::registry::OpenError;
 use super::replay::LogReplay;
 use crate::metrics::LearntAt;
@@ -143,8 +143,8 @@ enum Ahead {
     Events(VecDeque<PlanEvent>),
     /// The changes of a past that is shared with others, of which there is at least one more, and then these events.
     Past { past: Arc<Past>, next: usize, then: VecDeque<PlanEvent> },
-    /// The changes that a replay reads from the log. The page was read last.
-    Log { replay: Box<LogReplay>, page: VecDeque<Arc<Applied>> },
+    /// The changes that a replay reads from the log, once it has its turn. The page was read last.
+    Log { replay: Box<LogReplay>, page: VecDeque<Arc<Applied>>, turn: Option<Taken> },
 }
 
 impl Default for Ahead {
@@ -184,7 +184,7 @@ impl Ahead {
                 }
                 applied.map(PlanEvent::Changed)
             }
-            Self::Log { replay, page } => {
+            Self::Log { replay, page, .. } => {
                 let applied = page.pop_front();
                 if page.is_empty() && replay.is_done() {
                     *self = Self::default();
@@ -355,7 +355,13 @@ impl Following {
                 Telling { event: PlanEvent::MembersChanged, learnt: None, fan_out: None }
             } else if let Some(event) = self.ahead.pop() {
                 Telling { event, learnt: None, fan_out: None }
-            } else if let Ahead::Log { replay, page } = &mut self.ahead {
+            } else if let Ahead::Log { turn: turn @ None, .. } = &mut self.ahead {
+                *turn = self.project.projects.past_room().listener().await;
+                if turn.is_none() {
+                    self.begin_anew("too many read the past of plans at the time");
+                }
+                continue;
+            } else if let Ahead::Log { replay, page, .. } = &mut self.ahead {
                 match replay.next_page().await {
                     Ok(changes) if changes.is_empty() => self.ahead = Ahead::default(),
                     Ok(changes) => {
@@ -462,7 +468,7 @@ impl Following {
                 At::Place(Place { revision, known }) => {
                     let backend = self.project.projects.backend().clone();
                     let replay = LogReplay::new(backend, self.plan, revision, until).behind(known);
-                    Ahead::Log { replay: Box::new(replay), page: VecDeque::new() }
+                    Ahead::Log { replay: Box::new(replay), page: VecDeque::new(), turn: None }
                 }
                 At::Start(_) => Ahead::default(),
             },

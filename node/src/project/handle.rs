@@ -137,8 +137,8 @@ impl ProjectHandle {
     /// [`Rejection::Unavailable`] if the log does not answer within seconds, or too many ask for plans of the past.
     pub async fn read_at(&self, plan: PlanId, revision: Revision) -> Result<Option<Arc<Plan>>, Rejection> {
         let reading = async {
-            // Each reader holds a whole plan. The semaphore is never closed, and the timeout bounds the wait.
-            let _turn = self.projects.past_plans().acquire().await;
+            // Each reader holds a whole plan; the timeout bounds the wait.
+            let _turn = self.projects.past_room().plan().await;
             replay::plan_at(self.projects.backend().clone(), plan, revision).await
         };
         match timeout(READ_AT_PATIENCE, reading).await {

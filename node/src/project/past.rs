@@ -2,8 +2,9 @@
 //!
 //! After a node's death, or a break in the network, many listeners ask for much the same changes, older than memory. One
 //! job reads them from the log, from the oldest place asked for up to our head, and all are told from what it read. It is
-//! kept for a moment, for those who come a little later. What is too large to be held is not shared: each then reads its
-//! own, page by page.
+//! kept for a moment, for those who come a little later, and for as long as somebody reads it slowly. What is too large to be
+//! held is not shared: each then reads its own, page by page. How much of the past a node holds in all is bounded by its
+//! [`PastRoom`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use mille_core::Applied;
 use mille_core::replay::Unreachable;
 use mille_shared::log::Head;
 use mille_shared::{PlanId, Revision};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::replay::{LogReplay, ReplayError};
 use crate::backend::Backend;
@@ -23,11 +26,57 @@ const BYTES_MAX: usize = 40 * 1024 * 1024;
 /// How long it is kept after it was read.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(5);
 
+/// KiB of all pasts that a node shares among listeners. What is more is not shared.
+const SHARED_KIB_MAX: usize = 256 * 1024;
+/// Listeners of a node that read their own past at a time; each holds a plan and a page. Who gets no turn is given a SNAPSHOT.
+const LISTENERS_MAX: usize = 16;
+/// How long a listener waits for its turn.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
+/// Plans of the past that a node holds at once, for those who repeat an operation.
+const PLANS_MAX: usize = 4;
+
+/// Room for the past that a node holds for whoever asks for it, over all plans. Cheap to clone. The semaphores are never closed.
+#[derive(Clone)]
+pub(super) struct PastRoom {
+    shared_kib: Arc<Semaphore>,
+    listeners: Arc<Semaphore>,
+    plans: Arc<Semaphore>,
+}
+
+/// Room that is taken until this is dropped.
+pub(super) type Taken = OwnedSemaphorePermit;
+
+impl PastRoom {
+    pub(super) fn new() -> Self {
+        let [shared_kib, listeners, plans] =
+            [SHARED_KIB_MAX, LISTENERS_MAX, PLANS_MAX].map(|room| Arc::new(Semaphore::new(room)));
+        Self { shared_kib, listeners, plans }
+    }
+
+    /// Room for so many bytes that are shared, if there is so much.
+    pub(super) fn share(&self, bytes: usize) -> Option<Taken> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        Arc::clone(&self.shared_kib).try_acquire_many_owned(kib).ok()
+    }
+
+    /// A listener's turn to read its own past; `None` if others did not make room in time.
+    pub(super) async fn listener(&self) -> Option<Taken> {
+        timeout(TURN_PATIENCE, Arc::clone(&self.listeners).acquire_owned()).await.ok()?.ok()
+    }
+
+    /// The turn of somebody who holds a plan of the past; waits until there is room.
+    pub(super) async fn plan(&self) -> Option<Taken> {
+        Arc::clone(&self.plans).acquire_owned().await.ok()
+    }
+}
+
 /// Changes that follow each other without a hole.
 #[derive(Debug)]
 pub(super) struct Past {
     after: Revision,
     changes: Vec<Arc<Applied>>,
+    /// One for each page.
+    _room: Vec<Taken>,
 }
 
 impl Past {
@@ -36,23 +85,25 @@ impl Past {
     /// # Errors
     /// [`ReplayError`] as when it is read for one; [`Unreachable`] also if it is too large to be shared.
     pub(super) async fn read(
+        room: PastRoom,
         backend: Backend,
         plan: PlanId,
         after: Revision,
         until: Revision,
     ) -> Result<Self, ReplayError> {
         let mut replay = LogReplay::new(backend, plan, after, until);
-        let (mut changes, mut bytes) = (Vec::new(), 0);
+        let (mut changes, mut bytes, mut taken) = (Vec::new(), 0, Vec::new());
         loop {
             let page = replay.next_page().await?;
             if page.is_empty() {
-                return Ok(Self { after, changes });
+                return Ok(Self { after, changes, _room: taken });
             }
-            bytes += page.iter().map(|applied| applied.weight_bytes()).sum::<usize>();
+            let page_bytes = page.iter().map(|applied| applied.weight_bytes()).sum();
+            bytes += page_bytes;
             changes.extend(page);
-            if changes.len() > CHANGES_MAX || bytes > BYTES_MAX {
-                return Err(Unreachable { after }.into());
-            }
+            let is_too_large = changes.len() > CHANGES_MAX || bytes > BYTES_MAX;
+            let room = room.share(page_bytes).filter(|_| !is_too_large);
+            taken.push(room.ok_or(Unreachable { after })?);
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::access::{self, Members};
 use super::command::{PlanCommand, Progress, Rejection};
+use super::past::PastRoom;
 use super::store::{self, OpenFailure};
 use crate::backend::{Backend, Channel, Retention, envelope};
 use crate::bridge::{Bridge, FeedSender};
@@ -42,6 +43,8 @@ pub(super) struct PlanContext {
     pub settings: PlanSettings,
     /// What this node's plans remember, this one's among them.
     pub recent: RecentBytes,
+    /// What this node holds of the past.
+    pub past_room: PastRoom,
 }
 
 /// How plans are kept.

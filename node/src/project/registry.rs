@@ -15,8 +15,8 @@ use mille_shared::plan::PlanMetadata;
 use mille_shared::{ClientId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId};
 use parking_lot::Mutex;
 use rand::Rng as _;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ use super::config::ProjectsConfig;
 use super::died::DiedLately;
 use super::guards::{ActorGauge, ForgetOnDrop};
 use super::handle::{self, ProjectHandle};
+use super::past::PastRoom;
 use super::plans::{PlanContext, Plans, RecentBytes};
 use super::presence::{PresencePart, Surroundings};
 use super::reader::Reader;
@@ -54,8 +55,8 @@ struct Inner {
     reader: Reader,
     /// What all plans remember.
     recent: RecentBytes,
-    /// Turns to hold a plan of the past.
-    past_plans: Semaphore,
+    /// What all hold of the past for who asks for it.
+    past_room: PastRoom,
     /// When the last renewal of the tables of who is present began that succeeded.
     tables_renewed: Mutex<Instant>,
     died: DiedLately,
@@ -73,9 +74,6 @@ pub struct Mailboxes {
     /// Commands in the fullest mailbox.
     pub fullest: usize,
 }
-
-/// Plans of the past that a node holds at once, for those who repeat an operation.
-const PAST_PLANS_MAX: usize = 4;
 
 /// Numbers that are tried for a new plan, each twice as far ahead as the one before: a million may be taken.
 const PLAN_NUMBERS_MAX: u32 = 20;
@@ -117,11 +115,11 @@ impl Projects {
         let held = config.metrics.plans.recent_changes_bytes.clone();
         let recent = RecentBytes::at_most(config.plans.recent_bytes_max, held);
         let reader = Reader::start(Arc::clone(&config.backend.directory), &tasks, stop.clone());
-        let past_plans = Semaphore::new(PAST_PLANS_MAX);
+        let past_room = PastRoom::new();
         let slots = Slots::new(|handle: &ProjectHandle| !handle.is_served());
         let tables_renewed = Mutex::new(Instant::now());
         let died = DiedLately::new(config.presence.table_ttl);
-        Self { inner: Arc::new(Inner { config, slots, reader, recent, past_plans, tables_renewed, died, tasks, stop }) }
+        Self { inner: Arc::new(Inner { config, slots, reader, recent, past_room, tables_renewed, died, tasks, stop }) }
     }
 
     /// Lets a user in who has at least the role `needed`.
@@ -260,9 +258,9 @@ impl Projects {
         &self.inner.config.backend
     }
 
-    /// Turns to hold a plan of the past.
-    pub(super) fn past_plans(&self) -> &Semaphore {
-        &self.inner.past_plans
+    /// Room for the past.
+    pub(super) fn past_room(&self) -> &PastRoom {
+        &self.inner.past_room
     }
 
     /// This node.
@@ -422,6 +420,7 @@ impl Projects {
             metrics: Arc::clone(metrics),
             settings: *plans,
             recent: self.inner.recent.clone(),
+            past_room: self.inner.past_room.clone(),
         };
         let present = Arc::new(AtomicUsize::new(0));
         let around = Surroundings {

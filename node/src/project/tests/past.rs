@@ -1,5 +1,7 @@
 //! What is answered to who asks for a part of a plan's past.
 
+use futures_util::FutureExt as _;
+
 use super::*;
 
 /// A change with as large a text as a plan's description may be.
@@ -26,6 +28,46 @@ async fn an_answer_with_large_changes_ends_early_and_says_that_there_are_more() 
     assert!(!rest.has_more);
     let told: Vec<_> = page.changes.iter().chain(&rest.changes).map(|applied| applied.revision().seq).collect();
     assert_eq!(told, (1..=CHANGES as u64).collect::<Vec<_>>());
+    one.stop().await;
+    two.stop().await;
+}
+
+/// What somebody is told first who comes back with this number.
+async fn first_told(project: &ProjectHandle, plan: PlanId, seq: u64) -> Result<u64, &'static str> {
+    let epoch = project.read(plan).await.expect("a plan").revision().epoch;
+    let start = Start::After(Revision { epoch, seq });
+    let mut back = project.follow(plan, &ada(), start, false).await.expect("follow");
+    match back.next().await.expect("an event") {
+        PlanEvent::Changed(applied) => Ok(applied.revision().seq),
+        PlanEvent::Snapshot { reason, .. } => Err(reason),
+        other => panic!("a change or a plan, not {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_holds_of_the_past_has_a_bound() {
+    let (one, two, here, _, plan) = pair().await;
+    rename_often(&here, plan, "n", limits::RING_CHANGES_MAX + 200).await;
+    let room = one.projects.past_room();
+    let shared = || std::iter::from_fn(|| room.share(1_000_000)).collect::<Vec<_>>();
+    let all = shared().len();
+
+    // One past that somebody reads slowly, and one that another reads alone since there is no room to share it.
+    let epoch = here.read(plan).await.expect("a plan").revision().epoch;
+    let start = Start::After(Revision { epoch, seq: 9 });
+    let slow = here.follow(plan, &ada(), start, false).await.expect("follow");
+    assert!(slow.has_at_hand() && shared().len() < all, "it takes room");
+    let others = shared();
+    assert_eq!(first_told(&here, plan, 5).await, Ok(6));
+
+    let turns: Vec<_> = std::iter::from_fn(|| room.listener().now_or_never().flatten()).collect();
+    let refused = first_told(&here, plan, 4).await.expect_err("there is neither room nor a turn");
+    assert_eq!(refused, "too many read the past of plans at the time");
+    drop(turns);
+    assert_eq!(first_told(&here, plan, 4).await, Ok(5));
+
+    drop((others, slow));
+    eventually("nobody reads it any more", async || shared().len() == all).await;
     one.stop().await;
     two.stop().await;
 }

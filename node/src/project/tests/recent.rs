@@ -1,5 +1,7 @@
 //! What the plans of a node remember together, and what is read where they do not.
 
+use futures_util::FutureExt as _;
+
 use super::*;
 
 /// Changes of a plan here.
@@ -74,9 +76,7 @@ async fn a_repeat_whose_first_result_can_not_be_read_now_is_told_to_come_again()
     assert!(matches!(here.read_at(plan, first.revision).await, Err(Rejection::Unavailable)));
 
     one.log.is_unreadable.store(false, Ordering::Relaxed);
-    let turns = one.projects.past_plans();
-    let others =
-        turns.acquire_many(u32::try_from(turns.available_permits()).expect("few")).await.expect("never closed");
+    let others: Vec<_> = std::iter::from_fn(|| one.projects.past_room().plan().now_or_never()).collect();
     assert!(
         matches!(here.read_at(plan, first.revision).await, Err(Rejection::Unavailable)),
         "others hold plans of the past"

@@ -157,8 +157,9 @@ impl OpenPlan {
         let places = self.past.waiting.iter().filter_map(|(request, _)| request.start.place());
         let Some(after) = places.min().filter(|_| self.past.reading_after.is_none()) else { return };
         self.past.reading_after = Some(after);
-        let (plan, backend, until) = (self.id, self.context.backend.clone(), self.replica.plan().revision());
-        self.spawn(jobs, async move { Done::Past(Past::read(backend, plan, after, until).await) });
+        let (plan, room, backend) = (self.id, self.context.past_room.clone(), self.context.backend.clone());
+        let until = self.replica.plan().revision();
+        self.spawn(jobs, async move { Done::Past(Past::read(room, backend, plan, after, until).await) });
     }
 
     /// Serves those who waited: from what was read, or each by itself where that does not serve.
