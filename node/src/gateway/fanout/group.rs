@@ -4,31 +4,26 @@
 //! then on is an entry in the group's list. A group's task runs while it has subscribers. It alone knows how far the group is,
 //! so that joining needs no lock: who joins waits in line until the task comes by, between two walks.
 
-use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, Stream, stream};
-use mille_shared::log::Head;
 use mille_shared::{PlanId, UserId};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::outlet::{Delivery, Outlet};
+use super::press::Press;
 use super::render::{Rendered, Renderer, Rendering};
 use super::walk::Walker;
 use super::{Common, Deposit};
 use crate::gateway::transport::Session;
-use crate::pressure::Backlog;
 use crate::project::{Ended, Following, Members, Place, PlanEvent, ProjectHandle};
 
-/// Answers that are kept for those who catch up, and their bytes. Beyond it the oldest go, and are made again; the newest stays.
-const MADE_MAX: usize = 16_384;
-const MADE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// How long they are kept after the last has caught up.
+/// How long what was made is kept for those who catch up, after the last of them.
 const MADE_FOR: Duration = Duration::from_secs(1);
 
 /// What stands before an answer in its frame lies where its subscriber does, which each walk reads, if the operation's id is not
@@ -40,32 +35,14 @@ pub struct Group {
     project: Mutex<ProjectHandle>,
     pub(super) plan: PlanId,
     pub(super) common: Arc<Common>,
-    press: Mutex<Press>,
+    press: Press,
     /// The execution failed, and may be over: nobody new comes.
     is_broken: AtomicBool,
-    /// Subscriptions that catch up alone.
-    alone: AtomicUsize,
     line: Mutex<Line>,
     /// Subscribers that left since the task last looked.
     pub(super) left: AtomicUsize,
     /// For the task: somebody joined or left.
     pub(super) news: Notify,
-}
-
-/// The execution, and what it made for those who catch up.
-struct Press {
-    renderer: Renderer,
-    made: HashMap<Made, Arc<Rendered>>,
-    order: VecDeque<Made>,
-    /// Counts what is kept with what waits for sockets: it is there for those who are slow.
-    kept: Backlog,
-}
-
-/// An event, as far as what it comes to goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Made {
-    Change(Head),
-    Snapshot(Head, &'static str),
 }
 
 #[derive(Default)]
@@ -102,14 +79,12 @@ impl Group {
         let (project, plan) = (deposit.following.project().clone(), deposit.plan);
         let renderer = Renderer::new(project.id(), plan, rendering);
         let kept = project.metrics().pressure.backlog();
-        let press = Press { renderer, made: HashMap::new(), order: VecDeque::new(), kept };
         Arc::new(Self {
             project: Mutex::new(project),
             plan,
             common,
             is_broken: AtomicBool::new(false),
-            press: Mutex::new(press),
-            alone: AtomicUsize::new(0),
+            press: Press::new(renderer, kept),
             line: Mutex::default(),
             left: AtomicUsize::new(0),
             news: Notify::new(),
@@ -183,46 +158,12 @@ impl Group {
     }
 
     /// What an event comes to. `None`: nothing that is shown.
-    pub(super) fn render(&self, event: &PlanEvent) -> Option<Arc<Rendered>> {
-        let made = match event {
-            PlanEvent::Changed(applied) => Made::Change(applied.head),
-            PlanEvent::Snapshot { plan, reason } => Made::Snapshot(plan.head(), reason),
-            PlanEvent::Progress(_) | PlanEvent::MembersChanged => return None,
+    pub(super) async fn render(&self, event: &PlanEvent) -> Option<Arc<Rendered>> {
+        let note = |rendered: &Rendered| {
+            self.project.lock().metrics().plans.fan_out_executions.increment(1);
+            self.is_broken.fetch_or(rendered.failure.is_some(), Ordering::Relaxed);
         };
-        let (Made::Change(head) | Made::Snapshot(head, _)) = made;
-        let mut press = self.press.lock();
-        if let Some(rendered) = press.made.get(&made) {
-            return Some(Arc::clone(rendered));
-        }
-        let rendered = Arc::new(press.renderer.render(event.clone(), head));
-        self.project.lock().metrics().plans.fan_out_executions.increment(1);
-        self.is_broken.fetch_or(rendered.failure.is_some(), Ordering::Relaxed);
-        if self.alone.load(Ordering::Relaxed) > 0 {
-            press.keep(made, Arc::clone(&rendered));
-        }
-        Some(rendered)
-    }
-
-    /// Forgets what was made, unless somebody catches up again.
-    fn forget_made(&self) {
-        let mut press = self.press.lock();
-        if self.alone.load(Ordering::Relaxed) == 0 {
-            (press.made, press.order) = (HashMap::new(), VecDeque::new());
-            press.kept.set(0, 0);
-        }
-    }
-}
-
-impl Press {
-    fn keep(&mut self, made: Made, rendered: Arc<Rendered>) {
-        self.kept.add(rendered.bytes());
-        self.made.insert(made, rendered);
-        self.order.push_back(made);
-        // The newest is kept however large it is: it would be made anew for everybody else.
-        while self.order.len() > MADE_MAX || self.order.len() > 1 && self.kept.bytes() > MADE_BYTES_MAX {
-            let Some(oldest) = self.order.pop_front().and_then(|oldest| self.made.remove(&oldest)) else { return };
-            self.kept.remove(oldest.bytes());
-        }
+        self.press.render(event, note).await
     }
 }
 
@@ -253,7 +194,7 @@ pub fn alone(group: Arc<Group>, following: Following) -> impl Stream<Item = Alon
                 Ok(telling) => telling,
                 Err(ended) => return Some((Alone::Ended(ended), None)),
             };
-            if let Some(rendered) = company.0.render(&telling.event) {
+            if let Some(rendered) = company.0.render(&telling.event).await {
                 let delivery = Delivery { rendered, learnt: telling.learnt, _fan_out: telling.fan_out };
                 return Some((Alone::Told(Arc::new(delivery)), Some((following, company))));
             }
@@ -266,21 +207,21 @@ struct Company(Arc<Group>);
 
 impl Company {
     fn begin(group: Arc<Group>) -> Self {
-        group.alone.fetch_add(1, Ordering::Relaxed);
+        group.press.begin_alone();
         Self(group)
     }
 }
 
 impl Drop for Company {
     fn drop(&mut self) {
-        if self.0.alone.fetch_sub(1, Ordering::Relaxed) > 1 {
+        if !self.0.press.end_alone() {
             return;
         }
         // Who opens a plan together with others comes in waves, one when the last is through.
         let group = Arc::downgrade(&self.0);
         let forgetting = async move {
             tokio::time::sleep(MADE_FOR).await;
-            group.upgrade().into_iter().for_each(|group| group.forget_made());
+            group.upgrade().into_iter().for_each(|group| group.press.forget_made());
         };
         // Without a runtime the process ends.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -1,11 +1,12 @@
 //! Telling many the same: one execution per event and group, one walk over the sockets.
 //!
 //! Subscriptions that ask the same of a plan differ in nothing but the operation's id and where they begin. So each begins
-//! alone ([`alone`]) and then joins its [`Group`], which executes the selection once per event ([`render`]), and writes it to
-//! every socket that keeps up ([`walk`]); who does not is told by way of a bounded queue ([`outlet`]).
+//! alone ([`alone`]) and then joins its [`Group`], which executes the selection ([`render`]) once per event ([`press`]), and
+//! writes it to every socket that keeps up ([`walk`]); who does not is told by way of a bounded queue ([`outlet`]).
 
 mod group;
 mod outlet;
+mod press;
 mod render;
 mod selection;
 mod walk;

@@ -88,8 +88,8 @@ impl RenderFeed {
 /// Starts the execution of a selection over a feed.
 pub type Execution = Box<dyn FnOnce(RenderFeed) -> BoxStream<'static, Response> + Send>;
 
-/// Writes what an event comes to, as JSON. `None`: nothing.
-pub type Writer = Box<dyn Fn(PlanEvent) -> Option<serde_json::Result<Vec<u8>>> + Send>;
+/// Writes what an event comes to, as JSON. `None`: nothing. Several events may be written at a time.
+pub type Writer = Box<dyn Fn(PlanEvent) -> Option<serde_json::Result<Vec<u8>>> + Send + Sync>;
 
 /// How a selection comes to its answers.
 pub enum Rendering {
@@ -102,7 +102,8 @@ pub enum Rendering {
 /// What makes the answers of a group.
 pub(super) enum Renderer {
     Writer(Writer),
-    Run(Run),
+    /// Nobody waits for the lock: see [`Self::is_one_by_one`].
+    Run(Mutex<Run>),
 }
 
 /// An execution that is under way.
@@ -129,13 +130,19 @@ impl Renderer {
             Rendering::Written(write) => Self::Writer(write),
             Rendering::Executed(execution) => {
                 let feed = RenderFeed::new(project, plan);
-                Self::Run(Run { responses: execution(feed.clone()), feed, woken: Arc::default(), is_over: false })
+                let responses = execution(feed.clone());
+                Self::Run(Mutex::new(Run { responses, feed, woken: Arc::default(), is_over: false }))
             }
         }
     }
 
+    /// Whether an event is only to be rendered when no other is.
+    pub(super) fn is_one_by_one(&self) -> bool {
+        matches!(self, Self::Run(_))
+    }
+
     /// What an event that leads to `head` comes to.
-    pub(super) fn render(&mut self, event: PlanEvent, head: Head) -> Rendered {
+    pub(super) fn render(&self, event: PlanEvent, head: Head) -> Rendered {
         let mut rendered = Rendered {
             head,
             is_change: matches!(event, PlanEvent::Changed(_)),
@@ -149,7 +156,7 @@ impl Renderer {
                 // A mistake of ours, which the panic hook has told.
                 Ok(Some(Err(_))) | Err(_) => rendered.failure = Some(broken()),
             },
-            Self::Run(run) => run.render(event, &mut rendered),
+            Self::Run(run) => run.lock().render(event, &mut rendered),
         }
         rendered
     }

@@ -76,14 +76,14 @@ impl Walker {
         loop {
             let Some(told) = self.wait(&group, &mut following).await else { return };
             group.note_handle(following.project());
-            let mut over = self.take(told);
+            let mut over = self.take(told).await;
             let not_before = self.walked + self.pace.get();
             if over.is_none() && Instant::now() < not_before {
                 tokio::time::sleep_until(not_before).await;
             }
             while over.is_none() && self.has_room() && following.has_at_hand() {
                 let Some(told) = following.tell().now_or_never() else { break };
-                over = self.take(told);
+                over = self.take(told).await;
             }
             self.check_rights();
             self.walk().await;
@@ -124,12 +124,12 @@ impl Walker {
     }
 
     /// Takes note of what is told. Answers why nothing more will be.
-    fn take(&mut self, told: Result<Telling, Ended>) -> Option<Ended> {
+    async fn take(&mut self, told: Result<Telling, Ended>) -> Option<Ended> {
         let Telling { event, learnt, fan_out } = match told {
             Ok(telling) => telling,
             Err(ended) => return Some(ended),
         };
-        if let Some(rendered) = self.group.render(&event) {
+        if let Some(rendered) = self.group.render(&event).await {
             self.bytes += rendered.bytes();
             self.deliveries.push(Arc::new(Delivery { rendered, learnt, _fan_out: fan_out }));
         }
