@@ -90,8 +90,8 @@ impl Subscription {
         #[graphql(desc = "The last revision the client has.")] after: Option<String>,
     ) -> Result<impl Stream<Item = Result<NodeExecutionStatusEvent, ApiError>> + use<>, ApiError> {
         let (access, plan) = guard::plan(ctx, project_id, plan_id, Role::Viewer).await?;
-        let following = follow(ctx, &access, plan, start(ctx, after, Start::Next)?, true).await?;
-        Ok(mark(ctx, statuses(access, plan, following)))
+        let following = access.project.follow(plan, &access.user_id, start(ctx, after, Start::Next)?, true).await?;
+        Ok(mark(ctx, statuses(plan, noting(ctx, following))))
     }
 
     /// Who comes and goes, where their cursors are on the plan's canvas, and what happens to plan nodes and edges. Begins
@@ -103,8 +103,8 @@ impl Subscription {
         #[graphql(desc = "The plan.")] plan_id: String,
     ) -> Result<impl Stream<Item = Result<CollaborationEvent, ApiError>> + use<>, ApiError> {
         let (access, plan) = guard::plan_alone(ctx, &plan_id, Role::Viewer).await?;
-        let events = follow(ctx, &access, plan, Start::Next, false).await?;
-        let changes = tell(events, move |event| CollaborationEvent::of_plan(plan, event));
+        let following = access.project.follow(plan, &access.user_id, Start::Next, false).await?;
+        let changes = tell(events(ctx, following), move |event| CollaborationEvent::of_plan(plan, event));
         let changes = changes.map(|told| told.map(|(event, _)| event));
         Ok(until_error(stream::select(people(&access, plan).await?, changes)))
     }
@@ -122,19 +122,13 @@ fn start(ctx: &Context<'_>, after: Option<String>, otherwise: Start) -> Result<S
 
 type PlanEvents = BoxStream<'static, Result<PlanEvent, ApiError>>;
 
-/// A plan's events, until the error that ends them.
-async fn follow(
-    ctx: &Context<'_>,
-    access: &Access,
-    plan: PlanId,
-    start: Start,
-    wants_progress: bool,
-) -> Result<PlanEvents, ApiError> {
-    Ok(events(ctx, access.project.follow(plan, &access.user_id, start, wants_progress).await?))
+/// Notes when what is told was learnt, if somebody wants to know.
+fn noting(ctx: &Context<'_>, following: Following) -> Following {
+    following.noting(ctx.data_opt::<LearntAt>().cloned().unwrap_or_default())
 }
 
+/// A plan's events, until the error that ends them.
 fn events(ctx: &Context<'_>, following: Following) -> PlanEvents {
-    let following = following.noting(ctx.data_opt::<LearntAt>().cloned().unwrap_or_default());
     let next = |following: Option<Following>| async move {
         let mut following = following?;
         Some(match following.next().await {
@@ -142,7 +136,7 @@ fn events(ctx: &Context<'_>, following: Following) -> PlanEvents {
             Err(ended) => (Err(ended.into()), None),
         })
     };
-    stream::unfold(Some(following), next).boxed()
+    stream::unfold(Some(noting(ctx, following)), next).boxed()
 }
 
 /// A plan's events in a stream's own words: left to those who tell many the same, where there are such, with what writes
@@ -200,26 +194,27 @@ fn tell<T, I: IntoIterator<Item = T>>(
 }
 
 /// A plan's events as states of executions.
-fn statuses(access: Access, plan: PlanId, events: PlanEvents) -> impl Stream<Item = Told<NodeExecutionStatusEvent>> {
-    let teller = StatusTeller::new(access.project.id(), plan);
-    let batches = stream::unfold((events, teller, access), move |(mut events, mut teller, access)| async move {
-        let event = events.next().await?;
-        let batch = match event {
+fn statuses(plan: PlanId, following: Following) -> impl Stream<Item = Told<NodeExecutionStatusEvent>> {
+    let teller = StatusTeller::new(following.project().id(), plan);
+    let batches = stream::unfold(Some((following, teller)), move |state| async move {
+        let (mut following, mut teller) = state?;
+        let batch = match following.next().await {
             Ok(PlanEvent::Changed(applied)) => told(teller.changed(&applied), Some(applied.revision())),
             Ok(PlanEvent::Snapshot { plan, .. }) => told(teller.snapshot(&plan), Some(plan.revision())),
             Ok(PlanEvent::Progress(progress)) => {
-                // A report that can't be shown is not worth the stream: the next one follows.
+                // Asked is who told it: another actor may serve the project since the stream began. A report that can't be
+                // shown is not worth the stream: the next one follows.
                 if !teller.knows(&progress)
-                    && let Ok(now) = access.project.read(plan).await
+                    && let Ok(now) = following.project().read(plan).await
                 {
                     teller.learn(&now);
                 }
                 told(teller.progressed(&progress), None)
             }
             Ok(PlanEvent::MembersChanged) => Vec::new(),
-            Err(error) => vec![Err(error)],
+            Err(ended) => return Some((stream::iter(vec![Err(ended.into())]), None)),
         };
-        Some((stream::iter(batch), (events, teller, access)))
+        Some((stream::iter(batch), Some((following, teller))))
     });
     batches.flatten()
 }
@@ -277,7 +272,83 @@ fn until_error<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use mille_shared::execution::ExecutionState;
+    use mille_shared::operation::{Edit, ExecutionReport, NewNode, Operation};
+    use mille_shared::plan::{NodeMetadata, PlanNodeType, Position};
+    use mille_shared::{ClientId, OperationId, PlanNodeId, RunId, UserId};
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::backend::embedded::Embedded;
+    use crate::clock;
+    use crate::project::Progress;
+    use crate::project::tests::{TestNode, eventually};
+
+    fn operation(id: &str, edits: Vec<Edit>) -> Operation {
+        Operation {
+            id: OperationId::new(id),
+            user_id: UserId::new("ada"),
+            client_id: ClientId::none(),
+            at: clock::now(),
+            expected_revision: None,
+            edits,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_is_told_also_when_another_actor_serves_the_project_since() {
+        let node = TestNode::start(&Embedded::new(), "a").await;
+        let ada = UserId::new("ada");
+        let project = node.projects.create_project("harbour", None, &ada).await.expect("a project").project;
+        let plan = project.plan_id(None).await.expect("a plan");
+        let new = |id: &str| {
+            Edit::AddNode(NewNode {
+                id: PlanNodeId::new(id),
+                node_type: PlanNodeType::DataSourceNode,
+                position: Position { x: 0.0, y: 0.0 },
+                metadata: NodeMetadata { label: id.to_owned(), description: None },
+                config: "{}".into(),
+            })
+        };
+        project.submit(plan, operation("new", vec![new("pier"), new("quay")]), true).await.expect("an edit");
+        let following = project.follow(plan, &ada, Start::Next, true).await.expect("follow");
+        let mut statuses = pin!(statuses(plan, following));
+        for _ in 0..4 {
+            project.fail().await;
+        }
+        eventually("it is given up", async || !project.is_served()).await;
+
+        let again = node.projects.access(project.id(), &ada, Role::Editor).await.expect("access").project;
+        let report = ExecutionReport {
+            id: PlanNodeId::new("quay"),
+            run_id: RunId::new("run"),
+            state: ExecutionState::Processing,
+            message: None,
+            datasource: None,
+            graph: None,
+        };
+        let edit = operation("state", vec![Edit::ReportExecution(report)]);
+        let revision = again.submit(plan, edit, true).await.expect("an edit").revision;
+        let state = timeout(Duration::from_secs(60), statuses.next()).await.expect("a state");
+        assert!(matches!(state, Some(Ok((_, reached))) if reached == Some(revision)));
+        let progress = Progress {
+            node_id: PlanNodeId::new("pier"),
+            run_id: RunId::new("run"),
+            state: ExecutionState::Processing,
+            progress: Some(0.5),
+            message: None,
+            at: clock::now(),
+            revision,
+        };
+        again.report_progress(plan, progress);
+        let told =
+            timeout(Duration::from_secs(60), statuses.next()).await.expect("progress of a plan node not yet heard of");
+        assert!(matches!(told, Some(Ok((_, None)))), "of no change");
+        node.stop().await;
+    }
 
     #[test]
     fn only_the_last_event_of_a_change_leads_to_its_revision() {
