@@ -7,6 +7,7 @@
 
 mod access;
 mod actor;
+mod aside;
 mod command;
 mod config;
 mod died;

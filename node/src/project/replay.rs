@@ -11,6 +11,7 @@ use mille_core::{Applied, Plan, chain};
 use mille_shared::log::ChainHash;
 use mille_shared::{PlanId, Revision, limits};
 
+use super::aside::aside_if_large;
 use super::command::{DeltaPage, Rejection};
 use super::handle::ProjectHandle;
 use crate::backend::{self, Backend, Lane};
@@ -107,7 +108,10 @@ impl LogReplay {
             Some(replay) => replay,
             None => {
                 let base = self.backend.snapshots.load(self.plan, Some(self.base_max), Lane::Replay).await?;
-                self.replay.insert(Replay::new(base.as_ref(), self.after, self.until)?)
+                let bytes = base.as_ref().map_or(0, |base| base.payload.len());
+                let (after, until) = (self.after, self.until);
+                let replay = aside_if_large(bytes, move || Replay::new(base.as_ref(), after, until)).await?;
+                self.replay.insert(replay)
             }
         };
         while !replay.is_done() {

@@ -7,6 +7,7 @@ use mille_core::{Applied, Opened, Plan};
 use mille_shared::log::{CommitOutcome, Head, LogState, Proposal, StoreLife, Terms};
 use mille_shared::{PlanId, ProjectId, limits};
 
+use super::aside::{aside, aside_if_large};
 use crate::backend::{self, Backend, Channel, Lane, Retention};
 use crate::bridge::{Bridge, FeedSender};
 
@@ -85,7 +86,7 @@ async fn load_once(backend: &Backend, id: PlanId) -> Result<Box<Opened>, OpenFai
     let corrupt = |error: ApplyError| OpenFailure::Corrupt(error.to_string());
     let mut opened = match backend.snapshots.load(id, None, Lane::Repair).await? {
         Some(stored) => {
-            let opened = Opened::from_snapshot(&stored);
+            let opened = aside_if_large(stored.payload.len(), move || Opened::from_snapshot(&stored)).await;
             Some(opened.map_err(|error| OpenFailure::Corrupt(error.to_string()))?)
         }
         None => None,
@@ -148,7 +149,8 @@ pub(super) async fn revive(
 ) -> Result<LogState, OpenFailure> {
     owner.check(&backend).await?;
     let changes: Vec<_> = changes.iter().map(|applied| (applied.entry(), applied.operation_key())).collect();
-    Ok(backend.log.revive(owner.plan, plan.to_snapshot(), &changes, known_in.as_ref()).await?)
+    let snapshot = aside(move || plan.to_snapshot()).await;
+    Ok(backend.log.revive(owner.plan, snapshot, &changes, known_in.as_ref()).await?)
 }
 
 /// Where a plan's log ends.
