@@ -137,6 +137,7 @@ mod tests {
             COMMIT,
             CONFIRM,
             REVIVE,
+            NOTE_UNCHANGED,
             SNAPSHOT_STORE,
             SNAPSHOT_LOAD,
             PROJECT_CREATE,
