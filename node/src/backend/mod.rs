@@ -96,8 +96,8 @@ pub trait EventLog: Send + Sync + 'static {
         false
     }
 
-    /// Waits, for as long as is set, until as many of the store's replicas as is set have the entry: the operation's, or
-    /// whichever is there. `false`: they do not, or it is not at that place any more.
+    /// Waits, for as long as is set, until as many of the store's replicas as is set have the entry: that at which the operation
+    /// stands ([`Self::find`]), or whichever is there. `false`: they do not, or it is not at that place any more.
     async fn confirm(&self, _plan: PlanId, _revision: Revision, _key: Option<&OperationKey>) -> Result<bool> {
         Ok(true)
     }

@@ -3,18 +3,13 @@
 //! A plan's text is read and written without awaiting anything, and a large one takes tens of milliseconds. On a thread of the
 //! runtime, sockets and other projects would have to wait for that.
 
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 
 /// Texts of more bytes are read aside. Smaller ones take a few milliseconds at most: going elsewhere would not pay.
 const LARGE_BYTES: usize = 256 * 1024;
-/// Done aside at a time, over all nodes of the process: more would take the cores from the runtime. The rest waits in line.
-static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// Does it aside.
 pub(super) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    // It is never closed.
-    let _turn = TURNS.acquire().await;
     match spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::command::{AttachRequest, Attached, Audience, Backlog, Pace, PlanEvent, Queued, Rejection};
 use super::handle::ProjectHandle;
-use super::past::{Past, Taken};
+use super::past::{Past, TURN_PATIENCE, Taken};
 use super::registry::OpenError;
 use super::replay::LogReplay;
 use crate::metrics::LearntAt;
@@ -143,8 +143,16 @@ enum Ahead {
     Events(VecDeque<PlanEvent>),
     /// The changes of a past that is shared with others, of which there is at least one more, and then these events.
     Past { past: Arc<Past>, next: usize, then: VecDeque<PlanEvent> },
-    /// The changes that a replay reads from the log, once it has its turn. The page was read last.
-    Log { replay: Box<LogReplay>, page: VecDeque<Arc<Applied>>, turn: Option<Taken> },
+    /// The changes that a replay reads from the log, once it is its turn. The page was read last.
+    Log { replay: Box<LogReplay>, page: VecDeque<Arc<Applied>>, turn: Turn },
+}
+
+/// Who reads the log alone takes turns with others.
+enum Turn {
+    /// It is waited for since then.
+    Wanted(Instant),
+    /// It is taken until this is dropped. Who listens for many goes on without one if there is none: of those there are few.
+    Begun { _turn: Option<Taken> },
 }
 
 impl Default for Ahead {
@@ -355,11 +363,8 @@ impl Following {
                 Telling { event: PlanEvent::MembersChanged, learnt: None, fan_out: None }
             } else if let Some(event) = self.ahead.pop() {
                 Telling { event, learnt: None, fan_out: None }
-            } else if let Ahead::Log { turn: turn @ None, .. } = &mut self.ahead {
-                *turn = self.project.projects.past_room().listener().await;
-                if turn.is_none() {
-                    self.begin_anew("too many read the past of plans at the time");
-                }
+            } else if let Ahead::Log { turn: Turn::Wanted(since), .. } = self.ahead {
+                self.take_turn(since).await;
                 continue;
             } else if let Ahead::Log { replay, page, .. } = &mut self.ahead {
                 match replay.next_page().await {
@@ -381,6 +386,17 @@ impl Following {
             if self.advance(&telling.event) {
                 return Ok(telling);
             }
+        }
+    }
+
+    /// Waits a moment for a turn to read the log.
+    async fn take_turn(&mut self, since: Instant) {
+        let taken = self.project.projects.past_room().listener().await;
+        let is_waited_for = taken.is_none() && !self.audience.is_many();
+        if !is_waited_for && let Ahead::Log { turn, .. } = &mut self.ahead {
+            *turn = Turn::Begun { _turn: taken };
+        } else if since.elapsed() >= TURN_PATIENCE {
+            self.begin_anew("too many read the past of plans at the time");
         }
     }
 
@@ -468,7 +484,7 @@ impl Following {
                 At::Place(Place { revision, known }) => {
                     let backend = self.project.projects.backend().clone();
                     let replay = LogReplay::new(backend, self.plan, revision, until).behind(known);
-                    Ahead::Log { replay: Box::new(replay), page: VecDeque::new(), turn: None }
+                    Ahead::Log { replay: Box::new(replay), page: VecDeque::new(), turn: Turn::Wanted(Instant::now()) }
                 }
                 At::Start(_) => Ahead::default(),
             },

@@ -3,8 +3,8 @@
 //! After a node's death, or a break in the network, many listeners ask for much the same changes, older than memory. One
 //! job reads them from the log, from the oldest place asked for up to our head, and all are told from what it read. It is
 //! kept for a moment, for those who come a little later, and for as long as somebody reads it slowly. What is too large to be
-//! held is not shared: each then reads its own, page by page. How much of the past a node holds in all is bounded by its
-//! [`PastRoom`].
+//! held is not shared: each then reads its own, page by page. How much of the past a node's listeners hold in all is bounded
+//! by its [`PastRoom`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,9 @@ const SHARED_KIB_MAX: usize = 256 * 1024;
 /// Listeners of a node that read their own past at a time; each holds a plan and a page. Who gets no turn is given a SNAPSHOT.
 const LISTENERS_MAX: usize = 16;
 /// How long a listener waits for its turn.
-const TURN_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const TURN_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it looks meanwhile whether it may still listen.
+const TURN_LOOK: Duration = Duration::from_millis(500);
 /// Plans of the past that a node holds at once, for those who repeat an operation.
 const PLANS_MAX: usize = 4;
 
@@ -59,9 +61,9 @@ impl PastRoom {
         Arc::clone(&self.shared_kib).try_acquire_many_owned(kib).ok()
     }
 
-    /// A listener's turn to read its own past; `None` if others did not make room in time.
+    /// A listener's turn to read its own past; `None` if others have made no room yet.
     pub(super) async fn listener(&self) -> Option<Taken> {
-        timeout(TURN_PATIENCE, Arc::clone(&self.listeners).acquire_owned()).await.ok()?.ok()
+        timeout(TURN_LOOK, Arc::clone(&self.listeners).acquire_owned()).await.ok()?.ok()
     }
 
     /// The turn of somebody who holds a plan of the past; waits until there is room.
@@ -79,18 +81,35 @@ pub(super) struct Past {
     _room: Vec<Taken>,
 }
 
+/// Why a past is not shared.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotShared {
+    /// As when it is read for one; or it is too large from this place on.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The node holds as much as it may, whichever the place.
+    #[error("there is no room for it")]
+    NoRoom,
+}
+
+impl From<Unreachable> for NotShared {
+    fn from(unreachable: Unreachable) -> Self {
+        Self::Replay(unreachable.into())
+    }
+}
+
 impl Past {
     /// Reads the changes after a place up to another.
     ///
     /// # Errors
-    /// [`ReplayError`] as when it is read for one; [`Unreachable`] also if it is too large to be shared.
+    /// [`NotShared`].
     pub(super) async fn read(
         room: PastRoom,
         backend: Backend,
         plan: PlanId,
         after: Revision,
         until: Revision,
-    ) -> Result<Self, ReplayError> {
+    ) -> Result<Self, NotShared> {
         let mut replay = LogReplay::new(backend, plan, after, until);
         let (mut changes, mut bytes, mut taken) = (Vec::new(), 0, Vec::new());
         loop {
@@ -101,9 +120,10 @@ impl Past {
             let page_bytes = page.iter().map(|applied| applied.weight_bytes()).sum();
             bytes += page_bytes;
             changes.extend(page);
-            let is_too_large = changes.len() > CHANGES_MAX || bytes > BYTES_MAX;
-            let room = room.share(page_bytes).filter(|_| !is_too_large);
-            taken.push(room.ok_or(Unreachable { after })?);
+            if changes.len() > CHANGES_MAX || bytes > BYTES_MAX {
+                return Err(Unreachable { after }.into());
+            }
+            taken.push(room.share(page_bytes).ok_or(NotShared::NoRoom)?);
         }
     }
 

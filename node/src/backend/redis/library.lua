@@ -235,27 +235,36 @@ local function revive(keys, args)
 end
 
 -- keys: log, operations   args: revision, operation key or empty text for any   answers: 1 | 0
--- Whether an operation's entry is there. Writes what stands there already, so that who asks for replicas right after asks for
+-- Whether an operation stands at an entry that is there. Writes what stands there already, so that who asks for replicas right after asks for
 -- those that have this, and all that came before it.
 local function confirm(keys, args)
   local entry = redis.call('XRANGE', keys[1], args[1], args[1])[1]
   if not entry then return 0 end
-  local key = field(entry[2], 'o')
-  if args[2] ~= '' and args[2] ~= key then return 0 end
-  redis.call('HSET', keys[2], key, args[1])
+  if args[2] ~= '' and redis.call('HGET', keys[2], args[2]) ~= args[1] then return 0 end
+  redis.call('HSET', keys[2], field(entry[2], 'o'), args[1])
   return 1
 end
 
 -- Forgets operations that changed nothing, the oldest first, until there are so many at most and the oldest has found
 -- nothing before a place, if there is one.
 local function forget_unchanged(operations, unchanged, most, first)
-  for count = redis.call('XLEN', unchanged), 1, -1 do
-    local noted = redis.call('XRANGE', unchanged, '-', '+', 'COUNT', 1)[1][2]
-    local key, revision = field(noted, 'o'), field(noted, 'r')
-    if count <= most and not (first and before(revision_of(revision), first)) then return end
-    -- It may stand for a change since: one that was lost and is restored.
-    if redis.call('HGET', operations, key) == revision then redis.call('HDEL', operations, key) end
-    redis.call('XTRIM', unchanged, 'MAXLEN', '=', count - 1)
+  local count = redis.call('XLEN', unchanged)
+  while count > 0 do
+    local keys, revisions = {}, {}
+    for i, noted in ipairs(redis.call('XRANGE', unchanged, '-', '+', 'COUNT', TRIM_PAGE)) do
+      local revision = field(noted[2], 'r')
+      if count - i < most and not (first and before(revision_of(revision), first)) then break end
+      keys[i], revisions[i] = field(noted[2], 'o'), revision
+    end
+    if #keys == 0 then return end
+    local gone = {}
+    for i, standing in ipairs(redis.call('HMGET', operations, unpack(keys))) do
+      -- It may stand for a change since: one that was lost and is restored.
+      if standing == revisions[i] then gone[#gone + 1] = keys[i] end
+    end
+    if #gone > 0 then redis.call('HDEL', operations, unpack(gone)) end
+    count = count - #keys
+    redis.call('XTRIM', unchanged, 'MAXLEN', '=', count)
   end
 end
 

@@ -32,8 +32,7 @@ use crate::backend::{self, Lane, Noted};
 use crate::clock;
 use crate::metrics::EditResult;
 use crate::project::command::{Accepted, Audience, PlanCommand, PlanEvent, Progress, Queued, Rejection, SubmitReply};
-use crate::project::past::{self, Past};
-use crate::project::replay::ReplayError;
+use crate::project::past::{self, NotShared, Past};
 use crate::project::store::{self, OpenFailure};
 use crate::traces::Traced;
 use gathering::Moment;
@@ -121,7 +120,7 @@ pub(in crate::project) enum Done {
     /// A lost change that is not taken again was looked up: it may be there all the same.
     Missed { lost: Arc<Applied>, outcome: Readmission, found: backend::Result<Option<Revision>> },
     /// The past was read, for all who asked for it.
-    Past(Result<Past, ReplayError>),
+    Past(Result<Past, NotShared>),
     /// The change of a repeated operation was read.
     Told { ticket: Ticket, revision: Revision, applied: backend::Result<Option<Arc<Applied>>> },
     /// It was asked whether replicas have an operation.

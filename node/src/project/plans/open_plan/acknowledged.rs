@@ -18,8 +18,8 @@ impl OpenPlan {
         let log = &self.context.backend.log;
         let waiting = self.tickets.get(&ticket).filter(|_| log.must_confirm());
         let Some(waiting) = waiting else { return self.answer_as(result, ticket, Ok(accepted)) };
-        // What changes nothing has no entry; what it found must be as safe.
-        let key = accepted.applied.is_some().then(|| waiting.key.clone());
+        // What changes nothing need not be known to the log; what it found must be as safe.
+        let key = (!matches!(result, EditResult::Unchanged)).then(|| waiting.key.clone());
         let (plan, log) = (self.id, Arc::clone(log));
         self.spawn(jobs, async move {
             let confirmed = log.confirm(plan, accepted.revision, key.as_ref()).await;

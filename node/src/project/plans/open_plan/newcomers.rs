@@ -15,7 +15,7 @@ use crate::backend;
 use crate::metrics::Resume;
 use crate::project::command::{AttachRequest, Attached, Audience, Backlog, PlanEvent, Rejection};
 use crate::project::follow::Start;
-use crate::project::past::Past;
+use crate::project::past::{NotShared, Past};
 use crate::project::plans::Jobs;
 use crate::project::replay::ReplayError;
 use crate::project::store;
@@ -163,7 +163,7 @@ impl OpenPlan {
     }
 
     /// Serves those who waited: from what was read, or each by itself where that does not serve.
-    pub(super) fn past_read(&mut self, read: Result<Past, ReplayError>, jobs: &mut Jobs) {
+    pub(super) fn past_read(&mut self, read: Result<Past, NotShared>, jobs: &mut Jobs) {
         let after = self.past.reading_after.take();
         let is_served: fn(Option<Revision>, Option<Revision>) -> bool = match read {
             // Who came later with an older place waits for the next one.
@@ -172,9 +172,9 @@ impl OpenPlan {
                 |place, after| place >= after
             }
             // The log does not reach back so far, or it is too much to be shared. That is told of this place alone.
-            Err(ReplayError::Unreachable(_)) => |place, after| place <= after,
-            Err(ReplayError::Store(error)) => {
-                tracing::debug!(plan.id = %self.id, %error, "the past can't be shared; each reads its own");
+            Err(NotShared::Replay(ReplayError::Unreachable(_))) => |place, after| place <= after,
+            Err(why) => {
+                tracing::debug!(plan.id = %self.id, %why, "the past can't be shared; each reads its own");
                 |_, _| true
             }
         };
