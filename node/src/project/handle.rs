@@ -10,7 +10,6 @@ use mille_shared::directory::Role;
 use mille_shared::operation::Operation;
 use mille_shared::{NodeId, PlanId, ProjectId, Revision, UserId, limits};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
 use super::access::Members;
 use super::command::{Accepted, AttachRequest, Attached, Command, DeltaPage, PlanCommand, Progress, Rejection};
@@ -18,11 +17,12 @@ use super::follow::{Following, Start};
 use super::presence::PresenceCommand;
 use super::registry::Projects;
 use super::replay::{self, ReplayError};
+use crate::backend;
 use crate::metrics::Metrics;
 use crate::traces;
 
 /// How long a plan of the past is read for somebody. They may ask again.
-const READ_AT_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const READ_AT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A project on this node. Cheap to clone; outlives its actor, and says so ([`Rejection::Stopping`]).
 #[derive(Clone)]
@@ -136,16 +136,25 @@ impl ProjectHandle {
     /// # Errors
     /// [`Rejection::Unavailable`] if the log does not answer within seconds, or too many ask for plans of the past.
     pub async fn read_at(&self, plan: PlanId, revision: Revision) -> Result<Option<Arc<Plan>>, Rejection> {
-        let reading = async {
-            // Each reader holds a whole plan; the timeout bounds the wait.
-            let _turn = self.projects.past_room().plan().await;
-            replay::plan_at(self.projects.backend().clone(), plan, revision).await
-        };
-        match timeout(READ_AT_PATIENCE, reading).await {
-            Ok(Ok(plan)) => Ok(Some(plan)),
-            Ok(Err(ReplayError::Unreachable(_))) => Ok(None),
-            Ok(Err(ReplayError::Store(_))) | Err(_) => Err(Rejection::Unavailable),
+        let reading = replay::plan_at(self.projects.backend().clone(), plan, revision);
+        match self.read_past(READ_AT_PATIENCE, reading).await {
+            Ok(plan) => Ok(Some(plan)),
+            Err(ReplayError::Unreachable(_)) => Ok(None),
+            Err(ReplayError::Store(_)) => Err(Rejection::Unavailable),
         }
+    }
+
+    /// Reads something of the past in a task of its own: whoever asked is not polled while their socket takes nothing, and others
+    /// wait for their turn.
+    pub(super) async fn read_past<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        reading: impl Future<Output = Result<T, ReplayError>> + Send + 'static,
+    ) -> Result<T, ReplayError> {
+        let room = self.projects.past_room().clone();
+        let read = self.projects.tasks().spawn(async move { room.in_turn(patience, reading).await }).await;
+        // A mistake of ours, which the panic hook has told; or the node ends.
+        read.unwrap_or_else(|error| Err(backend::Error::Unavailable(error.to_string()).into()))
     }
 
     /// Listens to a plan. The stream repairs itself: it ends only if the listener may no longer listen, the plan is gone, or

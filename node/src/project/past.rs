@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::replay::{LogReplay, ReplayError};
-use crate::backend::Backend;
+use crate::backend::{self, Backend};
 
 /// Changes of a past that is shared.
 const CHANGES_MAX: usize = 20_000;
@@ -34,8 +34,8 @@ const LISTENERS_MAX: usize = 16;
 pub(super) const TURN_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it looks meanwhile whether it may still listen.
 const TURN_LOOK: Duration = Duration::from_millis(500);
-/// Plans of the past that a node holds at once, for those who repeat an operation.
-const PLANS_MAX: usize = 4;
+/// Plans of the past that a node holds at once, for those who repeat an operation or ask for changes.
+const PLANS_MAX: usize = 8;
 
 /// Room for the past that a node holds for whoever asks for it, over all plans. Cheap to clone. The semaphores are never closed.
 #[derive(Clone)]
@@ -69,6 +69,21 @@ impl PastRoom {
     /// The turn of somebody who holds a plan of the past; waits until there is room.
     pub(super) async fn plan(&self) -> Option<Taken> {
         Arc::clone(&self.plans).acquire_owned().await.ok()
+    }
+
+    /// Reads what takes a plan of the past, in its turn; all of it within `patience`. To be polled until it is over, since others
+    /// wait for the turn.
+    pub(super) async fn in_turn<T, E: From<backend::Error>>(
+        &self,
+        patience: Duration,
+        reading: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let in_turn = async {
+            let _turn = self.plan().await;
+            reading.await
+        };
+        let crowded = |_| Err(backend::Error::Busy("too many ask for the past of plans".to_owned()).into());
+        timeout(patience, in_turn).await.unwrap_or_else(crowded)
     }
 }
 

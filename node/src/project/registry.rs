@@ -258,6 +258,11 @@ impl Projects {
         &self.inner.config.backend
     }
 
+    /// What runs on this node for its projects.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
     /// Room for the past.
     pub(super) fn past_room(&self) -> &PastRoom {
         &self.inner.past_room

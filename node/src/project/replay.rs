@@ -1,7 +1,7 @@
 //! Reading the past of a plan from the log, for one listener or one query.
 //!
-//! Runs in the asker's task, page by page, through the store's bulkhead: a thousand resumes wait for each other, not edits
-//! for them. Nothing is held but the plan at the place reached and one page.
+//! Runs page by page through the store's bulkhead: a thousand resumes wait for each other, not edits for them. Nothing is held
+//! but the plan at the place reached and one page; whoever reads takes turns with others ([`PastRoom`](super::past::PastRoom)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const ATTEMPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How long an answer is read while the store is busy with others who ask.
+const PAGE_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of payload with which an answer ends: a thousand changes may be as large as a thousand requests. Whoever asked goes on
 /// behind its last one.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
@@ -155,11 +157,11 @@ pub(super) async fn page(
         return Ok(DeltaPage { changes: Vec::new(), end_revision: head, has_more: false });
     }
     let until = Revision { seq: head.seq.min(after.seq.saturating_add(limit as u64)), ..after };
-    let changes =
-        between(project.projects.backend().clone(), plan, after, until).await.map_err(|error| match error {
-            ReplayError::Unreachable(_) => Rejection::Unrecoverable { after, head },
-            ReplayError::Store(_) => Rejection::Unavailable,
-        })?;
+    let reading = between(project.projects.backend().clone(), plan, after, until);
+    let changes = project.read_past(PAGE_PATIENCE, reading).await.map_err(|error| match error {
+        ReplayError::Unreachable(_) => Rejection::Unrecoverable { after, head },
+        ReplayError::Store(_) => Rejection::Unavailable,
+    })?;
     let end_revision = changes.last().map_or(after, |last| last.revision());
     Ok(DeltaPage { changes, end_revision, has_more: end_revision < head })
 }

@@ -71,3 +71,17 @@ async fn what_a_node_holds_of_the_past_has_a_bound() {
     one.stop().await;
     two.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_the_past_and_takes_no_answer_holds_up_nobody() {
+    let (one, two, here, _, plan) = pair().await;
+    let revision = here.submit(plan, rename("first", "a"), true).await.expect("an edit").revision;
+    let mut left: Vec<_> = (0..50).map(|_| here.read_at(plan, revision).boxed()).collect();
+    for reader in &mut left {
+        assert!(futures_util::poll!(reader).is_pending(), "it is not there at once");
+    }
+    assert!(here.read_at(plan, revision).await.is_ok_and(|read| read.is_some_and(|plan| plan.revision() == revision)));
+    drop(left);
+    one.stop().await;
+    two.stop().await;
+}

@@ -15,6 +15,7 @@ use super::{Done, Jobs, OpenPlan};
 use crate::backend::{self, Noted};
 use crate::metrics::EditResult;
 use crate::project::command::{Accepted, Rejection};
+use crate::project::handle::READ_AT_PATIENCE;
 use crate::project::replay;
 
 impl OpenPlan {
@@ -74,9 +75,10 @@ impl OpenPlan {
             let applied = Some(Arc::clone(applied));
             return self.told(ticket, revision, Ok(applied), jobs);
         }
-        let (plan, backend) = (self.id, self.context.backend.clone());
+        let (plan, room, backend) = (self.id, self.context.past_room.clone(), self.context.backend.clone());
         self.spawn(jobs, async move {
-            let applied = replay::change_at(backend, plan, revision).await;
+            let reading = replay::change_at(backend, plan, revision);
+            let applied = room.in_turn(READ_AT_PATIENCE, reading).await;
             Done::Told { ticket, revision, applied }
         });
     }
