@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mille_shared::{ErrorCode, LimitName, limits};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -42,6 +43,12 @@ pub use wire::{BytesTaken, Sent, Wire};
 /// after two, then four.
 const BACKLOG: u32 = 65_535;
 
+/// Bytes of a connection that the system takes beyond those that are on their way to the peer. With as much as it would take by
+/// itself, some megabytes, a slow peer looks like one that takes nothing for as long as it needs for a third of that; and what
+/// the system holds for it, nobody counts.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// Takes a port, for [`serve`].
 ///
 /// # Errors
@@ -50,6 +57,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Also while the system still remembers the connections of who had it before.
     socket.set_reuseaddr(true)?;
+    // Connections have it from the port.
+    #[cfg(target_os = "linux")]
+    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

@@ -97,3 +97,25 @@ async fn who_asks_and_stays_does_not_keep_the_last_places() {
         idle.push(stream);
     }
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_system_holds_little_for_who_reads_slowly_and_takes_more_when_a_little_is_read() {
+    let listener = bind(ANY_PORT).expect("a port");
+    let peer = TcpSocket::new_v4().expect("a socket");
+    peer.set_recv_buffer_size(4 * 1024).expect("a small window");
+    let (peer, accepted) = tokio::join!(peer.connect(listener.local_addr().expect("an address")), listener.accept());
+    let (mut peer, (stream, _)) = (peer.expect("a connection"), accepted.expect("a connection"));
+    let fill = || std::iter::from_fn(|| stream.try_write(&[0; 16 * 1024]).ok()).sum::<usize>();
+    stream.writable().await.expect("it is empty");
+    let held = fill();
+    assert!(held <= 3 * UNSENT_BYTES_MAX as usize, "{held} bytes are held for one peer");
+
+    peer.read_exact(&mut vec![0; UNSENT_BYTES_MAX as usize]).await.expect("they come");
+    let more = async {
+        while fill() == 0 {
+            stream.writable().await.expect("it is open");
+        }
+    };
+    timeout(Duration::from_secs(5), more).await.expect("it takes more");
+}
