@@ -8,9 +8,12 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use mille_core::PlanBounds;
 use mille_shared::directory::Role;
+use mille_shared::execution::ExecutionState;
 use mille_shared::log::{LogEntry, OperationKey, Proposal};
 use mille_shared::operation::{Edit, Operation};
-use mille_shared::{ClientId, ConnectionId, NodeId, OperationId, PlanId, ProjectId, Revision, UserId, limits};
+use mille_shared::{
+    ClientId, ConnectionId, NodeId, OperationId, PlanId, PlanNodeId, ProjectId, Revision, RunId, UserId, limits,
+};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -144,6 +147,19 @@ async fn rename_often(project: &ProjectHandle, plan: PlanId, word: &str, times: 
     for number in 1..=times {
         let name = format!("{word}{number}");
         project.submit(plan, rename(&name, &name), true).await.expect("an edit");
+    }
+}
+
+/// A report that the run of a plan node is half done.
+pub(crate) fn halfway(revision: Revision) -> Progress {
+    Progress {
+        node_id: PlanNodeId::new("pier"),
+        run_id: RunId::new("run"),
+        state: ExecutionState::Processing,
+        progress: Some(0.5),
+        message: None,
+        at: clock::now(),
+        revision,
     }
 }
 

@@ -284,8 +284,7 @@ mod tests {
     use super::*;
     use crate::backend::embedded::Embedded;
     use crate::clock;
-    use crate::project::Progress;
-    use crate::project::tests::{TestNode, eventually};
+    use crate::project::tests::{TestNode, eventually, halfway};
 
     fn operation(id: &str, edits: Vec<Edit>) -> Operation {
         Operation {
@@ -334,16 +333,7 @@ mod tests {
         let revision = again.submit(plan, edit, true).await.expect("an edit").revision;
         let state = timeout(Duration::from_secs(60), statuses.next()).await.expect("a state");
         assert!(matches!(state, Some(Ok((_, reached))) if reached == Some(revision)));
-        let progress = Progress {
-            node_id: PlanNodeId::new("pier"),
-            run_id: RunId::new("run"),
-            state: ExecutionState::Processing,
-            progress: Some(0.5),
-            message: None,
-            at: clock::now(),
-            revision,
-        };
-        again.report_progress(plan, progress);
+        again.report_progress(plan, halfway(revision));
         let told =
             timeout(Duration::from_secs(60), statuses.next()).await.expect("progress of a plan node not yet heard of");
         assert!(matches!(told, Some(Ok((_, None)))), "of no change");

@@ -29,10 +29,10 @@ use tracing::Instrument as _;
 
 use super::Transport;
 use super::ending::{Ending, clipped, init_timeout, unreadable};
+use super::expiry::Expiry;
 use super::frames::{ClientFrame, Dialect, ServerFrame};
 use super::operations::Operations;
 use super::session::{Session, Via};
-use super::timers::Expiry;
 use crate::beat;
 use crate::drain::Farewell;
 use crate::gateway::auth::{BearerToken, RevocationWatch, RevokedToken, TokenRefused, unix_seconds};

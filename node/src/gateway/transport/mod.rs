@@ -7,6 +7,7 @@
 mod bodies;
 mod conversation;
 mod ending;
+mod expiry;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -19,7 +20,6 @@ mod root_field;
 mod session;
 mod socket;
 mod sse;
-mod timers;
 
 use std::sync::Arc;
 use std::time::Duration;

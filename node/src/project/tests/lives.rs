@@ -1,16 +1,14 @@
 //! How a project's actor ends and begins anew, and that nobody it serves notices.
 
 use mille_core::presence::{Event, Join, SeatId};
-use mille_shared::execution::ExecutionState;
 use mille_shared::log::ChainHash;
 use mille_shared::presence::{DocumentId, Status};
-use mille_shared::{PlanNodeId, RunId};
 use serde_json::Value;
 
 use super::*;
 use crate::beat::{self, BEAT};
 use crate::pressure::Pressure;
-use crate::project::command::{Command, Progress};
+use crate::project::command::Command;
 use crate::project::presence::{OutboxReader, Outgoing, PresenceCommand, outbox};
 use crate::vigil::{Findings, STUCK_LOOKS};
 
@@ -498,15 +496,7 @@ async fn an_actor_that_has_nothing_to_do_is_not_taken_for_one_that_hangs() {
 #[tokio::test(start_paused = true)]
 async fn what_a_full_mailbox_has_no_room_for_is_counted() {
     let (one, two, here, _, plan) = pair().await;
-    let progress = Progress {
-        node_id: PlanNodeId::new("pier"),
-        run_id: RunId::new("run"),
-        state: ExecutionState::Processing,
-        progress: Some(0.5),
-        message: None,
-        at: clock::now(),
-        revision: Revision { epoch: 1, seq: 0 },
-    };
+    let progress = halfway(Revision { epoch: 1, seq: 0 });
     // Nothing awaits in between, so the actor takes none of it out.
     for _ in 0..=limits::MAILBOX_COMMANDS_MAX {
         here.report_progress(plan, progress.clone());

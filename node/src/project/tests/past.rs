@@ -73,6 +73,25 @@ async fn what_a_node_holds_of_the_past_has_a_bound() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_a_turn_and_loses_the_right_is_told_so_soon() {
+    let (one, two, here, _, plan) = pair().await;
+    rename_often(&here, plan, "n", limits::RING_CHANGES_MAX + 200).await;
+    let (owner, bob) = (one.projects.access(here.id(), &ada(), Role::Owner).await.expect("access"), UserId::new("bob"));
+    one.projects.set_member(&owner, &bob, Role::Viewer).await.expect("a member");
+    let room = one.projects.past_room();
+    let _shared: Vec<_> = std::iter::from_fn(|| room.share(1_000_000)).collect();
+    let _turns: Vec<_> = std::iter::from_fn(|| room.listener().now_or_never().flatten()).collect();
+    let epoch = here.read(plan).await.expect("a plan").revision().epoch;
+    let mut waits = here.follow(plan, &bob, Start::After(Revision { epoch, seq: 4 }), false).await.expect("follow");
+    let (told, removed) =
+        tokio::join!(timeout(Duration::from_secs(1), waits.next()), one.projects.remove_member(&owner, &bob));
+    removed.expect("a member");
+    assert!(matches!(told, Ok(Err(Ended::Forbidden))), "{told:?}");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_asks_for_the_past_and_takes_no_answer_holds_up_nobody() {
     let (one, two, here, _, plan) = pair().await;
     let revision = here.submit(plan, rename("first", "a"), true).await.expect("an edit").revision;
